@@ -1,0 +1,49 @@
+# make demo    set up, make a sample snapshot and scan it
+# make test    set up and run every test that this machine can run
+# make demo-vm boot a real Linux guest under QEMU and scan its RAM
+# make check   lint and types
+# make native  the C core's own tests, without Python (also: native-sanitize, native-aarch64)
+# make bench   every benchmark (minutes)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SAMPLE := build/sample.ram
+
+.PHONY: demo demo-vm test check native native-sanitize native-aarch64 bench clean
+
+$(STAMP): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
+	@tools/needs "$(PYTHON)"
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	@touch $@
+
+demo: $(STAMP)
+	@mkdir -p build
+	$(BIN)/python -m tools.sample $(SAMPLE)
+	$(BIN)/pagecheck scan $(SAMPLE)
+
+demo-vm: $(STAMP)
+	@mkdir -p build
+	$(BIN)/python -m tools.guest fetch
+	$(BIN)/python -m tools.guest boot --snapshot build/guest.ram
+	$(BIN)/pagecheck scan build/guest.ram
+
+test: $(STAMP) native
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(wildcard pagecheck/native/*/*.[ch] tests/native/*.c tools/bench/*.[ch])
+
+native native-sanitize native-aarch64:
+	$(MAKE) --no-print-directory -C tests/native $(patsubst native-%,%,$(@:native=native-test))
+
+bench: $(STAMP)
+	$(BIN)/python -m tools.bench all
+
+clean:
+	rm -rf build dist *.egg-info $(VENV) pagecheck/native/*.so

@@ -1,0 +1,53 @@
+"""pagecheck finds the zero pages of a virtual machine's RAM, beside any VMM.
+
+Importing it has no side effects and loads nothing; names are resolved when first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pagecheck._version import __version__
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator import Block, Coordinator, scan
+    from pagecheck.errors import PagecheckError
+    from pagecheck.model import Answer, BlockReport, Counts, RamBlock, Report
+
+__all__ = [
+    "Answer",
+    "Block",
+    "BlockReport",
+    "Coordinator",
+    "Counts",
+    "PagecheckError",
+    "RamBlock",
+    "Report",
+    "__version__",
+    "scan",
+]
+
+_HOMES = {
+    "Answer": "pagecheck.model",
+    "Block": "pagecheck.coordinator",
+    "BlockReport": "pagecheck.model",
+    "Coordinator": "pagecheck.coordinator",
+    "Counts": "pagecheck.model",
+    "PagecheckError": "pagecheck.errors",
+    "RamBlock": "pagecheck.model",
+    "Report": "pagecheck.model",
+    "scan": "pagecheck.coordinator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name; workers import this package and must not pay for the rest."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pagecheck' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

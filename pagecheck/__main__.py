@@ -1,0 +1,5 @@
+"""`python -m pagecheck`."""
+
+from pagecheck.cli import main
+
+main()

@@ -1,0 +1,283 @@
+"""The command line: parses, calls, prints, exits. One line on stderr for every error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from pagecheck._version import __version__
+from pagecheck.errors import InternalError, PagecheckError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from pagecheck.model import Report
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0    every page was decided
+  1    the scan ran, but pages stayed undecided
+       (deadline, a file cut short, a batch set aside)
+  2    a mistake in what was asked for
+  3    the engine or kernel cannot run here, or too few workers start
+  4    /dev/shm is full, or a bug in pagecheck
+  130  interrupted (SIGINT)       143  terminated (SIGTERM)
+"""
+
+_SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class Terminated(BaseException):
+    """A signal asked us to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+class Size(click.ParamType[int]):
+    """Bytes, with K, M, G or T (also KiB and so on) for powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parses the text of an option."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().upper().removesuffix("/S").removesuffix("IB").removesuffix("B")
+        factor = _SUFFIXES.get(text[-1:], 1)
+        number = text[:-1] if factor > 1 else text
+        if not (number.isascii() and number.isdigit()):
+            self.fail(f"{value!r} is not a size; write bytes or such as 64K, 512M, 4G", param, ctx)
+        return int(number) * factor
+
+
+SIZE = Size()
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_CODES,
+)
+@click.version_option(__version__, prog_name="pagecheck")
+def cli() -> None:
+    """Finds the zero pages of a virtual machine's RAM."""
+
+
+@cli.command(epilog=EXIT_CODES, short_help="Find the zero pages of a RAM snapshot.")
+@click.argument("source")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "cpu", "none"]),
+    default="auto",
+    show_default=True,
+    help="What decides a page. none: every page is normal and nothing is read.",
+)
+@click.option("--kernel", metavar="NAME", help="CPU kernel; see 'pagecheck kernels'.")
+@click.option(
+    "--channels",
+    type=int,
+    metavar="N",
+    help="Worker processes. Default: the smallest of usable CPUs, cgroup quota, one per 256 MiB "
+    "of data, and 16.",
+)
+@click.option("--page-size", type=SIZE, default="4K", show_default=True, help="Bytes per page.")
+@click.option("--batch-pages", type=int, metavar="N", help="Pages per batch. Default: 2 MiB.")
+@click.option("--offset", type=SIZE, default=0, help="First byte of the file to scan.")
+@click.option("--length", type=SIZE, help="Bytes to scan. Default: up to the end.")
+@click.option(
+    "--kind",
+    type=click.Choice(["full", "diff"]),
+    default="full",
+    show_default=True,
+    help="In a full snapshot a hole is zero; in a diff it is unchanged.",
+)
+@click.option(
+    "--holes",
+    type=click.Choice(["trust", "read"]),
+    default="trust",
+    show_default=True,
+    help="read: look at the pages even where the file system reports a hole.",
+)
+@click.option("--nice", type=int, default=0, help="Added to the workers' nice value.")
+@click.option("--max-rate", type=SIZE, metavar="BYTES/S", help="Read no faster than this.")
+@click.option("--deadline", type=float, metavar="SECONDS", help="For everything. Default: none.")
+@click.option(
+    "--stall",
+    type=float,
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A worker that makes no progress this long is replaced.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write NAME.zero, NAME.normal (bitmaps) and report.json there.",
+)
+@click.option("--ranges", is_flag=True, help="Print runs 'first-page count kind', not the table.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, nothing else.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is going on.")
+def scan(
+    source: str,
+    out: Path | None,
+    *,
+    ranges: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> int:
+    """Find the zero pages of a RAM snapshot.
+
+    SOURCE is a file of raw guest RAM (a Firecracker memory file, Cloud Hypervisor memory-ranges, a
+    QEMU memory-backend-file, pmemsave output; sparse or dense; on disk, tmpfs or hugetlbfs), fd:N
+    (an inherited descriptor) or shm:/name (a POSIX shared-memory object). It is opened read-only
+    and not changed: holes stay holes.
+
+    \b
+    Examples:
+      pagecheck scan guest.ram
+      pagecheck scan --json --out bitmaps /dev/shm/vm1
+      pagecheck scan --kind diff snapshot.diff --ranges
+    """
+    if ranges and as_json:
+        raise click.UsageError("--ranges and --json exclude each other")
+    if verbose:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="pagecheck: %(message)s")
+    from pagecheck import bitmap_files
+    from pagecheck.coordinator import scan as run
+    from pagecheck.present import ProgressBar
+
+    if out is not None:
+        bitmap_files.prepare(out, source)
+    with ProgressBar(enabled=not quiet) as progress:
+        report = run(source, progress=progress, **options)
+    if out is not None:
+        report = bitmap_files.write(report, out)
+    if not quiet or as_json:
+        _print_report(report, ranges=ranges, as_json=as_json)
+    return 1 if report.total.undecided else 0
+
+
+def _print_report(report: Report, *, ranges: bool, as_json: bool) -> None:
+    from pagecheck import present
+
+    if as_json:
+        print(json.dumps(report.to_json()))
+        return
+    if not ranges:
+        print(present.table(report))
+        return
+    for block in report.blocks:
+        for first, count, kind in present.runs(block):
+            print(first, count, kind)
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+@cli.command(short_help="List the CPU kernels and which one is picked here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, nothing else.")
+def kernels(*, as_json: bool) -> int:
+    """List the CPU kernels of this architecture, best first.
+
+    A kernel proves itself on every byte position of a page before it is used.
+    """
+    from pagecheck.hw.cpu import list_kernels, state
+    from pagecheck.present import columns
+
+    found = [(kernel, state(kernel)) for kernel in list_kernels()]
+    if as_json:
+        entries = [
+            {
+                "name": kernel.name,
+                "usable": usable,
+                "auto": kernel.automatic,
+                "why": why,
+                "untested": kernel.untested,
+            }
+            for kernel, (usable, why) in found
+        ]
+        print(json.dumps({"version": 1, "kernels": entries}))
+        return 0
+    rows = [["kernel", "usable here", "auto"]]
+    for kernel, (usable, why) in found:
+        rows.append(
+            [kernel.name, "yes" if usable else f"no: {why}", "*" if kernel.automatic else ""]
+        )
+    print(columns(rows))
+    for kernel, _state in found:
+        if kernel.untested is not None:
+            print(f"note: {kernel.name}: {kernel.untested}")
+    return 0
+
+
+def _on_signal(number: int, _frame: FrameType | None) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)  # the clean-up is bounded; let it finish
+    raise Terminated(number)
+
+
+def _fail(error: PagecheckError, *, as_json: bool) -> int:
+    text = " ".join(str(error).split())
+    if as_json:
+        body = {"class": type(error).__name__, "message": text}
+        print(json.dumps({"version": 1, "error": body}))
+    print(f"pagecheck: {text}", file=sys.stderr)
+    return error.exit_code
+
+
+def run_command(arguments: list[str]) -> int:
+    """Runs one command line and returns its exit code; never raises."""
+    from pagecheck.errors import UsageError
+
+    as_json = "--json" in arguments
+    try:
+        return int(cli.main(arguments, prog_name="pagecheck", standalone_mode=False) or 0)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        return _fail(UsageError(error.format_message()), as_json=as_json)
+    except PagecheckError as error:
+        return _fail(error, as_json=as_json)
+    except (Terminated, KeyboardInterrupt, click.Abort) as error:
+        code = error.exit_code if isinstance(error, Terminated) else 130
+        print(
+            "pagecheck: interrupted" if code == 130 else "pagecheck: ended by a signal",
+            file=sys.stderr,
+        )
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if os.environ.get("PAGECHECK_DEBUG"):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        return _fail(
+            InternalError(f"a bug in pagecheck: {what}; PAGECHECK_DEBUG=1 shows where"),
+            as_json=as_json,
+        )
+
+
+def main() -> NoReturn:
+    """The `pagecheck` program."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(number, _on_signal)
+    code = run_command(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

@@ -1,0 +1,10 @@
+"""The coordinator: owns shared memory and workers, plans, gives out, publishes, reports.
+
+It never reads guest RAM and never opens a work queue.
+"""
+
+from pagecheck.coordinator.block import Block
+from pagecheck.coordinator.coordinator import Coordinator
+from pagecheck.coordinator.oneshot import scan
+
+__all__ = ["Block", "Coordinator", "scan"]

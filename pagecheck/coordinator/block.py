@@ -1,0 +1,83 @@
+"""A RAM block that is attached to a coordinator."""
+
+from __future__ import annotations
+
+from pagecheck.errors import UsageError
+from pagecheck.model import Access, Holes, RamBlock
+from pagecheck.plan import make_block
+from pagecheck.shm.ram import RamSource
+
+
+class Block:
+    """One RAM block: its source, and how workers may look at it.
+
+    Attributes:
+        id: what requests in the rings call it.
+        ram: name, size, page size and start in the file.
+        source: the open file.
+        map: workers map it; else they read it.
+    """
+
+    def __init__(
+        self, block_id: int, source: RamSource, ram: RamBlock, holes: Holes, access: Access
+    ) -> None:
+        """Decides how the block is looked at.
+
+        Args:
+            access: `map` or `read`; `auto` maps where that is safe.
+
+        Raises:
+            UsageError: mapping was asked for where it is not safe.
+        """
+        can_map = source.can_map(ram.start, ram.size)
+        if access == "map" and not can_map:
+            raise UsageError(
+                f"{source.text}: cannot be mapped without changing it on this file system; "
+                "use access='read'"
+            )
+        self.id = block_id
+        self.ram = ram
+        self.source = source
+        self.trust_holes = holes == "trust" and source.holes_are_proof
+        self.map = can_map and access != "read"
+        self._flags = source.flags(trust_holes=self.trust_holes)
+
+    @property
+    def fd(self) -> int:
+        """The source's descriptor, -1 after detaching."""
+        return self.source.fd
+
+    def attach_message(self) -> dict[str, object]:
+        """What a worker needs to know beside the descriptor."""
+        return {
+            "block": self.id,
+            "start": self.ram.start,
+            "size": self.ram.size,
+            "page_size": self.ram.page_size,
+            "flags": self._flags,
+            "map": self.map,
+        }
+
+    def pages_inside(self, file_size: int) -> int:
+        """Whole pages of the block that lie inside a file of that size."""
+        inside = min(max(file_size - self.ram.start, 0), self.ram.size)
+        return inside // self.ram.page_size
+
+    def require_open(self) -> None:
+        """Raises UsageError after the block was detached."""
+        if self.fd < 0:
+            raise UsageError(f"block {self.ram.name}: is detached")
+
+
+def new_block(
+    block_id: int,
+    source: RamSource,
+    page_size: int,
+    offset: int,
+    length: int | None,
+    holes: Holes,
+    access: Access,
+) -> Block:
+    """Checks the numbers and makes the block; `plan.make_block` says what it raises."""
+    ram = make_block(source.name, source.size, page_size, offset, length)
+    return Block(block_id, source, ram, holes, access)

@@ -1,0 +1,347 @@
+"""One channel: a ring and the worker behind it, fed by one thread at a time and looked after.
+
+Facts: a worker can be killed, hang, or answer nonsense, and its segment may then be half written.
+Danger: a late answer from a worker thought dead, or a batch that kills every worker it meets.
+Decision: a worker that fails is killed and reaped and gets a new ring under new names; what it
+left unanswered is given out again; a batch that was in hand at two deaths is set aside as
+undecided; a channel that loses five workers without one answer in between is given up.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from pagecheck.coordinator.process import WorkerDied, WorkerProcess
+from pagecheck.errors import EngineError, InternalError, ResourceError
+from pagecheck.native import Feed, _native
+from pagecheck.shm.owner import Owner
+from pagecheck.shm.ring import Ring
+
+log = logging.getLogger(__name__)
+
+SLICE_NS: Final = 50_000_000  # between two looks at the worker while a batch is out
+START_NS: Final = 30_000_000_000
+DEATHS_PER_BATCH: Final = 2
+FAILURES_MAX: Final = 5
+
+Take = Callable[[], "tuple[int, int] | None"]
+
+
+class Attachable(Protocol):
+    """What a channel needs to know of a RAM block."""
+
+    id: int
+
+    @property
+    def fd(self) -> int:
+        """The file's descriptor, -1 when the block was detached."""
+
+    def attach_message(self) -> dict[str, object]:
+        """The body of the `attach` message."""
+
+
+class ChannelLost(Exception):
+    """The channel cannot be kept alive; its unfinished pages stay undecided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What every channel of a coordinator has in common.
+
+    Attributes:
+        slots: slots per ring.
+        slot_pages: the most pages of a batch, a multiple of 64.
+        stall_ns: a worker whose progress word stands still this long is hung.
+    """
+
+    kernel: str | None
+    slots: int
+    slot_pages: int
+    nice: int
+    stall_ns: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one run on one channel did.
+
+    Attributes:
+        decided, undecided: pages.
+        batches: batches answered.
+        lost: the channel cannot be kept alive and must not be used again.
+        notes: what a user should know.
+    """
+
+    decided: int = 0
+    undecided: int = 0
+    batches: int = 0
+    lost: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+class Channel:
+    """A ring, its worker, and the thread-private state of feeding it."""
+
+    def __init__(self, index: int, owner: Owner, settings: Settings) -> None:
+        """Creates the ring and starts the worker; `await_ready` completes it.
+
+        Raises:
+            ResourceError: /dev/shm has no room.
+            EngineError: no process can be started.
+        """
+        self.index = index
+        self.replaced = 0
+        self._owner = owner
+        self._settings = settings
+        self._generation = 0
+        self._failures = 0
+        self._attached: dict[int, Attachable] = {}
+        self._ring, self._process = self._start_worker()
+        self._feed: Feed | None = None
+
+    @property
+    def feed(self) -> Feed:
+        """Our end of the ring."""
+        if self._feed is None:
+            raise InternalError(f"channel {self.index} is not ready")
+        return self._feed
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    @property
+    def kernel(self) -> str | None:
+        """The CPU kernel that the worker runs."""
+        return self._process.kernel
+
+    @property
+    def segment_name(self) -> str:
+        """POSIX name of the ring's segment."""
+        return self._ring.segment_name
+
+    def _start_worker(self) -> tuple[Ring, WorkerProcess]:
+        settings = self._settings
+        self._generation += 1
+        ring = Ring(self._owner, self.index, self._generation, settings.slots, settings.slot_pages)
+        try:
+            process = WorkerProcess(self.index)
+        except BaseException:
+            ring.remove()
+            raise
+        try:
+            process.open(ring, settings.kernel, settings.nice)
+        except WorkerDied as error:
+            self._discard(ring, process)
+            raise EngineError(f"channel {self.index}: {error}") from error
+        return ring, process
+
+    @staticmethod
+    def _discard(ring: Ring, process: WorkerProcess) -> None:
+        process.kill()
+        process.close()
+        ring.remove()
+
+    def await_ready(self, deadline_ns: int) -> None:
+        """Waits for the worker's set-up.
+
+        Raises:
+            EngineError: the worker cannot run its engine, or did not start in time.
+        """
+        try:
+            self._process.await_ready(deadline_ns)
+        except WorkerDied as error:
+            raise EngineError(f"channel {self.index}: {error}") from error
+        self._feed = Feed(self._ring.fd, self._ring.submit_name, self._ring.done_name)
+
+    def ensure_attached(self, block: Attachable) -> None:
+        """Makes the block known to the worker, unless it is.
+
+        Raises:
+            ChannelLost: the worker cannot be kept alive.
+        """
+        if self._attached.get(block.id) is block:
+            return
+        while True:
+            try:
+                if block.id in self._attached:
+                    self._forget(block.id)
+                self._process.attach(block.attach_message(), block.fd, self.feed.raise_attention)
+                self._attached[block.id] = block
+                return
+            except WorkerDied as error:
+                self._replace(str(error))
+
+    def forget(self, block: Attachable) -> None:
+        """Makes the worker unmap and close the block, if it knows it."""
+        if self._attached.get(block.id) is block:
+            try:
+                self._forget(block.id)
+            except WorkerDied as error:
+                self._replace(str(error))
+
+    def _forget(self, block_id: int) -> None:
+        del self._attached[block_id]
+        self._process.detach(block_id, self.feed.raise_attention)
+
+    def run(
+        self,
+        block: Attachable,
+        begin: Callable[[Feed], None],
+        take: Take,
+        stop: threading.Event,
+        deadline_ns: int,
+    ) -> Outcome:
+        """Gives out what `take` returns until it returns None, and waits for the answers.
+
+        Args:
+            begin: starts the job on the feed.
+            take: the next (position, page count), or None when there is no more.
+            stop: set by another thread to end early.
+            deadline_ns: absolute; what is not answered by then stays undecided.
+        """
+        outcome = Outcome()
+        try:
+            self.ensure_attached(block)
+            begin(self.feed)
+            self._drive(take, stop, deadline_ns, outcome)
+        except ChannelLost as error:
+            log.error("%s", error)
+            outcome.lost = True
+            outcome.notes.append(f"{error}; its unfinished pages are undecided")
+        finally:
+            outcome.decided, outcome.undecided, outcome.batches = self.feed.end()
+        return outcome
+
+    def _drive(self, take: Take, stop: threading.Event, deadline_ns: int, outcome: Outcome) -> None:
+        watch: _Watch | None = None  # made at the first look: most batches never need one
+        deaths: Counter[tuple[int, int]] | None = None
+        hungry = True
+        while True:
+            now = time.monotonic_ns()
+            state = self.feed.pump(hungry, min(deadline_ns, now + SLICE_NS))
+            if state == _native.PUMP_DONE:
+                return
+            if stop.is_set() or time.monotonic_ns() >= deadline_ns:
+                return
+            if state == _native.PUMP_HUNGRY:
+                more = take()
+                if more is None:
+                    hungry = False
+                else:
+                    self.feed.more(*more)
+                continue
+            if watch is None:
+                watch = _Watch(self.feed)
+            failure = self._failure(state, watch)
+            if failure is not None:
+                deaths = Counter() if deaths is None else deaths
+                self._bury(failure, deaths, outcome)
+                watch = None
+
+    def _failure(self, state: int, watch: _Watch) -> str | None:
+        """Why the worker must be replaced, or None."""
+        if state == _native.PUMP_BROKEN:
+            return f"worker {self.pid} gave an answer that makes no sense"
+        if not self._process.is_alive():
+            return self._process.describe_end()
+        still_ns = watch.still_ns(self.feed)
+        if still_ns >= self._settings.stall_ns:
+            return f"worker {self.pid} stood still for {still_ns / 1e9:.1f} s"
+        return None
+
+    def _bury(self, failure: str, deaths: Counter[tuple[int, int]], outcome: Outcome) -> None:
+        """Replaces the worker and decides what becomes of the batch that it had in hand."""
+        self._process.kill()
+        # What it answered before it died counts; the rest of the ring is never read again.
+        self.feed.pump(True, 0)
+        victim = self.feed.oldest()
+        self._replace(failure)
+        if victim is None:
+            return
+        deaths[victim] += 1
+        if deaths[victim] >= DEATHS_PER_BATCH:
+            self.feed.skip_oldest()
+            position, count = victim
+            note = (
+                f"channel {self.index}: {count} pages from page {position} were in hand when "
+                f"{deaths[victim]} workers died; set aside as undecided (last: {failure})"
+            )
+            log.error("%s", note)
+            outcome.notes.append(note)
+
+    def _replace(self, failure: str) -> None:
+        """A new worker on a new ring, with the same blocks.
+
+        Raises:
+            ChannelLost: that does not work.
+        """
+        log.warning("channel %d: %s; replacing it", self.index, failure)
+        decided, _undecided, _out = self.feed.counts()
+        self._failures = 0 if decided else self._failures + 1
+        while True:
+            self._discard(self._ring, self._process)
+            if self._failures >= FAILURES_MAX:
+                raise ChannelLost(f"channel {self.index} lost {self._failures} workers: {failure}")
+            try:
+                self._ring, self._process = self._start_worker()
+                self._process.await_ready(time.monotonic_ns() + START_NS)
+                self.feed.rebind(self._ring.fd, self._ring.submit_name, self._ring.done_name)
+                self.replaced += 1
+                self._reattach()
+                return
+            except WorkerDied as error:
+                failure = str(error)
+                self._failures += 1
+            except (EngineError, InternalError, ResourceError) as error:
+                raise ChannelLost(f"channel {self.index}: {error}") from error
+
+    def _reattach(self) -> None:
+        for block in self._attached.values():
+            if block.fd >= 0:
+                self._process.attach(block.attach_message(), block.fd, self.feed.raise_attention)
+        self._attached = {key: block for key, block in self._attached.items() if block.fd >= 0}
+
+    def ask_to_end(self) -> None:
+        """Hangs up on the worker, so that all of them end side by side."""
+        self._process.ask_to_end()
+        if self._feed is not None:
+            self._feed.raise_attention()
+
+    def close(self, deadline_ns: int) -> None:
+        """Ends the worker, by force after the deadline, and removes every name."""
+        if not self._process.wait_gone(deadline_ns):
+            self._process.kill()
+        self._process.close()
+        self._ring.remove()
+        if self._feed is not None:
+            self._feed.close()
+
+
+class _Watch:
+    """How long a worker's progress word has stood still, counting only time that we watched: a
+    stopped and continued coordinator must not take its own pause for the worker's."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._progress = feed.progress()
+        self._looked_ns = time.monotonic_ns()
+        self._still_ns = 0
+
+    def still_ns(self, feed: Feed) -> int:
+        """Nanoseconds without progress, up to this look."""
+        now = time.monotonic_ns()
+        progress = feed.progress()
+        if progress == self._progress:
+            self._still_ns += min(now - self._looked_ns, 2 * SLICE_NS)
+        else:
+            self._progress = progress
+            self._still_ns = 0
+        self._looked_ns = now
+        return self._still_ns

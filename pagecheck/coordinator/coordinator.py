@@ -1,0 +1,362 @@
+"""The long-lived coordinator: channels, attached blocks, checks and scans."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from pagecheck.coordinator import scanning
+from pagecheck.coordinator.block import Block, new_block
+from pagecheck.coordinator.channel import Settings
+from pagecheck.coordinator.limits import (
+    BATCH_PAGES_MAX,
+    CHANNELS_MAX,
+    default_batch_pages,
+    default_channels,
+)
+from pagecheck.coordinator.pool import Pool
+from pagecheck.coordinator.scanning import Progress, ScanOptions, ScanResult
+from pagecheck.errors import EngineError, UsageError
+from pagecheck.model import Access, Answer, Holes, Kind, Report
+from pagecheck.native import _native
+from pagecheck.shm.bitmaps import BlockBitmaps
+from pagecheck.shm.owner import Owner, sweep
+from pagecheck.shm.ram import RamSource, open_source
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+log = logging.getLogger(__name__)
+
+Engine = Literal["auto", "cpu", "none"]
+SLOTS: Final = 16
+CHECK_DEADLINE_S: Final = 60.0
+NEVER_NS: Final = 1 << 62
+
+
+class Coordinator:
+    """Owns the channels and their workers; everything is gone after `close`.
+
+    Use it as a context manager. Several threads may use one coordinator at once.
+    """
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        engine: Engine = "auto",
+        *,
+        kernel: str | None = None,
+        batch_pages: int | None = None,
+        nice: int = 0,
+        stall: float = 30.0,
+    ) -> None:
+        """Starts the workers and waits until they are ready.
+
+        Args:
+            channels: workers, 1 to 256; by default as many as CPUs may be used, at most 16.
+            engine: `cpu`, `none` (every page is normal, nothing is read, no worker is started)
+                or `auto`, which is `cpu`.
+            kernel: a CPU kernel by name, see `pagecheck kernels`; by default the best.
+            batch_pages: pages per batch of a scan, 1 to 32768; by default 2 MiB of pages.
+            nice: added to the workers' nice value, -20 to 19.
+            stall: seconds, more than 0; a worker that makes no progress that long is replaced.
+
+        Raises:
+            UsageError: an argument is out of range, or no kernel has this name.
+            EngineError: the kernel cannot run here, or a worker does not start.
+            ResourceError: /dev/shm has no room.
+        """
+        channels = default_channels() if channels is None else channels
+        _check_arguments(channels, engine, batch_pages, nice, stall)
+        _check_kernel(kernel)
+        self.engine: Final = "none" if engine == "none" else "cpu"
+        self._batch_pages = batch_pages
+        self._blocks: dict[int, Block] = {}
+        self._bitmaps: dict[int, BlockBitmaps] = {}
+        self._scans = 0
+        self._lock = threading.Lock()
+        self._closed = False
+        self._stop = threading.Event()
+        self._pool: Pool | None = None
+        sweep()
+        self._owner = Owner()
+        slot_pages = max(batch_pages or 0, default_batch_pages(4096))
+        settings = Settings(
+            kernel, SLOTS, -(-slot_pages // 64) * 64, nice, min(int(stall * 1e9), NEVER_NS)
+        )
+        if self.engine == "none":
+            return
+        try:
+            self._pool = Pool(self._owner, settings, channels)
+        except BaseException:
+            self._owner.close()
+            raise
+        log.info("%d channels ready, kernel %s", channels, self.kernel)
+
+    @property
+    def kernel(self) -> str | None:
+        """The CPU kernel that the workers run; None for engine `none`."""
+        return self._pool.channels[0].kernel if self._pool else None
+
+    @property
+    def channels(self) -> int:
+        """Number of channels; 0 for engine `none`."""
+        return len(self._pool.channels) if self._pool else 0
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers, by channel."""
+        return [channel.pid for channel in self._pool.channels] if self._pool else []
+
+    @property
+    def segment_names(self) -> list[str]:
+        """POSIX names of the channels' segments, by channel."""
+        return [channel.segment_name for channel in self._pool.channels] if self._pool else []
+
+    @property
+    def workers_replaced(self) -> int:
+        """Workers that died or hung and were replaced so far."""
+        return sum(channel.replaced for channel in self._pool.channels) if self._pool else 0
+
+    def attach(
+        self,
+        source: str | os.PathLike[str] | RamSource,
+        *,
+        page_size: int = 4096,
+        offset: int = 0,
+        length: int | None = None,
+        holes: Holes = "trust",
+        access: Access = "auto",
+    ) -> Block:
+        """Makes a RAM block known to every worker.
+
+        Args:
+            source: a path, `fd:N` or `shm:/name`; or an open source, which is then owned here.
+            page_size: bytes, a power of two of at least 4096.
+            offset, length: the part of the file, in bytes, multiples of the page size.
+            holes: `read` does not trust the file system's holes.
+            access: `map` is fast for pages that are looked at often; `read` for a single pass;
+                `auto` maps where a mapping cannot change the file.
+
+        Returns:
+            The block; `detach` it when it is no longer needed.
+
+        Raises:
+            SourceError: the source cannot be used.
+            UsageError: a number is wrong, or 256 blocks are attached.
+        """
+        if not isinstance(source, RamSource):
+            self._require_open()
+            source = open_source(source)
+        try:
+            with self._lock:
+                self._require_open()
+                free = set(range(_native.BLOCKS_MAX)) - self._blocks.keys()
+                if not free:
+                    raise UsageError(f"{source.text}: {_native.BLOCKS_MAX} blocks are attached")
+                block = new_block(min(free), source, page_size, offset, length, holes, access)
+                self._blocks[block.id] = block
+        except BaseException:
+            source.close()
+            raise
+        if self._pool is not None:
+            self._pool.visit_idle(lambda channel: channel.ensure_attached(block))
+        return block
+
+    def detach(self, block: Block) -> None:
+        """Closes the block's source and takes its bitmaps' name away; workers forget it before
+        their next batch."""
+        with self._lock:
+            if self._blocks.get(block.id) is not block:
+                return
+            del self._blocks[block.id]
+            bitmaps = self._bitmaps.pop(block.id, None)
+        if bitmaps is not None:
+            bitmaps.remove()
+        if self._pool is not None:
+            self._pool.visit_idle(lambda channel: channel.forget(block))
+        block.source.close()
+
+    def check(
+        self, block: Block, offsets: ArrayLike, *, deadline: float = CHECK_DEADLINE_S
+    ) -> Answer:
+        """Decides the pages at the given offsets.
+
+        Args:
+            offsets: uint64[n] in bytes from the block's start, any order, duplicates allowed;
+                each a multiple of the page size and inside the block.
+            deadline: seconds from now; pages not answered by then are undecided.
+
+        Returns:
+            The answer, in the order of `offsets`. While the guest runs it is a hint.
+
+        Raises:
+            UsageError: an offset is misaligned or out of range (the message names its index), or
+                the block is detached.
+            EngineError: no channel is left.
+        """
+        from pagecheck.coordinator import checking
+
+        self._require_open()
+        block.require_open()
+        return checking.check(self._pool, block, offsets, self._stop, _deadline_ns(deadline))
+
+    def scan(
+        self,
+        block: Block,
+        *,
+        kind: Kind = "full",
+        max_rate: int | None = None,
+        deadline: float | None = None,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Decides every page of a block.
+
+        Args:
+            kind: in a `full` snapshot a hole is zero, in a `diff` it is unchanged.
+            max_rate: bytes per second that may be read.
+            deadline: seconds from now; pages not answered by then are undecided.
+            progress: called about ten times a second with (bytes done, bytes in all).
+
+        Returns:
+            A report with one block. Its bitmaps stay valid as long as it lives; their name in
+            /dev/shm goes with the next scan of the block, or when it is detached.
+
+        Raises:
+            UsageError: a diff where holes cannot be told, or an argument out of range.
+            SourceError: a page of a diff is part hole, part data.
+            EngineError: no channel is left.
+        """
+        started = time.monotonic()
+        result = self.scan_block(
+            block, kind=kind, max_rate=max_rate, deadline=deadline, progress=progress
+        )
+        return Report(
+            source=block.source.text,
+            answer=result.answer,
+            engine=self.engine,
+            kernel=self.kernel,
+            channels=self.channels,
+            page_size=block.ram.page_size,
+            seconds=time.monotonic() - started,
+            startup_seconds=0.0,
+            bytes_checked=result.bytes_checked,
+            blocks=(result.report,),
+            notes=result.notes,
+        )
+
+    def scan_block(
+        self,
+        block: Block,
+        *,
+        kind: Kind,
+        max_rate: int | None,
+        deadline: float | None,
+        progress: Progress | None,
+    ) -> ScanResult:
+        """As `scan`, for callers that make the report themselves."""
+        self._require_open()
+        block.require_open()
+        if max_rate is not None and max_rate <= 0:
+            raise UsageError(f"max rate {max_rate}: must be more than 0 bytes per second")
+        deadline_ns = _deadline_ns(deadline)
+        scanning.check_kind(block, kind, self.engine)
+        bitmaps = self._new_bitmaps(block)
+        if self._pool is None:
+            return scanning.scan_none(block, bitmaps)
+        batch_pages = self._batch_pages or default_batch_pages(block.ram.page_size)
+        options = ScanOptions(kind, batch_pages, max_rate, deadline_ns, progress)
+        stop = _ScanStop(self._stop)
+        return scanning.scan(self._pool, block, bitmaps, options, stop)
+
+    def _new_bitmaps(self, block: Block) -> BlockBitmaps:
+        with self._lock:
+            self._scans += 1
+            what = f"b{block.id}s{self._scans}-bitmaps"
+            bitmaps = BlockBitmaps(self._owner, what, block.ram.pages)
+            last = self._bitmaps.pop(block.id, None)
+            self._bitmaps[block.id] = bitmaps
+        if last is not None:
+            last.remove()
+        return bitmaps
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError("the coordinator is closed")
+
+    def close(self) -> None:
+        """Ends all work and all workers within about a second and removes every name."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._stop.set()
+        try:
+            if self._pool is not None:
+                self._pool.close()
+        finally:
+            for bitmaps in self._bitmaps.values():
+                bitmaps.remove()
+            for block in self._blocks.values():
+                block.source.close()
+            self._owner.close()
+
+    def __enter__(self) -> Coordinator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _ScanStop(threading.Event):
+    """Stops one scan; it is also set when the whole coordinator stops."""
+
+    def __init__(self, parent: threading.Event) -> None:
+        super().__init__()
+        self._parent = parent
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._parent.is_set()
+
+
+def _deadline_ns(seconds: float | None) -> int:
+    if seconds is None:
+        return NEVER_NS
+    if not seconds > 0:
+        raise UsageError(f"deadline {seconds}: must be more than 0 seconds")
+    return min(time.monotonic_ns() + int(min(seconds, 1e9) * 1e9), NEVER_NS)
+
+
+def _check_arguments(
+    channels: int, engine: str, batch_pages: int | None, nice: int, stall: float
+) -> None:
+    if engine not in get_args(Engine):
+        raise UsageError(f"engine {engine!r}: not one of {', '.join(get_args(Engine))}")
+    if not 1 <= channels <= CHANNELS_MAX:
+        raise UsageError(f"{channels} channels: must be 1 to {CHANNELS_MAX}")
+    if batch_pages is not None and not 1 <= batch_pages <= BATCH_PAGES_MAX:
+        raise UsageError(f"batch of {batch_pages} pages: must be 1 to {BATCH_PAGES_MAX}")
+    if not -20 <= nice <= 19:
+        raise UsageError(f"nice {nice}: must be -20 to 19")
+    if not stall > 0 or math.isnan(stall):
+        raise UsageError(f"stall {stall}: must be more than 0 seconds")
+
+
+def _check_kernel(kernel: str | None) -> None:
+    if kernel is None:
+        return
+    known = {name: why for name, why, _untested in _native.kernels()}
+    if kernel not in known:
+        raise UsageError(f"kernel {kernel!r}: not one of {', '.join(known)}")
+    if known[kernel] is not None:
+        raise EngineError(f"kernel {kernel} cannot run here: {known[kernel]}")

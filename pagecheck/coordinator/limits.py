@@ -1,0 +1,98 @@
+"""What this process may use: CPUs, quotas, and the defaults derived from them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+CHANNELS_MAX: Final = 256
+CHANNELS_DEFAULT_MAX: Final = 16
+BYTES_PER_CHANNEL: Final = 256 << 20
+BATCH_BYTES: Final = 2 << 20
+BATCH_PAGES_MAX: Final = 32768
+CGROUP: Final = Path("/sys/fs/cgroup")
+
+_Reader = Callable[[Path], "float | None"]
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on, cut to its cgroup's quota and never less than 1."""
+    cpus = len(os.sched_getaffinity(0))
+    quota = cgroup_quota(Path("/proc/self/cgroup"), CGROUP)
+    return max(1, min(cpus, math.ceil(quota)) if quota is not None else cpus)
+
+
+def cgroup_quota(membership: Path, root: Path) -> float | None:
+    """The smallest CPU quota on the way from this process's cgroup to the root, in CPUs.
+
+    Args:
+        membership: a file as /proc/self/cgroup.
+        root: where cgroups are mounted; version 2 (`cpu.max`) and version 1
+            (`cpu/cpu.cfs_quota_us`) are read.
+
+    Returns:
+        None when there is no quota.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return None
+    quotas: list[float] = []
+    for line in lines:
+        _number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            quotas += _quotas_up(root, path, _read_v2)
+            quotas += _quotas_up(root / "unified", path, _read_v2)
+        elif "cpu" in controllers.split(","):
+            for name in ("cpu", "cpu,cpuacct"):
+                quotas += _quotas_up(root / name, path, _read_v1)
+    return min(quotas, default=None)
+
+
+def _quotas_up(mount: Path, path: str, read: _Reader) -> list[float]:
+    """Quotas of a cgroup and its ancestors; in a container the path may not exist below the
+    mount, then the mount itself is the container's cgroup."""
+    folder = mount / path.lstrip("/")
+    found: list[float] = []
+    while True:
+        quota = read(folder)
+        if quota is not None:
+            found.append(quota)
+        if folder == mount or mount not in folder.parents:
+            return found
+        folder = folder.parent
+
+
+def _read_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _read_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def default_channels(data_bytes: int | None = None) -> int:
+    """The smallest of the usable CPUs, 16, and one per 256 MiB of data where that is known."""
+    most = min(usable_cpus(), CHANNELS_DEFAULT_MAX)
+    if data_bytes is None:
+        return most
+    return max(1, min(most, math.ceil(data_bytes / BYTES_PER_CHANNEL)))
+
+
+def default_batch_pages(page_size: int) -> int:
+    """Pages per batch: 2 MiB of them, at least one. Chosen by `tools/bench`, see
+    docs/performance.md."""
+    return max(1, BATCH_BYTES // page_size)

@@ -1,0 +1,88 @@
+"""`pagecheck.scan`: one source, once, with everything that it needs started and ended."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pagecheck.coordinator.coordinator import Coordinator, Engine
+from pagecheck.coordinator.limits import default_channels
+from pagecheck.coordinator.scanning import Progress
+from pagecheck.errors import UsageError
+from pagecheck.model import Holes, Kind, Report
+from pagecheck.plan import make_block
+from pagecheck.shm.ram import open_source
+
+
+def scan(
+    source: str | os.PathLike[str],
+    *,
+    engine: Engine = "auto",
+    kernel: str | None = None,
+    channels: int | None = None,
+    page_size: int = 4096,
+    batch_pages: int | None = None,
+    offset: int = 0,
+    length: int | None = None,
+    kind: Kind = "full",
+    holes: Holes = "trust",
+    nice: int = 0,
+    max_rate: int | None = None,
+    deadline: float | None = None,
+    stall: float = 30.0,
+    progress: Progress | None = None,
+) -> Report:
+    """Decides every page of a RAM snapshot or of guest RAM.
+
+    Args:
+        source: a path, `fd:N` (inherited) or `shm:/name`.
+        channels: workers; by default the smallest of the usable CPUs, one per 256 MiB of data,
+            and 16.
+        deadline: seconds for everything, start-up included; pages not answered by then are
+            undecided.
+
+    The other arguments are those of `Coordinator`, `Coordinator.attach` and `Coordinator.scan`.
+
+    Returns:
+        The report; nothing else is left of the scan.
+
+    Raises:
+        PagecheckError: the subclass says whose fault it is.
+    """
+    started = time.monotonic()
+    if deadline is not None and not deadline > 0:
+        raise UsageError(f"deadline {deadline}: must be more than 0 seconds")
+    ram = open_source(source)
+    try:
+        block = make_block(ram.name, ram.size, page_size, offset, length)
+        if channels is None:
+            channels = default_channels(min(block.size, ram.allocated))
+        coordinator = Coordinator(
+            channels, engine, kernel=kernel, batch_pages=batch_pages, nice=nice, stall=stall
+        )
+    except BaseException:
+        ram.close()
+        raise
+    with coordinator:
+        # One pass: reading costs less than mapping, whose pages would each fault once.
+        attached = coordinator.attach(
+            ram, page_size=page_size, offset=offset, length=length, holes=holes, access="read"
+        )
+        ready = time.monotonic()
+        left = None if deadline is None else max(deadline - (ready - started), 1e-9)
+        result = coordinator.scan_block(
+            attached, kind=kind, max_rate=max_rate, deadline=left, progress=progress
+        )
+        return Report(
+            source=ram.text,
+            answer=result.answer,
+            engine=coordinator.engine,
+            kernel=coordinator.kernel,
+            channels=coordinator.channels,
+            page_size=page_size,
+            seconds=time.monotonic() - started,
+            startup_seconds=ready - started,
+            bytes_checked=result.bytes_checked,
+            blocks=(result.report,),
+            notes=result.notes,
+        )

@@ -1,0 +1,191 @@
+"""The channels of a coordinator and who uses which.
+
+A channel is leased by one thread at a time. Checks are urgent: a scan gives a channel up between
+two spans whenever a check waits for one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pagecheck.coordinator.block import Block
+from pagecheck.coordinator.channel import START_NS, Channel, ChannelLost, Outcome, Settings
+from pagecheck.errors import EngineError, UsageError
+from pagecheck.native import Feed
+from pagecheck.shm.owner import Owner
+
+log = logging.getLogger(__name__)
+
+END_NS: Final = 300_000_000
+WATCH_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be run on one or more channels.
+
+    Attributes:
+        begin: starts the job on a channel's feed.
+        take: the next (position, page count), or None when there is no more; called by several
+            threads.
+        stop: ends the job early.
+        deadline_ns: absolute; what is not answered by then stays undecided.
+        urgent: goes before jobs that are not.
+    """
+
+    block: Block
+    begin: Callable[[Feed], None]
+    take: Callable[[], tuple[int, int] | None]
+    stop: threading.Event
+    deadline_ns: int
+    urgent: bool
+
+
+class Pool:
+    """Starts, leases and ends channels."""
+
+    def __init__(self, owner: Owner, settings: Settings, count: int) -> None:
+        """Starts `count` channels and waits until their workers are ready.
+
+        Raises:
+            EngineError: a worker does not start or cannot run the engine.
+            ResourceError: /dev/shm has no room.
+        """
+        self.channels: list[Channel] = []
+        self._free = threading.Condition()
+        self._idle: list[Channel] = []
+        self._lost: list[Channel] = []
+        self._urgent = 0  # urgent jobs that wait for a channel
+        self._closed = False
+        try:
+            for index in range(count):
+                self.channels.append(Channel(index, owner, settings))
+            deadline_ns = time.monotonic_ns() + START_NS
+            for channel in self.channels:
+                channel.await_ready(deadline_ns)
+        except BaseException:
+            self.close()
+            raise
+        self._idle = list(self.channels)
+
+    def visit_idle(self, visit: Callable[[Channel], None]) -> None:
+        """Visits the channels that nobody uses at this moment."""
+        with self._free:
+            idle, self._idle = self._idle, []
+        for channel in idle:
+            lost = False
+            try:
+                visit(channel)
+            except ChannelLost as error:
+                log.error("%s", error)
+                lost = True
+            finally:
+                self._release(channel, lost=lost)
+
+    def run(self, job: Job, lanes: int, watch: Callable[[], None] | None = None) -> list[Outcome]:
+        """Runs a job on up to `lanes` channels, each fed by a thread; one lane needs none.
+
+        Args:
+            watch: called about ten times a second while the job runs.
+
+        Raises:
+            EngineError: no channel is left.
+        """
+        if lanes == 1 and watch is None:
+            return self._lane(job)
+        outcomes: list[Outcome] = []
+        errors: list[BaseException] = []
+
+        def lane() -> None:
+            try:
+                outcomes.extend(self._lane(job))
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [
+            threading.Thread(target=lane, name=f"pagecheck-lane-{n}", daemon=True)
+            for n in range(lanes)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(WATCH_S)
+                if watch is not None:
+                    watch()
+        if errors:
+            raise errors[0]
+        return outcomes
+
+    def _lane(self, job: Job) -> list[Outcome]:
+        """Feeds one channel after the other until there is no more to take."""
+        outcomes: list[Outcome] = []
+        ended = False
+
+        def take() -> tuple[int, int] | None:
+            nonlocal ended
+            if self._urgent and not job.urgent:
+                return None  # an urgent job waits: let it have this channel
+            piece = job.take()
+            ended = piece is None
+            return piece
+
+        while not ended and not job.stop.is_set() and time.monotonic_ns() < job.deadline_ns:
+            channel = self._lease(job)
+            if channel is None:
+                break
+            lost = False
+            try:
+                outcome = channel.run(job.block, job.begin, take, job.stop, job.deadline_ns)
+                outcomes.append(outcome)
+                lost = outcome.lost
+            finally:
+                self._release(channel, lost=lost)
+        return outcomes
+
+    def _lease(self, job: Job) -> Channel | None:
+        """Waits for a channel; None when the deadline passed or the job was stopped."""
+        with self._free:
+            self._urgent += job.urgent
+            try:
+                while not self._idle or (self._urgent and not job.urgent):
+                    if self._closed:
+                        raise UsageError("the coordinator is closed")
+                    if len(self._lost) == len(self.channels):
+                        raise EngineError("no channel is left: every one lost its workers")
+                    left = min((job.deadline_ns - time.monotonic_ns()) / 1e9, WATCH_S)
+                    if left <= 0 or job.stop.is_set():
+                        return None
+                    self._free.wait(left)
+                return self._idle.pop()
+            finally:
+                self._urgent -= job.urgent
+
+    def _release(self, channel: Channel, *, lost: bool) -> None:
+        with self._free:
+            (self._lost if lost else self._idle).append(channel)
+            self._free.notify_all()
+
+    def close(self) -> None:
+        """Ends the workers, by force where they do not end by themselves in time.
+
+        The caller has told running jobs to stop; they give their channels back within a slice.
+        """
+        end_ns = time.monotonic_ns() + END_NS
+        with self._free:
+            self._closed = True
+            self._free.notify_all()
+            while len(self._idle) + len(self._lost) < len(self.channels):
+                left = (end_ns - time.monotonic_ns()) / 1e9
+                if left <= 0 or not self._free.wait(left):
+                    break
+        for channel in self.channels:
+            channel.ask_to_end()
+        end_ns = time.monotonic_ns() + END_NS
+        for channel in self.channels:
+            channel.close(end_ns)

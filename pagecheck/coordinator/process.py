@@ -1,0 +1,220 @@
+"""One worker process: started, spoken to, looked after, killed and reaped.
+
+Workers are fresh interpreters: nothing of the host program's memory, locks or threads reaches
+them. They run in a session of their own, so that a Ctrl-C on the terminal is the coordinator's to
+handle. Their stderr goes to a memfd, whose last line explains a worker that died without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from pagecheck.errors import EngineError, InternalError
+from pagecheck.shm.ring import Ring
+from pagecheck.wire import Closed, Link
+
+REAP_NS: Final = 5_000_000_000
+REPLY_NS: Final = 10_000_000_000
+
+log = logging.getLogger(__name__)
+
+_BOOT: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from pagecheck.workers.program import main; sys.exit(main(int(sys.argv[2])))"
+)
+
+
+class WorkerDied(Exception):
+    """The worker ended, hung up, or does not answer; the text says which."""
+
+
+class WorkerProcess:
+    """A running worker and our end of its socket pair."""
+
+    def __init__(self, channel: int) -> None:
+        """Starts it; `open` and `await_ready` make it ready.
+
+        Raises:
+            EngineError: no process can be started.
+        """
+        self.channel = channel
+        self.kernel: str | None = None
+        self._closed = False
+        if not sys.executable:
+            raise EngineError("cannot start workers: sys.executable is not set")
+        self._link, theirs = Link.pair()
+        self._stderr = os.memfd_create("pagecheck-worker-stderr")
+        home = str(Path(__file__).parents[2])
+        # -P: nothing beside the program is imported by accident; -S, -E, -s: neither
+        # site-packages nor the environment are needed, and leaving them out starts faster.
+        command = [sys.executable, "-P", "-S", "-E", "-s", "-c", _BOOT, home, str(theirs.fileno())]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                cwd="/",
+            )
+            self._pidfd = os.pidfd_open(self._process.pid)
+        except OSError as error:
+            self._link.close()
+            os.close(self._stderr)
+            raise EngineError(
+                f"channel {channel}: cannot start a worker: {error.strerror}; use fewer channels"
+            ) from error
+        finally:
+            theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    def open(self, ring: Ring, kernel: str | None, nice: int) -> None:
+        """Gives it its ring.
+
+        Raises:
+            WorkerDied: it is gone already.
+        """
+        message = {
+            "open": {
+                "submit": ring.submit_name,
+                "done": ring.done_name,
+                "kernel": kernel,
+                "nice": nice,
+            }
+        }
+        self._send(message, (ring.fd,))
+
+    def await_ready(self, deadline_ns: int) -> None:
+        """Waits until it has opened its ring and proved its kernel.
+
+        Raises:
+            WorkerDied: it ended, or the time passed.
+            EngineError: it says that the engine or kernel cannot run here.
+        """
+        self.kernel = self._expect("ready", deadline_ns)["kernel"]
+
+    def attach(self, message: dict[str, Any], fd: int, wake: Callable[[], None]) -> bool:
+        """Makes a RAM block known to it.
+
+        Args:
+            wake: makes the worker look at its socket; called once the message is there.
+
+        Returns:
+            Whether the block was mapped; else it is read.
+
+        Raises:
+            WorkerDied: as `await_ready`.
+        """
+        self._send({"attach": message}, (fd,))
+        wake()
+        reply = self._expect("attached", time.monotonic_ns() + REPLY_NS)
+        return bool(reply["mapped"])
+
+    def detach(self, block: int, wake: Callable[[], None]) -> None:
+        """Makes it forget a block."""
+        self._send({"detach": {"block": block}})
+        wake()
+        self._expect("detached", time.monotonic_ns() + REPLY_NS)
+
+    def _send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+        try:
+            self._link.send(message, fds)
+        except Closed as error:
+            raise WorkerDied(self._last_words(str(error))) from error
+
+    def _expect(self, kind: str, deadline_ns: int) -> dict[str, Any]:
+        try:
+            received = self._link.receive(deadline_ns)
+        except Closed as error:
+            raise WorkerDied(self._last_words(str(error))) from error
+        if received is None:
+            raise WorkerDied(f"worker {self.pid} did not say {kind!r} in time")
+        message, _fds = received
+        if "error" in message:
+            text = f"channel {self.channel}: {message['error'].get('message')}"
+            raise (
+                EngineError(text)
+                if message["error"].get("class") == "EngineError"
+                else (InternalError(text))
+            )
+        body = message.get(kind)
+        if not isinstance(body, dict):
+            raise InternalError(f"channel {self.channel}: worker said {message!r}, not {kind!r}")
+        return body
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet; does not wait."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def ask_to_end(self) -> None:
+        """Hangs up: the worker ends at the end of its batch."""
+        self._link.close()
+
+    def wait_gone(self, deadline_ns: int) -> bool:
+        """Waits for its end until the absolute time and reaps it. False: it still runs."""
+        if self._closed:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        left_ms = max(0, -((time.monotonic_ns() - deadline_ns) // 1_000_000))
+        if not poll.poll(left_ms):
+            return False
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        return True
+
+    def kill(self) -> bool:
+        """Kills and reaps it. False: it could not be reaped in 5 s (it waits for a device that
+        does not answer); its segment is never looked at again, so it can do no harm."""
+        if self._closed:
+            return True
+        self._link.close()
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        gone = self.wait_gone(time.monotonic_ns() + REAP_NS)
+        if not gone:
+            log.error("channel %d: worker %d cannot be reaped", self.channel, self.pid)
+        return gone
+
+    def close(self) -> None:
+        """Closes our descriptors; the process must have ended or been given up. May be called
+        twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._link.close()
+        for fd in (self._pidfd, self._stderr):
+            os.close(fd)
+
+    def describe_end(self) -> str:
+        """How it ended, for a message."""
+        return self._last_words("ended")
+
+    def _last_words(self, reason: str) -> str:
+        self.wait_gone(time.monotonic_ns() + 200_000_000)
+        status = self._process.returncode
+        text = f"worker {self.pid} {reason}"
+        if status is not None and status < 0:
+            text = f"worker {self.pid} was killed by signal {-status}"
+        elif status is not None:
+            text = f"worker {self.pid} exited with status {status}"
+        lines = os.pread(self._stderr, 65536, 0).decode(errors="replace").split("\n")
+        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"{text}: {said}" if said else text

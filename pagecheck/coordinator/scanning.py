@@ -1,0 +1,137 @@
+"""`Coordinator.scan`: a whole block, once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pagecheck.coordinator.block import Block
+from pagecheck.coordinator.pool import Job, Pool
+from pagecheck.coordinator.scanwork import ScanWork
+from pagecheck.errors import UsageError
+from pagecheck.model import AnswerKind, BlockReport, Counts, Kind
+from pagecheck.native import Feed, _native
+from pagecheck.shm.bitmaps import BlockBitmaps
+from pagecheck.shm.ram import was_at_rest
+
+SPAN_BATCHES: Final = 4
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """How a block is scanned; `Coordinator.scan` documents the fields."""
+
+    kind: Kind
+    batch_pages: int
+    max_rate: int | None
+    deadline_ns: int
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    """What a scan of one block found, before it becomes a report.
+
+    Attributes:
+        bytes_checked: pages that an engine looked at, in bytes.
+    """
+
+    report: BlockReport
+    answer: AnswerKind
+    bytes_checked: int
+    notes: tuple[str, ...]
+
+
+def check_kind(block: Block, kind: Kind, engine: str) -> None:
+    """Raises UsageError where a diff snapshot cannot be understood."""
+    if kind == "full":
+        return
+    if engine == "none":
+        raise UsageError("a diff snapshot cannot be scanned with engine none: it reads no holes")
+    if not block.source.holes_are_proof:
+        raise UsageError(
+            f"{block.source.text}: a diff snapshot keeps its unchanged pages as holes, and this "
+            "file system does not report holes; copy it with cp --sparse=never to none, or to "
+            "ext4, xfs, btrfs or tmpfs with its holes kept (cp --sparse=auto)"
+        )
+    if not block.trust_holes:
+        raise UsageError("a diff snapshot needs its holes: do not combine it with holes='read'")
+
+
+def scan_none(block: Block, bitmaps: BlockBitmaps) -> ScanResult:
+    """Engine `none`: every page is normal, holes too, and nothing is read."""
+    before = block.source.stamp()
+    _native.bits_set(bitmaps.normal, 0, bitmaps.pages)
+    answer: AnswerKind = "at-rest" if was_at_rest(block.source, before, before) else "live"
+    return ScanResult(_block_report(block, bitmaps, bitmaps.counts(diff=False)), answer, 0, ())
+
+
+def scan(
+    pool: Pool, block: Block, bitmaps: BlockBitmaps, options: ScanOptions, stop: threading.Event
+) -> ScanResult:
+    """Scans a block on all channels; see `Coordinator.scan`."""
+    before = block.source.stamp()
+    span = options.batch_pages * SPAN_BATCHES
+    work = ScanWork(block, bitmaps, options.kind, span, options.max_rate, stop)
+
+    def begin(feed: Feed) -> None:
+        feed.begin_range(block.id, options.batch_pages, bitmaps.pages, bitmaps.zero, bitmaps.normal)
+
+    def watch() -> None:
+        if options.progress is not None:
+            page = block.ram.page_size
+            options.progress(work.done_pages * page, block.ram.size)
+
+    job = Job(block, begin, work.take, stop, options.deadline_ns, urgent=False)
+    outcomes = pool.run(job, len(pool.channels), watch)
+    if work.error is not None:
+        raise work.error
+    after = block.source.stamp()
+    notes = [note for outcome in outcomes for note in outcome.notes]
+    notes += _forget_past_end(block, bitmaps, min(work.smallest, before.size, after.size))
+    if after.size > before.size:
+        notes.append(
+            f"{block.source.text}: grew from {before.size:#x} to {after.size:#x} bytes during the "
+            "scan; the new part was not looked at"
+        )
+    counts = bitmaps.counts(diff=options.kind == "diff")
+    notes += _why_undecided(counts, notes, options.deadline_ns)
+    answer: AnswerKind = "at-rest" if was_at_rest(block.source, before, after) else "live"
+    looked_at = sum(outcome.decided for outcome in outcomes) * block.ram.page_size
+    report = _block_report(block, bitmaps, counts, diff=options.kind == "diff")
+    return ScanResult(report, answer, looked_at, tuple(notes))
+
+
+def _forget_past_end(block: Block, bitmaps: BlockBitmaps, smallest: int) -> list[str]:
+    """Bytes past the end of a file that was cut short look like zeros: not decided."""
+    inside = block.pages_inside(smallest)
+    if inside == bitmaps.pages:
+        return []
+    bitmaps.forget_from(inside)
+    offset = inside * block.ram.page_size
+    return [
+        f"{block.source.text}: was cut to {smallest:#x} bytes during the scan: pages of block "
+        f"{block.ram.name} from offset {offset:#x} are undecided"
+    ]
+
+
+def _why_undecided(counts: Counts, notes: list[str], deadline_ns: int) -> list[str]:
+    if not counts.undecided or notes:
+        return []
+    if time.monotonic_ns() >= deadline_ns:
+        return [f"the deadline passed: {counts.undecided} pages are undecided"]
+    return [f"{counts.undecided} pages could not be read and are undecided"]
+
+
+def _block_report(
+    block: Block, bitmaps: BlockBitmaps, counts: Counts, *, diff: bool = False
+) -> BlockReport:
+    unchanged = bitmaps.hole.toreadonly() if diff else None
+    return BlockReport(
+        block.ram, counts, bitmaps.zero.toreadonly(), bitmaps.normal.toreadonly(), unchanged
+    )

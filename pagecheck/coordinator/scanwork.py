@@ -1,0 +1,124 @@
+"""The work of one scan, shared by the threads that feed the channels.
+
+The extents of the file are walked as the scan goes, always after it was asked for: a hole that is
+answered here was a hole during this scan.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+from pagecheck.coordinator.block import Block
+from pagecheck.errors import SourceError
+from pagecheck.model import Kind
+from pagecheck.native import _native
+from pagecheck.plan import PartialPage, Run, common_page_size, page_runs
+from pagecheck.shm.bitmaps import BlockBitmaps
+
+PACE_NS = 100_000_000
+
+
+class ScanWork:
+    """Hands out runs of data pages, publishes holes on the way, and keeps to a byte rate.
+
+    Attributes:
+        done_pages: pages that were given out or answered as holes.
+        smallest: the smallest size that the file was seen to have.
+        error: what ended the walk early.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        bitmaps: BlockBitmaps,
+        kind: Kind,
+        span_pages: int,
+        max_rate: int | None,
+        stop: threading.Event,
+    ) -> None:
+        self.done_pages = 0
+        self.smallest = block.source.size
+        self.error: BaseException | None = None
+        self._block = block
+        self._bitmaps = bitmaps
+        self._kind = kind
+        self._stop = stop
+        self._rate = max_rate
+        self._span_pages = span_pages
+        if max_rate is not None:
+            paced = max_rate * PACE_NS // 1_000_000_000 // block.ram.page_size
+            self._span_pages = max(1, min(span_pages, paced))
+        self._next_ns = time.monotonic_ns()
+        self._lock = threading.Lock()
+        self._run = Run(False, 0, 0)
+        self._runs = self._walk()
+
+    def _walk(self) -> Iterator[Run]:
+        ram = self._block.ram
+        end = ram.start + ram.size
+        if self._block.trust_holes:
+            extents = self._block.source.extents(ram.start, end)
+        else:
+            extents = iter([(ram.start, end)])
+        yield from page_runs(extents, ram, self._kind)
+
+    def take(self) -> tuple[int, int] | None:
+        """The next data pages as (first page, count); None when there are no more."""
+        with self._lock:
+            if self.error is not None:
+                return None
+            try:
+                taken = self._take_locked()
+            except PartialPage as error:
+                self.error = self._partial_page(error)
+                taken = None
+            except Exception as error:
+                self.error = error
+                taken = None
+        if taken is not None and self._rate is not None:
+            self._pace(taken[1])
+        if self.error is not None:
+            self._stop.set()
+        return taken
+
+    def _take_locked(self) -> tuple[int, int] | None:
+        while self._run.pages == 0:
+            run = next(self._runs, None)
+            if run is None:
+                self.smallest = min(self.smallest, self._block.source.size)
+                return None
+            if run.hole:
+                self._publish_hole(run)
+            else:
+                self._run = run
+        first, count = self._run.first, min(self._run.pages, self._span_pages)
+        self._run = Run(False, first + count, self._run.pages - count)
+        self.done_pages += count
+        return first, count
+
+    def _publish_hole(self, run: Run) -> None:
+        _native.bits_set(self._bitmaps.hole, run.first, run.pages)
+        if self._kind == "full":
+            _native.bits_set(self._bitmaps.zero, run.first, run.pages)
+        self.done_pages += run.pages
+
+    def _pace(self, pages: int) -> None:
+        """Waits until these pages may be read: their time is reserved, then waited for."""
+        assert self._rate is not None
+        with self._lock:
+            now = time.monotonic_ns()
+            start = max(self._next_ns, now)
+            cost_ns = pages * self._block.ram.page_size * 1_000_000_000 // self._rate
+            self._next_ns = start + cost_ns
+        self._stop.wait((start - now) / 1e9)
+
+    def _partial_page(self, error: PartialPage) -> SourceError:
+        source, ram = self._block.source, self._block.ram
+        fits = common_page_size(source.extents(ram.start, ram.start + ram.size), ram)
+        way_out = f"use --page-size {fits}" if fits >= 4096 else "no page size fits this file"
+        return SourceError(
+            f"{source.text}: a page of {ram.page_size} bytes is part hole, part data at offset "
+            f"{error.offset:#x}, so it is neither changed nor unchanged; {way_out}"
+        )

@@ -1,0 +1,49 @@
+"""Every exception of pagecheck: one class per party at fault, each with its exit code."""
+
+from __future__ import annotations
+
+
+class PagecheckError(Exception):
+    """Root of all errors that pagecheck raises on purpose.
+
+    Attributes:
+        exit_code: what the command line exits with.
+    """
+
+    exit_code = 4
+
+
+class UsageError(PagecheckError):
+    """What the user asked for makes no sense: an option, an offset, a page size."""
+
+    exit_code = 2
+
+
+class SourceError(PagecheckError):
+    """The RAM source cannot be used: missing, unreadable, empty, of the wrong kind."""
+
+    exit_code = 2
+
+
+class OutputError(PagecheckError):
+    """Results cannot be written where they were asked for."""
+
+    exit_code = 2
+
+
+class EngineError(PagecheckError):
+    """The engine or kernel cannot run here, or too few workers start."""
+
+    exit_code = 3
+
+
+class ResourceError(PagecheckError):
+    """The host has no room for what pagecheck needs, such as a full /dev/shm."""
+
+    exit_code = 4
+
+
+class InternalError(PagecheckError):
+    """A bug in pagecheck."""
+
+    exit_code = 4

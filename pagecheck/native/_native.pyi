@@ -1,0 +1,209 @@
+"""The C helper: addresses, lengths, words; no policy, no names, no fallback.
+
+Buffers are anything that offers a contiguous buffer whose address is aligned to 8. Deadlines are
+absolute CLOCK_MONOTONIC nanoseconds (`time.monotonic_ns`).
+"""
+
+from typing import Any, Final, TypeAlias
+
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+Memory: TypeAlias = Buffer | NDArray[Any]
+
+LAYOUT_VERSION: Final[int]
+SLOTS_MAX: Final[int]
+SLOT_PAGES_MAX: Final[int]
+BLOCKS_MAX: Final[int]
+TOUCH_FREELY: Final[int]
+TRUST_HOLES: Final[int]
+ASK_RESIDENT: Final[int]
+PUMP_DONE: Final[int]
+PUMP_HUNGRY: Final[int]
+PUMP_TIMEOUT: Final[int]
+PUMP_INTERRUPTED: Final[int]
+PUMP_BROKEN: Final[int]
+SERVE_TIMEOUT: Final[int]
+SERVE_ATTENTION: Final[int]
+SERVE_INTERRUPTED: Final[int]
+
+class Feed:
+    """The coordinator's end of one ring: gives batches out, collects and publishes answers.
+
+    One thread at a time may use it; only `raise_attention` may be called beside `pump`.
+    """
+
+    def __init__(self, fd: int, submit_name: str, done_name: str, /) -> None:
+        """Maps the segment behind `fd` and opens the semaphores (names with a leading slash).
+
+        Raises:
+            OSError: the segment cannot be mapped or a semaphore does not exist.
+            ValueError: the segment's header is not one of this layout version.
+        """
+
+    def begin_range(
+        self, block: int, batch_pages: int, pages: int, zero: Memory, normal: Memory, /
+    ) -> None:
+        """Starts a job whose positions are page indices; answers go to two bitmaps.
+
+        Args:
+            block: the id that the worker attached the RAM block under.
+            batch_pages: the most pages per batch, at most the segment's slot_pages.
+            pages: pages of the block; both bitmaps have at least this many bits.
+            zero: uint64 words; bits are ORed in atomically.
+            normal: the same for pages that were seen not to be zero.
+        """
+
+    def begin_offsets(
+        self, block: int, batch_pages: int, offsets: Memory, zero: Memory, decided: Memory, /
+    ) -> None:
+        """Starts a job whose positions are indices of `offsets` (uint64[n], checked bytes).
+
+        Args:
+            zero: uint8[n], becomes 1 where the page is zero.
+            decided: uint8[n], becomes 1 where the page was decided.
+        """
+
+    def more(self, position: int, count: int, /) -> None:
+        """Adds pages [position, position + count); the earlier ones must have been given out."""
+
+    def pump(self, hungry: bool, deadline_ns: int, /) -> int:
+        """Gives out and collects until done, until the deadline or, if `hungry`, until more pages
+        are welcome. The GIL is released. Returns one of PUMP_*.
+
+        Raises:
+            OSError: the semaphore is gone.
+        """
+
+    def end(self) -> tuple[int, int, int]:
+        """Ends the job: what was not answered stays undecided, and late answers are thrown away.
+
+        Returns:
+            Pages decided, pages undecided, batches answered.
+        """
+
+    def oldest(self) -> tuple[int, int] | None:
+        """Position and page count of the batch that a worker which just died had in hand."""
+
+    def skip_oldest(self) -> None:
+        """After `rebind`: sets the first batch that waits aside as undecided."""
+
+    def rebind(self, fd: int, submit_name: str, done_name: str, /) -> None:
+        """Takes the ring of a new worker; unanswered batches are given out again.
+
+        Raises:
+            OSError, ValueError: as the constructor; the old ring is kept.
+        """
+
+    def raise_attention(self) -> None:
+        """Tells the worker that a message waits on its socket."""
+
+    def progress(self) -> int:
+        """The worker's progress word: it rises while the worker does anything."""
+
+    def counts(self) -> tuple[int, int, int]:
+        """Pages decided, pages undecided so far, batches out."""
+
+    def close(self) -> None:
+        """Unmaps the segment and closes the semaphores. May be called twice."""
+
+class Worker:
+    """The worker's end of one ring and the RAM blocks attached to it."""
+
+    def __init__(self, fd: int, submit_name: str, done_name: str, kernel: str, /) -> None:
+        """Maps the segment, opens the semaphores and installs the SIGBUS handler.
+
+        Raises:
+            OSError: something cannot be opened or mapped.
+            ValueError: the segment is not one of this layout, or the kernel cannot run here.
+        """
+
+    def attach(
+        self,
+        block: int,
+        fd: int,
+        start: int,
+        size: int,
+        page_bytes: int,
+        flags: int,
+        map: bool,
+        /,
+    ) -> None:
+        """Makes `size` bytes of the file from `start` known as a block; the fd is duplicated.
+
+        Args:
+            flags: TOUCH_FREELY, TRUST_HOLES, ASK_RESIDENT ored together.
+            map: map it read-only; else it is only read.
+
+        Raises:
+            OSError: the mapping or the duplicate failed.
+            ValueError: a number is out of range, or the id is taken.
+        """
+
+    def detach(self, block: int, /) -> None:
+        """Unmaps and closes the block; an unknown id is ignored."""
+
+    def serve(self, deadline_ns: int, /) -> int:
+        """Answers batches until a message, a signal or the deadline. Returns one of SERVE_*."""
+
+    def close(self) -> None:
+        """Releases the ring and every block. May be called twice."""
+
+def layout() -> dict[str, tuple[int, int]]:
+    """Offset and size in bytes of every shared field, as the C side has them."""
+
+def segment_bytes(slots: int, slot_pages: int, /) -> int:
+    """Size in bytes of a channel segment."""
+
+def segment_format(fd: int, slots: int, slot_pages: int, generation: int, /) -> None:
+    """Writes the constant words of a new, zeroed segment.
+
+    Raises:
+        ValueError: a count is out of range (slot_pages is a multiple of 64).
+    """
+
+def kernels() -> list[tuple[str, str | None, str | None]]:
+    """Every kernel of this architecture, best first: name, why this CPU cannot run it, and why no
+    test machine has run it."""
+
+def kernel_auto() -> str:
+    """Name of the best kernel that this CPU runs."""
+
+def kernel_self_check(name: str, /) -> bool:
+    """Proves the kernel on every byte position of a page, in a few milliseconds.
+
+    Raises:
+        ValueError: the kernel is unknown or cannot run here.
+    """
+
+def kernel_zero_pages(
+    name: str, memory: Memory, page_bytes: int, offsets: Memory, out: Memory, /
+) -> None:
+    """Checks pages of `memory` at `offsets` (uint64[n] bytes) and writes bit i of `out` (uint64
+    words) for page i. For tests and benchmarks.
+
+    Raises:
+        ValueError: the kernel cannot run here, or a page is outside the memory.
+    """
+
+def file_system_magic(fd: int, /) -> int:
+    """f_type of the file's file system. Source: statfs(2)."""
+
+def bits_set(words: Memory, first: int, count: int, /) -> None:
+    """Sets bits, atomically towards other threads."""
+
+def bits_clear(words: Memory, first: int, count: int, /) -> None:
+    """Clears bits; no other thread may write the words meanwhile."""
+
+def bits_count(words: Memory, bits: int, /) -> int:
+    """Number of ones among the first `bits` bits."""
+
+def bits_run(words: Memory, bits: int, start: int, /) -> tuple[bool, int]:
+    """Value of bit `start` and the index where a different value begins (or `bits`)."""
+
+def offsets_check(offsets: Memory, page_bytes: int, block_bytes: int, /) -> int:
+    """Index of the first offset (uint64) that is misaligned or outside the block, or -1."""
+
+def offsets_partition(offsets: Memory, zero: Memory, out: Memory, /) -> int:
+    """Writes the offsets with zero[i] == 0 first, then the others, both in order. Returns how
+    many come first."""

@@ -1,0 +1,99 @@
+/* Bitmap words; the order of the words in a file is the host's, which is little-endian on every
+ * supported architecture. */
+#include "pc_bits.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "bitmap files are little-endian words; this host is not"
+#endif
+
+static uint64_t mask_of(uint64_t count)
+{
+    return count >= 64 ? UINT64_MAX : (UINT64_C(1) << count) - 1;
+}
+
+/* Bits of `count` from bit `first` that fall in the first word: mask, and how many they are. */
+static uint64_t head_mask(uint64_t first, uint64_t count, uint64_t *taken)
+{
+    uint64_t shift = first % 64;
+    *taken = 64 - shift < count ? 64 - shift : count;
+    return mask_of(*taken) << shift;
+}
+
+void pc_bits_set(uint64_t *words, uint64_t first, uint64_t count)
+{
+    uint64_t taken;
+    for (; count > 0; first += taken, count -= taken)
+        words[first / 64] |= head_mask(first, count, &taken);
+}
+
+void pc_bits_clear(uint64_t *words, uint64_t first, uint64_t count)
+{
+    uint64_t taken;
+    for (; count > 0; first += taken, count -= taken)
+        words[first / 64] &= ~head_mask(first, count, &taken);
+}
+
+void pc_bits_or(uint64_t *words, uint64_t first, uint64_t bits, uint32_t count)
+{
+    uint64_t shift = first % 64;
+    bits &= mask_of(count);
+    words[first / 64] |= bits << shift;
+    if (shift + count > 64)
+        words[first / 64 + 1] |= bits >> (64 - shift);
+}
+
+static void or_word(uint64_t *word, uint64_t bits)
+{
+    if (bits != 0) /* relaxed: the reader joins the writing threads first */
+        __atomic_fetch_or(word, bits, __ATOMIC_RELAXED);
+}
+
+void pc_bits_set_shared(uint64_t *words, uint64_t first, uint64_t count)
+{
+    uint64_t taken;
+    for (; count > 0; first += taken, count -= taken) {
+        uint64_t mask = head_mask(first, count, &taken);
+        if (taken == 64)
+            words[first / 64] = UINT64_MAX; /* every bit of it is this caller's */
+        else
+            or_word(&words[first / 64], mask);
+    }
+}
+
+void pc_bits_or_shared(uint64_t *words, uint64_t first, uint64_t bits, uint32_t count)
+{
+    uint64_t shift = first % 64;
+    bits &= mask_of(count);
+    or_word(&words[first / 64], bits << shift);
+    if (shift + count > 64)
+        or_word(&words[first / 64 + 1], bits >> (64 - shift));
+}
+
+uint64_t pc_bits_count(const uint64_t *words, uint64_t bits)
+{
+    uint64_t total = 0;
+    for (uint64_t i = 0; i < bits / 64; i++)
+        total += (uint64_t)__builtin_popcountll(words[i]);
+    if (bits % 64 != 0)
+        total += (uint64_t)__builtin_popcountll(words[bits / 64] & mask_of(bits % 64));
+    return total;
+}
+
+bool pc_bits_test(const uint64_t *words, uint64_t index)
+{
+    return (words[index / 64] >> (index % 64) & 1u) != 0;
+}
+
+uint64_t pc_bits_run_end(const uint64_t *words, uint64_t bits, uint64_t start)
+{
+    uint64_t flip = pc_bits_test(words, start) ? UINT64_MAX : 0;
+    uint64_t word = (words[start / 64] ^ flip) & ~mask_of(start % 64);
+    uint64_t index = start / 64;
+    while (word == 0) {
+        if (++index * 64 >= bits)
+            return bits;
+        word = words[index] ^ flip;
+    }
+    uint64_t end = index * 64 + (uint64_t)__builtin_ctzll(word);
+    return end < bits ? end : bits;
+}

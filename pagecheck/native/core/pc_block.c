@@ -1,0 +1,313 @@
+/* Decides the pages of one batch: through the mapping where touching is safe, else by SEEK_DATA
+ * and pread. The file's size and allocation are looked up once per batch, after it was submitted:
+ * an older answer could be stale. */
+#define _GNU_SOURCE
+#include "pc_block.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "pc_bits.h"
+#include "pc_guard.h"
+
+#define HOST_PAGE 4096u /* what mincore counts in; a larger host page is refused at attach */
+#define GROUP_PAGES 64u
+#define PIECE_BYTES (256u * 1024u) /* of a large page between two rises of the progress word */
+#define ASK_RESIDENT_MIN_BYTES (4u * HOST_PAGE) /* below this lseek and pread cost less */
+
+typedef struct job {
+    const pc_block *block;
+    const pc_decider *decider;
+    const pc_batch *batch;
+    uint64_t limit; /* bytes of the block that lie inside the file now */
+    uint64_t *zero;
+    uint64_t *decided;
+} job;
+
+bool pc_decider_init(const pc_kernel *kernel, uint64_t *progress, pc_decider *decider)
+{
+    decider->kernel = kernel;
+    decider->progress = progress;
+    decider->buffer = aligned_alloc(HOST_PAGE, PC_READ_BYTES);
+    decider->resident = malloc(PC_RESIDENT_PAGES);
+    if (decider->buffer != NULL && decider->resident != NULL)
+        return true;
+    pc_decider_deinit(decider);
+    return false;
+}
+
+void pc_decider_deinit(pc_decider *decider)
+{
+    free(decider->buffer);
+    free(decider->resident);
+    memset(decider, 0, sizeof *decider);
+}
+
+static void advance(const pc_decider *decider)
+{
+    /* One writer, so load and store need not be one step. */
+    uint64_t now = __atomic_load_n(decider->progress, __ATOMIC_RELAXED);
+    __atomic_store_n(decider->progress, now + 1, __ATOMIC_RELAXED);
+}
+
+static uint64_t page_offset(const pc_batch *batch, uint64_t page_bytes, size_t index)
+{
+    return batch->offsets != NULL ? batch->offsets[index] : batch->first + index * page_bytes;
+}
+
+static bool mapped_page_is_zero(const job *j, uint64_t offset)
+{
+    const unsigned char *page = j->block->base + offset;
+    for (uint64_t at = 0; at < j->block->page_bytes; at += PIECE_BYTES) {
+        uint64_t left = j->block->page_bytes - at;
+        if (!j->decider->kernel->is_zero(page + at, left < PIECE_BYTES ? left : PIECE_BYTES))
+            return false;
+        advance(j->decider);
+    }
+    return true;
+}
+
+static void decide_mapped_page(const job *j, size_t index)
+{
+    pc_guard guard;
+    volatile bool zero = false;
+    uint64_t offset = page_offset(j->batch, j->block->page_bytes, index);
+    if (offset + j->block->page_bytes > j->limit)
+        return;
+    if (!PC_GUARDED(&guard, j->block->base, j->block->bytes,
+                    zero = mapped_page_is_zero(j, offset)))
+        return;
+    if (zero)
+        pc_bits_set(j->zero, index, 1);
+    pc_bits_set(j->decided, index, 1);
+}
+
+static bool group_is_inside(const job *j, size_t begin, size_t end)
+{
+    if (j->limit == j->block->bytes)
+        return true;
+    for (size_t i = begin; i < end; i++)
+        if (page_offset(j->batch, j->block->page_bytes, i) + j->block->page_bytes > j->limit)
+            return false;
+    return true;
+}
+
+/* Pages [begin, end) of the batch, at most 64, all of them safe to touch. */
+static void decide_mapped_group(const job *j, size_t begin, size_t end)
+{
+    pc_guard guard;
+    volatile uint64_t zero = 0;
+    const pc_pages pages = {
+        .base = j->block->base,
+        .offsets = j->batch->offsets,
+        .first = j->batch->first,
+        .count = j->batch->count,
+        .page_bytes = j->block->page_bytes,
+    };
+    bool whole = j->block->page_bytes <= PIECE_BYTES && group_is_inside(j, begin, end);
+    if (whole && PC_GUARDED(&guard, j->block->base, j->block->bytes,
+                            zero = j->decider->kernel->zero_pages(&pages, begin, end))) {
+        pc_bits_or(j->zero, begin, zero, (uint32_t)(end - begin));
+        pc_bits_set(j->decided, begin, end - begin);
+    } else {
+        /* Large pages, a cut file, or a fault: one at a time, so that one costs only itself. */
+        for (size_t i = begin; i < end; i++)
+            decide_mapped_page(j, i);
+    }
+    advance(j->decider);
+}
+
+static void decide_mapped(const job *j, size_t begin, size_t end)
+{
+    for (size_t at = begin; at < end; at += GROUP_PAGES)
+        decide_mapped_group(j, at, end - at < GROUP_PAGES ? end : at + GROUP_PAGES);
+}
+
+/* Reads until `want` bytes are there or the file gives no more. */
+static size_t read_at(const job *j, uint64_t offset, size_t want)
+{
+    size_t have = 0;
+    while (have < want) {
+        ssize_t got = pread(j->block->fd, j->decider->buffer + have, want - have,
+                            (off_t)(j->block->start + offset + have));
+        if (got <= 0)
+            break;
+        have += (size_t)got;
+    }
+    return have;
+}
+
+/* A page larger than the buffer, piece by piece up to the first byte that is not zero. */
+static void read_large_page(const job *j, size_t index, uint64_t offset)
+{
+    bool zero = true;
+    for (uint64_t at = 0; zero && at < j->block->page_bytes; at += PC_READ_BYTES) {
+        uint64_t left = j->block->page_bytes - at;
+        size_t want = left < PC_READ_BYTES ? (size_t)left : PC_READ_BYTES;
+        size_t have = read_at(j, offset + at, want);
+        zero = j->decider->kernel->is_zero(j->decider->buffer, have);
+        if (zero && have < want)
+            return; /* undecided: the rest was not seen */
+        advance(j->decider);
+    }
+    if (zero)
+        pc_bits_set(j->zero, index, 1);
+    pc_bits_set(j->decided, index, 1);
+}
+
+/* Pages [begin, end): consecutive in the file and together no larger than the buffer. */
+static void read_pages(const job *j, size_t begin, size_t end, uint64_t offset)
+{
+    uint64_t page_bytes = j->block->page_bytes;
+    size_t have = read_at(j, offset, (end - begin) * page_bytes);
+    const pc_pages pages = {
+        .base = j->decider->buffer,
+        .count = have / page_bytes, /* a page that came short stays undecided */
+        .page_bytes = page_bytes,
+    };
+    for (size_t at = 0; at < pages.count; at += GROUP_PAGES) {
+        size_t stop = pages.count - at < GROUP_PAGES ? pages.count : at + GROUP_PAGES;
+        pc_bits_or(j->zero, begin + at, j->decider->kernel->zero_pages(&pages, at, stop),
+                   (uint32_t)(stop - at));
+    }
+    pc_bits_set(j->decided, begin, pages.count);
+    advance(j->decider);
+}
+
+static void decide_by_reading(const job *j, size_t begin, size_t end, uint64_t offset)
+{
+    uint64_t page_bytes = j->block->page_bytes;
+    if (page_bytes > PC_READ_BYTES) {
+        for (size_t i = begin; i < end; i++)
+            read_large_page(j, i, offset + (i - begin) * page_bytes);
+        return;
+    }
+    size_t step = (size_t)(PC_READ_BYTES / page_bytes);
+    for (size_t at = begin; at < end; at += step) {
+        size_t stop = end - at < step ? end : at + step;
+        read_pages(j, at, stop, offset + (at - begin) * page_bytes);
+    }
+}
+
+/* Pages [begin, end), consecutive in the file, that must not be touched: the hole in front of
+ * them is answered as such, the rest is read. */
+static void decide_untouched(const job *j, size_t begin, size_t end, uint64_t offset)
+{
+    uint64_t page_bytes = j->block->page_bytes;
+    if ((j->block->flags & PC_BLOCK_TRUST_HOLES) != 0) {
+        uint64_t from = j->block->start + offset;
+        off_t data = lseek(j->block->fd, (off_t)from, SEEK_DATA);
+        uint64_t hole_pages = 0;
+        if (data >= 0)
+            hole_pages = ((uint64_t)data - from) / page_bytes;
+        else if (errno == ENXIO) /* a hole to the end; the size is read again by the coordinator */
+            hole_pages = end - begin;
+        if (hole_pages > end - begin)
+            hole_pages = end - begin;
+        pc_bits_set(j->zero, begin, hole_pages);
+        pc_bits_set(j->decided, begin, hole_pages);
+        begin += hole_pages;
+        offset += hole_pages * page_bytes;
+    }
+    if (begin < end)
+        decide_by_reading(j, begin, end, offset);
+    else
+        advance(j->decider);
+}
+
+static bool all_resident(const unsigned char *resident, size_t count)
+{
+    unsigned char all = 1;
+    for (size_t i = 0; i < count; i++)
+        all &= resident[i];
+    return (all & 1u) != 0;
+}
+
+/* Consecutive pages [begin, end) of a mapping that has, or may have, holes. */
+static void decide_by_residency(const job *j, size_t begin, size_t end, uint64_t offset)
+{
+    size_t per_page = (size_t)(j->block->page_bytes / HOST_PAGE);
+    size_t most = PC_RESIDENT_PAGES / per_page;
+    while (begin < end) {
+        size_t step = end - begin < most ? end - begin : most;
+        unsigned char *resident = j->decider->resident;
+        if (mincore((void *)(uintptr_t)(j->block->base + offset),
+                    step * j->block->page_bytes, resident) != 0) {
+            decide_untouched(j, begin, end, offset);
+            return;
+        }
+        for (size_t from = 0; from < step;) {
+            bool in = all_resident(resident + from * per_page, per_page);
+            size_t to = from + 1;
+            while (to < step && all_resident(resident + to * per_page, per_page) == in)
+                to++;
+            if (in)
+                decide_mapped(j, begin + from, begin + to);
+            else
+                decide_untouched(j, begin + from, begin + to,
+                                 offset + from * j->block->page_bytes);
+            from = to;
+        }
+        begin += step;
+        offset += step * j->block->page_bytes;
+    }
+}
+
+static void decide_run(const job *j, size_t begin, size_t end, uint64_t offset)
+{
+    uint64_t page_bytes = j->block->page_bytes;
+    if (offset + page_bytes > j->limit)
+        return;
+    uint64_t inside = (j->limit - offset) / page_bytes;
+    if (inside < end - begin)
+        end = begin + (size_t)inside; /* the rest is past the end of the file: undecided */
+    bool ask = j->block->base != NULL && (j->block->flags & PC_BLOCK_ASK_RESIDENT) != 0 &&
+               page_bytes / HOST_PAGE <= PC_RESIDENT_PAGES &&
+               (end - begin) * page_bytes >= ASK_RESIDENT_MIN_BYTES;
+    if (ask)
+        decide_by_residency(j, begin, end, offset);
+    else
+        decide_untouched(j, begin, end, offset);
+}
+
+static void decide_by_runs(const job *j)
+{
+    uint64_t page_bytes = j->block->page_bytes;
+    size_t count = j->batch->count;
+    for (size_t begin = 0; begin < count;) {
+        uint64_t offset = page_offset(j->batch, page_bytes, begin);
+        size_t end = begin + 1;
+        if (j->batch->offsets == NULL)
+            end = count;
+        while (end < count && j->batch->offsets[end] == offset + (end - begin) * page_bytes)
+            end++;
+        decide_run(j, begin, end, offset);
+        begin = end;
+    }
+}
+
+void pc_block_decide(const pc_block *block, const pc_decider *decider, const pc_batch *batch,
+                     uint64_t *zero, uint64_t *decided)
+{
+    size_t words = (batch->count + 63u) / 64u;
+    struct stat st;
+    job j = {block, decider, batch, 0, zero, decided};
+    memset(zero, 0, words * sizeof *zero);
+    memset(decided, 0, words * sizeof *decided);
+    if (fstat(block->fd, &st) != 0 || (uint64_t)st.st_size <= block->start)
+        return;
+    j.limit = (uint64_t)st.st_size - block->start;
+    if (j.limit > block->bytes)
+        j.limit = block->bytes;
+    uint64_t allocated = (uint64_t)st.st_blocks * 512u;
+    bool touch = block->base != NULL && ((block->flags & PC_BLOCK_TOUCH_FREELY) != 0 ||
+                                         allocated >= (uint64_t)st.st_size);
+    if (touch)
+        decide_mapped(&j, 0, batch->count);
+    else
+        decide_by_runs(&j);
+}

@@ -1,0 +1,255 @@
+/* Feeding one ring. Only the thread that leased the channel calls these functions. */
+#include "pc_feed.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "pc_bits.h"
+
+bool pc_feed_init(const pc_ring *ring, pc_feed *feed)
+{
+    memset(feed, 0, sizeof *feed);
+    feed->ring = *ring;
+    feed->out = calloc(ring->slot_count, sizeof *feed->out);
+    feed->again = calloc(ring->slot_count, sizeof *feed->again);
+    feed->words = calloc(ring->slot_pages / 64u * 2u, sizeof *feed->words);
+    return feed->out != NULL && feed->again != NULL && feed->words != NULL;
+}
+
+void pc_feed_deinit(pc_feed *feed)
+{
+    free(feed->out);
+    free(feed->again);
+    free(feed->words);
+    pc_ring_close(&feed->ring);
+    memset(feed, 0, sizeof *feed);
+}
+
+void pc_feed_begin(pc_feed *feed, const pc_job *job)
+{
+    feed->job = *job;
+    feed->next = feed->end = 0;
+    feed->again_count = feed->again_next = 0;
+    feed->pages_decided = feed->pages_undecided = feed->batches = 0;
+}
+
+void pc_feed_more(pc_feed *feed, uint64_t position, uint64_t count)
+{
+    feed->next = position;
+    feed->end = position + count;
+}
+
+uint64_t pc_feed_outstanding(const pc_feed *feed)
+{
+    uint64_t done = feed->collected > feed->discard ? feed->collected : feed->discard;
+    return feed->submitted - done;
+}
+
+/* Slots that the worker has not given back yet, an abandoned job's included. */
+static uint64_t occupied(const pc_feed *feed)
+{
+    return feed->submitted - feed->collected;
+}
+
+/* Takes the next batch to give out; false: there is none. */
+static bool take(pc_feed *feed, pc_given *given)
+{
+    if (feed->again_next < feed->again_count) {
+        *given = feed->again[feed->again_next++];
+        return true;
+    }
+    if (feed->next == feed->end)
+        return false;
+    uint64_t left = feed->end - feed->next;
+    given->position = feed->next;
+    given->count = left < feed->job.batch_pages ? (uint32_t)left : feed->job.batch_pages;
+    feed->next += given->count;
+    return true;
+}
+
+static void submit(pc_feed *feed, const pc_given *given)
+{
+    uint64_t sequence = ++feed->submitted;
+    struct pc_slot *slot = pc_ring_slot(&feed->ring, sequence);
+    feed->out[sequence % feed->ring.slot_count] = *given;
+    slot->block = feed->job.block;
+    slot->count = given->count;
+    if (feed->job.offsets == NULL) {
+        slot->kind = PC_PAGES_RANGE;
+        slot->first_page = given->position;
+    } else {
+        slot->kind = PC_PAGES_OFFSETS;
+        slot->first_page = 0;
+        memcpy(pc_slot_offsets(slot), feed->job.offsets + given->position,
+               given->count * sizeof(uint64_t));
+    }
+    /* release; pairs with the acquire load in pc_worker.c:answer_next */
+    __atomic_store_n(&slot->request, sequence << 8 | PC_REQUEST_SUBMITTED, __ATOMIC_RELEASE);
+    sem_post(feed->ring.submit); /* no system call unless the worker sleeps */
+}
+
+static void publish_bits(pc_feed *feed, const pc_given *given, const uint64_t *zero,
+                         const uint64_t *decided)
+{
+    for (uint32_t at = 0; at < given->count; at += 64) {
+        uint32_t n = given->count - at < 64 ? given->count - at : 64;
+        uint64_t z = zero[at / 64];
+        pc_bits_or_shared(feed->job.zero_bits, given->position + at, z, n);
+        pc_bits_or_shared(feed->job.normal_bits, given->position + at, decided[at / 64] & ~z, n);
+    }
+}
+
+static void publish_bytes(pc_feed *feed, const pc_given *given, const uint64_t *zero,
+                          const uint64_t *decided)
+{
+    for (uint32_t i = 0; i < given->count; i++) {
+        feed->job.zero_bytes[given->position + i] = (uint8_t)(zero[i / 64] >> (i % 64) & 1u);
+        feed->job.decided_bytes[given->position + i] = (uint8_t)(decided[i / 64] >> (i % 64) & 1u);
+    }
+}
+
+/* A zero bit without its decided bit, or a bit past the batch: not an answer of ours. */
+static bool answer_is_sound(const uint64_t *zero, const uint64_t *decided, uint32_t count)
+{
+    uint32_t words = (count + 63u) / 64u;
+    uint64_t wrong = 0;
+    for (uint32_t i = 0; i < words; i++)
+        wrong |= zero[i] & ~decided[i];
+    if (count % 64u != 0)
+        wrong |= decided[words - 1] >> (count % 64u);
+    return wrong == 0;
+}
+
+typedef enum collected { NOT_YET, COLLECTED, BROKEN } collected;
+
+static collected collect(pc_feed *feed)
+{
+    uint64_t sequence = feed->collected + 1;
+    if (sequence > feed->submitted)
+        return NOT_YET;
+    struct pc_slot *slot = pc_ring_slot(&feed->ring, sequence);
+    /* acquire; pairs with the release store in pc_worker.c:answer_next */
+    uint64_t answer = __atomic_load_n(&slot->answer, __ATOMIC_ACQUIRE);
+    if (answer >> 8 != sequence) /* an older answer, or 0: not yet. A newer one cannot be. */
+        return answer >> 8 > sequence ? BROKEN : NOT_YET;
+    if (sequence <= feed->discard) {
+        feed->collected = sequence;
+        return COLLECTED;
+    }
+    if ((answer & 0xff) != PC_ANSWER_DONE)
+        return BROKEN;
+    const pc_given given = feed->out[sequence % feed->ring.slot_count];
+    uint32_t words = (given.count + 63u) / 64u;
+    uint64_t *zero = feed->words;
+    uint64_t *decided = feed->words + feed->ring.slot_pages / 64u;
+    memcpy(zero, pc_slot_zero(slot, feed->ring.slot_pages), words * sizeof *zero);
+    memcpy(decided, pc_slot_decided(slot, feed->ring.slot_pages), words * sizeof *decided);
+    if (!answer_is_sound(zero, decided, given.count))
+        return BROKEN;
+    if (feed->job.offsets == NULL)
+        publish_bits(feed, &given, zero, decided);
+    else
+        publish_bytes(feed, &given, zero, decided);
+    uint64_t sure = pc_bits_count(decided, given.count);
+    feed->pages_decided += sure;
+    feed->pages_undecided += given.count - sure;
+    feed->batches++;
+    feed->collected = sequence;
+    return COLLECTED;
+}
+
+/* Sleeps until the batch is answered, or longer than that never: the ring is read once more
+ * between the store of wake_at and the wait. */
+static pc_wait wait_for(pc_feed *feed, uint64_t sequence, int64_t deadline_ns)
+{
+    const struct pc_slot *slot = pc_ring_slot(&feed->ring, sequence);
+    pc_wait result = PC_WAIT_POSTED;
+    __atomic_store_n(&feed->ring.header->wake_at, sequence, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_worker.c:answer_next */
+    if (__atomic_load_n(&slot->answer, __ATOMIC_ACQUIRE) >> 8 < sequence)
+        result = pc_wait_until(feed->ring.done, deadline_ns);
+    __atomic_store_n(&feed->ring.header->wake_at, UINT64_MAX, __ATOMIC_RELAXED);
+    return result;
+}
+
+pc_pump pc_feed_pump(pc_feed *feed, bool hungry, int64_t deadline_ns)
+{
+    uint32_t slots = feed->ring.slot_count;
+    uint32_t half = slots / 2;
+    bool late = false;
+    for (;;) {
+        pc_given given;
+        collected got;
+        while ((got = collect(feed)) == COLLECTED) {
+        }
+        if (got == BROKEN)
+            return PC_PUMP_BROKEN;
+        while (occupied(feed) < slots && take(feed, &given))
+            submit(feed, &given);
+        uint64_t outstanding = pc_feed_outstanding(feed);
+        bool all_given = feed->next == feed->end && feed->again_next == feed->again_count;
+        if (all_given && outstanding == 0)
+            return hungry ? PC_PUMP_HUNGRY : PC_PUMP_DONE;
+        if (all_given && hungry && outstanding <= half)
+            return PC_PUMP_HUNGRY;
+        if (late)
+            return PC_PUMP_TIMEOUT;
+        /* Wake when half of the ring is free, so that one wake-up pays for several batches; at
+         * the end of the job wake for the last one. */
+        uint64_t target = feed->submitted;
+        if ((hungry || !all_given) && occupied(feed) > half)
+            target = feed->submitted - half;
+        switch (wait_for(feed, target, deadline_ns)) {
+        case PC_WAIT_POSTED:
+            break;
+        case PC_WAIT_TIMEOUT:
+            late = true; /* the ring is read once more */
+            break;
+        case PC_WAIT_INTERRUPTED:
+            return PC_PUMP_INTERRUPTED;
+        case PC_WAIT_FAILED:
+            return PC_PUMP_FAILED;
+        }
+    }
+}
+
+bool pc_feed_oldest(const pc_feed *feed, pc_given *oldest)
+{
+    if (feed->collected < feed->discard || pc_feed_outstanding(feed) == 0)
+        return false;
+    *oldest = feed->out[(feed->collected + 1) % feed->ring.slot_count];
+    return true;
+}
+
+void pc_feed_skip_oldest(pc_feed *feed)
+{
+    if (feed->again_next < feed->again_count)
+        feed->pages_undecided += feed->again[feed->again_next++].count;
+}
+
+void pc_feed_abandon(pc_feed *feed)
+{
+    pc_given given;
+    for (uint64_t i = feed->submitted - pc_feed_outstanding(feed); i < feed->submitted; i++)
+        feed->pages_undecided += feed->out[(i + 1) % feed->ring.slot_count].count;
+    feed->discard = feed->submitted;
+    while (take(feed, &given))
+        feed->pages_undecided += given.count;
+}
+
+void pc_feed_rebind(pc_feed *feed, const pc_ring *ring)
+{
+    /* Out and waiting together never exceed the ring: what waits was out before. */
+    uint32_t out_count = (uint32_t)pc_feed_outstanding(feed);
+    uint32_t waiting_count = feed->again_count - feed->again_next;
+    memmove(feed->again + out_count, feed->again + feed->again_next,
+            waiting_count * sizeof *feed->again);
+    for (uint32_t i = 0; i < out_count; i++)
+        feed->again[i] =
+            feed->out[(feed->submitted - out_count + 1 + i) % feed->ring.slot_count];
+    feed->again_next = 0;
+    feed->again_count = out_count + waiting_count;
+    pc_ring_close(&feed->ring);
+    feed->ring = *ring;
+    feed->submitted = feed->collected = feed->discard = 0;
+}

@@ -1,0 +1,34 @@
+/* The AVX2 kernel: 32 bytes a load. */
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "pc_kernel.h"
+
+typedef __m256i pc_vec;
+
+#define PC_TARGET __attribute__((target("avx2")))
+#define PC_KERNEL_FN(verb) pc_avx2_##verb
+#define PC_VEC_BYTES 32u
+#define PC_LOAD(address) _mm256_loadu_si256((const __m256i *)(const void *)(address))
+#define PC_OR(a, b) _mm256_or_si256(a, b)
+#define PC_NONZERO(vector) (!_mm256_testz_si256(vector, vector))
+
+#include "pc_kernel_body.h"
+
+static const char *pc_avx2_why_not(void)
+{
+    /* Asks the CPU and, through XGETBV, whether the kernel saves the registers. */
+    return __builtin_cpu_supports("avx2") ? NULL : "this CPU lacks AVX2";
+}
+
+const pc_kernel pc_kernel_avx2 = {
+    .name = "avx2",
+    .is_zero = pc_avx2_is_zero,
+    .zero_pages = pc_avx2_zero_pages,
+    .why_not = pc_avx2_why_not,
+};
+
+#else
+typedef int pc_kernel_avx2_is_not_for_this_architecture;
+#endif

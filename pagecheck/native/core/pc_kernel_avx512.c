@@ -1,0 +1,43 @@
+/* The AVX-512 kernel: a cache line a load.
+ *
+ * No test machine has AVX-512, so only the self-check ever judges this file:
+ * it holds nothing but the four macros, and the algorithm is the one that the
+ * other kernels run and test. AVX-512F alone is used; AVX-512BW is asked for
+ * because the CPUs that have F without it (Xeon Phi) are slow at this.
+ */
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "pc_kernel.h"
+
+typedef __m512i pc_vec;
+
+#define PC_TARGET __attribute__((target("avx512f")))
+#define PC_KERNEL_FN(verb) pc_avx512_##verb
+#define PC_VEC_BYTES 64u
+#define PC_LOAD(address) _mm512_loadu_si512((const void *)(address))
+#define PC_OR(a, b) _mm512_or_si512(a, b)
+#define PC_NONZERO(vector) (_mm512_test_epi64_mask(vector, vector) != 0)
+
+#include "pc_kernel_body.h"
+
+static const char *pc_avx512_why_not(void)
+{
+    if (!__builtin_cpu_supports("avx512f")) {
+        return "this CPU lacks AVX-512F";
+    }
+    return __builtin_cpu_supports("avx512bw") ? NULL : "this CPU lacks AVX-512BW";
+}
+
+const pc_kernel pc_kernel_avx512 = {
+    .name = "avx512",
+    .is_zero = pc_avx512_is_zero,
+    .zero_pages = pc_avx512_zero_pages,
+    .why_not = pc_avx512_why_not,
+    .untested = "no test machine has AVX-512: built, but run only by the self-check",
+};
+
+#else
+typedef int pc_kernel_avx512_is_not_for_this_architecture;
+#endif

@@ -1,0 +1,109 @@
+/* The channel segment: what the coordinator and one worker share, word by word.
+ *
+ * Every word has one writer, named here and in pagecheck/shm/layout.py (a test compares the two).
+ * All integers are native-endian; both sides run on the same host.
+ */
+#ifndef PC_LAYOUT_H
+#define PC_LAYOUT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PC_SEGMENT_MAGIC UINT64_C(0x474e495243504350) /* "PCPCRING" in memory */
+#define PC_LAYOUT_VERSION 1u
+#define PC_CACHE_LINE 64u
+#define PC_SLOT_ALIGN 128u /* two lines: the adjacent-line prefetcher must not share slots */
+#define PC_SLOTS_MAX 1024u
+#define PC_SLOT_PAGES_MAX 65536u
+#define PC_BLOCKS_MAX 256u
+
+/* A slot's request and answer words are (sequence << 8) | state; sequences start at 1. */
+#define PC_REQUEST_SUBMITTED 1u
+#define PC_ANSWER_DONE 1u
+#define PC_ANSWER_REFUSED 2u
+
+/* How a request names its pages. */
+#define PC_PAGES_RANGE 1u   /* `count` pages from page index `first_page` */
+#define PC_PAGES_OFFSETS 2u /* `count` byte offsets in the slot's offsets array */
+
+/* Why a worker refused a request; only a bug or a damaged segment brings one about. */
+#define PC_REFUSED_COUNT 1u
+#define PC_REFUSED_KIND 2u
+#define PC_REFUSED_BLOCK 3u
+#define PC_REFUSED_PAGES 4u
+
+struct pc_header {
+    /* Written once by the coordinator, before the worker is started. */
+    uint64_t magic;
+    uint32_t layout_version;
+    uint32_t header_bytes;
+    uint64_t segment_bytes;
+    uint64_t generation;
+    uint32_t slot_count;
+    uint32_t slot_pages; /* the most pages a batch may have; a multiple of 64 */
+    uint64_t slot_bytes;
+    uint64_t reserved_constant[2];
+    /* Written by the coordinator. */
+    uint64_t wake_at;   /* the worker posts `done` for answers of this sequence and later */
+    uint64_t attention; /* raised by one when a message waits on the socket */
+    uint64_t reserved_coordinator[6];
+    /* Written by the worker. */
+    uint64_t progress; /* rises with every piece of work, also inside one batch or page */
+    uint64_t deciding; /* sequence of the batch in hand, 0 when there is none */
+    uint64_t reserved_worker[6];
+};
+
+struct pc_slot {
+    /* Written by the coordinator; `request` last, with release. */
+    uint64_t request;
+    uint32_t kind;
+    uint32_t block;
+    uint64_t first_page;
+    uint32_t count;
+    uint32_t reserved_coordinator[9];
+    /* Written by the worker; `answer` last, with release. */
+    uint64_t answer;
+    uint32_t refusal;
+    uint32_t reserved_worker[13];
+    /* Then: uint64_t offsets[slot_pages], by the coordinator;
+     *       uint64_t zero[slot_pages / 64], uint64_t decided[slot_pages / 64], by the worker. */
+};
+
+_Static_assert(sizeof(struct pc_header) == 3 * PC_CACHE_LINE, "header is three lines");
+_Static_assert(offsetof(struct pc_header, wake_at) == PC_CACHE_LINE, "one writer per line");
+_Static_assert(offsetof(struct pc_header, progress) == 2 * PC_CACHE_LINE, "one writer per line");
+_Static_assert(sizeof(struct pc_slot) == 2 * PC_CACHE_LINE, "slot head is two lines");
+_Static_assert(offsetof(struct pc_slot, answer) == PC_CACHE_LINE, "one writer per line");
+
+static inline uint64_t pc_layout_slot_bytes(uint64_t slot_pages)
+{
+    uint64_t bytes = sizeof(struct pc_slot) + slot_pages * 8u + 2u * (slot_pages / 64u) * 8u;
+    return (bytes + PC_SLOT_ALIGN - 1u) / PC_SLOT_ALIGN * PC_SLOT_ALIGN;
+}
+
+static inline uint64_t pc_layout_header_bytes(void)
+{
+    return 4u * PC_CACHE_LINE; /* keeps the slots aligned to PC_SLOT_ALIGN */
+}
+
+static inline uint64_t pc_layout_segment_bytes(uint64_t slot_count, uint64_t slot_pages)
+{
+    return pc_layout_header_bytes() + slot_count * pc_layout_slot_bytes(slot_pages);
+}
+
+static inline uint64_t *pc_slot_offsets(struct pc_slot *slot)
+{
+    return (uint64_t *)(slot + 1);
+}
+
+static inline uint64_t *pc_slot_zero(struct pc_slot *slot, uint32_t slot_pages)
+{
+    return pc_slot_offsets(slot) + slot_pages;
+}
+
+static inline uint64_t *pc_slot_decided(struct pc_slot *slot, uint32_t slot_pages)
+{
+    return pc_slot_zero(slot, slot_pages) + slot_pages / 64u;
+}
+
+#endif

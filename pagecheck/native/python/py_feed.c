@@ -1,0 +1,321 @@
+/* `Feed`: the coordinator's end of one ring. */
+#include "py_native.h"
+
+#include "../core/pc_feed.h"
+
+typedef struct {
+    PyObject_HEAD
+    pc_feed feed;
+    int open;
+    int busy; /* a thread is inside pump; the GIL guards this word */
+    uint64_t limit; /* pages that the job's arrays have room for */
+    Py_buffer views[3];
+    int view_count;
+} FeedObject;
+
+static void drop_views(FeedObject *self)
+{
+    while (self->view_count > 0)
+        PyBuffer_Release(&self->views[--self->view_count]);
+    self->limit = 0;
+}
+
+static FeedObject *usable(PyObject *object)
+{
+    FeedObject *self = (FeedObject *)object;
+    if (!self->open) {
+        PyErr_SetString(PyExc_ValueError, "feed is closed");
+        return NULL;
+    }
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "feed is in use by another thread");
+        return NULL;
+    }
+    return self;
+}
+
+static int feed_init(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    FeedObject *self = (FeedObject *)object;
+    int fd;
+    const char *submit_name, *done_name;
+    pc_ring ring;
+    (void)kwargs;
+    if (!PyArg_ParseTuple(args, "iss", &fd, &submit_name, &done_name))
+        return -1;
+    if (self->open) {
+        PyErr_SetString(PyExc_RuntimeError, "feed is open already");
+        return -1;
+    }
+    if (py_ring_open(fd, submit_name, done_name, &ring) != 0)
+        return -1;
+    if (!pc_feed_init(&ring, &self->feed)) {
+        pc_feed_deinit(&self->feed);
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->open = 1;
+    return 0;
+}
+
+static void feed_close_now(FeedObject *self)
+{
+    drop_views(self);
+    if (self->open)
+        pc_feed_deinit(&self->feed);
+    self->open = 0;
+}
+
+static void feed_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    feed_close_now((FeedObject *)object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(object);
+    Py_DECREF(type);
+}
+
+static PyObject *feed_close(PyObject *object, PyObject *unused)
+{
+    FeedObject *self = (FeedObject *)object;
+    (void)unused;
+    if (self->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "feed is in use by another thread");
+        return NULL;
+    }
+    feed_close_now(self);
+    Py_RETURN_NONE;
+}
+
+static int add_view(FeedObject *self, PyObject *object, int writable, uint64_t bytes,
+                    const char *what)
+{
+    if (py_words_get(object, &self->views[self->view_count], writable, bytes, what) != 0) {
+        drop_views(self);
+        return -1;
+    }
+    self->view_count++;
+    return 0;
+}
+
+static int check_job(FeedObject *self, unsigned int block, unsigned int batch_pages)
+{
+    if (block < PC_BLOCKS_MAX && batch_pages > 0 && batch_pages <= self->feed.ring.slot_pages)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "block %u or batch of %u pages is out of range", block,
+                 batch_pages);
+    return -1;
+}
+
+static int nothing_out(FeedObject *self)
+{
+    if (pc_feed_outstanding(&self->feed) == 0)
+        return 0;
+    PyErr_SetString(PyExc_RuntimeError, "a job's batches are still out");
+    return -1;
+}
+
+static PyObject *feed_begin_range(PyObject *object, PyObject *args)
+{
+    unsigned int block, batch_pages;
+    unsigned long long pages;
+    PyObject *zero, *normal;
+    FeedObject *self = usable(object);
+    if (self == NULL || !PyArg_ParseTuple(args, "IIKOO", &block, &batch_pages, &pages, &zero, &normal))
+        return NULL;
+    if (check_job(self, block, batch_pages) != 0 || nothing_out(self) != 0)
+        return NULL;
+    drop_views(self);
+    uint64_t bytes = (pages + 63u) / 64u * 8u;
+    if (add_view(self, zero, 1, bytes, "zero") != 0 ||
+        add_view(self, normal, 1, bytes, "normal") != 0)
+        return NULL;
+    const pc_job job = {.block = block,
+                        .batch_pages = batch_pages,
+                        .zero_bits = self->views[0].buf,
+                        .normal_bits = self->views[1].buf};
+    pc_feed_begin(&self->feed, &job);
+    self->limit = pages;
+    Py_RETURN_NONE;
+}
+
+static PyObject *feed_begin_offsets(PyObject *object, PyObject *args)
+{
+    unsigned int block, batch_pages;
+    PyObject *offsets, *zero, *decided;
+    FeedObject *self = usable(object);
+    if (self == NULL ||
+        !PyArg_ParseTuple(args, "IIOOO", &block, &batch_pages, &offsets, &zero, &decided))
+        return NULL;
+    if (check_job(self, block, batch_pages) != 0 || nothing_out(self) != 0)
+        return NULL;
+    drop_views(self);
+    if (add_view(self, offsets, 0, 8, "offsets") != 0)
+        return NULL;
+    uint64_t pages = (uint64_t)self->views[0].len / 8u;
+    if (add_view(self, zero, 1, pages, "zero") != 0 ||
+        add_view(self, decided, 1, pages, "decided") != 0)
+        return NULL;
+    const pc_job job = {.block = block,
+                        .batch_pages = batch_pages,
+                        .offsets = self->views[0].buf,
+                        .zero_bytes = self->views[1].buf,
+                        .decided_bytes = self->views[2].buf};
+    pc_feed_begin(&self->feed, &job);
+    self->limit = pages;
+    Py_RETURN_NONE;
+}
+
+static PyObject *feed_more(PyObject *object, PyObject *args)
+{
+    unsigned long long position, count;
+    FeedObject *self = usable(object);
+    if (self == NULL || !PyArg_ParseTuple(args, "KK", &position, &count))
+        return NULL;
+    if (position > self->limit || count > self->limit - position ||
+        self->feed.next != self->feed.end) {
+        PyErr_SetString(PyExc_ValueError, "pages outside the job, or earlier pages not given out");
+        return NULL;
+    }
+    pc_feed_more(&self->feed, position, count);
+    Py_RETURN_NONE;
+}
+
+static PyObject *feed_pump(PyObject *object, PyObject *args)
+{
+    int hungry;
+    long long deadline_ns;
+    pc_pump result;
+    FeedObject *self = usable(object);
+    if (self == NULL || !PyArg_ParseTuple(args, "pL", &hungry, &deadline_ns))
+        return NULL;
+    self->busy = 1;
+    Py_BEGIN_ALLOW_THREADS
+    result = pc_feed_pump(&self->feed, hungry != 0, deadline_ns);
+    Py_END_ALLOW_THREADS
+    self->busy = 0;
+    if (result == PC_PUMP_FAILED)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    if (result == PC_PUMP_INTERRUPTED && PyErr_CheckSignals() != 0)
+        return NULL;
+    return PyLong_FromLong((long)result);
+}
+
+static PyObject *feed_end(PyObject *object, PyObject *unused)
+{
+    FeedObject *self = usable(object);
+    (void)unused;
+    if (self == NULL)
+        return NULL;
+    pc_feed_abandon(&self->feed);
+    drop_views(self);
+    return Py_BuildValue("KKK", (unsigned long long)self->feed.pages_decided,
+                         (unsigned long long)self->feed.pages_undecided,
+                         (unsigned long long)self->feed.batches);
+}
+
+static PyObject *feed_oldest(PyObject *object, PyObject *unused)
+{
+    pc_given oldest;
+    FeedObject *self = usable(object);
+    (void)unused;
+    if (self == NULL)
+        return NULL;
+    if (!pc_feed_oldest(&self->feed, &oldest))
+        Py_RETURN_NONE;
+    return Py_BuildValue("KI", (unsigned long long)oldest.position, oldest.count);
+}
+
+static PyObject *feed_skip_oldest(PyObject *object, PyObject *unused)
+{
+    FeedObject *self = usable(object);
+    (void)unused;
+    if (self == NULL)
+        return NULL;
+    pc_feed_skip_oldest(&self->feed);
+    Py_RETURN_NONE;
+}
+
+static PyObject *feed_rebind(PyObject *object, PyObject *args)
+{
+    int fd;
+    const char *submit_name, *done_name;
+    pc_ring ring;
+    FeedObject *self = usable(object);
+    if (self == NULL || !PyArg_ParseTuple(args, "iss", &fd, &submit_name, &done_name))
+        return NULL;
+    if (py_ring_open(fd, submit_name, done_name, &ring) != 0)
+        return NULL;
+    if (ring.slot_count != self->feed.ring.slot_count ||
+        ring.slot_pages != self->feed.ring.slot_pages) {
+        pc_ring_close(&ring);
+        PyErr_SetString(PyExc_ValueError, "the new segment has another geometry");
+        return NULL;
+    }
+    pc_feed_rebind(&self->feed, &ring);
+    Py_RETURN_NONE;
+}
+
+static PyObject *feed_raise_attention(PyObject *object, PyObject *unused)
+{
+    FeedObject *self = (FeedObject *)object; /* also while another thread pumps */
+    (void)unused;
+    if (!self->open) {
+        PyErr_SetString(PyExc_ValueError, "feed is closed");
+        return NULL;
+    }
+    __atomic_fetch_add(&self->feed.ring.header->attention, 1, __ATOMIC_RELEASE);
+    sem_post(self->feed.ring.submit);
+    Py_RETURN_NONE;
+}
+
+static PyObject *feed_progress(PyObject *object, PyObject *unused)
+{
+    FeedObject *self = usable(object);
+    (void)unused;
+    if (self == NULL)
+        return NULL;
+    return PyLong_FromUnsignedLongLong(
+        __atomic_load_n(&self->feed.ring.header->progress, __ATOMIC_RELAXED));
+}
+
+static PyObject *feed_counts(PyObject *object, PyObject *unused)
+{
+    FeedObject *self = usable(object);
+    (void)unused;
+    if (self == NULL)
+        return NULL;
+    return Py_BuildValue("KKK", (unsigned long long)self->feed.pages_decided,
+                         (unsigned long long)self->feed.pages_undecided,
+                         (unsigned long long)pc_feed_outstanding(&self->feed));
+}
+
+static PyMethodDef feed_methods[] = {
+    {"begin_range", feed_begin_range, METH_VARARGS, NULL},
+    {"begin_offsets", feed_begin_offsets, METH_VARARGS, NULL},
+    {"more", feed_more, METH_VARARGS, NULL},
+    {"pump", feed_pump, METH_VARARGS, NULL},
+    {"end", feed_end, METH_NOARGS, NULL},
+    {"oldest", feed_oldest, METH_NOARGS, NULL},
+    {"skip_oldest", feed_skip_oldest, METH_NOARGS, NULL},
+    {"rebind", feed_rebind, METH_VARARGS, NULL},
+    {"raise_attention", feed_raise_attention, METH_NOARGS, NULL},
+    {"progress", feed_progress, METH_NOARGS, NULL},
+    {"counts", feed_counts, METH_NOARGS, NULL},
+    {"close", feed_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot feed_slots[] = {
+    {Py_tp_init, (void *)feed_init},
+    {Py_tp_dealloc, (void *)feed_dealloc},
+    {Py_tp_methods, feed_methods},
+    {0, NULL},
+};
+
+PyType_Spec py_feed_spec = {
+    .name = "pagecheck.native._native.Feed",
+    .basicsize = sizeof(FeedObject),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = feed_slots,
+};

@@ -1,0 +1,23 @@
+/* The one folder that knows Python: what its files share. */
+#ifndef PY_NATIVE_H
+#define PY_NATIVE_H
+
+#define Py_LIMITED_API 0x030b0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "../core/pc_ring.h"
+
+extern PyType_Spec py_feed_spec;
+extern PyType_Spec py_worker_spec;
+extern PyMethodDef py_bits_methods[];
+extern PyMethodDef py_kernel_methods[];
+
+/* Opens a ring; on failure sets OSError or ValueError with what the core said. */
+int py_ring_open(int fd, const char *submit_name, const char *done_name, pc_ring *ring);
+
+/* Takes a contiguous buffer of at least `bytes` bytes aligned to 8; else sets ValueError. */
+int py_words_get(PyObject *object, Py_buffer *view, int writable, uint64_t bytes,
+                 const char *what);
+
+#endif

@@ -1,0 +1,197 @@
+/* `Worker`: the worker's end of one ring, with the RAM blocks that it maps or reads. */
+#include "py_native.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "../core/pc_guard.h"
+#include "../core/pc_worker.h"
+
+typedef struct {
+    PyObject_HEAD
+    pc_worker worker;
+    int open;
+    int busy;
+} WorkerObject;
+
+static void block_free(pc_block *block)
+{
+    if (block->base != NULL)
+        munmap((void *)(uintptr_t)block->base, block->bytes);
+    close(block->fd);
+    free(block);
+}
+
+static void worker_close_now(WorkerObject *self)
+{
+    if (!self->open)
+        return;
+    for (size_t i = 0; i < PC_BLOCKS_MAX; i++)
+        if (self->worker.blocks[i] != NULL)
+            block_free(self->worker.blocks[i]);
+    pc_worker_deinit(&self->worker);
+    self->open = 0;
+}
+
+static WorkerObject *usable(PyObject *object)
+{
+    WorkerObject *self = (WorkerObject *)object;
+    if (self->open && !self->busy)
+        return self;
+    PyErr_SetString(PyExc_ValueError, "worker is closed or in use");
+    return NULL;
+}
+
+static int worker_init(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    WorkerObject *self = (WorkerObject *)object;
+    int fd;
+    const char *submit_name, *done_name, *kernel_name;
+    pc_ring ring;
+    (void)kwargs;
+    if (!PyArg_ParseTuple(args, "isss", &fd, &submit_name, &done_name, &kernel_name))
+        return -1;
+    const pc_kernel *kernel = pc_kernel_find(kernel_name);
+    if (self->open || kernel == NULL || pc_kernel_why_not(kernel) != NULL) {
+        PyErr_Format(PyExc_ValueError, "kernel %s cannot run here", kernel_name);
+        return -1;
+    }
+    if (!pc_guard_install()) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    if (py_ring_open(fd, submit_name, done_name, &ring) != 0)
+        return -1;
+    if (!pc_worker_init(&ring, kernel, &self->worker)) {
+        pc_worker_deinit(&self->worker);
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->open = 1;
+    return 0;
+}
+
+static void worker_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    worker_close_now((WorkerObject *)object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(object);
+    Py_DECREF(type);
+}
+
+static PyObject *worker_close(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    if (((WorkerObject *)object)->busy) {
+        PyErr_SetString(PyExc_RuntimeError, "worker is in use by another thread");
+        return NULL;
+    }
+    worker_close_now((WorkerObject *)object);
+    Py_RETURN_NONE;
+}
+
+static pc_block *block_new(int fd, uint64_t start, uint64_t bytes, uint64_t page_bytes,
+                           uint32_t flags, int map)
+{
+    pc_block *block = calloc(1, sizeof *block);
+    if (block == NULL)
+        return NULL;
+    *block = (pc_block){.start = start, .bytes = bytes, .page_bytes = page_bytes, .flags = flags};
+    block->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (block->fd < 0) {
+        free(block);
+        return NULL;
+    }
+    if (map) {
+        void *base = mmap(NULL, bytes, PROT_READ, MAP_SHARED, block->fd, (off_t)start);
+        if (base == MAP_FAILED) {
+            int saved = errno;
+            block_free(block);
+            errno = saved;
+            return NULL;
+        }
+        block->base = base;
+    }
+    return block;
+}
+
+static PyObject *worker_attach(PyObject *object, PyObject *args)
+{
+    unsigned int id, flags;
+    int fd, map;
+    unsigned long long start, bytes, page_bytes;
+    WorkerObject *self = usable(object);
+    if (self == NULL || !PyArg_ParseTuple(args, "IiKKKIp", &id, &fd, &start, &bytes, &page_bytes,
+                                          &flags, &map))
+        return NULL;
+    if (id >= PC_BLOCKS_MAX || self->worker.blocks[id] != NULL || page_bytes < 4096 ||
+        (page_bytes & (page_bytes - 1)) != 0 || bytes == 0 || bytes % page_bytes != 0 ||
+        start % 4096 != 0 || start > INT64_MAX || bytes > INT64_MAX - start) {
+        PyErr_Format(PyExc_ValueError, "block %u: id, start, size or page size is out of range",
+                     id);
+        return NULL;
+    }
+    pc_block *block = block_new(fd, start, bytes, page_bytes, flags, map);
+    if (block == NULL)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    self->worker.blocks[id] = block;
+    Py_RETURN_NONE;
+}
+
+static PyObject *worker_detach(PyObject *object, PyObject *args)
+{
+    unsigned int id;
+    WorkerObject *self = usable(object);
+    if (self == NULL || !PyArg_ParseTuple(args, "I", &id))
+        return NULL;
+    if (id < PC_BLOCKS_MAX && self->worker.blocks[id] != NULL) {
+        block_free(self->worker.blocks[id]);
+        self->worker.blocks[id] = NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *worker_serve(PyObject *object, PyObject *args)
+{
+    long long deadline_ns;
+    pc_serve result;
+    WorkerObject *self = usable(object);
+    if (self == NULL || !PyArg_ParseTuple(args, "L", &deadline_ns))
+        return NULL;
+    self->busy = 1;
+    Py_BEGIN_ALLOW_THREADS
+    result = pc_worker_serve(&self->worker, deadline_ns);
+    Py_END_ALLOW_THREADS
+    self->busy = 0;
+    if (result == PC_SERVE_FAILED)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    if (result == PC_SERVE_INTERRUPTED && PyErr_CheckSignals() != 0)
+        return NULL;
+    return PyLong_FromLong((long)result);
+}
+
+static PyMethodDef worker_methods[] = {
+    {"attach", worker_attach, METH_VARARGS, NULL},
+    {"detach", worker_detach, METH_VARARGS, NULL},
+    {"serve", worker_serve, METH_VARARGS, NULL},
+    {"close", worker_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot worker_slots[] = {
+    {Py_tp_init, (void *)worker_init},
+    {Py_tp_dealloc, (void *)worker_dealloc},
+    {Py_tp_methods, worker_methods},
+    {0, NULL},
+};
+
+PyType_Spec py_worker_spec = {
+    .name = "pagecheck.native._native.Worker",
+    .basicsize = sizeof(WorkerObject),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = worker_slots,
+};

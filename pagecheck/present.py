@@ -1,0 +1,152 @@
+"""What people see of a report: a table, runs of pages, a progress bar."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from pagecheck.model import BlockReport, Counts, Report
+from pagecheck.native import _native
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size_text(size: float) -> str:
+    """Bytes in the largest binary unit that leaves at least 1."""
+    unit = 0
+    while size >= 1024 and unit < len(_UNITS) - 1:
+        size /= 1024
+        unit += 1
+    return f"{size:.0f} {_UNITS[unit]}" if size == int(size) else f"{size:.1f} {_UNITS[unit]}"
+
+
+def columns(rows: list[list[str]]) -> str:
+    """Rows of cells as aligned text: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def table(report: Report) -> str:
+    """The report for people: one row per block, then what was used and how long it took."""
+    diff = any(block.unchanged is not None for block in report.blocks)
+    head = ["block", "size", "pages", "zero", "of which holes", "normal", "undecided"]
+    head += ["unchanged"] if diff else []
+    rows = [[*head, "zero share"]]
+    for block in report.blocks:
+        rows.append(_row(printable(block.block.name), block.block.size, block.counts, diff=diff))
+    if len(report.blocks) > 1:
+        size = sum(block.block.size for block in report.blocks)
+        rows.append(_row("total", size, report.total, diff=diff))
+    return "\n".join([columns(rows), _summary(report), *(f"note: {n}" for n in report.notes)])
+
+
+def _row(name: str, size: int, counts: Counts, *, diff: bool) -> list[str]:
+    share = f"{100 * counts.zero / counts.pages:.1f} %" if counts.pages else "-"
+    numbers = [counts.pages, counts.zero, counts.hole, counts.normal, counts.undecided]
+    numbers += [counts.unchanged] if diff else []
+    return [name, size_text(size), *(f"{n:,}" for n in numbers), share]
+
+
+def _summary(report: Report) -> str:
+    working = report.seconds - report.startup_seconds
+    rate = report.bytes_checked / working / 1e9 if working > 0 else 0.0
+    meaning = {
+        "at-rest": "the file did not change meanwhile",
+        "live": "a hint: the RAM may have changed meanwhile",
+        "paused": "the guest was paused",
+    }[report.answer]
+    kernel = f", kernel {report.kernel}" if report.kernel else ""
+    plural = "" if report.channels == 1 else "s"
+    return (
+        f"engine {report.engine}{kernel}, {report.channels} channel{plural}; "
+        f"{report.seconds:.2f} s (start-up {report.startup_seconds:.2f} s), {rate:.1f} GB/s "
+        f"checked; {report.answer}: {meaning}"
+    )
+
+
+def printable(name: str) -> str:
+    """A name without the characters that would disturb a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
+def runs(block: BlockReport) -> Iterator[tuple[int, int, str]]:
+    """Runs of pages of one kind, in order, that cover the block.
+
+    Yields:
+        (first page, count, "zero" | "normal" | "unchanged" | "undecided").
+    """
+    pages = block.block.pages
+    bitmaps = [("zero", block.zero), ("normal", block.normal)]
+    if block.unchanged is not None:
+        bitmaps.append(("unchanged", block.unchanged))
+    at = 0
+    while at < pages:
+        kind, end = "undecided", pages
+        for name, words in bitmaps:
+            is_set, run_end = _native.bits_run(words, pages, at)
+            if is_set:
+                kind, end = name, run_end
+                break
+            end = min(end, run_end)
+        yield at, end - at, kind
+        at = end
+
+
+class ProgressBar:
+    """A bar on stderr that appears once the work takes longer than about a second."""
+
+    def __init__(self, stream: TextIO = sys.stderr, *, enabled: bool = True) -> None:
+        self._enabled = enabled and stream.isatty()
+        self._stream = stream
+        self._started = time.monotonic()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shows that `done` of `total` bytes are answered."""
+        if not self._enabled:
+            return
+        if self._bar is None:
+            if time.monotonic() - self._started < 1.0:
+                return
+            self._open(total)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done)
+
+    def _open(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+        self._bar = Progress(
+            "scanning",
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TimeRemainingColumn(),
+            console=Console(file=self._stream),
+            transient=True,
+        )
+        self._task = self._bar.add_task("scanning", total=total)
+        self._bar.start()
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

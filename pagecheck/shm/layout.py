@@ -1,0 +1,77 @@
+"""The channel segment: every shared word, its type and its one writer.
+
+`native/core/pc_layout.h` is the same table for the C side; a test compares the two. A segment is
+one header, then `slot_count` slots of `slot_bytes`. Each slot is a head (below), then
+`offsets` (uint64[slot_pages], written by the coordinator), then `zero` and `decided`
+(uint64[slot_pages / 64] each, written by the worker).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, Literal, NamedTuple
+
+from pagecheck.native import _native
+
+Writer = Literal["coordinator, once", "coordinator", "worker"]
+
+MAGIC: Final = 0x474E495243504350
+HEADER_BYTES: Final = 256
+
+
+class Field(NamedTuple):
+    """One shared word.
+
+    Attributes:
+        offset: bytes from the start of the header or slot.
+        type: a `struct` code, native byte order.
+        writer: the only process that ever writes it.
+    """
+
+    offset: int
+    type: str
+    writer: Writer
+    meaning: str
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return struct.calcsize("=" + self.type)
+
+    def read(self, memory: memoryview | bytes) -> int:
+        """Its value in a copy or view that starts at the header or slot."""
+        value: int = struct.unpack_from("=" + self.type, memory, self.offset)[0]
+        return value
+
+
+HEADER: Final = {
+    "magic": Field(0, "Q", "coordinator, once", "PCPCRING"),
+    "layout_version": Field(8, "I", "coordinator, once", "1"),
+    "header_bytes": Field(12, "I", "coordinator, once", "where the slots begin"),
+    "segment_bytes": Field(16, "Q", "coordinator, once", "size of the whole segment"),
+    "generation": Field(24, "Q", "coordinator, once", "counts the channel's replacements"),
+    "slot_count": Field(32, "I", "coordinator, once", "slots in the ring"),
+    "slot_pages": Field(36, "I", "coordinator, once", "the most pages of a batch"),
+    "slot_bytes": Field(40, "Q", "coordinator, once", "distance between slots"),
+    "wake_at": Field(64, "Q", "coordinator", "post `done` for this sequence and later ones"),
+    "attention": Field(72, "Q", "coordinator", "raised when a message waits on the socket"),
+    "progress": Field(128, "Q", "worker", "rises with every piece of work"),
+    "deciding": Field(136, "Q", "worker", "sequence of the batch in hand, 0 for none"),
+}
+
+SLOT: Final = {
+    "request": Field(0, "Q", "coordinator", "sequence << 8 | 1 (submitted); stored last"),
+    "kind": Field(8, "I", "coordinator", "1 a range, 2 offsets"),
+    "block": Field(12, "I", "coordinator", "id that the RAM block was attached under"),
+    "first_page": Field(16, "Q", "coordinator", "first page of a range"),
+    "count": Field(24, "I", "coordinator", "pages of the batch"),
+    "answer": Field(64, "Q", "worker", "sequence << 8 | 1 (done) or 2 (refused); stored last"),
+    "refusal": Field(72, "I", "worker", "why the batch was refused"),
+}
+
+SLOT_HEAD_BYTES: Final = 128
+
+
+def segment_bytes(slots: int, slot_pages: int) -> int:
+    """Size in bytes of a segment with that many slots (slot_pages is a multiple of 64)."""
+    return _native.segment_bytes(slots, slot_pages)

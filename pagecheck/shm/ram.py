@@ -1,0 +1,259 @@
+"""RAM sources: what is scanned, opened once, read-only, and never changed by looking.
+
+Facts: reading a hole of tmpfs, memfd or hugetlbfs through a mapping allocates it; pread does not.
+SEEK_DATA reports holes on tmpfs, memfd, ext4, xfs and btrfs, and "all data" on hugetlbfs.
+Decision: holes are trusted only on the file systems named here, and what a worker may touch
+through a mapping is said by flags that are derived here from the file system alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pagecheck.errors import SourceError
+from pagecheck.native import _native
+
+TMPFS: Final = 0x01021994  # also memfd; Source: linux/magic.h
+HUGETLBFS: Final = 0x958458F6
+DISK: Final = {0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What of a file tells that it changed: size and modification time, and whether anybody had
+    it open for writing (None: could not be asked)."""
+
+    size: int
+    mtime_ns: int
+    writers: bool | None
+
+
+class RamSource:
+    """One open RAM file.
+
+    Attributes:
+        text: the source as the user named it.
+        name: the block's name.
+        fd: read-only descriptor with a file offset of its own.
+    """
+
+    def __init__(self, text: str, name: str, fd: int, *, own_offset: bool = True) -> None:
+        """Takes over `fd`.
+
+        Args:
+            own_offset: False when the descriptor shares its file offset with others, so that it
+                must not be moved by SEEK_DATA.
+        """
+        self.text = text
+        self.name = name
+        self.fd = fd
+        self._seekable = own_offset
+        self.magic = _native.file_system_magic(fd)
+
+    @property
+    def size(self) -> int:
+        """The file's size now, in bytes."""
+        return os.fstat(self.fd).st_size
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that the file has allocated now."""
+        return os.fstat(self.fd).st_blocks * 512
+
+    @property
+    def holes_are_proof(self) -> bool:
+        """Whether SEEK_DATA's holes are known to be zero on this file system."""
+        return self._seekable and (self.magic == TMPFS or self.magic in DISK)
+
+    @property
+    def is_shared_memory(self) -> bool:
+        """Whether a store to a mapping of it leaves no trace in the file's times."""
+        return self.magic in (TMPFS, HUGETLBFS)
+
+    def flags(self, *, trust_holes: bool) -> int:
+        """What workers may do with it: TOUCH_FREELY, TRUST_HOLES, ASK_RESIDENT."""
+        flags = 0
+        if self.magic in DISK:
+            flags |= _native.TOUCH_FREELY
+        if trust_holes and self.holes_are_proof:
+            flags |= _native.TRUST_HOLES
+        if self._may_ask_resident():
+            flags |= _native.ASK_RESIDENT
+        return flags
+
+    def can_map(self, start: int, size: int) -> bool:
+        """Whether mapping this part is safe: hugetlbfs only where it is fully allocated, since a
+        mapping reserves, and on unknown file systems not at all."""
+        if self.magic == HUGETLBFS:
+            st = os.fstat(self.fd)
+            huge = os.fstatvfs(self.fd).f_bsize
+            return self.allocated >= st.st_size and start % huge == 0 and size % huge == 0
+        return self.magic == TMPFS or self.magic in DISK
+
+    def _may_ask_resident(self) -> bool:
+        # mincore reports everything resident to those who neither own nor may write the file.
+        # Source: can_do_mincore() in mm/mincore.c, Linux 5.2.
+        if self.magic == HUGETLBFS:
+            return False
+        if os.fstat(self.fd).st_uid == os.geteuid():
+            return True
+        return os.access(f"/proc/self/fd/{self.fd}", os.W_OK, effective_ids=True)
+
+    def extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Data of the file between two byte offsets, looked up as the iteration goes.
+
+        Yields:
+            (begin, end) of each stretch of data, in order; between them are holes.
+        """
+        if not self.holes_are_proof or self._is_dense():
+            if start < end:
+                yield start, end
+            return
+        at = start
+        while at < end:
+            try:
+                data = os.lseek(self.fd, at, os.SEEK_DATA)
+            except OSError:  # ENXIO: a hole up to the end of the file
+                return
+            if data >= end:
+                return
+            try:
+                hole = min(os.lseek(self.fd, data, os.SEEK_HOLE), end)
+            except OSError:  # the file was cut short between the two calls
+                return
+            yield data, hole
+            at = hole
+
+    def _is_dense(self) -> bool:
+        st = os.fstat(self.fd)
+        return self.magic == TMPFS and st.st_blocks * 512 >= st.st_size
+
+    def stamp(self) -> Stamp:
+        """Size, modification time and writers at this moment."""
+        st = os.fstat(self.fd)
+        return Stamp(st.st_size, st.st_mtime_ns, self._has_writers())
+
+    def _has_writers(self) -> bool | None:
+        # A read lease is granted only while nobody has the file open for writing, a shared
+        # writable mapping included. It is given back at once; should a writer come in between,
+        # the kernel's notice is a signal that is ignored by default.
+        try:
+            fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return False
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def was_at_rest(source: RamSource, before: Stamp, after: Stamp) -> bool:
+    """Whether the file provably did not change between the two stamps."""
+    if (before.size, before.mtime_ns) != (after.size, after.mtime_ns):
+        return False
+    if before.writers or after.writers:
+        return False
+    unknown = before.writers is None or after.writers is None
+    return not (unknown and source.is_shared_memory)
+
+
+def open_source(source: str | os.PathLike[str]) -> RamSource:
+    """Opens a path, `fd:N` or `shm:/name`.
+
+    Raises:
+        SourceError: it does not exist, cannot be read, or is not a file of RAM.
+    """
+    text = os.fspath(source)
+    if text.startswith("fd:"):
+        return _open_fd(text)
+    if text.startswith("shm:"):
+        return _open_shm(text)
+    return _open_path(text)
+
+
+def _open_path(path: str) -> RamSource:
+    try:
+        _require_regular(path, os.stat(path))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SourceError(f"{path}: cannot open: {reason}") from error
+    return _checked(RamSource(path, os.path.basename(path), fd))
+
+
+def _open_fd(text: str) -> RamSource:
+    try:
+        number = int(text.removeprefix("fd:"))
+        if number < 0:
+            raise ValueError
+    except ValueError as error:
+        raise SourceError(f"{text}: not a file descriptor; write fd:N, such as fd:3") from error
+    try:
+        _require_regular(text, os.fstat(number))
+        readable = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+    except OSError as error:
+        raise SourceError(
+            f"{text}: no such open descriptor: {error.strerror}; pass it on to pagecheck"
+        ) from error
+    try:
+        fd = os.open(f"/proc/self/fd/{number}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if not readable:
+            raise SourceError(f"{text}: not open for reading: {error.strerror}") from error
+        return _checked(RamSource(text, text, os.dup(number), own_offset=False))
+    return _checked(RamSource(text, text, fd))
+
+
+def _open_shm(text: str) -> RamSource:
+    import posix_ipc
+
+    name = text.removeprefix("shm:")
+    if not name.startswith("/") or "/" in name[1:] or len(name) < 2:
+        raise SourceError(f"{text}: not a shared-memory name; write shm:/name with one slash")
+    try:
+        # No size: posix_ipc would resize an object that is not ours.
+        fd = posix_ipc.SharedMemory(name, read_only=True).fd
+    except posix_ipc.ExistentialError as error:
+        raise SourceError(f"{text}: no shared-memory object of that name in /dev/shm") from error
+    except (posix_ipc.Error, OSError, ValueError) as error:
+        raise SourceError(f"{text}: cannot open: {error}") from error
+    return _checked(RamSource(text, name[1:], fd))
+
+
+def _checked(source: RamSource) -> RamSource:
+    """Looks at what was really opened: the name may have been exchanged since."""
+    try:
+        _require_regular(source.text, os.fstat(source.fd))
+        if source.size == 0:
+            raise SourceError(f"{source.text}: is empty")
+    except SourceError:
+        source.close()
+        raise
+    return source
+
+
+def _require_regular(text: str, st: os.stat_result) -> None:
+    if stat.S_ISREG(st.st_mode):
+        return
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a character device",
+        stat.S_IFBLK: "a block device",
+    }
+    kind = kinds.get(stat.S_IFMT(st.st_mode), "not a regular file")
+    raise SourceError(f"{text}: is {kind}; pagecheck scans files of raw guest RAM")

@@ -1,0 +1,65 @@
+"""Shared-memory segments that we create: allocated at once, removed by their creator only.
+
+A segment's pages are allocated when it is created, so that a full /dev/shm is an error here and
+never a SIGBUS later. posix_ipc creates and removes; never multiprocessing.shared_memory, whose
+resource tracker unlinks names that others own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+
+import posix_ipc
+
+from pagecheck.errors import ResourceError
+
+
+class Segment:
+    """A named segment and its descriptor; `remove` takes the name away, `close` the descriptor."""
+
+    def __init__(self, name: str, size: int) -> None:
+        """Creates and allocates it.
+
+        Args:
+            name: POSIX name with a leading slash.
+            size: bytes.
+
+        Raises:
+            ResourceError: /dev/shm has no room, or the name cannot be created.
+        """
+        self.name = name
+        self.size = size
+        try:
+            created = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=size)
+        except (posix_ipc.Error, OSError) as error:
+            raise ResourceError(f"/dev/shm{name}: cannot create {size} bytes: {error}") from error
+        self.fd: int = created.fd
+        try:
+            os.posix_fallocate(self.fd, 0, size)
+        except OSError as error:
+            self.remove()
+            self.close()
+            raise ResourceError(_no_room(name, size, error)) from error
+
+    def remove(self) -> None:
+        """Removes the name; mappings and descriptors stay valid."""
+        with contextlib.suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_shared_memory(self.name)
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _no_room(name: str, size: int, error: OSError) -> str:
+    if error.errno != errno.ENOSPC:
+        return f"/dev/shm{name}: cannot allocate {size} bytes: {error.strerror}"
+    st = os.statvfs("/dev/shm")
+    return (
+        f"/dev/shm is full: {size} bytes are needed and {st.f_bavail * st.f_frsize} are free; "
+        "free some, or use fewer channels or smaller batches"
+    )

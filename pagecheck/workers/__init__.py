@@ -1,0 +1,1 @@
+"""The worker: one process behind one channel. It imports neither numpy nor posix_ipc."""

@@ -1,0 +1,102 @@
+"""The worker's program: opens its ring, proves its engine, then serves until its coordinator is
+gone. What goes wrong is told over the socket as a line of JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import Any, Final
+
+from pagecheck.errors import InternalError, PagecheckError
+from pagecheck.hw.cpu import choose_kernel
+from pagecheck.native import Worker
+from pagecheck.wire import Closed, Link
+
+LOOK_NS: Final = 1_000_000_000  # an idle worker looks for its coordinator this often
+START_NS: Final = 30_000_000_000
+
+
+def main(fd: int) -> int:
+    """Runs the worker on the inherited end of its socket pair.
+
+    Returns:
+        The process's exit status.
+    """
+    link = Link.inherited(fd)
+    try:
+        serve(link, start(link))
+    except Closed:
+        return 0
+    except Exception as error:
+        known = error if isinstance(error, PagecheckError) else InternalError(repr(error))
+        with contextlib.suppress(Closed):
+            link.send({"error": {"class": type(known).__name__, "message": str(known)}})
+        if known is error:
+            return known.exit_code
+        raise
+    return 0
+
+
+def start(link: Link) -> Worker:
+    """Waits for the `open` message and does what it says.
+
+    Raises:
+        EngineError: the kernel cannot run here.
+    """
+    received = link.receive(time.monotonic_ns() + START_NS)
+    if received is None:
+        raise InternalError("no 'open' message came")
+    message, fds = received
+    settings = message["open"]
+    if settings["nice"]:
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + settings["nice"])
+    kernel = choose_kernel(settings["kernel"])
+    worker = Worker(fds[0], settings["submit"], settings["done"], kernel)
+    os.close(fds[0])
+    link.send({"ready": {"pid": os.getpid(), "kernel": kernel}})
+    return worker
+
+
+def serve(link: Link, worker: Worker) -> None:
+    """Answers batches in C and messages here, until the coordinator hangs up.
+
+    Raises:
+        Closed: it did.
+    """
+    while True:
+        worker.serve(time.monotonic_ns() + LOOK_NS)
+        while (received := link.receive(0)) is not None:
+            answer(link, worker, *received)
+
+
+def answer(link: Link, worker: Worker, message: dict[str, Any], fds: list[int]) -> None:
+    """Does what one message asks for and replies."""
+    if "attach" in message:
+        block = message["attach"]
+        link.send({"attached": {"block": block["block"], "mapped": attach(worker, block, fds[0])}})
+    elif "detach" in message:
+        worker.detach(message["detach"]["block"])
+        link.send({"detached": {}})
+    else:
+        raise InternalError(f"unknown message {message!r}")
+
+
+def attach(worker: Worker, block: dict[str, Any], fd: int) -> bool:
+    """Attaches a block; where the mapping fails it is read instead.
+
+    Returns:
+        Whether it was mapped.
+    """
+    numbers = (block["start"], block["size"], block["page_size"], block["flags"])
+    mapped = bool(block["map"])
+    try:
+        worker.attach(block["block"], fd, *numbers, mapped)
+    except OSError:
+        if not mapped:
+            raise
+        mapped = False
+        worker.attach(block["block"], fd, *numbers, False)
+    finally:
+        os.close(fd)
+    return mapped

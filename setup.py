@@ -1,0 +1,18 @@
+"""The C helper; everything else about the package is in setup.cfg."""
+
+from glob import glob
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "pagecheck.native._native",
+            sources=sorted(glob("pagecheck/native/core/*.c") + glob("pagecheck/native/python/*.c")),
+            depends=sorted(glob("pagecheck/native/*/*.h")),
+            extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+            libraries=["rt", "pthread"],
+            py_limited_api=True,
+        )
+    ]
+)

@@ -1,0 +1,87 @@
+"""Finds the three files that a guest is made of, and fetches the one that can be fetched.
+
+`locate` never uses the network, so a test that calls it either runs at once or learns what is
+missing.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.guest.errors import MissingPiece
+from tools.guest.initramfs import INSTALL, build_initramfs, static_busybox
+from tools.guest.kernel import download_kernel, newest_kernel
+
+CACHE_VARIABLE = "PAGECHECK_GUEST_CACHE"
+
+_BOOT = Path("/boot")
+
+
+@dataclass(frozen=True)
+class GuestFiles:
+    """The paths that a boot needs."""
+
+    qemu: Path
+    kernel: Path
+    initramfs: Path
+
+
+def cache_folder() -> Path:
+    """Makes sure that there is a folder for what was fetched or built.
+
+    Returns:
+        The folder named by PAGECHECK_GUEST_CACHE, or else `.cache/guest` in the root of the
+        repository; git does not see what is in it.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    folder = Path(named) if named else Path(__file__).parents[2] / ".cache" / "guest"
+    folder.mkdir(parents=True, exist_ok=True)
+    unseen = folder / ".gitignore"
+    if not unseen.exists():
+        unseen.write_text("*\n")
+    return folder.absolute()
+
+
+def locate() -> GuestFiles:
+    """Finds everything on this machine, and builds the initramfs if it is not up to date.
+
+    Returns:
+        The files of a guest; a kernel in the cache goes before one in /boot.
+
+    Raises:
+        MissingPiece: QEMU, a static busybox or a kernel is not there.
+    """
+    qemu = shutil.which("qemu-system-x86_64")
+    if qemu is None:
+        raise MissingPiece(f"no qemu-system-x86_64 in PATH; {INSTALL}")
+    cache = cache_folder()
+    initramfs = build_initramfs(cache, static_busybox())
+    kernel = newest_kernel(cache) or newest_kernel(_BOOT)
+    if kernel is None:
+        raise MissingPiece(
+            f"no guest kernel in {cache} and no readable one in {_BOOT}; "
+            "run python -m tools.guest fetch"
+        )
+    return GuestFiles(Path(qemu), kernel, initramfs)
+
+
+def fetch() -> GuestFiles:
+    """Downloads a kernel unless the cache has one, then does what `locate` does.
+
+    A kernel in /boot serves only if the download fails: the downloaded one is known to work.
+
+    Returns:
+        The files of a guest.
+
+    Raises:
+        MissingPiece: Something is not there and cannot be had without root.
+    """
+    cache = cache_folder()
+    if newest_kernel(cache) is None:
+        try:
+            download_kernel(cache)
+        except MissingPiece:
+            if newest_kernel(_BOOT) is None:
+                raise
+    return locate()

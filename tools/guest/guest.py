@@ -1,0 +1,227 @@
+"""A running guest: boots it, drives it over QMP, and leaves nothing behind.
+
+The RAM file is the tool's own: it makes it and removes it. QEMU is a child in a session of its
+own, so a Ctrl-C meant for the caller does not reach it, and the kernel kills it when the thread
+that booted it dies.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tools.guest.console import Console
+from tools.guest.errors import GuestError, MissingPiece
+from tools.guest.fetch import locate
+from tools.guest.qmp import Qmp
+from tools.guest.spec import MIB, GuestSpec
+
+FILLED = "GUEST FILLED"
+RAM_PREFIX = "pagecheck-guest-"
+
+_REAP_S = 10.0
+_QMP_S = 10.0
+
+
+class Guest:
+    """A guest that has filled its memory; made by `Guest.boot`.
+
+    Attributes:
+        spec: What guest it is.
+        ram_path: Where its RAM can be opened; for a memfd, a path below /proc/PID/fd.
+        boot_s: Seconds from the start of QEMU until the guest had filled its memory.
+    """
+
+    def __init__(
+        self, spec: GuestSpec, qemu: "subprocess.Popen[bytes]", console: Console, qmp: Qmp
+    ) -> None:
+        self.spec = spec
+        self.ram_path = Path()
+        self.boot_s = 0.0
+        self._qemu = qemu
+        self._console = console
+        self._qmp = qmp
+
+    @classmethod
+    @contextmanager
+    def boot(
+        cls,
+        *,
+        size_bytes: int = 256 * MIB,
+        machine: str = "q35",
+        backend: str = "file",
+        random_mb: int = 8,
+        zeros_mb: int = 8,
+        timeout_s: float = 120.0,
+        ram_folder: Path = Path("/dev/shm"),
+        extra: Sequence[str] = (),
+    ) -> Iterator["Guest"]:
+        """Boots a guest and waits until it has filled its memory; it then runs.
+
+        At the end of the block, whatever happened in it, QEMU is killed and reaped and the RAM
+        file is removed.
+
+        Args:
+            size_bytes: Guest RAM, a multiple of 1 MiB.
+            machine: "q35" or "microvm".
+            backend: "file" or "memfd".
+            random_mb: MiB of random bytes that the guest keeps; it frees half as many again.
+            zeros_mb: MiB of zero bytes that the guest keeps.
+            timeout_s: How long boot and filling may take, in seconds.
+            ram_folder: Where the RAM file is made.
+            extra: More arguments for QEMU.
+
+        Yields:
+            The running guest.
+
+        Raises:
+            MissingPiece: This machine lacks something that a guest needs.
+            DeadlinePassed: The guest was not filled in time.
+            GuestError: The values make no guest, or QEMU ended.
+        """
+        deadline = time.monotonic() + timeout_s
+        spec = GuestSpec(size_bytes, machine, backend, random_mb, zeros_mb)
+        files = locate()
+        with ExitStack() as stack:
+            ram_file = _ram_file(stack, spec, ram_folder) if backend == "file" else None
+            ours, theirs = socket.socketpair()
+            stack.callback(ours.close)
+            with theirs:
+                command = spec.command_line(files, ram_file, theirs.fileno(), extra)
+                started = time.monotonic()
+                qemu = _start(stack, command, theirs.fileno())
+            console = Console(qemu)
+            console.wait_line(FILLED, deadline)
+            boot_s = time.monotonic() - started
+            guest = cls(spec, qemu, console, Qmp(ours, deadline))
+            guest.boot_s = boot_s
+            guest.ram_path = ram_file or _memfd_path(qemu.pid, spec.size_bytes)
+            yield guest
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self._qemu.pid
+
+    @property
+    def console_lines(self) -> tuple[str, ...]:
+        """The console's lines read so far."""
+        return self._console.lines
+
+    def qmp(self, command: str, /, *, within_s: float = _QMP_S, **arguments: Any) -> Any:
+        """Runs a QMP command.
+
+        Args:
+            command: Its name.
+            within_s: How long the answer may take, in seconds.
+            **arguments: Its arguments; pass names that have a dash as `**{"mem-path": ...}`.
+
+        Returns:
+            What it returned, as JSON values.
+
+        Raises:
+            DeadlinePassed: No answer came in time.
+            QmpError: QEMU refused the command or hung up.
+        """
+        return self._qmp.execute(command, arguments, time.monotonic() + within_s)
+
+    def pause(self) -> None:
+        """Stops the guest's CPUs; its RAM stands still until `resume`."""
+        self.qmp("stop")
+        self._expect_status("paused")
+
+    def resume(self) -> None:
+        """Lets the guest's CPUs go on."""
+        self.qmp("cont")
+        self._expect_status("running")
+
+    def wait_line(self, text: str, deadline_s: float) -> str:
+        """Waits for a console line that holds a text; every line is looked at only once.
+
+        Args:
+            text: What the line must contain.
+            deadline_s: How long to wait, in seconds from now.
+
+        Returns:
+            The whole line.
+
+        Raises:
+            DeadlinePassed: No such line came in time.
+            GuestError: QEMU ended first.
+        """
+        return self._console.wait_line(text, time.monotonic() + deadline_s)
+
+    def wait_check(self, deadline_s: float = 60.0) -> str:
+        """Waits for a check of the guest's memory that began after this call.
+
+        Args:
+            deadline_s: How long to wait, in seconds from now.
+
+        Returns:
+            The guest's line: "CHECK n OK", or "CHECK n BAD" if its memory changed.
+
+        Raises:
+            DeadlinePassed: No such check ended in time.
+            GuestError: QEMU ended first.
+        """
+        deadline = time.monotonic() + deadline_s
+        self._console.skip()
+        self._console.wait_line("CHECK ", deadline)  # may have begun before
+        return self._console.wait_line("CHECK ", deadline)
+
+    def _expect_status(self, wanted: str) -> None:
+        status = self.qmp("query-status")["status"]
+        if status != wanted:
+            raise GuestError(f"guest (QEMU {self.pid}): is {status}, should be {wanted}")
+
+
+def _start(stack: ExitStack, command: list[str], qmp_fd: int) -> "subprocess.Popen[bytes]":
+    leash = shutil.which("setpriv")
+    if leash is None:
+        raise MissingPiece("no setpriv in PATH; apt-get install util-linux")
+    qemu = subprocess.Popen(
+        [leash, "--pdeathsig", "KILL", "--", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=(qmp_fd,),
+        start_new_session=True,
+    )
+    stack.callback(_end, qemu)
+    return qemu
+
+
+def _end(qemu: "subprocess.Popen[bytes]") -> None:
+    """Kills QEMU at once: it holds nothing that would have to be saved."""
+    qemu.kill()
+    qemu.wait(_REAP_S)
+    assert qemu.stdout is not None
+    qemu.stdout.close()
+
+
+def _ram_file(stack: ExitStack, spec: GuestSpec, folder: Path) -> Path:
+    room = os.statvfs(folder)
+    if room.f_bavail * room.f_frsize < spec.size_bytes:  # QEMU would die of SIGBUS later
+        raise MissingPiece(
+            f"{folder} has {room.f_bavail * room.f_frsize // MIB} MiB left, guest RAM needs "
+            f"{spec.size_bytes // MIB} MiB; make it larger (docker run --shm-size) or use another"
+        )
+    fd, name = tempfile.mkstemp(prefix=RAM_PREFIX, suffix=".ram", dir=folder)
+    path = Path(name)
+    stack.callback(path.unlink, missing_ok=True)
+    os.close(fd)
+    return path
+
+
+def _memfd_path(pid: int, size_bytes: int) -> Path:
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        named = str(link.readlink()).startswith("/memfd:memory-backend-memfd")
+        if named and link.stat().st_size == size_bytes:
+            return link
+    raise GuestError(f"guest (QEMU {pid}): none of its fds is a memfd of {size_bytes:#x} bytes")
