@@ -16,6 +16,7 @@ class Block:
         ram: name, size, page size and start in the file.
         source: the open file.
         map: workers map it; else they read it.
+        file_end: byte offset in the file where it ends.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Block:
         self.source = source
         self.trust_holes = holes == "trust" and source.holes_are_proof
         self.map = can_map and access != "read"
+        self.file_end = ram.start + ram.size
         self._flags = source.flags(trust_holes=self.trust_holes)
 
     @property

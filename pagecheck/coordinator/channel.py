@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess
 from pagecheck.errors import EngineError, InternalError, ResourceError
@@ -23,12 +23,16 @@ from pagecheck.native import Feed, _native
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.ring import Ring
 
+if TYPE_CHECKING:
+    from pagecheck.native._native import Memory
+
 log = logging.getLogger(__name__)
 
 SLICE_NS: Final = 50_000_000  # between two looks at the worker while a batch is out
 START_NS: Final = 30_000_000_000
 DEATHS_PER_BATCH: Final = 2
 FAILURES_MAX: Final = 5
+CHECK_PAGES: Final = 128  # pages per batch of a check: one multifd packet
 
 Take = Callable[[], "tuple[int, int] | None"]
 
@@ -190,6 +194,37 @@ class Channel:
     def _forget(self, block_id: int) -> None:
         del self._attached[block_id]
         self._process.detach(block_id, self.feed.raise_attention)
+
+    def check(
+        self,
+        block: Attachable,
+        file_end: int,
+        offsets: Memory,
+        answer: tuple[Memory, Memory, Memory],
+        stop: threading.Event,
+        deadline_ns: int,
+    ) -> tuple[bool, int] | Outcome:
+        """Decides a few batches of offsets, in one call of the C helper when all goes well.
+
+        Args:
+            file_end: byte offset in the file where the block ends.
+            answer: zero, decided (both all 0) and partition, as `Feed.check` takes them.
+
+        Returns:
+            What `Feed.check` says; or the outcome, when somebody had to look after the worker:
+            then the partition was not written.
+        """
+        try:
+            self.ensure_attached(block)
+        except ChannelLost as error:
+            return Outcome(lost=True, notes=[str(error)])
+        slice_ns = min(deadline_ns, time.monotonic_ns() + SLICE_NS)
+        state, sure, normal = self.feed.check(
+            block.id, CHECK_PAGES, block.fd, file_end, offsets, *answer, slice_ns
+        )
+        if state == _native.PUMP_DONE:
+            return sure, normal
+        return self.run(block, lambda _feed: None, lambda: None, stop, deadline_ns)
 
     def run(
         self,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from pagecheck.coordinator.block import Block
+from pagecheck.coordinator.channel import CHECK_PAGES, Outcome
 from pagecheck.coordinator.pool import Job, Pool
 from pagecheck.errors import UsageError
 from pagecheck.model import Answer
@@ -18,7 +19,7 @@ from pagecheck.native import Feed, _native
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-BATCH_PAGES: Final = 128  # one multifd packet of 4 KiB pages
+_UINT64: Final = np.dtype(np.uint64)
 PIECE_BATCHES: Final = 4  # taken at once by a lane when several share a check
 
 
@@ -48,35 +49,47 @@ def check(
 ) -> Answer:
     """Decides the pages at `offsets`; see `Coordinator.check`.
 
+    The way of a packet of a migration is the first one: one channel, one call of the C helper.
+
     Args:
         pool: None for engine `none`.
     """
     pages = _as_offsets(offsets, block)
-    zero = np.zeros(len(pages), np.uint8)
+    count = len(pages)
+    partition = np.empty(count, np.uint64)
+    if pool is None or count == 0:
+        partition[:] = pages
+        return Answer(np.zeros(count, np.bool_), np.ones(count, np.bool_), partition, count)
+    zero = np.zeros(count, np.bool_)
+    decided = np.zeros(count, np.bool_)
     notes: list[str] = []
-    if pool is None:
-        decided = np.ones(len(pages), np.uint8)
+    channel = pool.lease_now() if count <= CHECK_PAGES * PIECE_BATCHES else None
+    if channel is not None:
+        result: tuple[bool, int] | Outcome = Outcome()
+        try:
+            answer = (zero, decided, partition)
+            result = channel.check(block, block.file_end, pages, answer, stop, deadline_ns)
+        finally:
+            pool.release(channel, lost=type(result) is Outcome and result.lost)
+        if type(result) is tuple and result[0]:
+            return Answer(zero, decided, partition, result[1])
+        if type(result) is Outcome:
+            notes = result.notes
     else:
-        decided = np.zeros(len(pages), np.uint8)
-        if len(pages):
-            notes = _decide(pool, block, pages, zero, decided, stop, deadline_ns)
-    partition = np.empty_like(pages)
+        notes = _on_lanes(pool, block, pages, zero, decided, stop, deadline_ns)
+    notes += _forget_past_end(block, pages, zero, decided)
+    if not notes and not decided.all():
+        late = time.monotonic_ns() >= deadline_ns
+        notes.append("the deadline passed" if late else "some pages could not be read")
     normal = _native.offsets_partition(pages, zero, partition)
-    return Answer(zero.view(np.bool_), decided.view(np.bool_), partition, normal, tuple(notes))
+    return Answer(zero, decided, partition, normal, tuple(notes))
 
 
 def _as_offsets(offsets: ArrayLike, block: Block) -> NDArray[np.uint64]:
     """A checked private copy: nobody can change it while it is worked on."""
     given = offsets if isinstance(offsets, np.ndarray) else np.asarray(offsets)
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "ui"):
-        raise UsageError(
-            f"offsets: an array of shape {given.shape} and type {given.dtype}; "
-            "needs one dimension of integers"
-        )
-    if given.dtype.kind == "i" and given.size and int(given.min()) < 0:
-        index = int(np.argmax(given < 0))
-        raise UsageError(f"offsets[{index}] = {int(given[index])}: is negative")
-    pages = np.array(given, dtype=np.uint64, order="C")
+    plain = given.dtype is _UINT64 and given.ndim == 1
+    pages = given.copy() if plain else _convert(given)  # contiguous, whatever the strides were
     ram = block.ram
     bad = _native.offsets_check(pages, ram.page_size, ram.size)
     if bad >= 0:
@@ -90,36 +103,43 @@ def _as_offsets(offsets: ArrayLike, block: Block) -> NDArray[np.uint64]:
     return pages
 
 
-def _decide(
+def _convert(given: NDArray[Any]) -> NDArray[np.uint64]:
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "ui"):
+        raise UsageError(
+            f"offsets: an array of shape {given.shape} and type {given.dtype}; "
+            "needs one dimension of integers"
+        )
+    if given.dtype.kind == "i" and given.size and int(given.min()) < 0:
+        index = int(np.argmax(given < 0))
+        raise UsageError(f"offsets[{index}] = {int(given[index])}: is negative")
+    return np.array(given, dtype=np.uint64)
+
+
+def _on_lanes(
     pool: Pool,
     block: Block,
     pages: NDArray[np.uint64],
-    zero: NDArray[np.uint8],
-    decided: NDArray[np.uint8],
+    zero: NDArray[np.bool_],
+    decided: NDArray[np.bool_],
     stop: threading.Event,
     deadline_ns: int,
 ) -> list[str]:
-    total = len(pages)
-    lanes = min(len(pool.channels), math.ceil(total / BATCH_PAGES / PIECE_BATCHES))
-    work = _Pieces(total, total if lanes == 1 else BATCH_PAGES * PIECE_BATCHES)
+    """Shares a large check between channels, or waits for a channel. Returns the notes."""
+    lanes = min(len(pool.channels), math.ceil(len(pages) / CHECK_PAGES / PIECE_BATCHES))
+    work = _Pieces(len(pages), CHECK_PAGES * PIECE_BATCHES)
 
     def begin(feed: Feed) -> None:
-        feed.begin_offsets(block.id, BATCH_PAGES, pages, zero, decided)
+        feed.begin_offsets(block.id, CHECK_PAGES, pages, zero, decided)
 
     job = Job(block, begin, work.take, stop, deadline_ns, urgent=True)
-    notes = [note for outcome in pool.run(job, lanes) for note in outcome.notes]
-    notes += _forget_past_end(block, pages, zero, decided)
-    if not notes and not decided.all():
-        late = time.monotonic_ns() >= deadline_ns
-        notes.append("the deadline passed" if late else "some pages could not be read")
-    return notes
+    return [note for outcome in pool.run(job, lanes) for note in outcome.notes]
 
 
 def _forget_past_end(
     block: Block,
     pages: NDArray[np.uint64],
-    zero: NDArray[np.uint8],
-    decided: NDArray[np.uint8],
+    zero: NDArray[np.bool_],
+    decided: NDArray[np.bool_],
 ) -> list[str]:
     """Bytes past the end of a file that was cut short look like zeros: not decided."""
     size = block.source.size
@@ -129,8 +149,8 @@ def _forget_past_end(
     past = pages >= inside
     if not past.any():
         return []
-    zero[past] = 0
-    decided[past] = 0
+    zero[past] = False
+    decided[past] = False
     return [
         f"{block.source.text}: the file is only {size:#x} bytes now: pages of block "
         f"{block.ram.name} from offset {inside:#x} are undecided"

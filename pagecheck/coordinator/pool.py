@@ -60,7 +60,8 @@ class Pool:
         self._free = threading.Condition()
         self._idle: list[Channel] = []
         self._lost: list[Channel] = []
-        self._urgent = 0  # urgent jobs that wait for a channel
+        self._waiting = 0  # threads that wait for a channel
+        self._urgent = 0  # those of them with an urgent job
         self._closed = False
         try:
             for index in range(count):
@@ -85,7 +86,7 @@ class Pool:
                 log.error("%s", error)
                 lost = True
             finally:
-                self._release(channel, lost=lost)
+                self.release(channel, lost=lost)
 
     def run(self, job: Job, lanes: int, watch: Callable[[], None] | None = None) -> list[Outcome]:
         """Runs a job on up to `lanes` channels, each fed by a thread; one lane needs none.
@@ -145,13 +146,19 @@ class Pool:
                 outcomes.append(outcome)
                 lost = outcome.lost
             finally:
-                self._release(channel, lost=lost)
+                self.release(channel, lost=lost)
         return outcomes
+
+    def lease_now(self) -> Channel | None:
+        """A channel, if one is free at this moment; `release` it."""
+        with self._free:
+            return self._idle.pop() if self._idle else None
 
     def _lease(self, job: Job) -> Channel | None:
         """Waits for a channel; None when the deadline passed or the job was stopped."""
         with self._free:
             self._urgent += job.urgent
+            self._waiting += 1
             try:
                 while not self._idle or (self._urgent and not job.urgent):
                     if self._closed:
@@ -165,11 +172,14 @@ class Pool:
                 return self._idle.pop()
             finally:
                 self._urgent -= job.urgent
+                self._waiting -= 1
 
-    def _release(self, channel: Channel, *, lost: bool) -> None:
+    def release(self, channel: Channel, *, lost: bool) -> None:
+        """Gives a leased channel back; one that is lost is never leased again."""
         with self._free:
             (self._lost if lost else self._idle).append(channel)
-            self._free.notify_all()
+            if self._waiting or self._closed:
+                self._free.notify_all()
 
     def close(self) -> None:
         """Ends the workers, by force where they do not end by themselves in time.

@@ -64,6 +64,33 @@ class Feed:
             decided: uint8[n], becomes 1 where the page was decided.
         """
 
+    def check(
+        self,
+        block: int,
+        batch_pages: int,
+        fd: int,
+        file_end: int,
+        offsets: Memory,
+        zero: Memory,
+        decided: Memory,
+        partition: Memory,
+        deadline_ns: int,
+        /,
+    ) -> tuple[int, bool, int]:
+        """A whole job over `offsets` in one call: begin, give out, wait, partition.
+
+        Args:
+            fd: the block's file; its size is read again after the last answer.
+            file_end: byte offset in the file where the block ends.
+            zero, decided: uint8[n] or bool[n], all 0; as in `begin_offsets`.
+            partition: uint64[n], overwritten: offsets that are not zero first.
+
+        Returns:
+            PUMP_DONE, whether every page was decided inside the file, and how many offsets are
+            not zero; the job has ended. Else another PUMP_* state: the job goes on with `pump`
+            and `end`, and the partition was not written.
+        """
+
     def more(self, position: int, count: int, /) -> None:
         """Adds pages [position, position + count); the earlier ones must have been given out."""
 

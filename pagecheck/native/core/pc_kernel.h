@@ -53,7 +53,7 @@ const char *pc_kernel_why_not(const pc_kernel *kernel);
 const pc_kernel *pc_kernel_auto(void);
 
 /* Puts one non-zero byte at every place of a page, aligned and not, with
- * non-zero bytes all around; a few milliseconds, no allocation, 32 KiB of stack.
+ * non-zero bytes all around; a few milliseconds, no allocation, 16 KiB of stack.
  * False: the kernel must not be used. */
 bool pc_kernel_self_check(const pc_kernel *kernel);
 

@@ -1,15 +1,22 @@
 /* The batch algorithm of the zero-check kernels, once for all instruction sets.
  *
- * Facts: one page after the other, a check waits for memory at every page it
- * turns to, and a mix of zero and normal pages costs a mispredicted branch
- * each. A batch knows its pages beforehand. So, for each group of pages:
- *   1. sample the first line of every page, prefetching those to come;
- *   2. sample the middle and last line of those left: the rest are candidates,
- *      and nearly all of them are zero. No branch depends on what was read;
- *   3. read the candidates whole, two at a time in step, while the two after
- *      them are prefetched line by line.
- * Danger: a page must be called zero only after all its bytes were loaded; no
- * byte outside it may be loaded (the next one may be unmapped).
+ * Facts, measured (docs/performance.md):
+ *   - one page after the other, memory in random order is read at half speed:
+ *     one stream of loads keeps too few cache misses in flight, and the hardware
+ *     prefetcher starts anew at every page. Eight pages read in step run at
+ *     nearly full speed in any order;
+ *   - in a mix of zero and normal pages, every page of the kind that the branch
+ *     predictor did not expect drains the pipeline, so the whole pages must not
+ *     be waited for in the loop that tells the two kinds apart;
+ *   - prefetching whole pages in software is slower than leaving that to the
+ *     hardware; prefetching the lines to be sampled next is faster.
+ *
+ * So all pages of a group are sampled, with the first line of pages to come
+ * prefetched, and the candidates (those whose samples are zero; nearly all of
+ * them are zero pages) are then read whole, eight in step.
+ *
+ * Danger: a page is called zero only after all its bytes were loaded, and no
+ * byte outside it is loaded: the next one may be unmapped.
  *
  * The including file defines PC_KERNEL_FN(verb) (the name of a function),
  * PC_TARGET (its attributes), pc_vec, PC_VEC_BYTES (a divisor of 64), and
@@ -22,12 +29,23 @@
 #define PC_INLINE PC_TARGET __attribute__((always_inline)) static inline
 #define PC_LINE_BYTES 64u
 
-/* Lines are read and tested in blocks: long enough that the test costs little,
- * short enough that a normal page among the candidates is left early. */
-#define PC_BLOCK_BYTES 256u
+/* Pages read in step. Of 2, 3, 4, 6, 8, 12 and 16, eight was best. */
+#define PC_STREAMS 8u
 
-/* How many first lines the sampling loop keeps in flight. */
+/* What is read of each stream between two tests: 64 costs more tests, and at
+ * 256 the loads of one stream crowd out the others'. */
+#define PC_STEP_BYTES 128u
+
+/* How many pages ahead the first line is prefetched: 0 loses a fifth where all
+ * pages are normal, and past 16 nothing is gained. */
 #define PC_SAMPLE_AHEAD 16u
+
+/* Pages worth reading whole. */
+typedef struct PC_KERNEL_FN(candidates) {
+    size_t count;
+    const unsigned char *page[PC_KERNEL_GROUP_PAGES];
+    uint8_t bit[PC_KERNEL_GROUP_PAGES];
+} PC_KERNEL_FN(candidates);
 
 PC_INLINE pc_vec PC_KERNEL_FN(or_line)(const unsigned char *line)
 {
@@ -38,29 +56,12 @@ PC_INLINE pc_vec PC_KERNEL_FN(or_line)(const unsigned char *line)
     return bits;
 }
 
-PC_INLINE pc_vec PC_KERNEL_FN(or_block)(const unsigned char *block)
+PC_INLINE pc_vec PC_KERNEL_FN(or_step)(const unsigned char *step)
 {
-    const pc_vec low = PC_OR(PC_KERNEL_FN(or_line)(block), PC_KERNEL_FN(or_line)(block + 64));
-    const pc_vec high =
-        PC_OR(PC_KERNEL_FN(or_line)(block + 128), PC_KERNEL_FN(or_line)(block + 192));
-    return PC_OR(low, high);
+    return PC_OR(PC_KERNEL_FN(or_line)(step), PC_KERNEL_FN(or_line)(step + PC_LINE_BYTES));
 }
 
-PC_INLINE void PC_KERNEL_FN(prefetch_block)(const unsigned char *block)
-{
-    for (size_t at = 0; at < PC_BLOCK_BYTES; at += PC_LINE_BYTES) {
-        __builtin_prefetch(block + at, 0, 3);
-    }
-}
-
-PC_INLINE const unsigned char *PC_KERNEL_FN(page)(const pc_pages *pages, size_t index)
-{
-    const uint64_t offset =
-        pages->offsets ? pages->offsets[index] : pages->first + index * pages->page_bytes;
-    return pages->base + offset;
-}
-
-/* Fewer bytes than one vector: overlapping words, so that none is read past. */
+/* Fewer bytes than one vector. */
 PC_INLINE bool PC_KERNEL_FN(is_zero_short)(const unsigned char *bytes, size_t length)
 {
     uint64_t bits = 0;
@@ -83,8 +84,8 @@ PC_TARGET static bool PC_KERNEL_FN(is_zero)(const void *start, size_t length)
         return PC_KERNEL_FN(is_zero_short)(bytes, length);
     }
     size_t at = 0;
-    for (; at + PC_BLOCK_BYTES <= length; at += PC_BLOCK_BYTES) {
-        if (PC_NONZERO(PC_KERNEL_FN(or_block)(bytes + at))) {
+    for (; at + PC_STEP_BYTES <= length; at += PC_STEP_BYTES) {
+        if (PC_NONZERO(PC_KERNEL_FN(or_step)(bytes + at))) {
             return false;
         }
     }
@@ -97,47 +98,28 @@ PC_TARGET static bool PC_KERNEL_FN(is_zero)(const void *start, size_t length)
     return !PC_NONZERO(PC_LOAD(bytes + length - PC_VEC_BYTES));
 }
 
-/* One piece of PC_KERNEL_PAGE_BYTES; the piece at `ahead` is prefetched. */
-PC_INLINE bool PC_KERNEL_FN(piece_is_zero)(const unsigned char *piece, const unsigned char *ahead)
+static inline const unsigned char *PC_KERNEL_FN(page)(const pc_pages *pages, size_t index)
 {
-    for (size_t at = 0; at < PC_KERNEL_PAGE_BYTES; at += PC_BLOCK_BYTES) {
-        PC_KERNEL_FN(prefetch_block)(ahead + at);
-        if (PC_NONZERO(PC_KERNEL_FN(or_block)(piece + at))) {
-            return false;
-        }
-    }
-    return true;
+    const uint64_t offset =
+        pages->offsets ? pages->offsets[index] : pages->first + index * pages->page_bytes;
+    return pages->base + offset;
 }
 
-/* Two pieces in step; bit 0 is a's answer, bit 1 is b's. */
-PC_INLINE unsigned PC_KERNEL_FN(pair_is_zero)(const unsigned char *a, const unsigned char *b,
-                                              const unsigned char *ahead_a,
-                                              const unsigned char *ahead_b)
+/* One vector of the first line, then of the middle and the last one. Two
+ * branches, not arithmetic: where pages of a kind come in a row both are
+ * foreseen, and the loads of many pages overlap. */
+PC_INLINE bool PC_KERNEL_FN(sample_is_zero)(const unsigned char *page, size_t page_bytes)
 {
-    for (size_t at = 0; at < PC_KERNEL_PAGE_BYTES; at += PC_BLOCK_BYTES) {
-        PC_KERNEL_FN(prefetch_block)(ahead_a + at);
-        PC_KERNEL_FN(prefetch_block)(ahead_b + at);
-        const pc_vec in_a = PC_KERNEL_FN(or_block)(a + at);
-        const pc_vec in_b = PC_KERNEL_FN(or_block)(b + at);
-        if (PC_NONZERO(PC_OR(in_a, in_b))) {
-            const size_t left = PC_KERNEL_PAGE_BYTES - at;
-            const bool a_zero = !PC_NONZERO(in_a) && PC_KERNEL_FN(is_zero)(a + at, left);
-            const bool b_zero = !PC_NONZERO(in_b) && PC_KERNEL_FN(is_zero)(b + at, left);
-            return (unsigned)a_zero | (unsigned)b_zero << 1;
-        }
+    if (PC_NONZERO(PC_LOAD(page))) {
+        return false;
     }
-    return 3;
+    const pc_vec middle = PC_LOAD(page + page_bytes / 2);
+    const pc_vec last = PC_LOAD(page + page_bytes - PC_VEC_BYTES);
+    return !PC_NONZERO(PC_OR(middle, last));
 }
 
-typedef struct PC_KERNEL_FN(candidates) {
-    size_t count;
-    const unsigned char *page[PC_KERNEL_GROUP_PAGES + 2]; /* two more: what to prefetch */
-    uint8_t bit[PC_KERNEL_GROUP_PAGES];
-} PC_KERNEL_FN(candidates);
-
-/* Step 1. */
-PC_INLINE void PC_KERNEL_FN(sample_first)(const pc_pages *pages, size_t begin, size_t end,
-                                          PC_KERNEL_FN(candidates) * left)
+PC_INLINE void PC_KERNEL_FN(sample)(const pc_pages *pages, size_t begin, size_t end,
+                                    PC_KERNEL_FN(candidates) * left)
 {
     size_t count = 0;
     for (size_t index = begin; index < end; index++) {
@@ -145,87 +127,106 @@ PC_INLINE void PC_KERNEL_FN(sample_first)(const pc_pages *pages, size_t begin, s
             __builtin_prefetch(PC_KERNEL_FN(page)(pages, index + PC_SAMPLE_AHEAD), 0, 3);
         }
         const unsigned char *page = PC_KERNEL_FN(page)(pages, index);
-        left->page[count] = page;
-        left->bit[count] = (uint8_t)(index - begin);
-        count += !PC_NONZERO(PC_KERNEL_FN(or_line)(page));
+        if (PC_KERNEL_FN(sample_is_zero)(page, pages->page_bytes)) {
+            left->page[count] = page;
+            left->bit[count] = (uint8_t)(index - begin);
+            count++;
+        }
     }
     left->count = count;
 }
 
-/* Step 2. */
-PC_INLINE void PC_KERNEL_FN(sample_rest)(size_t page_bytes, PC_KERNEL_FN(candidates) * left)
+PC_INLINE pc_vec PC_KERNEL_FN(or_streams)(const unsigned char *const at[], size_t streams,
+                                          size_t done)
 {
-    size_t count = 0;
-    for (size_t i = 0; i < left->count; i++) {
-        const unsigned char *page = left->page[i];
-        const pc_vec middle = PC_KERNEL_FN(or_line)(page + page_bytes / 2);
-        const pc_vec last = PC_KERNEL_FN(or_line)(page + page_bytes - PC_LINE_BYTES);
-        left->page[count] = page;
-        left->bit[count] = left->bit[i];
-        count += !PC_NONZERO(PC_OR(middle, last));
+    pc_vec bits = PC_KERNEL_FN(or_step)(at[0] + done);
+#pragma GCC unroll 8
+    for (size_t s = 1; s < streams; s++) {
+        bits = PC_OR(bits, PC_KERNEL_FN(or_step)(at[s] + done));
     }
-    left->count = count;
+    return bits;
 }
 
-/* Step 3 for pages of one piece. */
-PC_INLINE uint64_t PC_KERNEL_FN(read_small)(const PC_KERNEL_FN(candidates) * left)
+/* Clears the bits of the streams that are not zero here; those streams then
+ * repeat one that goes on, so that the reading loop keeps its shape. */
+PC_TARGET static unsigned PC_KERNEL_FN(drop_normal)(const unsigned char *at[], size_t streams,
+                                                    size_t done, unsigned zero)
 {
-    uint64_t zero = 0;
-    size_t i = 0;
-    for (; i + 2 <= left->count; i += 2) {
-        const uint64_t pair = PC_KERNEL_FN(pair_is_zero)(left->page[i], left->page[i + 1],
-                                                         left->page[i + 2], left->page[i + 3]);
-        zero |= (pair & 1) << left->bit[i];
-        zero |= (pair >> 1) << left->bit[i + 1];
+    for (size_t s = 0; s < streams; s++) {
+        if (PC_NONZERO(PC_KERNEL_FN(or_step)(at[s] + done))) {
+            zero &= ~(1u << s);
+        }
     }
-    if (i < left->count) {
-        const bool one = PC_KERNEL_FN(piece_is_zero)(left->page[i], left->page[i + 1]);
-        zero |= (uint64_t)one << left->bit[i];
+    for (size_t s = 0; zero && s < streams; s++) {
+        at[s] = zero >> s & 1 ? at[s] : at[__builtin_ctz(zero)];
     }
     return zero;
 }
 
-/* Step 3 for one page of several pieces, in order. */
-PC_INLINE bool PC_KERNEL_FN(large_is_zero)(const unsigned char *page, size_t page_bytes,
-                                           const unsigned char *next)
+/* PC_KERNEL_PAGE_BYTES of each stream, in step; bit s: those of start[s] are zero. */
+PC_INLINE unsigned PC_KERNEL_FN(read_in_step)(const unsigned char *const start[], size_t streams)
 {
-    const unsigned char *last = page + page_bytes - PC_KERNEL_PAGE_BYTES;
-    for (const unsigned char *piece = page; piece < last; piece += PC_KERNEL_PAGE_BYTES) {
-        if (!PC_KERNEL_FN(piece_is_zero)(piece, piece + PC_KERNEL_PAGE_BYTES)) {
+    const unsigned char *at[PC_STREAMS];
+    memcpy(at, start, streams * sizeof at[0]);
+    unsigned zero = (1u << streams) - 1;
+    for (size_t done = 0; zero && done < PC_KERNEL_PAGE_BYTES; done += PC_STEP_BYTES) {
+        if (PC_NONZERO(PC_KERNEL_FN(or_streams)(at, streams, done))) {
+            zero = PC_KERNEL_FN(drop_normal)(at, streams, done, zero);
+        }
+    }
+    return zero;
+}
+
+/* A constant count where it can be one: the compiler unrolls that loop. */
+PC_TARGET static unsigned PC_KERNEL_FN(read_some)(const unsigned char *const start[],
+                                                  size_t streams)
+{
+    return streams == PC_STREAMS ? PC_KERNEL_FN(read_in_step)(start, PC_STREAMS)
+                                 : PC_KERNEL_FN(read_in_step)(start, streams);
+}
+
+PC_TARGET static uint64_t PC_KERNEL_FN(read_small)(const PC_KERNEL_FN(candidates) * left)
+{
+    uint64_t zero = 0;
+    for (size_t i = 0; i < left->count; i += PC_STREAMS) {
+        const size_t rest = left->count - i;
+        const size_t streams = rest < PC_STREAMS ? rest : PC_STREAMS;
+        const unsigned some = PC_KERNEL_FN(read_some)(left->page + i, streams);
+        for (size_t s = 0; s < streams; s++) {
+            zero |= (uint64_t)(some >> s & 1) << left->bit[i + s];
+        }
+    }
+    return zero;
+}
+
+/* A page of several pieces: in address order, its pieces in step. */
+PC_TARGET static bool PC_KERNEL_FN(large_is_zero)(const unsigned char *page, size_t page_bytes)
+{
+    const size_t pieces = page_bytes / PC_KERNEL_PAGE_BYTES;
+    for (size_t piece = 0; piece < pieces; piece += PC_STREAMS) {
+        const unsigned char *start[PC_STREAMS];
+        size_t streams = 0;
+        for (; streams < PC_STREAMS && piece + streams < pieces; streams++) {
+            start[streams] = page + (piece + streams) * PC_KERNEL_PAGE_BYTES;
+        }
+        if (PC_KERNEL_FN(read_some)(start, streams) != (1u << streams) - 1) {
             return false;
         }
     }
-    return PC_KERNEL_FN(piece_is_zero)(last, next);
-}
-
-PC_INLINE uint64_t PC_KERNEL_FN(read_large)(size_t page_bytes,
-                                            const PC_KERNEL_FN(candidates) * left)
-{
-    uint64_t zero = 0;
-    for (size_t i = 0; i < left->count; i++) {
-        const bool one =
-            PC_KERNEL_FN(large_is_zero)(left->page[i], page_bytes, left->page[i + 1]);
-        zero |= (uint64_t)one << left->bit[i];
-    }
-    return zero;
+    return true;
 }
 
 PC_TARGET static uint64_t PC_KERNEL_FN(zero_pages)(const pc_pages *pages, size_t begin, size_t end)
 {
     PC_KERNEL_FN(candidates) left;
-    PC_KERNEL_FN(sample_first)(pages, begin, end, &left);
-    PC_KERNEL_FN(sample_rest)(pages->page_bytes, &left);
-    if (left.count == 0) {
-        return 0;
-    }
-    /* After the last candidates come pages of the next group, as a guess. */
-    const unsigned char *after = left.page[left.count - 1];
-    for (size_t i = 0; i < 2; i++) {
-        left.page[left.count + i] =
-            end + i < pages->count ? PC_KERNEL_FN(page)(pages, end + i) : after;
-    }
+    PC_KERNEL_FN(sample)(pages, begin, end, &left);
     if (pages->page_bytes == PC_KERNEL_PAGE_BYTES) {
         return PC_KERNEL_FN(read_small)(&left);
     }
-    return PC_KERNEL_FN(read_large)(pages->page_bytes, &left);
+    uint64_t zero = 0;
+    for (size_t i = 0; i < left.count; i++) {
+        const bool one = PC_KERNEL_FN(large_is_zero)(left.page[i], pages->page_bytes);
+        zero |= (uint64_t)one << left.bit[i];
+    }
+    return zero;
 }

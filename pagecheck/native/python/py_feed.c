@@ -1,7 +1,10 @@
 /* `Feed`: the coordinator's end of one ring. */
 #include "py_native.h"
 
+#include <sys/stat.h>
+
 #include "../core/pc_feed.h"
+#include "../core/pc_offsets.h"
 
 typedef struct {
     PyObject_HEAD
@@ -139,23 +142,18 @@ static PyObject *feed_begin_range(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *feed_begin_offsets(PyObject *object, PyObject *args)
+static int begin_offsets(FeedObject *self, unsigned int block, unsigned int batch_pages,
+                         PyObject *offsets, PyObject *zero, PyObject *decided)
 {
-    unsigned int block, batch_pages;
-    PyObject *offsets, *zero, *decided;
-    FeedObject *self = usable(object);
-    if (self == NULL ||
-        !PyArg_ParseTuple(args, "IIOOO", &block, &batch_pages, &offsets, &zero, &decided))
-        return NULL;
     if (check_job(self, block, batch_pages) != 0 || nothing_out(self) != 0)
-        return NULL;
+        return -1;
     drop_views(self);
     if (add_view(self, offsets, 0, 8, "offsets") != 0)
-        return NULL;
+        return -1;
     uint64_t pages = (uint64_t)self->views[0].len / 8u;
     if (add_view(self, zero, 1, pages, "zero") != 0 ||
         add_view(self, decided, 1, pages, "decided") != 0)
-        return NULL;
+        return -1;
     const pc_job job = {.block = block,
                         .batch_pages = batch_pages,
                         .offsets = self->views[0].buf,
@@ -163,6 +161,18 @@ static PyObject *feed_begin_offsets(PyObject *object, PyObject *args)
                         .decided_bytes = self->views[2].buf};
     pc_feed_begin(&self->feed, &job);
     self->limit = pages;
+    return 0;
+}
+
+static PyObject *feed_begin_offsets(PyObject *object, PyObject *args)
+{
+    unsigned int block, batch_pages;
+    PyObject *offsets, *zero, *decided;
+    FeedObject *self = usable(object);
+    if (self == NULL ||
+        !PyArg_ParseTuple(args, "IIOOO", &block, &batch_pages, &offsets, &zero, &decided) ||
+        begin_offsets(self, block, batch_pages, offsets, zero, decided) != 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -290,9 +300,57 @@ static PyObject *feed_counts(PyObject *object, PyObject *unused)
                          (unsigned long long)pc_feed_outstanding(&self->feed));
 }
 
+/* What a check that needs nobody's help ends with; everything else is state and a number. */
+static PyObject *finish_check(FeedObject *self, int fd, uint64_t file_end, PyObject *partition)
+{
+    struct stat st;
+    Py_buffer out;
+    uint64_t count = self->limit;
+    bool cut = fstat(fd, &st) != 0 || (uint64_t)st.st_size < file_end;
+    if (py_words_get(partition, &out, 1, count * 8u, "partition") != 0)
+        return NULL;
+    size_t normal = pc_offsets_partition(self->feed.job.offsets, self->feed.job.zero_bytes,
+                                         (size_t)count, out.buf);
+    PyBuffer_Release(&out);
+    bool sure = self->feed.pages_undecided == 0 && !cut;
+    pc_feed_abandon(&self->feed);
+    drop_views(self);
+    return Py_BuildValue("iNK", PC_PUMP_DONE, PyBool_FromLong(sure), (unsigned long long)normal);
+}
+
+static PyObject *feed_check(PyObject *object, PyObject *args)
+{
+    unsigned int block, batch_pages;
+    int fd;
+    unsigned long long file_end;
+    PyObject *offsets, *zero, *decided, *partition;
+    long long deadline_ns;
+    pc_pump result;
+    FeedObject *self = usable(object);
+    if (self == NULL || !PyArg_ParseTuple(args, "IIiKOOOOL", &block, &batch_pages, &fd, &file_end,
+                                          &offsets, &zero, &decided, &partition, &deadline_ns))
+        return NULL;
+    if (begin_offsets(self, block, batch_pages, offsets, zero, decided) != 0)
+        return NULL;
+    pc_feed_more(&self->feed, 0, self->limit);
+    self->busy = 1;
+    Py_BEGIN_ALLOW_THREADS
+    result = pc_feed_pump(&self->feed, false, deadline_ns);
+    Py_END_ALLOW_THREADS
+    self->busy = 0;
+    if (result == PC_PUMP_DONE)
+        return finish_check(self, fd, file_end, partition);
+    if (result == PC_PUMP_FAILED)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    if (result == PC_PUMP_INTERRUPTED && PyErr_CheckSignals() != 0)
+        return NULL;
+    return Py_BuildValue("iOK", (int)result, Py_False, 0ull);
+}
+
 static PyMethodDef feed_methods[] = {
     {"begin_range", feed_begin_range, METH_VARARGS, NULL},
     {"begin_offsets", feed_begin_offsets, METH_VARARGS, NULL},
+    {"check", feed_check, METH_VARARGS, NULL},
     {"more", feed_more, METH_VARARGS, NULL},
     {"pump", feed_pump, METH_VARARGS, NULL},
     {"end", feed_end, METH_NOARGS, NULL},
