@@ -18,9 +18,11 @@ from pagecheck.coordinator.limits import (
     CHANNELS_MAX,
     default_batch_pages,
     default_channels,
+    ring_slots,
 )
 from pagecheck.coordinator.pool import Pool
-from pagecheck.coordinator.scanning import Progress, ScanOptions, ScanResult
+from pagecheck.coordinator.scanning import ScanResult
+from pagecheck.coordinator.scanwork import Progress, ScanOptions
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.model import Access, Answer, Holes, Kind, Report
 from pagecheck.native import _native
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Engine = Literal["auto", "cpu", "none"]
-SLOTS: Final = 16
 CHECK_DEADLINE_S: Final = 60.0
 NEVER_NS: Final = 1 << 62
 
@@ -87,7 +88,11 @@ class Coordinator:
         self._owner = Owner()
         slot_pages = max(batch_pages or 0, default_batch_pages(4096))
         settings = Settings(
-            kernel, SLOTS, -(-slot_pages // 64) * 64, nice, min(int(stall * 1e9), NEVER_NS)
+            kernel=kernel,
+            slots=ring_slots(batch_pages or default_batch_pages(4096)),
+            slot_pages=-(-slot_pages // 64) * 64,
+            nice=nice,
+            stall_ns=min(int(stall * 1e9), NEVER_NS),
         )
         if self.engine == "none":
             return

@@ -13,6 +13,7 @@ CHANNELS_DEFAULT_MAX: Final = 16
 BYTES_PER_CHANNEL: Final = 256 << 20
 BATCH_BYTES: Final = 2 << 20
 BATCH_PAGES_MAX: Final = 32768
+RING_PAGES: Final = 8192  # out at once per channel: 32 MiB of 4 KiB pages
 CGROUP: Final = Path("/sys/fs/cgroup")
 
 _Reader = Callable[[Path], "float | None"]
@@ -96,3 +97,9 @@ def default_batch_pages(page_size: int) -> int:
     """Pages per batch: 2 MiB of them, at least one. Chosen by `tools/bench`, see
     docs/performance.md."""
     return max(1, BATCH_BYTES // page_size)
+
+
+def ring_slots(batch_pages: int) -> int:
+    """Slots per ring, 16 to 64: the coordinator wakes when half of them are answered, and that
+    half must last longer than it takes to wake."""
+    return max(16, min(64, RING_PAGES // batch_pages))

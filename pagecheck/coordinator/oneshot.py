@@ -7,7 +7,7 @@ import time
 
 from pagecheck.coordinator.coordinator import Coordinator, Engine
 from pagecheck.coordinator.limits import default_channels
-from pagecheck.coordinator.scanning import Progress
+from pagecheck.coordinator.scanwork import Progress
 from pagecheck.errors import UsageError
 from pagecheck.model import Holes, Kind, Report
 from pagecheck.plan import make_block

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.pool import Job, Pool
-from pagecheck.coordinator.scanwork import ScanWork
+from pagecheck.coordinator.scanwork import ScanOptions, ScanWork
 from pagecheck.errors import UsageError
 from pagecheck.model import AnswerKind, BlockReport, Counts, Kind
 from pagecheck.native import Feed, _native
 from pagecheck.shm.bitmaps import BlockBitmaps
 from pagecheck.shm.ram import was_at_rest
-
-SPAN_BATCHES: Final = 4
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ScanOptions:
-    """How a block is scanned; `Coordinator.scan` documents the fields."""
-
-    kind: Kind
-    batch_pages: int
-    max_rate: int | None
-    deadline_ns: int
-    progress: Progress | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +59,7 @@ def scan(
 ) -> ScanResult:
     """Scans a block on all channels; see `Coordinator.scan`."""
     before = block.source.stamp()
-    span = options.batch_pages * SPAN_BATCHES
-    work = ScanWork(block, bitmaps, options.kind, span, options.max_rate, stop)
+    work = ScanWork(block, bitmaps, options, len(pool.channels), stop)
 
     def begin(feed: Feed) -> None:
         feed.begin_range(block.id, options.batch_pages, bitmaps.pages, bitmaps.zero, bitmaps.normal)

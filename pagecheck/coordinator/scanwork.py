@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from pagecheck.coordinator.block import Block
+from pagecheck.coordinator.limits import ring_slots
 from pagecheck.errors import SourceError
 from pagecheck.model import Kind
 from pagecheck.native import _native
@@ -18,6 +20,19 @@ from pagecheck.plan import PartialPage, Run, common_page_size, page_runs
 from pagecheck.shm.bitmaps import BlockBitmaps
 
 PACE_NS = 100_000_000
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """How a block is scanned; `Coordinator.scan` documents the fields."""
+
+    kind: Kind
+    batch_pages: int
+    max_rate: int | None
+    deadline_ns: int
+    progress: Progress | None
 
 
 class ScanWork:
@@ -33,23 +48,32 @@ class ScanWork:
         self,
         block: Block,
         bitmaps: BlockBitmaps,
-        kind: Kind,
-        span_pages: int,
-        max_rate: int | None,
+        options: ScanOptions,
+        channels: int,
         stop: threading.Event,
     ) -> None:
+        """Nothing is looked up before the first `take`.
+
+        Args:
+            bitmaps: where holes are published.
+            channels: how many take from it.
+            stop: set here when the walk fails; ends the waits of the pace.
+        """
         self.done_pages = 0
         self.smallest = block.source.size
         self.error: BaseException | None = None
         self._block = block
         self._bitmaps = bitmaps
-        self._kind = kind
+        self._kind = options.kind
         self._stop = stop
-        self._rate = max_rate
-        self._span_pages = span_pages
-        if max_rate is not None:
-            paced = max_rate * PACE_NS // 1_000_000_000 // block.ram.page_size
-            self._span_pages = max(1, min(span_pages, paced))
+        self._rate = options.max_rate
+        self._channels = channels
+        self._batch_pages = options.batch_pages
+        # Half a ring: what a lane can give out when it wakes.
+        self._span_pages = options.batch_pages * (ring_slots(options.batch_pages) // 2)
+        if self._rate is not None:
+            paced = self._rate * PACE_NS // 1_000_000_000 // block.ram.page_size
+            self._batch_pages = self._span_pages = max(1, min(self._span_pages, paced))
         self._next_ns = time.monotonic_ns()
         self._lock = threading.Lock()
         self._run = Run(False, 0, 0)
@@ -93,7 +117,10 @@ class ScanWork:
                 self._publish_hole(run)
             else:
                 self._run = run
-        first, count = self._run.first, min(self._run.pages, self._span_pages)
+        # Towards the end of a run the spans get smaller, so that all lanes end together.
+        share = self._run.pages // (2 * self._channels)
+        most = max(self._batch_pages, min(self._span_pages, share))
+        first, count = self._run.first, min(self._run.pages, most)
         self._run = Run(False, first + count, self._run.pages - count)
         self.done_pages += count
         return first, count
