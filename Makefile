@@ -16,7 +16,7 @@ SAMPLE := build/sample.ram
 $(STAMP): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
 	@tools/needs "$(PYTHON)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[test,dev]'
 	@touch $@
 
 demo: $(STAMP)

@@ -5,11 +5,12 @@ Importing it has no side effects and loads nothing; names are resolved when firs
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pagecheck._version import __version__
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
 if TYPE_CHECKING:
+    from typing import Any
+
     from pagecheck.coordinator import Block, Coordinator, scan
     from pagecheck.errors import PagecheckError
     from pagecheck.model import Answer, BlockReport, Counts, RamBlock, Report

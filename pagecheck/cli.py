@@ -155,14 +155,19 @@ def scan(
         raise click.UsageError("--ranges and --json exclude each other")
     if verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="pagecheck: %(message)s")
-    from pagecheck import bitmap_files
     from pagecheck.coordinator import scan as run
-    from pagecheck.present import ProgressBar
 
     if out is not None:
+        from pagecheck import bitmap_files
+
         bitmap_files.prepare(out, source)
-    with ProgressBar(enabled=not quiet) as progress:
-        report = run(source, progress=progress, **options)
+    if quiet or not sys.stderr.isatty():
+        report = run(source, **options)
+    else:
+        from pagecheck.present import ProgressBar
+
+        with ProgressBar() as progress:
+            report = run(source, progress=progress, **options)
     if out is not None:
         report = bitmap_files.write(report, out)
     if not quiet or as_json:
@@ -193,7 +198,7 @@ def kernels(*, as_json: bool) -> int:
 
     A kernel proves itself on every byte position of a page before it is used.
     """
-    from pagecheck.hw.cpu import list_kernels, state
+    from pagecheck.hw.kernels import list_kernels, state
     from pagecheck.present import columns
 
     found = [(kernel, state(kernel)) for kernel in list_kernels()]
@@ -278,6 +283,8 @@ def main() -> NoReturn:
     code = run_command(sys.argv[1:])
     try:
         sys.stdout.flush()
+        sys.stderr.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+        code = code or 141
+    # Everything is closed and written; taking the interpreter apart would only cost time.
+    os._exit(code)

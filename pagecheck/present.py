@@ -52,7 +52,8 @@ def table(report: Report) -> str:
 
 
 def _row(name: str, size: int, counts: Counts, *, diff: bool) -> list[str]:
-    share = f"{100 * counts.zero / counts.pages:.1f} %" if counts.pages else "-"
+    tenths = 1000 * counts.zero // counts.pages  # never rounded up to 100 %
+    share = f"{tenths // 10}.{tenths % 10} %"
     numbers = [counts.pages, counts.zero, counts.hole, counts.normal, counts.undecided]
     numbers += [counts.unchanged] if diff else []
     return [name, size_text(size), *(f"{n:,}" for n in numbers), share]
@@ -106,17 +107,15 @@ def runs(block: BlockReport) -> Iterator[tuple[int, int, str]]:
 class ProgressBar:
     """A bar on stderr that appears once the work takes longer than about a second."""
 
-    def __init__(self, stream: TextIO = sys.stderr, *, enabled: bool = True) -> None:
-        self._enabled = enabled and stream.isatty()
-        self._stream = stream
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """Writes to `stream` (stderr by default), which is a terminal."""
+        self._stream = stream or sys.stderr
         self._started = time.monotonic()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
     def __call__(self, done: int, total: int) -> None:
         """Shows that `done` of `total` bytes are answered."""
-        if not self._enabled:
-            return
         if self._bar is None:
             if time.monotonic() - self._started < 1.0:
                 return

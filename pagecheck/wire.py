@@ -9,9 +9,12 @@ import json
 import select
 import socket
 import time
-from typing import Any, Final
 
 from pagecheck.errors import InternalError
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 MESSAGE_BYTES: Final = 65536
 FDS: Final = 4

@@ -29,8 +29,8 @@ REPLY_NS: Final = 10_000_000_000
 log = logging.getLogger(__name__)
 
 _BOOT: Final = (
-    "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from pagecheck.workers.program import main; sys.exit(main(int(sys.argv[2])))"
+    "import os, sys; sys.path.insert(0, sys.argv[1]); "
+    "from pagecheck.workers.program import main; os._exit(main(int(sys.argv[2])))"
 )
 
 

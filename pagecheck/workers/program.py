@@ -6,12 +6,15 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import Any, Final
 
 from pagecheck.errors import InternalError, PagecheckError
 from pagecheck.hw.cpu import choose_kernel
 from pagecheck.native import Worker
 from pagecheck.wire import Closed, Link
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 LOOK_NS: Final = 1_000_000_000  # an idle worker looks for its coordinator this often
 START_NS: Final = 30_000_000_000
