@@ -10,6 +10,7 @@ setup(
             "pagecheck.native._native",
             sources=sorted(glob("pagecheck/native/core/*.c") + glob("pagecheck/native/python/*.c")),
             depends=sorted(glob("pagecheck/native/*/*.h")),
+            define_macros=[("_GNU_SOURCE", "1")],
             extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
             libraries=["rt", "pthread"],
             py_limited_api=True,

@@ -1,7 +1,6 @@
 /* Decides the pages of one batch: through the mapping where touching is safe, else by SEEK_DATA
  * and pread. The file's size and allocation are looked up once per batch, after it was submitted:
  * an older answer could be stale. */
-#define _GNU_SOURCE
 #include "pc_block.h"
 
 #include <errno.h>
@@ -78,8 +77,7 @@ static void decide_mapped_page(const job *j, size_t index)
     uint64_t offset = page_offset(j->batch, j->block->page_bytes, index);
     if (offset + j->block->page_bytes > j->limit)
         return;
-    if (!PC_GUARDED(&guard, j->block->base, j->block->bytes,
-                    zero = mapped_page_is_zero(j, offset)))
+    if (!PC_GUARDED(&guard, j->block->base, j->block->bytes, zero = mapped_page_is_zero(j, offset)))
         return;
     if (zero)
         pc_bits_set(j->zero, index, 1);
@@ -235,8 +233,8 @@ static void decide_by_residency(const job *j, size_t begin, size_t end, uint64_t
     while (begin < end) {
         size_t step = end - begin < most ? end - begin : most;
         unsigned char *resident = j->decider->resident;
-        if (mincore((void *)(uintptr_t)(j->block->base + offset),
-                    step * j->block->page_bytes, resident) != 0) {
+        if (mincore((void *)(uintptr_t)(j->block->base + offset), step * j->block->page_bytes,
+                    resident) != 0) {
             decide_untouched(j, begin, end, offset);
             return;
         }
@@ -248,8 +246,7 @@ static void decide_by_residency(const job *j, size_t begin, size_t end, uint64_t
             if (in)
                 decide_mapped(j, begin + from, begin + to);
             else
-                decide_untouched(j, begin + from, begin + to,
-                                 offset + from * j->block->page_bytes);
+                decide_untouched(j, begin + from, begin + to, offset + from * j->block->page_bytes);
             from = to;
         }
         begin += step;
@@ -304,8 +301,8 @@ void pc_block_decide(const pc_block *block, const pc_decider *decider, const pc_
     if (j.limit > block->bytes)
         j.limit = block->bytes;
     uint64_t allocated = (uint64_t)st.st_blocks * 512u;
-    bool touch = block->base != NULL && ((block->flags & PC_BLOCK_TOUCH_FREELY) != 0 ||
-                                         allocated >= (uint64_t)st.st_size);
+    bool touch = block->base != NULL &&
+                 ((block->flags & PC_BLOCK_TOUCH_FREELY) != 0 || allocated >= (uint64_t)st.st_size);
     if (touch)
         decide_mapped(&j, 0, batch->count);
     else

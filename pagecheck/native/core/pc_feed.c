@@ -245,8 +245,7 @@ void pc_feed_rebind(pc_feed *feed, const pc_ring *ring)
     memmove(feed->again + out_count, feed->again + feed->again_next,
             waiting_count * sizeof *feed->again);
     for (uint32_t i = 0; i < out_count; i++)
-        feed->again[i] =
-            feed->out[(feed->submitted - out_count + 1 + i) % feed->ring.slot_count];
+        feed->again[i] = feed->out[(feed->submitted - out_count + 1 + i) % feed->ring.slot_count];
     feed->again_next = 0;
     feed->again_count = out_count + waiting_count;
     pc_ring_close(&feed->ring);

@@ -29,10 +29,10 @@ typedef struct pc_job {
 typedef struct pc_feed {
     pc_ring ring;
     pc_job job;
-    uint64_t next;    /* position of the next page to give out */
-    uint64_t end;     /* one past the last page to give out */
-    pc_given *out;    /* slot_count batches that are out, by sequence % slot_count */
-    pc_given *again;  /* slot_count batches of a dead worker, to be given out first */
+    uint64_t next;   /* position of the next page to give out */
+    uint64_t end;    /* one past the last page to give out */
+    pc_given *out;   /* slot_count batches that are out, by sequence % slot_count */
+    pc_given *again; /* slot_count batches of a dead worker, to be given out first */
     uint32_t again_count;
     uint32_t again_next;
     uint64_t submitted; /* sequence of the newest batch that is out */

@@ -2,7 +2,6 @@
  *
  * SA_NODEFER keeps SIGBUS unblocked after the jump out, so that sigsetjmp need not save the
  * signal mask: that would cost a system call on the path that every batch takes. */
-#define _GNU_SOURCE
 #include "pc_guard.h"
 
 #include <signal.h>

@@ -96,8 +96,7 @@ static bool pc_check_place(const pc_kernel *kernel, unsigned char *bytes, size_t
     good = good && pc_check_batch(kernel, bytes, odd, PC_CHECK_MARKED, PC_CHECK_ZERO) ==
                        (pc_check_all & ~bit);
     if (place % 61 == 0) { /* one zero page among normal ones */
-        good = good &&
-               pc_check_batch(kernel, bytes, odd, PC_CHECK_ZERO, PC_CHECK_MARKED) == bit;
+        good = good && pc_check_batch(kernel, bytes, odd, PC_CHECK_ZERO, PC_CHECK_MARKED) == bit;
     }
     marked[place] = 0;
     return good;
@@ -110,8 +109,7 @@ static bool pc_check_places(const pc_kernel *kernel, unsigned char *bytes)
     memset(bytes + PC_CHECK_MARKED, 0, PC_KERNEL_PAGE_BYTES);
     bool good = kernel->is_zero(bytes + PC_CHECK_ZERO, PC_KERNEL_PAGE_BYTES);
     good = good && kernel->is_zero(bytes, 0) && !kernel->is_zero(bytes, 1);
-    good = good &&
-           pc_check_batch(kernel, bytes, 0, PC_CHECK_MARKED, PC_CHECK_ZERO) == pc_check_all;
+    good = good && pc_check_batch(kernel, bytes, 0, PC_CHECK_MARKED, PC_CHECK_ZERO) == pc_check_all;
     for (size_t place = 0; good && place < PC_KERNEL_PAGE_BYTES; place++) {
         good = pc_check_place(kernel, bytes, place);
     }

@@ -43,7 +43,7 @@ typedef struct pc_kernel {
 
 /* The kernels that this architecture can have, best first. */
 size_t pc_kernel_count(void);
-const pc_kernel *pc_kernel_at(size_t index); /* NULL: index past the last one */
+const pc_kernel *pc_kernel_at(size_t index);       /* NULL: index past the last one */
 const pc_kernel *pc_kernel_find(const char *name); /* NULL: not on this architecture */
 
 /* NULL: this CPU can run it; else a static text that says what is missing. */

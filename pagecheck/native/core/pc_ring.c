@@ -1,5 +1,4 @@
 /* Maps and checks a channel segment, and waits on its semaphores with a monotonic deadline. */
-#define _GNU_SOURCE
 #include "pc_ring.h"
 
 #include <errno.h>

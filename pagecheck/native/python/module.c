@@ -56,20 +56,22 @@ static PyObject *segment_format(PyObject *module, PyObject *args)
 }
 
 #define FIELD(type, field)                                                                         \
-    {#type "." #field, offsetof(struct pc_##type, field),                                          \
-     sizeof(((struct pc_##type *)0)->field)}
+    {#type "." #field, offsetof(struct pc_##type, field), sizeof(((struct pc_##type *)0)->field)}
 
 static const struct {
     const char *name;
     size_t offset;
     size_t bytes;
 } fields[] = {
-    FIELD(header, magic),        FIELD(header, layout_version), FIELD(header, header_bytes),
-    FIELD(header, segment_bytes), FIELD(header, generation),    FIELD(header, slot_count),
-    FIELD(header, slot_pages),   FIELD(header, slot_bytes),     FIELD(header, wake_at),
-    FIELD(header, attention),    FIELD(header, progress),       FIELD(header, deciding),
-    FIELD(slot, request),        FIELD(slot, kind),             FIELD(slot, block),
-    FIELD(slot, first_page),     FIELD(slot, count),            FIELD(slot, answer),
+    FIELD(header, magic),        FIELD(header, layout_version),
+    FIELD(header, header_bytes), FIELD(header, segment_bytes),
+    FIELD(header, generation),   FIELD(header, slot_count),
+    FIELD(header, slot_pages),   FIELD(header, slot_bytes),
+    FIELD(header, wake_at),      FIELD(header, attention),
+    FIELD(header, progress),     FIELD(header, deciding),
+    FIELD(slot, request),        FIELD(slot, kind),
+    FIELD(slot, block),          FIELD(slot, first_page),
+    FIELD(slot, count),          FIELD(slot, answer),
     FIELD(slot, refusal),
 };
 
@@ -79,8 +81,8 @@ static PyObject *layout(PyObject *module, PyObject *unused)
     (void)unused;
     PyObject *table = PyDict_New();
     for (size_t i = 0; table != NULL && i < sizeof fields / sizeof *fields; i++) {
-        PyObject *entry = Py_BuildValue("nn", (Py_ssize_t)fields[i].offset,
-                                        (Py_ssize_t)fields[i].bytes);
+        PyObject *entry =
+            Py_BuildValue("nn", (Py_ssize_t)fields[i].offset, (Py_ssize_t)fields[i].bytes);
         if (entry == NULL || PyDict_SetItemString(table, fields[i].name, entry) != 0)
             Py_CLEAR(table);
         Py_XDECREF(entry);

@@ -6,8 +6,7 @@
 #include "../core/pc_bits.h"
 #include "../core/pc_offsets.h"
 
-int py_words_get(PyObject *object, Py_buffer *view, int writable, uint64_t bytes,
-                 const char *what)
+int py_words_get(PyObject *object, Py_buffer *view, int writable, uint64_t bytes, const char *what)
 {
     if (PyObject_GetBuffer(object, view, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0)
         return -1;

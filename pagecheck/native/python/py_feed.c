@@ -7,10 +7,9 @@
 #include "../core/pc_offsets.h"
 
 typedef struct {
-    PyObject_HEAD
-    pc_feed feed;
+    PyObject_HEAD pc_feed feed;
     int open;
-    int busy; /* a thread is inside pump; the GIL guards this word */
+    int busy;       /* a thread is inside pump; the GIL guards this word */
     uint64_t limit; /* pages that the job's arrays have room for */
     Py_buffer views[3];
     int view_count;
@@ -124,7 +123,8 @@ static PyObject *feed_begin_range(PyObject *object, PyObject *args)
     unsigned long long pages;
     PyObject *zero, *normal;
     FeedObject *self = usable(object);
-    if (self == NULL || !PyArg_ParseTuple(args, "IIKOO", &block, &batch_pages, &pages, &zero, &normal))
+    if (self == NULL ||
+        !PyArg_ParseTuple(args, "IIKOO", &block, &batch_pages, &pages, &zero, &normal))
         return NULL;
     if (check_job(self, block, batch_pages) != 0 || nothing_out(self) != 0)
         return NULL;
@@ -200,10 +200,8 @@ static PyObject *feed_pump(PyObject *object, PyObject *args)
     if (self == NULL || !PyArg_ParseTuple(args, "pL", &hungry, &deadline_ns))
         return NULL;
     self->busy = 1;
-    Py_BEGIN_ALLOW_THREADS
-    result = pc_feed_pump(&self->feed, hungry != 0, deadline_ns);
-    Py_END_ALLOW_THREADS
-    self->busy = 0;
+    Py_BEGIN_ALLOW_THREADS result = pc_feed_pump(&self->feed, hungry != 0, deadline_ns);
+    Py_END_ALLOW_THREADS self->busy = 0;
     if (result == PC_PUMP_FAILED)
         return PyErr_SetFromErrno(PyExc_OSError);
     if (result == PC_PUMP_INTERRUPTED && PyErr_CheckSignals() != 0)
@@ -334,10 +332,8 @@ static PyObject *feed_check(PyObject *object, PyObject *args)
         return NULL;
     pc_feed_more(&self->feed, 0, self->limit);
     self->busy = 1;
-    Py_BEGIN_ALLOW_THREADS
-    result = pc_feed_pump(&self->feed, false, deadline_ns);
-    Py_END_ALLOW_THREADS
-    self->busy = 0;
+    Py_BEGIN_ALLOW_THREADS result = pc_feed_pump(&self->feed, false, deadline_ns);
+    Py_END_ALLOW_THREADS self->busy = 0;
     if (result == PC_PUMP_DONE)
         return finish_check(self, fd, file_end, partition);
     if (result == PC_PUMP_FAILED)

@@ -13,7 +13,8 @@ static PyObject *kernels(PyObject *module, PyObject *unused)
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < pc_kernel_count(); i++) {
         const pc_kernel *kernel = pc_kernel_at(i);
-        PyObject *item = Py_BuildValue("szz", kernel->name, pc_kernel_why_not(kernel), kernel->untested);
+        PyObject *item =
+            Py_BuildValue("szz", kernel->name, pc_kernel_why_not(kernel), kernel->untested);
         if (item == NULL || PyList_Append(list, item) != 0)
             Py_CLEAR(list);
         Py_XDECREF(item);
@@ -48,10 +49,8 @@ static PyObject *kernel_self_check(PyObject *module, PyObject *args)
     const pc_kernel *kernel = runnable(name);
     if (kernel == NULL)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    right = pc_kernel_self_check(kernel);
-    Py_END_ALLOW_THREADS
-    return PyBool_FromLong(right);
+    Py_BEGIN_ALLOW_THREADS right = pc_kernel_self_check(kernel);
+    Py_END_ALLOW_THREADS return PyBool_FromLong(right);
 }
 
 /* Runs the kernel over all pages in groups of 64; the words are the caller's. */
@@ -89,10 +88,8 @@ static PyObject *kernel_zero_pages(PyObject *module, PyObject *args)
     }
     const pc_pages pages = {
         .base = memory.buf, .offsets = offset, .count = count, .page_bytes = page_bytes};
-    Py_BEGIN_ALLOW_THREADS
-    check_pages(kernel, &pages, words.buf);
-    Py_END_ALLOW_THREADS
-    result = Py_None;
+    Py_BEGIN_ALLOW_THREADS check_pages(kernel, &pages, words.buf);
+    Py_END_ALLOW_THREADS result = Py_None;
     Py_INCREF(result);
 release_words:
     PyBuffer_Release(&words);

@@ -11,8 +11,7 @@
 #include "../core/pc_worker.h"
 
 typedef struct {
-    PyObject_HEAD
-    pc_worker worker;
+    PyObject_HEAD pc_worker worker;
     int open;
     int busy;
 } WorkerObject;
@@ -125,8 +124,8 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
     int fd, map;
     unsigned long long start, bytes, page_bytes;
     WorkerObject *self = usable(object);
-    if (self == NULL || !PyArg_ParseTuple(args, "IiKKKIp", &id, &fd, &start, &bytes, &page_bytes,
-                                          &flags, &map))
+    if (self == NULL ||
+        !PyArg_ParseTuple(args, "IiKKKIp", &id, &fd, &start, &bytes, &page_bytes, &flags, &map))
         return NULL;
     if (id >= PC_BLOCKS_MAX || self->worker.blocks[id] != NULL || page_bytes < 4096 ||
         (page_bytes & (page_bytes - 1)) != 0 || bytes == 0 || bytes % page_bytes != 0 ||
@@ -163,10 +162,8 @@ static PyObject *worker_serve(PyObject *object, PyObject *args)
     if (self == NULL || !PyArg_ParseTuple(args, "L", &deadline_ns))
         return NULL;
     self->busy = 1;
-    Py_BEGIN_ALLOW_THREADS
-    result = pc_worker_serve(&self->worker, deadline_ns);
-    Py_END_ALLOW_THREADS
-    self->busy = 0;
+    Py_BEGIN_ALLOW_THREADS result = pc_worker_serve(&self->worker, deadline_ns);
+    Py_END_ALLOW_THREADS self->busy = 0;
     if (result == PC_SERVE_FAILED)
         return PyErr_SetFromErrno(PyExc_OSError);
     if (result == PC_SERVE_INTERRUPTED && PyErr_CheckSignals() != 0)

@@ -1,0 +1,103 @@
+/* A ring in shared memory with both of its ends in one process, and RAM files to look at. */
+#ifndef PC_TEST_FIXTURE_H
+#define PC_TEST_FIXTURE_H
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "pc_feed.h"
+#include "pc_guard.h"
+#include "pc_worker.h"
+
+enum { PAGE = 4096, SLOTS = 4, SLOT_PAGES = 128 };
+
+#define SECOND INT64_C(1000000000)
+
+typedef struct fixture {
+    int segment;
+    char submit[64], done[64];
+    pc_feed feed;
+    pc_worker worker;
+} fixture;
+
+static inline void fixture_new_ring(fixture *f, pc_ring *ours, pc_ring *theirs)
+{
+    static int count;
+    snprintf(f->submit, sizeof f->submit, "/pagecheck-test-%d-%d-s", (int)getpid(), count);
+    snprintf(f->done, sizeof f->done, "/pagecheck-test-%d-%d-d", (int)getpid(), count++);
+    sem_close(sem_open(f->submit, O_CREAT | O_EXCL, 0600, 0));
+    sem_close(sem_open(f->done, O_CREAT | O_EXCL, 0600, 0));
+    uint64_t bytes = pc_layout_segment_bytes(SLOTS, SLOT_PAGES);
+    f->segment = memfd_create("ring", MFD_CLOEXEC);
+    if (f->segment < 0 || ftruncate(f->segment, (off_t)bytes) != 0)
+        abort();
+    void *segment = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, f->segment, 0);
+    if (segment == MAP_FAILED || !pc_ring_format(segment, bytes, SLOTS, SLOT_PAGES, 1))
+        abort();
+    munmap(segment, bytes);
+    if (pc_ring_open(f->segment, f->submit, f->done, ours) != NULL ||
+        pc_ring_open(f->segment, f->submit, f->done, theirs) != NULL)
+        abort();
+    sem_unlink(f->submit);
+    sem_unlink(f->done);
+    close(f->segment);
+}
+
+static inline void fixture_init(fixture *f)
+{
+    pc_ring ours, theirs;
+    memset(f, 0, sizeof *f);
+    fixture_new_ring(f, &ours, &theirs);
+    if (!pc_guard_install() || !pc_feed_init(&ours, &f->feed) ||
+        !pc_worker_init(&theirs, pc_kernel_auto(), &f->worker))
+        abort();
+}
+
+static inline void fixture_deinit(fixture *f)
+{
+    pc_worker_deinit(&f->worker);
+    pc_feed_deinit(&f->feed);
+}
+
+/* A memfd of `pages` pages; pages whose bit is set in `data` get one non-zero byte at the end,
+ * pages whose bit is set in `zeros` are written with zeros, the others are holes. */
+static inline int ram_file(uint64_t pages, uint64_t data, uint64_t zeros)
+{
+    static const char page[PAGE];
+    int fd = memfd_create("ram", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, (off_t)(pages * PAGE)) != 0)
+        abort();
+    for (uint64_t i = 0; i < pages && i < 64; i++) {
+        if (((data | zeros) >> i & 1) && pwrite(fd, page, PAGE, (off_t)(i * PAGE)) != PAGE)
+            abort();
+        if ((data >> i & 1) && pwrite(fd, "\x80", 1, (off_t)((i + 1) * PAGE - 1)) != 1)
+            abort();
+    }
+    return fd;
+}
+
+static inline pc_block ram_block(int fd, uint64_t pages, uint32_t flags, bool map)
+{
+    pc_block block = {.fd = fd, .bytes = pages * PAGE, .page_bytes = PAGE, .flags = flags};
+    if (map) {
+        block.base = mmap(NULL, pages * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+        if (block.base == MAP_FAILED)
+            abort();
+    }
+    return block;
+}
+
+static inline uint64_t blocks_of(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        abort();
+    return (uint64_t)st.st_blocks;
+}
+
+#endif

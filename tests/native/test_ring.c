@@ -1,0 +1,269 @@
+/* Both ends of a ring: giving out, answering, losing workers, distrusting what comes back. */
+#include <stdio.h>
+
+#include "check.h"
+#include "fixture.h"
+#include "pc_bits.h"
+
+static int64_t soon(void)
+{
+    return pc_clock_now_ns() + SECOND / 50;
+}
+
+static void *serve(void *worker)
+{
+    pc_worker_serve(worker, pc_clock_now_ns() + 20 * SECOND);
+    return NULL;
+}
+
+static void raise_attention(fixture *f)
+{
+    __atomic_fetch_add(&f->feed.ring.header->attention, 1, __ATOMIC_RELEASE);
+    sem_post(f->feed.ring.submit);
+}
+
+enum { PAGES = 1000 };
+
+static pc_job range_job(uint64_t *zero, uint64_t *normal, uint32_t batch)
+{
+    return (pc_job){.block = 0, .batch_pages = batch, .zero_bits = zero, .normal_bits = normal};
+}
+
+/* A thread answers while the feed gives out, for batch sizes around every boundary. */
+static void test_scan(void)
+{
+    fixture f;
+    pthread_t thread;
+    int fd = ram_file(PAGES, UINT64_C(0x8000f00000000001), UINT64_C(0xff0));
+    pc_block block = ram_block(fd, PAGES, PC_BLOCK_TRUST_HOLES, false);
+    fixture_init(&f);
+    f.worker.blocks[0] = &block;
+    pthread_create(&thread, NULL, serve, &f.worker);
+    check_begin();
+    for (uint32_t batch = 1; batch <= SLOT_PAGES; batch += 9) {
+        uint64_t zero[PAGES / 64 + 1] = {0}, normal[PAGES / 64 + 1] = {0};
+        const pc_job job = range_job(zero, normal, batch);
+        pc_feed_begin(&f.feed, &job);
+        pc_feed_more(&f.feed, 0, PAGES / 2);
+        while (pc_feed_pump(&f.feed, true, pc_clock_now_ns() + 5 * SECOND) != PC_PUMP_HUNGRY) {
+        }
+        pc_feed_more(&f.feed, PAGES / 2, PAGES - PAGES / 2);
+        CHECK(pc_feed_pump(&f.feed, false, pc_clock_now_ns() + 5 * SECOND) == PC_PUMP_DONE,
+              "batch %u", batch);
+        CHECK(normal[0] == UINT64_C(0x8000f00000000001), "normal %llx",
+              (unsigned long long)normal[0]);
+        CHECK(pc_bits_count(zero, PAGES) == PAGES - 6, "zero pages");
+        CHECK(f.feed.pages_decided == PAGES && f.feed.pages_undecided == 0, "counts");
+    }
+    raise_attention(&f);
+    pthread_join(thread, NULL);
+    check_end("batches of every size", "");
+    fixture_deinit(&f);
+    close(fd);
+}
+
+/* Nobody answers: the deadline passes, the job is abandoned, late answers reach nobody. */
+static void test_abandon(void)
+{
+    fixture f;
+    int fd = ram_file(64, 0, 0);
+    pc_block block = ram_block(fd, 64, 0, false);
+    uint64_t zero[1] = {0}, normal[1] = {0};
+    fixture_init(&f);
+    f.worker.blocks[0] = &block;
+    check_begin();
+    pc_job job = range_job(zero, normal, 8);
+    pc_feed_begin(&f.feed, &job);
+    pc_feed_more(&f.feed, 0, 64);
+    CHECK(pc_feed_pump(&f.feed, false, soon()) == PC_PUMP_TIMEOUT, "deadline");
+    CHECK(pc_feed_outstanding(&f.feed) == SLOTS, "ring full");
+    pc_feed_abandon(&f.feed);
+    CHECK(f.feed.pages_undecided == 64 && pc_feed_outstanding(&f.feed) == 0, "all undecided");
+
+    uint64_t zero2[1] = {0}, normal2[1] = {0};
+    job = range_job(zero2, normal2, 8);
+    pc_feed_begin(&f.feed, &job);
+    pc_feed_more(&f.feed, 32, 8);
+    CHECK(pc_feed_pump(&f.feed, false, soon()) == PC_PUMP_TIMEOUT, "ring still full");
+    pc_worker_serve(&f.worker, soon());
+    CHECK(pc_feed_pump(&f.feed, false, soon()) == PC_PUMP_TIMEOUT, "stale answers collected");
+    pc_worker_serve(&f.worker, soon());
+    CHECK(pc_feed_pump(&f.feed, false, soon()) == PC_PUMP_DONE, "the new job's answer");
+    CHECK(zero[0] == 0 && normal[0] == 0, "late answers were published");
+    CHECK(zero2[0] == UINT64_C(0xff) << 32, "zero2 %llx", (unsigned long long)zero2[0]);
+    check_end("an abandoned job", "");
+    fixture_deinit(&f);
+    close(fd);
+}
+
+/* The worker dies with batches in its ring: the new ring gets exactly what was not answered. */
+static void test_rebind(void)
+{
+    fixture f;
+    pc_ring ours, theirs;
+    int fd = ram_file(64, 1, 0);
+    pc_block block = ram_block(fd, 64, 0, false);
+    uint64_t zero[1] = {0}, normal[1] = {0};
+    pc_given oldest;
+    fixture_init(&f);
+    f.worker.blocks[0] = &block;
+    check_begin();
+    const pc_job job = range_job(zero, normal, 8);
+    pc_feed_begin(&f.feed, &job);
+    pc_feed_more(&f.feed, 0, 64);
+    CHECK(pc_feed_pump(&f.feed, false, soon()) == PC_PUMP_TIMEOUT, "nobody answers");
+    CHECK(pc_feed_oldest(&f.feed, &oldest) && oldest.position == 0 && oldest.count == 8, "oldest");
+
+    fixture_new_ring(&f, &ours, &theirs);
+    pc_feed_rebind(&f.feed, &ours);
+    pc_feed_skip_oldest(&f.feed); /* it killed twice */
+    pc_worker_deinit(&f.worker);
+    if (!pc_worker_init(&theirs, pc_kernel_auto(), &f.worker))
+        abort();
+    f.worker.blocks[0] = &block;
+    for (int i = 0; i < 3; i++) {
+        pc_feed_pump(&f.feed, false, soon());
+        pc_worker_serve(&f.worker, soon());
+    }
+    CHECK(pc_feed_pump(&f.feed, false, soon()) == PC_PUMP_DONE, "done on the new ring");
+    CHECK(zero[0] == ~UINT64_C(0xff) && normal[0] == 0, "zero %llx", (unsigned long long)zero[0]);
+    CHECK(f.feed.pages_undecided == 8 && f.feed.pages_decided == 56, "counts");
+    check_end("a replaced worker", "");
+    fixture_deinit(&f);
+    close(fd);
+}
+
+/* What a broken or hostile worker may leave in its slot. */
+static void test_distrust(void)
+{
+    static const struct {
+        const char *name;
+        uint64_t sequence, state, zero, decided;
+        pc_pump expected;
+    } cases[] = {
+        {"zero without decided", 1, PC_ANSWER_DONE, 1, 0, PC_PUMP_BROKEN},
+        {"bits past the batch", 1, PC_ANSWER_DONE, 0, UINT64_C(1) << 8, PC_PUMP_BROKEN},
+        {"answer of a later batch", 2, PC_ANSWER_DONE, 0, 0, PC_PUMP_BROKEN},
+        {"refused", 1, PC_ANSWER_REFUSED, 0, 0, PC_PUMP_BROKEN},
+        {"unknown state", 1, 77, 0xff, 0xff, PC_PUMP_BROKEN},
+        {"answer of no batch", 0, PC_ANSWER_DONE, 0xff, 0xff, PC_PUMP_TIMEOUT},
+        {"sound", 1, PC_ANSWER_DONE, 0xf, 0xff, PC_PUMP_DONE},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fixture f;
+        uint64_t zero[1] = {0}, normal[1] = {0};
+        fixture_init(&f);
+        check_begin();
+        const pc_job job = range_job(zero, normal, 8);
+        pc_feed_begin(&f.feed, &job);
+        pc_feed_more(&f.feed, 0, 8);
+        pc_feed_pump(&f.feed, false, soon());
+        struct pc_slot *slot = pc_ring_slot(&f.worker.ring, 1);
+        *pc_slot_zero(slot, SLOT_PAGES) = cases[i].zero;
+        *pc_slot_decided(slot, SLOT_PAGES) = cases[i].decided;
+        __atomic_store_n(&slot->answer, cases[i].sequence << 8 | cases[i].state, __ATOMIC_RELEASE);
+        pc_pump got = pc_feed_pump(&f.feed, false, soon());
+        CHECK(got == cases[i].expected, "pump %d, not %d", (int)got, (int)cases[i].expected);
+        if (cases[i].expected != PC_PUMP_DONE)
+            CHECK(zero[0] == 0 && normal[0] == 0, "it was published");
+        else
+            CHECK(zero[0] == 0xf && normal[0] == 0xf0, "not published");
+        check_end("worker's answer:", cases[i].name);
+        fixture_deinit(&f);
+    }
+}
+
+/* What a broken coordinator may ask; the worker refuses and touches nothing. */
+static void test_refusals(void)
+{
+    static const struct {
+        const char *name;
+        uint32_t kind, block;
+        uint64_t first_page;
+        uint32_t count, refusal;
+        uint64_t offset;
+    } cases[] = {
+        {"no pages", PC_PAGES_RANGE, 0, 0, 0, PC_REFUSED_COUNT, 0},
+        {"more than a slot", PC_PAGES_RANGE, 0, 0, SLOT_PAGES + 1, PC_REFUSED_COUNT, 0},
+        {"unknown block", PC_PAGES_RANGE, 1, 0, 1, PC_REFUSED_BLOCK, 0},
+        {"block out of range", PC_PAGES_RANGE, UINT32_MAX, 0, 1, PC_REFUSED_BLOCK, 0},
+        {"unknown kind", 9, 0, 0, 1, PC_REFUSED_KIND, 0},
+        {"past the end", PC_PAGES_RANGE, 0, 60, 5, PC_REFUSED_PAGES, 0},
+        {"far past the end", PC_PAGES_RANGE, 0, UINT64_MAX, 1, PC_REFUSED_PAGES, 0},
+        {"misaligned offset", PC_PAGES_OFFSETS, 0, 0, 1, PC_REFUSED_PAGES, 12},
+        {"offset at the end", PC_PAGES_OFFSETS, 0, 0, 1, PC_REFUSED_PAGES, 64 * PAGE},
+        {"huge offset", PC_PAGES_OFFSETS, 0, 0, 1, PC_REFUSED_PAGES, UINT64_MAX - PAGE + 1},
+        {"good", PC_PAGES_OFFSETS, 0, 0, 1, 0, 63 * PAGE},
+    };
+    int fd = ram_file(64, 0, 0);
+    pc_block block = ram_block(fd, 64, 0, false);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fixture f;
+        fixture_init(&f);
+        f.worker.blocks[0] = &block;
+        check_begin();
+        struct pc_slot *slot = pc_ring_slot(&f.feed.ring, 1);
+        slot->kind = cases[i].kind;
+        slot->block = cases[i].block;
+        slot->first_page = cases[i].first_page;
+        slot->count = cases[i].count;
+        *pc_slot_offsets(slot) = cases[i].offset;
+        __atomic_store_n(&slot->request, UINT64_C(1) << 8 | PC_REQUEST_SUBMITTED, __ATOMIC_RELEASE);
+        pc_worker_serve(&f.worker, soon());
+        const uint64_t state = cases[i].refusal == 0 ? PC_ANSWER_DONE : PC_ANSWER_REFUSED;
+        CHECK(slot->answer == (UINT64_C(1) << 8 | state), "answer %llx",
+              (unsigned long long)slot->answer);
+        CHECK(slot->refusal == cases[i].refusal, "refusal %u", slot->refusal);
+        check_end("request:", cases[i].name);
+        fixture_deinit(&f);
+    }
+    close(fd);
+}
+
+static void test_headers(void)
+{
+    static const struct {
+        const char *name;
+        size_t offset;
+        uint64_t value;
+    } cases[] = {
+        {"magic", offsetof(struct pc_header, magic), 1},
+        {"version", offsetof(struct pc_header, layout_version), 99},
+        {"slots", offsetof(struct pc_header, slot_count), UINT64_C(0xffffffff)},
+        {"slot pages", offsetof(struct pc_header, slot_count), SLOTS | UINT64_C(65) << 32},
+        {"slot bytes", offsetof(struct pc_header, slot_bytes), 8},
+        {"segment bytes", offsetof(struct pc_header, segment_bytes), 1 << 30},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t bytes = pc_layout_segment_bytes(SLOTS, SLOT_PAGES);
+        int fd = memfd_create("ring", MFD_CLOEXEC);
+        pc_ring ring;
+        if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)
+            abort();
+        char *segment = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        pc_ring_format(segment, bytes, SLOTS, SLOT_PAGES, 1);
+        memcpy(segment + cases[i].offset, &cases[i].value, sizeof(uint64_t));
+        munmap(segment, bytes);
+        check_begin();
+        CHECK(pc_ring_open(fd, "/none", "/none", &ring) != NULL, "was opened");
+        check_end("damaged header:", cases[i].name);
+        close(fd);
+    }
+    check_begin();
+    int fd = memfd_create("short", MFD_CLOEXEC);
+    pc_ring ring;
+    CHECK(pc_ring_open(fd, "/none", "/none", &ring) != NULL, "was opened");
+    check_end("damaged header:", "empty segment");
+    close(fd);
+}
+
+int main(void)
+{
+    test_scan();
+    test_abandon();
+    test_rebind();
+    test_distrust();
+    test_refusals();
+    test_headers();
+    return check_summary();
+}
