@@ -1,0 +1,1 @@
+"""Developer tools: benchmarks, a sample snapshot, a real test guest."""

@@ -99,6 +99,6 @@ def _hold() -> None:
         signal.pause()
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _leave(number: int, _frame: FrameType | None) -> None:
     """Turns SIGTERM into an exit that unwinds, so that the guest goes too."""
     sys.exit(128 + number)
