@@ -48,7 +48,9 @@ def table(report: Report) -> str:
     if len(report.blocks) > 1:
         size = sum(block.block.size for block in report.blocks)
         rows.append(_row("total", size, report.total, diff=diff))
-    return "\n".join([columns(rows), _summary(report), *(f"note: {n}" for n in report.notes)])
+    return "\n".join(
+        [columns(rows), _summary(report), *(f"note: {printable(n)}" for n in report.notes)]
+    )
 
 
 def _row(name: str, size: int, counts: Counts, *, diff: bool) -> list[str]:

@@ -105,6 +105,7 @@ class Channel:
         self._settings = settings
         self._generation = 0
         self._failures = 0
+        self._ending = False
         self._attached: dict[int, Attachable] = {}
         self._ring, self._process = self._start_worker()
         self._feed: Feed | None = None
@@ -219,9 +220,13 @@ class Channel:
         except ChannelLost as error:
             return Outcome(lost=True, notes=[str(error)])
         slice_ns = min(deadline_ns, time.monotonic_ns() + SLICE_NS)
-        state, sure, normal = self.feed.check(
-            block.id, CHECK_PAGES, block.fd, file_end, offsets, *answer, slice_ns
-        )
+        try:
+            state, sure, normal = self.feed.check(
+                block.id, CHECK_PAGES, block.fd, file_end, offsets, *answer, slice_ns
+            )
+        except BaseException:
+            self.feed.end()  # an interrupt: late answers reach nobody
+            raise
         if state == _native.PUMP_DONE:
             return sure, normal
         return self.run(block, lambda _feed: None, lambda: None, stop, deadline_ns)
@@ -325,6 +330,8 @@ class Channel:
             self._discard(self._ring, self._process)
             if self._failures >= FAILURES_MAX:
                 raise ChannelLost(f"channel {self.index} lost {self._failures} workers: {failure}")
+            if self._ending:
+                raise ChannelLost(f"channel {self.index}: the coordinator is closing")
             try:
                 self._ring, self._process = self._start_worker()
                 self._process.await_ready(time.monotonic_ns() + START_NS)
@@ -345,7 +352,8 @@ class Channel:
         self._attached = {key: block for key, block in self._attached.items() if block.fd >= 0}
 
     def ask_to_end(self) -> None:
-        """Hangs up on the worker, so that all of them end side by side."""
+        """Hangs up on the worker, so that all of them end side by side; none is replaced now."""
+        self._ending = True
         self._process.ask_to_end()
         if self._feed is not None:
             self._feed.raise_attention()

@@ -11,7 +11,7 @@ import numpy as np
 
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import CHECK_PAGES, Outcome
-from pagecheck.coordinator.pool import Job, Pool
+from pagecheck.coordinator.pool import Job, Pool, Stop
 from pagecheck.errors import UsageError
 from pagecheck.model import Answer
 from pagecheck.native import Feed, _native
@@ -131,7 +131,7 @@ def _on_lanes(
     def begin(feed: Feed) -> None:
         feed.begin_offsets(block.id, CHECK_PAGES, pages, zero, decided)
 
-    job = Job(block, begin, work.take, stop, deadline_ns, urgent=True)
+    job = Job(block, begin, work.take, Stop(stop), deadline_ns, urgent=True)
     return [note for outcome in pool.run(job, lanes) for note in outcome.notes]
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -20,7 +21,7 @@ from pagecheck.coordinator.limits import (
     default_channels,
     ring_slots,
 )
-from pagecheck.coordinator.pool import Pool
+from pagecheck.coordinator.pool import Pool, Stop
 from pagecheck.coordinator.scanning import ScanResult
 from pagecheck.coordinator.scanwork import Progress, ScanOptions
 from pagecheck.errors import EngineError, UsageError
@@ -55,6 +56,7 @@ class Coordinator:
         batch_pages: int | None = None,
         nice: int = 0,
         stall: float = 30.0,
+        start_timeout: float = 30.0,
     ) -> None:
         """Starts the workers and waits until they are ready.
 
@@ -66,6 +68,7 @@ class Coordinator:
             batch_pages: pages per batch of a scan, 1 to 32768; by default 2 MiB of pages.
             nice: added to the workers' nice value, -20 to 19.
             stall: seconds, more than 0; a worker that makes no progress that long is replaced.
+            start_timeout: seconds until all workers must be ready.
 
         Raises:
             UsageError: an argument is out of range, or no kernel has this name.
@@ -79,13 +82,26 @@ class Coordinator:
         self._batch_pages = batch_pages
         self._blocks: dict[int, Block] = {}
         self._bitmaps: dict[int, BlockBitmaps] = {}
+        self._pools: list[Pool] = []
         self._scans = 0
         self._lock = threading.Lock()
-        self._closed = False
         self._stop = threading.Event()
         self._pool: Pool | None = None
         sweep()
         self._owner = Owner()
+        # Also at the end of the program, for those who forget to close.
+        self._end = weakref.finalize(
+            self,
+            _end,
+            os.getpid(),
+            self._stop,
+            self._pools,
+            self._bitmaps,
+            self._blocks,
+            self._owner,
+        )
+        if self.engine == "none":
+            return
         slot_pages = max(batch_pages or 0, default_batch_pages(4096))
         settings = Settings(
             kernel=kernel,
@@ -94,13 +110,12 @@ class Coordinator:
             nice=nice,
             stall_ns=min(int(stall * 1e9), NEVER_NS),
         )
-        if self.engine == "none":
-            return
         try:
-            self._pool = Pool(self._owner, settings, channels)
+            self._pool = Pool(self._owner, settings, channels, _deadline_ns(start_timeout))
         except BaseException:
-            self._owner.close()
+            self.close()
             raise
+        self._pools.append(self._pool)
         log.info("%d channels ready, kernel %s", channels, self.kernel)
 
     @property
@@ -276,8 +291,7 @@ class Coordinator:
             return scanning.scan_none(block, bitmaps)
         batch_pages = self._batch_pages or default_batch_pages(block.ram.page_size)
         options = ScanOptions(kind, batch_pages, max_rate, deadline_ns, progress)
-        stop = _ScanStop(self._stop)
-        return scanning.scan(self._pool, block, bitmaps, options, stop)
+        return scanning.scan(self._pool, block, bitmaps, options, Stop(self._stop))
 
     def _new_bitmaps(self, block: Block) -> BlockBitmaps:
         with self._lock:
@@ -291,25 +305,14 @@ class Coordinator:
         return bitmaps
 
     def _require_open(self) -> None:
-        if self._closed:
+        if self._stop.is_set():
             raise UsageError("the coordinator is closed")
 
     def close(self) -> None:
         """Ends all work and all workers within about a second and removes every name."""
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._stop.set()
-        try:
-            if self._pool is not None:
-                self._pool.close()
-        finally:
-            for bitmaps in self._bitmaps.values():
-                bitmaps.remove()
-            for block in self._blocks.values():
-                block.source.close()
-            self._owner.close()
+            self._stop.set()
+        self._end()
 
     def __enter__(self) -> Coordinator:
         return self
@@ -323,15 +326,27 @@ class Coordinator:
         self.close()
 
 
-class _ScanStop(threading.Event):
-    """Stops one scan; it is also set when the whole coordinator stops."""
-
-    def __init__(self, parent: threading.Event) -> None:
-        super().__init__()
-        self._parent = parent
-
-    def is_set(self) -> bool:
-        return super().is_set() or self._parent.is_set()
+def _end(
+    creator: int,
+    stop: threading.Event,
+    pools: list[Pool],
+    bitmaps: dict[int, BlockBitmaps],
+    blocks: dict[int, Block],
+    owner: Owner,
+) -> None:
+    """Gives everything back; in a forked child nothing is this process's to end."""
+    if os.getpid() != creator:
+        return
+    stop.set()
+    try:
+        for pool in pools:
+            pool.close()
+    finally:
+        for each in bitmaps.values():
+            each.remove()
+        for block in blocks.values():
+            block.source.close()
+        owner.close()
 
 
 def _deadline_ns(seconds: float | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Final
 
 from pagecheck.coordinator.coordinator import Coordinator, Engine
 from pagecheck.coordinator.limits import default_channels
@@ -12,6 +13,8 @@ from pagecheck.errors import UsageError
 from pagecheck.model import Holes, Kind, Report
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import open_source
+
+START_S: Final = 30.0
 
 
 def scan(
@@ -58,7 +61,13 @@ def scan(
         if channels is None:
             channels = default_channels(min(block.size, ram.allocated))
         coordinator = Coordinator(
-            channels, engine, kernel=kernel, batch_pages=batch_pages, nice=nice, stall=stall
+            channels,
+            engine,
+            kernel=kernel,
+            batch_pages=batch_pages,
+            nice=nice,
+            stall=stall,
+            start_timeout=START_S if deadline is None else min(deadline, START_S),
         )
     except BaseException:
         ram.close()

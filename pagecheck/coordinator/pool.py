@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pagecheck.coordinator.block import Block
-from pagecheck.coordinator.channel import START_NS, Channel, ChannelLost, Outcome, Settings
+from pagecheck.coordinator.channel import Channel, ChannelLost, Outcome, Settings
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
@@ -23,6 +23,18 @@ log = logging.getLogger(__name__)
 
 END_NS: Final = 300_000_000
 WATCH_S: Final = 0.1
+
+
+class Stop(threading.Event):
+    """Stops one job; it is also set when the whole coordinator stops."""
+
+    def __init__(self, parent: threading.Event) -> None:
+        super().__init__()
+        self._parent = parent
+
+    def is_set(self) -> bool:
+        """Whether the job is to end."""
+        return super().is_set() or self._parent.is_set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +53,7 @@ class Job:
     block: Block
     begin: Callable[[Feed], None]
     take: Callable[[], tuple[int, int] | None]
-    stop: threading.Event
+    stop: Stop
     deadline_ns: int
     urgent: bool
 
@@ -49,7 +61,9 @@ class Job:
 class Pool:
     """Starts, leases and ends channels."""
 
-    def __init__(self, owner: Owner, settings: Settings, count: int) -> None:
+    def __init__(
+        self, owner: Owner, settings: Settings, count: int, start_deadline_ns: int
+    ) -> None:
         """Starts `count` channels and waits until their workers are ready.
 
         Raises:
@@ -66,10 +80,10 @@ class Pool:
         try:
             for index in range(count):
                 self.channels.append(Channel(index, owner, settings))
-            deadline_ns = time.monotonic_ns() + START_NS
             for channel in self.channels:
-                channel.await_ready(deadline_ns)
+                channel.await_ready(start_deadline_ns)
         except BaseException:
+            self._idle = list(self.channels)
             self.close()
             raise
         self._idle = list(self.channels)
@@ -114,11 +128,15 @@ class Pool:
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(WATCH_S)
-                if watch is not None:
-                    watch()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(WATCH_S)
+                    if watch is not None:
+                        watch()
+        except BaseException:
+            job.stop.set()  # an interrupt: the lanes end at their next look
+            raise
         if errors:
             raise errors[0]
         return outcomes

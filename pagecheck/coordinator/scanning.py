@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 
 from pagecheck.coordinator.block import Block
-from pagecheck.coordinator.pool import Job, Pool
+from pagecheck.coordinator.pool import Job, Pool, Stop
 from pagecheck.coordinator.scanwork import ScanOptions, ScanWork
 from pagecheck.errors import UsageError
 from pagecheck.model import AnswerKind, BlockReport, Counts, Kind
@@ -39,8 +38,7 @@ def check_kind(block: Block, kind: Kind, engine: str) -> None:
     if not block.source.holes_are_proof:
         raise UsageError(
             f"{block.source.text}: a diff snapshot keeps its unchanged pages as holes, and this "
-            "file system does not report holes; copy it with cp --sparse=never to none, or to "
-            "ext4, xfs, btrfs or tmpfs with its holes kept (cp --sparse=auto)"
+            "file system does not report holes; scan it on ext4, xfs, btrfs or tmpfs"
         )
     if not block.trust_holes:
         raise UsageError("a diff snapshot needs its holes: do not combine it with holes='read'")
@@ -55,7 +53,7 @@ def scan_none(block: Block, bitmaps: BlockBitmaps) -> ScanResult:
 
 
 def scan(
-    pool: Pool, block: Block, bitmaps: BlockBitmaps, options: ScanOptions, stop: threading.Event
+    pool: Pool, block: Block, bitmaps: BlockBitmaps, options: ScanOptions, stop: Stop
 ) -> ScanResult:
     """Scans a block on all channels; see `Coordinator.scan`."""
     before = block.source.stamp()

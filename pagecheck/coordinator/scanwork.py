@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.limits import ring_slots
+from pagecheck.coordinator.pool import Stop
 from pagecheck.errors import SourceError
 from pagecheck.model import Kind
 from pagecheck.native import _native
@@ -50,7 +51,7 @@ class ScanWork:
         bitmaps: BlockBitmaps,
         options: ScanOptions,
         channels: int,
-        stop: threading.Event,
+        stop: Stop,
     ) -> None:
         """Nothing is looked up before the first `take`.
 
@@ -67,6 +68,7 @@ class ScanWork:
         self._kind = options.kind
         self._stop = stop
         self._rate = options.max_rate
+        self._deadline_ns = options.deadline_ns
         self._channels = channels
         self._batch_pages = options.batch_pages
         # Half a ring: what a lane can give out when it wakes.
@@ -139,7 +141,9 @@ class ScanWork:
             start = max(self._next_ns, now)
             cost_ns = pages * self._block.ram.page_size * 1_000_000_000 // self._rate
             self._next_ns = start + cost_ns
-        self._stop.wait((start - now) / 1e9)
+        until = min(start, self._deadline_ns)
+        while not self._stop.is_set() and (left := until - time.monotonic_ns()) > 0:
+            self._stop.wait(min(left, PACE_NS) / 1e9)
 
     def _partial_page(self, error: PartialPage) -> SourceError:
         source, ram = self._block.source, self._block.ram

@@ -9,6 +9,7 @@ through a mapping is said by flags that are derived here from the file system al
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import signal
 import stat
@@ -90,6 +91,8 @@ class RamSource:
     def can_map(self, start: int, size: int) -> bool:
         """Whether mapping this part is safe: hugetlbfs only where it is fully allocated, since a
         mapping reserves, and on unknown file systems not at all."""
+        if start % mmap.PAGESIZE:
+            return False
         if self.magic == HUGETLBFS:
             st = os.fstat(self.fd)
             huge = os.fstatvfs(self.fd).f_bsize
@@ -99,8 +102,8 @@ class RamSource:
     def _may_ask_resident(self) -> bool:
         # mincore reports everything resident to those who neither own nor may write the file.
         # Source: can_do_mincore() in mm/mincore.c, Linux 5.2.
-        if self.magic == HUGETLBFS:
-            return False
+        if self.magic == HUGETLBFS or mmap.PAGESIZE != 4096:
+            return False  # the helper counts resident pages in units of 4 KiB
         if os.fstat(self.fd).st_uid == os.geteuid():
             return True
         return os.access(f"/proc/self/fd/{self.fd}", os.W_OK, effective_ids=True)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 
-from pagecheck.errors import InternalError, PagecheckError
+from pagecheck.errors import EngineError, InternalError, PagecheckError
 from pagecheck.hw.cpu import choose_kernel
 from pagecheck.native import Worker
 from pagecheck.wire import Closed, Link
@@ -53,12 +53,24 @@ def start(link: Link) -> Worker:
     message, fds = received
     settings = message["open"]
     if settings["nice"]:
-        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + settings["nice"])
+        be_nice(settings["nice"])
     kernel = choose_kernel(settings["kernel"])
     worker = Worker(fds[0], settings["submit"], settings["done"], kernel)
     os.close(fds[0])
     link.send({"ready": {"pid": os.getpid(), "kernel": kernel}})
     return worker
+
+
+def be_nice(increment: int) -> None:
+    """Changes this process's nice value.
+
+    Raises:
+        EngineError: a higher priority was asked for and is not permitted.
+    """
+    try:
+        os.nice(increment)
+    except PermissionError as error:
+        raise EngineError(f"nice {increment}: not permitted to this user") from error
 
 
 def serve(link: Link, worker: Worker) -> None:

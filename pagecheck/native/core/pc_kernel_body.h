@@ -29,11 +29,10 @@
 #define PC_INLINE PC_TARGET __attribute__((always_inline)) static inline
 #define PC_LINE_BYTES 64u
 
-/* Pages read in step. Of 2, 3, 4, 6, 8, 12 and 16, eight was best. */
+/* Pages read in step. Two to four were slower, more than eight no faster. */
 #define PC_STREAMS 8u
 
-/* What is read of each stream between two tests: 64 costs more tests, and at
- * 256 the loads of one stream crowd out the others'. */
+/* What is read of each stream between two tests; 64 and 256 were both slower. */
 #define PC_STEP_BYTES 128u
 
 /* How many pages ahead the first line is prefetched: 0 loses a fifth where all
