@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -220,11 +222,9 @@ class Coordinator:
                 the block is detached.
             EngineError: no channel is left.
         """
-        from pagecheck.coordinator import checking
-
         self._require_open()
         block.require_open()
-        return checking.check(self._pool, block, offsets, self._stop, _deadline_ns(deadline))
+        return _checker()(self._pool, block, offsets, self._stop, _deadline_ns(deadline))
 
     def scan(
         self,
@@ -347,6 +347,17 @@ def _end(
         for block in blocks.values():
             block.source.close()
         owner.close()
+
+
+@functools.cache
+def _checker() -> Callable[
+    [Pool | None, Block, ArrayLike, threading.Event, int],
+    Answer,
+]:
+    """Loads what needs numpy, which a scan has no use for."""
+    from pagecheck.coordinator import checking
+
+    return checking.check
 
 
 def _deadline_ns(seconds: float | None) -> int:
