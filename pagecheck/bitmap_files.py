@@ -22,7 +22,7 @@ from pagecheck.model import BlockReport, Report
 REPORT = "report.json"
 
 
-def prepare(folder: Path, source_fd_path: str) -> None:
+def prepare(out: str | os.PathLike[str], source_fd_path: str) -> None:
     """Makes the folder and proves that files can be made in it, before any work is done.
 
     Args:
@@ -32,6 +32,7 @@ def prepare(folder: Path, source_fd_path: str) -> None:
     Raises:
         OutputError: files cannot be made there, or one would replace the source.
     """
+    folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -43,7 +44,7 @@ def prepare(folder: Path, source_fd_path: str) -> None:
             raise OutputError(f"{folder / REPORT}: is the source itself; choose another folder")
 
 
-def write(report: Report, folder: Path) -> Report:
+def write(report: Report, out: str | os.PathLike[str]) -> Report:
     """Writes the bitmaps of every block, then the report that names them.
 
     Returns:
@@ -52,6 +53,7 @@ def write(report: Report, folder: Path) -> Report:
     Raises:
         OutputError: a file cannot be written; those already there are complete.
     """
+    folder = Path(out)
     report = report.with_blocks(tuple(_write_block(block, folder) for block in report.blocks))
     text = json.dumps(report.to_json(), indent=2) + "\n"
     with _replacing(folder / REPORT) as file:

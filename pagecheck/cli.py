@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -120,7 +119,7 @@ def cli() -> None:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     metavar="DIR",
     help="Write NAME.zero, NAME.normal (bitmaps) and report.json there.",
 )
@@ -130,7 +129,7 @@ def cli() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is going on.")
 def scan(
     source: str,
-    out: Path | None,
+    out: str | None,
     *,
     ranges: bool,
     as_json: bool,

@@ -14,8 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess
 from pagecheck.errors import EngineError, InternalError, ResourceError
@@ -24,6 +23,7 @@ from pagecheck.shm.owner import Owner
 from pagecheck.shm.ring import Ring
 
 if TYPE_CHECKING:
+    from pagecheck.coordinator.block import Block
     from pagecheck.native._native import Memory
 
 log = logging.getLogger(__name__)
@@ -37,25 +37,11 @@ CHECK_PAGES: Final = 128  # pages per batch of a check: one multifd packet
 Take = Callable[[], "tuple[int, int] | None"]
 
 
-class Attachable(Protocol):
-    """What a channel needs to know of a RAM block."""
-
-    id: int
-
-    @property
-    def fd(self) -> int:
-        """The file's descriptor, -1 when the block was detached."""
-
-    def attach_message(self) -> dict[str, object]:
-        """The body of the `attach` message."""
-
-
 class ChannelLost(Exception):
     """The channel cannot be kept alive; its unfinished pages stay undecided."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What every channel of a coordinator has in common.
 
     Attributes:
@@ -71,7 +57,6 @@ class Settings:
     stall_ns: int
 
 
-@dataclass(slots=True)
 class Outcome:
     """What one run on one channel did.
 
@@ -82,11 +67,12 @@ class Outcome:
         notes: what a user should know.
     """
 
-    decided: int = 0
-    undecided: int = 0
-    batches: int = 0
-    lost: bool = False
-    notes: list[str] = field(default_factory=list)
+    def __init__(self, *, lost: bool = False, notes: list[str] | None = None) -> None:
+        self.decided = 0
+        self.undecided = 0
+        self.batches = 0
+        self.lost = lost
+        self.notes = notes or []
 
 
 class Channel:
@@ -106,7 +92,7 @@ class Channel:
         self._generation = 0
         self._failures = 0
         self._ending = False
-        self._attached: dict[int, Attachable] = {}
+        self._attached: dict[int, Block] = {}
         self._ring, self._process = self._start_worker()
         self._feed: Feed | None = None
 
@@ -166,7 +152,7 @@ class Channel:
             raise EngineError(f"channel {self.index}: {error}") from error
         self._feed = Feed(self._ring.fd, self._ring.submit_name, self._ring.done_name)
 
-    def ensure_attached(self, block: Attachable) -> None:
+    def ensure_attached(self, block: Block) -> None:
         """Makes the block known to the worker, unless it is.
 
         Raises:
@@ -184,7 +170,7 @@ class Channel:
             except WorkerDied as error:
                 self._replace(str(error))
 
-    def forget(self, block: Attachable) -> None:
+    def forget(self, block: Block) -> None:
         """Makes the worker unmap and close the block, if it knows it."""
         if self._attached.get(block.id) is block:
             try:
@@ -198,7 +184,7 @@ class Channel:
 
     def check(
         self,
-        block: Attachable,
+        block: Block,
         file_end: int,
         offsets: Memory,
         answer: tuple[Memory, Memory, Memory],
@@ -233,7 +219,7 @@ class Channel:
 
     def run(
         self,
-        block: Attachable,
+        block: Block,
         begin: Callable[[Feed], None],
         take: Take,
         stop: threading.Event,

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from pagecheck.coordinator import scanning
 from pagecheck.coordinator.block import Block, new_block
 from pagecheck.coordinator.channel import Settings
 from pagecheck.coordinator.limits import (
@@ -24,17 +23,18 @@ from pagecheck.coordinator.limits import (
     ring_slots,
 )
 from pagecheck.coordinator.pool import Pool, Stop
-from pagecheck.coordinator.scanning import ScanResult
-from pagecheck.coordinator.scanwork import Progress, ScanOptions
 from pagecheck.errors import EngineError, UsageError
-from pagecheck.model import Access, Answer, Holes, Kind, Report
 from pagecheck.native import _native
-from pagecheck.shm.bitmaps import BlockBitmaps
 from pagecheck.shm.owner import Owner, sweep
 from pagecheck.shm.ram import RamSource, open_source
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+    from pagecheck.coordinator.scanning import ScanResult
+    from pagecheck.coordinator.scanwork import Progress
+    from pagecheck.model import Access, Answer, Holes, Kind, Report
+    from pagecheck.shm.bitmaps import BlockBitmaps
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +113,14 @@ class Coordinator:
             stall_ns=min(int(stall * 1e9), NEVER_NS),
         )
         try:
-            self._pool = Pool(self._owner, settings, channels, _deadline_ns(start_timeout))
+            self._pool = Pool(self._owner, settings, channels)
+            self._pools.append(self._pool)
+            import pagecheck.coordinator.scanning  # noqa: F401  # while the workers start
+
+            self._pool.await_ready(_deadline_ns(start_timeout))
         except BaseException:
             self.close()
             raise
-        self._pools.append(self._pool)
         log.info("%d channels ready, kernel %s", channels, self.kernel)
 
     @property
@@ -252,6 +255,8 @@ class Coordinator:
             SourceError: a page of a diff is part hole, part data.
             EngineError: no channel is left.
         """
+        from pagecheck.model import Report
+
         started = time.monotonic()
         result = self.scan_block(
             block, kind=kind, max_rate=max_rate, deadline=deadline, progress=progress
@@ -285,6 +290,9 @@ class Coordinator:
         if max_rate is not None and max_rate <= 0:
             raise UsageError(f"max rate {max_rate}: must be more than 0 bytes per second")
         deadline_ns = _deadline_ns(deadline)
+        from pagecheck.coordinator import scanning
+        from pagecheck.coordinator.scanwork import ScanOptions
+
         scanning.check_kind(block, kind, self.engine)
         bitmaps = self._new_bitmaps(block)
         if self._pool is None:
@@ -297,6 +305,8 @@ class Coordinator:
         with self._lock:
             self._scans += 1
             what = f"b{block.id}s{self._scans}-bitmaps"
+            from pagecheck.shm.bitmaps import BlockBitmaps
+
             bitmaps = BlockBitmaps(self._owner, what, block.ram.pages)
             last = self._bitmaps.pop(block.id, None)
             self._bitmaps[block.id] = bitmaps

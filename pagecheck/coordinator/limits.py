@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 CHANNELS_MAX: Final = 256
@@ -14,19 +13,19 @@ BYTES_PER_CHANNEL: Final = 256 << 20
 BATCH_BYTES: Final = 2 << 20
 BATCH_PAGES_MAX: Final = 32768
 RING_PAGES: Final = 8192  # out at once per channel: 32 MiB of 4 KiB pages
-CGROUP: Final = Path("/sys/fs/cgroup")
+CGROUP: Final = "/sys/fs/cgroup"
 
-_Reader = Callable[[Path], "float | None"]
+_Reader = Callable[[str], "float | None"]
 
 
 def usable_cpus() -> int:
     """CPUs that this process may run on, cut to its cgroup's quota and never less than 1."""
     cpus = len(os.sched_getaffinity(0))
-    quota = cgroup_quota(Path("/proc/self/cgroup"), CGROUP)
+    quota = cgroup_quota("/proc/self/cgroup", CGROUP)
     return max(1, min(cpus, math.ceil(quota)) if quota is not None else cpus)
 
 
-def cgroup_quota(membership: Path, root: Path) -> float | None:
+def cgroup_quota(membership: str, root: str) -> float | None:
     """The smallest CPU quota on the way from this process's cgroup to the root, in CPUs.
 
     Args:
@@ -38,7 +37,7 @@ def cgroup_quota(membership: Path, root: Path) -> float | None:
         None when there is no quota.
     """
     try:
-        lines = membership.read_text().splitlines()
+        lines = _read(membership).splitlines()
     except OSError:
         return None
     quotas: list[float] = []
@@ -47,39 +46,42 @@ def cgroup_quota(membership: Path, root: Path) -> float | None:
         controllers, _, path = rest.partition(":")
         if controllers == "":
             quotas += _quotas_up(root, path, _read_v2)
-            quotas += _quotas_up(root / "unified", path, _read_v2)
+            quotas += _quotas_up(f"{root}/unified", path, _read_v2)
         elif "cpu" in controllers.split(","):
             for name in ("cpu", "cpu,cpuacct"):
-                quotas += _quotas_up(root / name, path, _read_v1)
+                quotas += _quotas_up(f"{root}/{name}", path, _read_v1)
     return min(quotas, default=None)
 
 
-def _quotas_up(mount: Path, path: str, read: _Reader) -> list[float]:
+def _quotas_up(mount: str, path: str, read: _Reader) -> list[float]:
     """Quotas of a cgroup and its ancestors; in a container the path may not exist below the
     mount, then the mount itself is the container's cgroup."""
-    folder = mount / path.lstrip("/")
+    parts = [part for part in path.split("/") if part not in ("", "..")]
     found: list[float] = []
-    while True:
-        quota = read(folder)
+    for depth in range(len(parts), -1, -1):
+        quota = read("/".join([mount, *parts[:depth]]))
         if quota is not None:
             found.append(quota)
-        if folder == mount or mount not in folder.parents:
-            return found
-        folder = folder.parent
+    return found
 
 
-def _read_v2(folder: Path) -> float | None:
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
+
+
+def _read_v2(folder: str) -> float | None:
     try:
-        quota, period = (folder / "cpu.max").read_text().split()
+        quota, period = _read(f"{folder}/cpu.max").split()
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
 
 
-def _read_v1(folder: Path) -> float | None:
+def _read_v1(folder: str) -> float | None:
     try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
+        quota = int(_read(f"{folder}/cpu.cfs_quota_us"))
+        period = int(_read(f"{folder}/cpu.cfs_period_us"))
         return quota / period if quota > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None

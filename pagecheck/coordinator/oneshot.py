@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pagecheck.coordinator.coordinator import Coordinator, Engine
 from pagecheck.coordinator.limits import default_channels
-from pagecheck.coordinator.scanwork import Progress
 from pagecheck.errors import UsageError
-from pagecheck.model import Holes, Kind, Report
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import open_source
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator.scanwork import Progress
+    from pagecheck.model import Holes, Kind, Report
 
 START_S: Final = 30.0
 
@@ -77,6 +79,8 @@ def scan(
         attached = coordinator.attach(
             ram, page_size=page_size, offset=offset, length=length, holes=holes, access="read"
         )
+        from pagecheck.model import Report
+
         ready = time.monotonic()
         left = None if deadline is None else max(deadline - (ready - started), 1e-9)
         result = coordinator.scan_block(

@@ -10,8 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import Channel, ChannelLost, Outcome, Settings
@@ -37,8 +36,7 @@ class Stop(threading.Event):
         return super().is_set() or self._parent.is_set()
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """What is to be run on one or more channels.
 
     Attributes:
@@ -61,13 +59,11 @@ class Job:
 class Pool:
     """Starts, leases and ends channels."""
 
-    def __init__(
-        self, owner: Owner, settings: Settings, count: int, start_deadline_ns: int
-    ) -> None:
-        """Starts `count` channels and waits until their workers are ready.
+    def __init__(self, owner: Owner, settings: Settings, count: int) -> None:
+        """Starts `count` channels; `await_ready` completes them.
 
         Raises:
-            EngineError: a worker does not start or cannot run the engine.
+            EngineError: a worker does not start.
             ResourceError: /dev/shm has no room.
         """
         self.channels: list[Channel] = []
@@ -80,13 +76,20 @@ class Pool:
         try:
             for index in range(count):
                 self.channels.append(Channel(index, owner, settings))
-            for channel in self.channels:
-                channel.await_ready(start_deadline_ns)
         except BaseException:
             self._idle = list(self.channels)
             self.close()
             raise
         self._idle = list(self.channels)
+
+    def await_ready(self, deadline_ns: int) -> None:
+        """Waits until every worker has proved its engine.
+
+        Raises:
+            EngineError: a worker cannot run the engine, or is not ready in time.
+        """
+        for channel in self.channels:
+            channel.await_ready(deadline_ns)
 
     def visit_idle(self, visit: Callable[[Channel], None]) -> None:
         """Visits the channels that nobody uses at this moment."""

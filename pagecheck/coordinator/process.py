@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from pagecheck.errors import EngineError, InternalError
@@ -54,7 +53,7 @@ class WorkerProcess:
             raise EngineError("cannot start workers: sys.executable is not set")
         self._link, theirs = Link.pair()
         self._stderr = os.memfd_create("pagecheck-worker-stderr")
-        home = str(Path(__file__).parents[2])
+        home = os.path.abspath(f"{__file__}/../../..")
         # -P: nothing beside the program is imported by accident; -S, -E, -s: neither
         # site-packages nor the environment are needed, and leaving them out starts faster.
         command = [sys.executable, "-P", "-S", "-E", "-s", "-c", _BOOT, home, str(theirs.fileno())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.pool import Job, Pool, Stop
@@ -15,8 +15,7 @@ from pagecheck.shm.bitmaps import BlockBitmaps
 from pagecheck.shm.ram import was_at_rest
 
 
-@dataclass(frozen=True, slots=True)
-class ScanResult:
+class ScanResult(NamedTuple):
     """What a scan of one block found, before it becomes a report.
 
     Attributes:

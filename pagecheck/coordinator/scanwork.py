@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.limits import ring_slots
@@ -25,8 +25,7 @@ PACE_NS = 100_000_000
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class ScanOptions:
+class ScanOptions(NamedTuple):
     """How a block is scanned; `Coordinator.scan` documents the fields."""
 
     kind: Kind

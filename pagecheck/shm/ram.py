@@ -14,8 +14,7 @@ import os
 import signal
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pagecheck.errors import SourceError
 from pagecheck.native import _native
@@ -25,8 +24,7 @@ HUGETLBFS: Final = 0x958458F6
 DISK: Final = {0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs"}
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What of a file tells that it changed: size and modification time, and whether anybody had
     it open for writing (None: could not be asked)."""
 
