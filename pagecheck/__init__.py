@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from pagecheck.coordinator import Block, Coordinator, scan
     from pagecheck.errors import PagecheckError
-    from pagecheck.model import Answer, BlockReport, Counts, RamBlock, Report
+    from pagecheck.model import Counts, RamBlock
+    from pagecheck.report import Answer, BlockReport, Report
 
 __all__ = [
     "Answer",
@@ -29,14 +30,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "pagecheck.model",
+    "Answer": "pagecheck.report",
     "Block": "pagecheck.coordinator",
-    "BlockReport": "pagecheck.model",
+    "BlockReport": "pagecheck.report",
     "Coordinator": "pagecheck.coordinator",
     "Counts": "pagecheck.model",
     "PagecheckError": "pagecheck.errors",
     "RamBlock": "pagecheck.model",
-    "Report": "pagecheck.model",
+    "Report": "pagecheck.report",
     "scan": "pagecheck.coordinator",
 }
 

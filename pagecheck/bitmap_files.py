@@ -17,7 +17,7 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from pagecheck.errors import OutputError
-from pagecheck.model import BlockReport, Report
+from pagecheck.report import BlockReport, Report
 
 REPORT = "report.json"
 

@@ -17,7 +17,7 @@ from pagecheck.errors import InternalError, PagecheckError
 if TYPE_CHECKING:
     from types import FrameType
 
-    from pagecheck.model import Report
+    from pagecheck.report import Report
 
 EXIT_CODES = """
 \b

@@ -1,24 +1,17 @@
-"""Frozen values that travel between the rooms: what a block is, what a scan found."""
+"""Frozen values that travel between the rooms: what a block is, how many pages are what."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 Kind = Literal["full", "diff"]
 Holes = Literal["trust", "read"]
 Access = Literal["auto", "map", "read"]
 AnswerKind = Literal["at-rest", "live", "paused"]
 
-JSON_VERSION = 1
 
-
-@dataclass(frozen=True, slots=True)
-class RamBlock:
+class RamBlock(NamedTuple):
     """One contiguous range of guest RAM.
 
     Attributes:
@@ -39,8 +32,7 @@ class RamBlock:
         return self.size // self.page_size
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """Pages by kind; zero + normal + undecided + unchanged = pages, and holes are also zero."""
 
     pages: int = 0
@@ -50,130 +42,7 @@ class Counts:
     undecided: int = 0
     unchanged: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.pages + other.pages,
-            self.zero + other.zero,
-            self.hole + other.hole,
-            self.normal + other.normal,
-            self.undecided + other.undecided,
-            self.unchanged + other.unchanged,
-        )
-
-    def to_json(self) -> dict[str, int]:
-        """The counts under the names of the JSON report."""
-        return {
-            "pages": self.pages,
-            "zero": self.zero,
-            "hole": self.hole,
-            "normal": self.normal,
-            "undecided": self.undecided,
-            "unchanged": self.unchanged,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class BlockReport:
-    """What a scan found in one block.
-
-    Attributes:
-        zero, normal, unchanged: bitmaps as read-only views of uint64 words (bit i % 64 of word
-            i / 64 is page i, padding bits 0); `unchanged` is None except for a diff snapshot.
-            They stay valid as long as the report lives.
-        files: paths of the bitmap files that were written, by `zero`, `normal`, `unchanged`.
-    """
-
-    block: RamBlock
-    counts: Counts
-    zero: memoryview = field(repr=False, compare=False)
-    normal: memoryview = field(repr=False, compare=False)
-    unchanged: memoryview | None = field(default=None, repr=False, compare=False)
-    files: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """This block's entry in the JSON report."""
-        return {
-            "name": self.block.name,
-            "bytes": self.block.size,
-            **self.counts.to_json(),
-            "files": self.files,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The result of a scan.
-
-    Attributes:
-        source: what was scanned, as the user named it.
-        answer: `at-rest` is exact; `live` is a hint, since the RAM may have changed meanwhile.
-        engine: what decided the pages.
-        kernel: the CPU kernel, None for engine `none`.
-        channels: workers that took part.
-        seconds: whole duration, start-up included.
-        startup_seconds: the part before the first batch.
-        bytes_checked: pages looked at, in bytes; holes are not looked at.
-        notes: one line each on what a user should know: a file that shrank, a batch set aside.
-    """
-
-    source: str
-    answer: AnswerKind
-    engine: str
-    kernel: str | None
-    channels: int
-    page_size: int
-    seconds: float
-    startup_seconds: float
-    bytes_checked: int
-    blocks: tuple[BlockReport, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def total(self) -> Counts:
-        """Counts over all blocks."""
-        total = Counts()
-        for block in self.blocks:
-            total += block.counts
-        return total
-
-    def with_blocks(self, blocks: tuple[BlockReport, ...]) -> Report:
-        """The same report with other block reports, such as ones that name files."""
-        return replace(self, blocks=blocks)
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as the JSON document that `--json` prints."""
-        return {
-            "version": JSON_VERSION,
-            "source": self.source,
-            "answer": self.answer,
-            "engine": self.engine,
-            "kernel": self.kernel,
-            "channels": self.channels,
-            "page_size": self.page_size,
-            "seconds": round(self.seconds, 6),
-            "startup_seconds": round(self.startup_seconds, 6),
-            "bytes_checked": self.bytes_checked,
-            "blocks": [block.to_json() for block in self.blocks],
-            "total": self.total.to_json(),
-            "notes": list(self.notes),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What `Coordinator.check` found, in the caller's order.
-
-    Attributes:
-        zero: bool[n]; True is proof that the page was zero when it was read.
-        decided: bool[n]; False where a page could not be read: treat it as normal.
-        partition: uint64[n]; the offsets that are not zero first, then the zero ones, both in the
-            caller's order.
-        normal_count: how many of `partition` come first.
-        notes: why pages stayed undecided.
-    """
-
-    zero: NDArray[np.bool_]
-    decided: NDArray[np.bool_]
-    partition: NDArray[np.uint64]
-    normal_count: int
-    notes: tuple[str, ...] = ()
+    @classmethod
+    def sum(cls, counts: Iterable[Counts]) -> Counts:
+        """All of them together."""
+        return cls(*map(sum, zip(cls(), *counts, strict=True)))

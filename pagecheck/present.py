@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from pagecheck.model import BlockReport, Counts, Report
+from pagecheck.model import Counts
 from pagecheck.native import _native
+from pagecheck.report import BlockReport, Report
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

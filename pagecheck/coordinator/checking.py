@@ -13,8 +13,8 @@ from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import CHECK_PAGES, Outcome
 from pagecheck.coordinator.pool import Job, Pool, Stop
 from pagecheck.errors import UsageError
-from pagecheck.model import Answer
 from pagecheck.native import Feed, _native
+from pagecheck.report import Answer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from pagecheck.coordinator.scanning import ScanResult
     from pagecheck.coordinator.scanwork import Progress
-    from pagecheck.model import Access, Answer, Holes, Kind, Report
+    from pagecheck.model import Access, Holes, Kind
+    from pagecheck.report import Answer, Report
     from pagecheck.shm.bitmaps import BlockBitmaps
 
 log = logging.getLogger(__name__)
@@ -255,7 +256,7 @@ class Coordinator:
             SourceError: a page of a diff is part hole, part data.
             EngineError: no channel is left.
         """
-        from pagecheck.model import Report
+        from pagecheck.report import Report
 
         started = time.monotonic()
         result = self.scan_block(

@@ -14,7 +14,8 @@ from pagecheck.shm.ram import open_source
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.scanwork import Progress
-    from pagecheck.model import Holes, Kind, Report
+    from pagecheck.model import Holes, Kind
+    from pagecheck.report import Report
 
 START_S: Final = 30.0
 
@@ -79,7 +80,7 @@ def scan(
         attached = coordinator.attach(
             ram, page_size=page_size, offset=offset, length=length, holes=holes, access="read"
         )
-        from pagecheck.model import Report
+        from pagecheck.report import Report
 
         ready = time.monotonic()
         left = None if deadline is None else max(deadline - (ready - started), 1e-9)

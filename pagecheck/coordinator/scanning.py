@@ -9,8 +9,9 @@ from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.pool import Job, Pool, Stop
 from pagecheck.coordinator.scanwork import ScanOptions, ScanWork
 from pagecheck.errors import UsageError
-from pagecheck.model import AnswerKind, BlockReport, Counts, Kind
+from pagecheck.model import AnswerKind, Counts, Kind
 from pagecheck.native import Feed, _native
+from pagecheck.report import BlockReport
 from pagecheck.shm.bitmaps import BlockBitmaps
 from pagecheck.shm.ram import was_at_rest
 
