@@ -8,32 +8,38 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PACKAGE := $(VENV)/.package
+TOOLS := $(VENV)/.tools
 SAMPLE := build/sample.ram
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo demo-vm test check native native-sanitize native-aarch64 bench clean
 
-$(STAMP): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
+$(PACKAGE): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
 	@tools/needs "$(PYTHON)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[test,dev]'
+	@$(PIP) --config-settings editable_mode=compat -e .
 	@touch $@
 
-demo: $(STAMP)
+$(TOOLS): $(PACKAGE)
+	@$(PIP) --config-settings editable_mode=compat -e '.[test,dev]'
+	@touch $@
+
+demo: $(PACKAGE)
 	@mkdir -p build
 	$(BIN)/python -m tools.sample $(SAMPLE)
 	$(BIN)/pagecheck scan $(SAMPLE)
 
-demo-vm: $(STAMP)
+demo-vm: $(PACKAGE)
 	@mkdir -p build
 	$(BIN)/python -m tools.guest fetch
 	$(BIN)/python -m tools.guest boot --snapshot build/guest.ram
 	$(BIN)/pagecheck scan build/guest.ram
 
-test: $(STAMP) native
+test: $(TOOLS) native
 	$(BIN)/python -m pytest
 
-check: $(STAMP)
+check: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -42,7 +48,7 @@ check: $(STAMP)
 native native-sanitize native-aarch64:
 	$(MAKE) --no-print-directory -C tests/native $(patsubst native-%,%,$(@:native=native-test))
 
-bench: $(STAMP)
+bench: $(TOOLS)
 	$(BIN)/python -m tools.bench all
 
 clean:
