@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final
 
 from pagecheck.coordinator.block import Block, new_block
 from pagecheck.coordinator.channel import Settings
 from pagecheck.coordinator.limits import (
-    BATCH_PAGES_MAX,
-    CHANNELS_MAX,
+    Engine,
+    check_arguments,
+    check_kernel,
     default_batch_pages,
     default_channels,
     ring_slots,
 )
 from pagecheck.coordinator.pool import Pool, Stop
-from pagecheck.errors import EngineError, UsageError
+from pagecheck.errors import UsageError
 from pagecheck.native import _native
 from pagecheck.shm.owner import Owner, sweep
 from pagecheck.shm.ram import RamSource, open_source
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Engine = Literal["auto", "cpu", "none"]
 CHECK_DEADLINE_S: Final = 60.0
 NEVER_NS: Final = 1 << 62
 
@@ -79,8 +78,8 @@ class Coordinator:
             ResourceError: /dev/shm has no room.
         """
         channels = default_channels() if channels is None else channels
-        _check_arguments(channels, engine, batch_pages, nice, stall)
-        _check_kernel(kernel)
+        check_arguments(channels, engine, batch_pages, nice, stall)
+        check_kernel(kernel)
         self.engine: Final = "none" if engine == "none" else "cpu"
         self._batch_pages = batch_pages
         self._blocks: dict[int, Block] = {}
@@ -377,28 +376,3 @@ def _deadline_ns(seconds: float | None) -> int:
     if not seconds > 0:
         raise UsageError(f"deadline {seconds}: must be more than 0 seconds")
     return min(time.monotonic_ns() + int(min(seconds, 1e9) * 1e9), NEVER_NS)
-
-
-def _check_arguments(
-    channels: int, engine: str, batch_pages: int | None, nice: int, stall: float
-) -> None:
-    if engine not in get_args(Engine):
-        raise UsageError(f"engine {engine!r}: not one of {', '.join(get_args(Engine))}")
-    if not 1 <= channels <= CHANNELS_MAX:
-        raise UsageError(f"{channels} channels: must be 1 to {CHANNELS_MAX}")
-    if batch_pages is not None and not 1 <= batch_pages <= BATCH_PAGES_MAX:
-        raise UsageError(f"batch of {batch_pages} pages: must be 1 to {BATCH_PAGES_MAX}")
-    if not -20 <= nice <= 19:
-        raise UsageError(f"nice {nice}: must be -20 to 19")
-    if not stall > 0 or math.isnan(stall):
-        raise UsageError(f"stall {stall}: must be more than 0 seconds")
-
-
-def _check_kernel(kernel: str | None) -> None:
-    if kernel is None:
-        return
-    known = {name: why for name, why, _untested in _native.kernels()}
-    if kernel not in known:
-        raise UsageError(f"kernel {kernel!r}: not one of {', '.join(known)}")
-    if known[kernel] is not None:
-        raise EngineError(f"kernel {kernel} cannot run here: {known[kernel]}")

@@ -1,11 +1,14 @@
-"""What this process may use: CPUs, quotas, and the defaults derived from them."""
+"""What this process may use, the defaults derived from it, and the ranges of arguments."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal, get_args
+
+from pagecheck.errors import EngineError, UsageError
+from pagecheck.native import _native
 
 CHANNELS_MAX: Final = 256
 CHANNELS_DEFAULT_MAX: Final = 16
@@ -15,6 +18,7 @@ BATCH_PAGES_MAX: Final = 32768
 RING_PAGES: Final = 8192  # out at once per channel: 32 MiB of 4 KiB pages
 CGROUP: Final = "/sys/fs/cgroup"
 
+Engine = Literal["auto", "cpu", "none"]
 _Reader = Callable[[str], "float | None"]
 
 
@@ -105,3 +109,30 @@ def ring_slots(batch_pages: int) -> int:
     """Slots per ring, 16 to 64: the coordinator wakes when half of them are answered, and that
     half must last longer than it takes to wake."""
     return max(16, min(64, RING_PAGES // batch_pages))
+
+
+def check_arguments(
+    channels: int, engine: str, batch_pages: int | None, nice: int, stall: float
+) -> None:
+    """Raises UsageError where an argument of `Coordinator` is out of range."""
+    if engine not in get_args(Engine):
+        raise UsageError(f"engine {engine!r}: not one of {', '.join(get_args(Engine))}")
+    if not 1 <= channels <= CHANNELS_MAX:
+        raise UsageError(f"{channels} channels: must be 1 to {CHANNELS_MAX}")
+    if batch_pages is not None and not 1 <= batch_pages <= BATCH_PAGES_MAX:
+        raise UsageError(f"batch of {batch_pages} pages: must be 1 to {BATCH_PAGES_MAX}")
+    if not -20 <= nice <= 19:
+        raise UsageError(f"nice {nice}: must be -20 to 19")
+    if not stall > 0 or math.isnan(stall):
+        raise UsageError(f"stall {stall}: must be more than 0 seconds")
+
+
+def check_kernel(kernel: str | None) -> None:
+    """Raises UsageError where no kernel has this name, EngineError where it cannot run here."""
+    if kernel is None:
+        return
+    known = {name: why for name, why, _untested in _native.kernels()}
+    if kernel not in known:
+        raise UsageError(f"kernel {kernel!r}: not one of {', '.join(known)}")
+    if known[kernel] is not None:
+        raise EngineError(f"kernel {kernel} cannot run here: {known[kernel]}")

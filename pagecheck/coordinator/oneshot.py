@@ -6,8 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from pagecheck.coordinator.coordinator import Coordinator, Engine
-from pagecheck.coordinator.limits import default_channels
+from pagecheck.coordinator.coordinator import Coordinator
+from pagecheck.coordinator.limits import Engine, default_channels
 from pagecheck.errors import UsageError
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import open_source
