@@ -20,28 +20,38 @@ from pagecheck.errors import OutputError
 from pagecheck.report import BlockReport, Report
 
 REPORT = "report.json"
+KINDS = ("zero", "normal", "unchanged")
+NAME_MAX = 255
 
 
-def prepare(out: str | os.PathLike[str], source_fd_path: str) -> None:
+def prepare(out: str | os.PathLike[str], name: str, source: str) -> None:
     """Makes the folder and proves that files can be made in it, before any work is done.
 
     Args:
-        source_fd_path: a path to the scanned file, to refuse a folder where the report would
-            take its place.
+        name: the block's name.
+        source: a path to the scanned file: no result may take its place.
 
     Raises:
         OutputError: files cannot be made there, or one would replace the source.
     """
     folder = Path(out)
+    names = [f"{_encoded(name)}.{kind}" for kind in KINDS]
+    if max(len(each) for each in names) > NAME_MAX:
+        raise OutputError(f"{folder}: the block's name is too long for a file name: {names[0]}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OutputError(f"{folder}: cannot write there: {error.strerror}") from error
-    with contextlib.suppress(OSError):
-        if os.path.samefile(folder / REPORT, source_fd_path):
-            raise OutputError(f"{folder / REPORT}: is the source itself; choose another folder")
+    for each in (REPORT, *names):
+        with contextlib.suppress(OSError):
+            if os.path.samefile(folder / each, source):
+                raise OutputError(f"{folder / each}: is the source itself; choose another folder")
+
+
+def _encoded(name: str) -> str:
+    return quote(os.fsencode(name), safe="")
 
 
 def write(report: Report, out: str | os.PathLike[str]) -> Report:
@@ -66,7 +76,7 @@ def _write_block(block: BlockReport, folder: Path) -> BlockReport:
     bitmaps = {"zero": block.zero, "normal": block.normal, "unchanged": block.unchanged}
     for kind, words in bitmaps.items():
         if words is not None:
-            path = folder / f"{quote(block.block.name, safe='')}.{kind}"
+            path = folder / f"{_encoded(block.block.name)}.{kind}"
             with _replacing(path) as file:
                 file.write(words)
             files[kind] = str(path)

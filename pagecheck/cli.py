@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
-import signal
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pagecheck import signals
 from pagecheck._version import __version__
 from pagecheck.errors import InternalError, PagecheckError
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from pagecheck.report import Report
 
 EXIT_CODES = """
@@ -29,17 +28,10 @@ Exit codes:
   3    the engine or kernel cannot run here, or too few workers start
   4    /dev/shm is full, or a bug in pagecheck
   130  interrupted (SIGINT)       143  terminated (SIGTERM)
+  129  hung up (SIGHUP)           141  nobody reads the output (SIGPIPE)
 """
 
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-class Terminated(BaseException):
-    """A signal asked us to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.exit_code = 128 + number
 
 
 class Size(click.ParamType[int]):
@@ -155,23 +147,35 @@ def scan(
     if verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="pagecheck: %(message)s")
     from pagecheck.coordinator import scan as run
+    from pagecheck.shm.ram import open_source
 
     if out is not None:
         from pagecheck import bitmap_files
 
-        bitmap_files.prepare(out, source)
+        with open_source(source) as ram:
+            bitmap_files.prepare(out, ram.name, f"/proc/self/fd/{ram.fd}")
     if quiet or not sys.stderr.isatty():
-        report = run(source, **options)
+        report = run(source, progress=_watch, **options)
     else:
         from pagecheck.present import ProgressBar
 
-        with ProgressBar() as progress:
-            report = run(source, progress=progress, **options)
+        with ProgressBar() as bar:
+
+            def watch(done: int, total: int) -> None:
+                _watch(done, total)
+                bar(done, total)
+
+            report = run(source, progress=watch, **options)
+    signals.raise_pending()
     if out is not None:
         report = bitmap_files.write(report, out)
     if not quiet or as_json:
         _print_report(report, ranges=ranges, as_json=as_json)
     return 1 if report.total.undecided else 0
+
+
+def _watch(_done: int, _total: int) -> None:
+    signals.raise_pending()
 
 
 def _print_report(report: Report, *, ranges: bool, as_json: bool) -> None:
@@ -197,93 +201,74 @@ def kernels(*, as_json: bool) -> int:
 
     A kernel proves itself on every byte position of a page before it is used.
     """
-    from pagecheck.hw.kernels import list_kernels, state
+    from pagecheck.hw.kernels import list_kernels
     from pagecheck.present import columns
 
-    found = [(kernel, state(kernel)) for kernel in list_kernels()]
+    found = list_kernels()
     if as_json:
         entries = [
             {
                 "name": kernel.name,
-                "usable": usable,
+                "usable": kernel.unusable is None,
                 "auto": kernel.automatic,
-                "why": why,
+                "why": kernel.unusable,
                 "untested": kernel.untested,
             }
-            for kernel, (usable, why) in found
+            for kernel in found
         ]
         print(json.dumps({"version": 1, "kernels": entries}))
         return 0
     rows = [["kernel", "usable here", "auto"]]
-    for kernel, (usable, why) in found:
-        rows.append(
-            [kernel.name, "yes" if usable else f"no: {why}", "*" if kernel.automatic else ""]
-        )
+    for kernel in found:
+        usable = "yes" if kernel.unusable is None else f"no: {kernel.unusable}"
+        rows.append([kernel.name, usable, "*" if kernel.automatic else ""])
     print(columns(rows))
-    for kernel, _state in found:
+    for kernel in found:
         if kernel.untested is not None:
             print(f"note: {kernel.name}: {kernel.untested}")
     return 0
 
 
-def _on_signal(number: int, _frame: FrameType | None) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)  # the clean-up is bounded; let it finish
-    raise Terminated(number)
-
-
-def _fail(error: PagecheckError, *, as_json: bool) -> int:
-    text = " ".join(str(error).split())
+def _fail(name: str, text: str, code: int, *, as_json: bool) -> int:
+    text = " ".join(text.split())
     if as_json:
-        body = {"class": type(error).__name__, "message": text}
-        print(json.dumps({"version": 1, "error": body}))
+        print(json.dumps({"version": 1, "error": {"class": name, "message": text}}))
     print(f"pagecheck: {text}", file=sys.stderr)
-    return error.exit_code
+    return code
 
 
 def run_command(arguments: list[str]) -> int:
-    """Runs one command line and returns its exit code; never raises."""
-    from pagecheck.errors import UsageError
+    """Runs one command line and returns its exit code.
 
+    Raises:
+        OSError: what it printed could not be written.
+    """
     as_json = "--json" in arguments
     try:
-        return int(cli.main(arguments, prog_name="pagecheck", standalone_mode=False) or 0)
+        # click would turn a closed pipe into exit code 1; the context manager does not.
+        with cli.make_context("pagecheck", arguments) as context:
+            return int(cli.invoke(context) or 0)
     except click.exceptions.Exit as error:
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 2
     except click.ClickException as error:
-        return _fail(UsageError(error.format_message()), as_json=as_json)
+        return _fail("UsageError", error.format_message(), 2, as_json=as_json)
     except PagecheckError as error:
-        return _fail(error, as_json=as_json)
-    except (Terminated, KeyboardInterrupt, click.Abort) as error:
-        code = error.exit_code if isinstance(error, Terminated) else 130
-        print(
-            "pagecheck: interrupted" if code == 130 else "pagecheck: ended by a signal",
-            file=sys.stderr,
-        )
-        return code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        if os.environ.get("PAGECHECK_DEBUG"):
+        return _fail(type(error).__name__, str(error), error.exit_code, as_json=as_json)
+    except signals.Terminated as error:
+        return _fail("Terminated", str(error), error.exit_code, as_json=as_json)
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
             raise
-        what = f"{type(error).__name__}: {error}"
-        return _fail(
-            InternalError(f"a bug in pagecheck: {what}; PAGECHECK_DEBUG=1 shows where"),
-            as_json=as_json,
-        )
+        return _bug(error, as_json=as_json)
+    except Exception as error:
+        return _bug(error, as_json=as_json)
 
 
-def main() -> NoReturn:
-    """The `pagecheck` program."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(number, _on_signal)
-    code = run_command(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        code = code or 141
-    # Everything is closed and written; taking the interpreter apart would only cost time.
-    os._exit(code)
+def _bug(error: Exception, *, as_json: bool) -> int:
+    if os.environ.get("PAGECHECK_DEBUG"):
+        raise error
+    what = f"a bug in pagecheck: {type(error).__name__}: {error}; PAGECHECK_DEBUG=1 shows where"
+    return _fail(InternalError.__name__, what, InternalError.exit_code, as_json=as_json)

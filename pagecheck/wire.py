@@ -5,6 +5,7 @@ One packet of a Unix SOCK_SEQPACKET pair is one line. End of file means the othe
 
 from __future__ import annotations
 
+import array
 import json
 import select
 import socket
@@ -56,7 +57,9 @@ class Link:
         if len(line) > MESSAGE_BYTES:
             raise InternalError(f"message of {len(line)} bytes exceeds {MESSAGE_BYTES}")
         try:
-            socket.send_fds(self._socket, [line], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            # Not socket.send_fds: before Python 3.12 it drops its flags.
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            self._socket.sendmsg([line], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError as error:
             raise Closed(str(error)) from error
 
@@ -71,6 +74,8 @@ class Link:
             InternalError: what came is no message of ours.
         """
         left_ms = max(0, -((time.monotonic_ns() - deadline_ns) // 1_000_000))
+        if self._socket.fileno() < 0:
+            raise Closed("closed here")
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         if not poll.poll(left_ms):

@@ -9,14 +9,16 @@ undecided; a channel that loses five workers without one answer in between is gi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess
+from pagecheck.coordinator.watch import SLICE_NS, Watch
 from pagecheck.errors import EngineError, InternalError, ResourceError
 from pagecheck.native import Feed, _native
 from pagecheck.shm.owner import Owner
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLICE_NS: Final = 50_000_000  # between two looks at the worker while a batch is out
 START_NS: Final = 30_000_000_000
+NEVER_NS: Final = 1 << 62
 DEATHS_PER_BATCH: Final = 2
 FAILURES_MAX: Final = 5
 CHECK_PAGES: Final = 128  # pages per batch of a check: one multifd packet
@@ -39,6 +41,10 @@ Take = Callable[[], "tuple[int, int] | None"]
 
 class ChannelLost(Exception):
     """The channel cannot be kept alive; its unfinished pages stay undecided."""
+
+
+class TooLate(Exception):
+    """The job's deadline passed while a worker was started or spoken to."""
 
 
 class Settings(NamedTuple):
@@ -62,7 +68,6 @@ class Outcome:
 
     Attributes:
         decided, undecided: pages.
-        batches: batches answered.
         lost: the channel cannot be kept alive and must not be used again.
         notes: what a user should know.
     """
@@ -70,7 +75,6 @@ class Outcome:
     def __init__(self, *, lost: bool = False, notes: list[str] | None = None) -> None:
         self.decided = 0
         self.undecided = 0
-        self.batches = 0
         self.lost = lost
         self.notes = notes or []
 
@@ -90,8 +94,12 @@ class Channel:
         self._owner = owner
         self._settings = settings
         self._generation = 0
-        self._failures = 0
+        self.stale = False  # a block was detached since the worker was last spoken to
+        self._failures = 0  # workers lost without an answer in between
+        self._decided_then = 0  # pages decided when the last worker was lost
+        self._workerless = False  # the last one is gone and no other took its place yet
         self._ending = False
+        self._watch: Watch | None = None
         self._attached: dict[int, Block] = {}
         self._ring, self._process = self._start_worker()
         self._feed: Feed | None = None
@@ -122,16 +130,18 @@ class Channel:
         settings = self._settings
         self._generation += 1
         ring = Ring(self._owner, self.index, self._generation, settings.slots, settings.slot_pages)
+        process: WorkerProcess | None = None
         try:
             process = WorkerProcess(self.index)
-        except BaseException:
-            ring.remove()
-            raise
-        try:
             process.open(ring, settings.kernel, settings.nice)
-        except WorkerDied as error:
-            self._discard(ring, process)
-            raise EngineError(f"channel {self.index}: {error}") from error
+        except BaseException as error:
+            if process is not None:
+                process.kill()
+                process.close()
+            ring.remove()
+            if isinstance(error, WorkerDied):
+                raise EngineError(f"channel {self.index}: {error}") from error
+            raise
         return ring, process
 
     @staticmethod
@@ -150,37 +160,68 @@ class Channel:
             self._process.await_ready(deadline_ns)
         except WorkerDied as error:
             raise EngineError(f"channel {self.index}: {error}") from error
-        self._feed = Feed(self._ring.fd, self._ring.submit_name, self._ring.done_name)
+        try:
+            self._feed = Feed(self._ring.fd, self._ring.submit_name, self._ring.done_name)
+        except OSError as error:
+            raise EngineError(f"channel {self.index}: cannot open its ring: {error}") from error
 
-    def ensure_attached(self, block: Block) -> None:
+    def ensure_attached(self, block: Block, deadline_ns: int = NEVER_NS) -> None:
         """Makes the block known to the worker, unless it is.
 
         Raises:
             ChannelLost: the worker cannot be kept alive.
+            TooLate: the deadline passed first.
+            UsageError: the block is detached.
         """
-        if self._attached.get(block.id) is block:
+        if self._attached.get(block.id) is block and not self.stale and not self._workerless:
             return
+        self.stale = False
         while True:
+            block.require_attached()
             try:
-                if block.id in self._attached:
-                    self._forget(block.id)
-                self._process.attach(block.attach_message(), block.fd, self.feed.raise_attention)
-                self._attached[block.id] = block
+                if self._workerless:
+                    self._replace("has no worker", deadline_ns)
+                self._forget_others(block, deadline_ns)
+                if block.id not in self._attached:
+                    self._attach(block, deadline_ns)
                 return
             except WorkerDied as error:
-                self._replace(str(error))
+                self._replace(str(error), deadline_ns)
 
-    def forget(self, block: Block) -> None:
-        """Makes the worker unmap and close the block, if it knows it."""
-        if self._attached.get(block.id) is block:
-            try:
-                self._forget(block.id)
-            except WorkerDied as error:
-                self._replace(str(error))
+    def forget_detached(self) -> None:
+        """Makes the worker unmap and close the blocks that were detached."""
+        self.stale = False
+        try:
+            self._forget_others(None, NEVER_NS)
+        except WorkerDied as error:
+            self._replace(str(error), NEVER_NS)
 
-    def _forget(self, block_id: int) -> None:
-        del self._attached[block_id]
-        self._process.detach(block_id, self.feed.raise_attention)
+    def _forget_others(self, block: Block | None, deadline_ns: int) -> None:
+        """Detached blocks, and another block that had the id of `block`."""
+        for each in list(self._attached.values()):
+            if each.detached or (block is not None and each.id == block.id and each is not block):
+                del self._attached[each.id]
+                with self._exchange():
+                    wake = self.feed.raise_attention
+                    self._process.detach(each.id, wake, deadline_ns)
+
+    def _attach(self, block: Block, deadline_ns: int) -> None:
+        with self._exchange():
+            message, wake = block.attach_message(), self.feed.raise_attention
+            self._process.attach(message, block.fd, wake, deadline_ns)
+        self._attached[block.id] = block
+
+    @contextlib.contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """A question and its answer; when only half of it took place, the worker is not asked
+        again: the next use finds it dead and replaces it."""
+        try:
+            yield
+        except WorkerDied:
+            raise
+        except BaseException:
+            self._workerless = True
+            raise
 
     def check(
         self,
@@ -202,9 +243,11 @@ class Channel:
             then the partition was not written.
         """
         try:
-            self.ensure_attached(block)
+            self.ensure_attached(block, deadline_ns)
         except ChannelLost as error:
             return Outcome(lost=True, notes=[str(error)])
+        except TooLate:
+            return Outcome()
         slice_ns = min(deadline_ns, time.monotonic_ns() + SLICE_NS)
         try:
             state, sure, normal = self.feed.check(
@@ -214,6 +257,8 @@ class Channel:
             self.feed.end()  # an interrupt: late answers reach nobody
             raise
         if state == _native.PUMP_DONE:
+            self._failures = 0
+            self._watch = None
             return sure, normal
         return self.run(block, lambda _feed: None, lambda: None, stop, deadline_ns)
 
@@ -235,19 +280,24 @@ class Channel:
         """
         outcome = Outcome()
         try:
-            self.ensure_attached(block)
+            self.ensure_attached(block, deadline_ns)
             begin(self.feed)
             self._drive(take, stop, deadline_ns, outcome)
+        except TooLate:
+            pass  # what is not decided is undecided
         except ChannelLost as error:
             log.error("%s", error)
             outcome.lost = True
             outcome.notes.append(f"{error}; its unfinished pages are undecided")
         finally:
-            outcome.decided, outcome.undecided, outcome.batches = self.feed.end()
+            outcome.decided, outcome.undecided = self.feed.end()
+            self._decided_then = 0
+            if self.feed.occupied() == 0:
+                self._failures = 0 if outcome.decided else self._failures
+                self._watch = None
         return outcome
 
     def _drive(self, take: Take, stop: threading.Event, deadline_ns: int, outcome: Outcome) -> None:
-        watch: _Watch | None = None  # made at the first look: most batches never need one
         deaths: Counter[tuple[int, int]] | None = None
         hungry = True
         while True:
@@ -264,32 +314,40 @@ class Channel:
                 else:
                     self.feed.more(*more)
                 continue
-            if watch is None:
-                watch = _Watch(self.feed)
-            failure = self._failure(state, watch)
+            failure = self._failure(state)
             if failure is not None:
                 deaths = Counter() if deaths is None else deaths
-                self._bury(failure, deaths, outcome)
-                watch = None
+                broken = state == _native.PUMP_BROKEN
+                self._bury(failure, deaths, outcome, deadline_ns, broken=broken)
 
-    def _failure(self, state: int, watch: _Watch) -> str | None:
+    def _failure(self, state: int) -> str | None:
         """Why the worker must be replaced, or None."""
         if state == _native.PUMP_BROKEN:
             return f"worker {self.pid} gave an answer that makes no sense"
         if not self._process.is_alive():
             return self._process.describe_end()
-        still_ns = watch.still_ns(self.feed)
+        if self._watch is None:  # kept over jobs, for callers that wait less than the stall
+            self._watch = Watch(self.feed)
+        still_ns = self._watch.still_ns(self.feed)
         if still_ns >= self._settings.stall_ns:
             return f"worker {self.pid} stood still for {still_ns / 1e9:.1f} s"
         return None
 
-    def _bury(self, failure: str, deaths: Counter[tuple[int, int]], outcome: Outcome) -> None:
+    def _bury(
+        self,
+        failure: str,
+        deaths: Counter[tuple[int, int]],
+        outcome: Outcome,
+        deadline_ns: int,
+        *,
+        broken: bool,
+    ) -> None:
         """Replaces the worker and decides what becomes of the batch that it had in hand."""
         self._process.kill()
         # What it answered before it died counts; the rest of the ring is never read again.
         self.feed.pump(True, 0)
-        victim = self.feed.oldest()
-        self._replace(failure)
+        victim = self.feed.oldest() if broken or self.feed.deciding() else None
+        self._replace(failure, deadline_ns)
         if victim is None:
             return
         deaths[victim] += 1
@@ -303,39 +361,49 @@ class Channel:
             log.error("%s", note)
             outcome.notes.append(note)
 
-    def _replace(self, failure: str) -> None:
+    def _replace(self, failure: str, deadline_ns: int) -> None:
         """A new worker on a new ring, with the same blocks.
 
         Raises:
             ChannelLost: that does not work.
+            TooLate: the deadline passed first; the next use tries again.
         """
         log.warning("channel %d: %s; replacing it", self.index, failure)
-        decided, _undecided, _out = self.feed.counts()
-        self._failures = 0 if decided else self._failures + 1
+        self._workerless = True
+        decided = self.feed.counts()[0]
+        self._failures = 1 if decided > self._decided_then else self._failures + 1
+        self._decided_then = decided
         while True:
             self._discard(self._ring, self._process)
-            if self._failures >= FAILURES_MAX:
-                raise ChannelLost(f"channel {self.index} lost {self._failures} workers: {failure}")
             if self._ending:
                 raise ChannelLost(f"channel {self.index}: the coordinator is closing")
+            if time.monotonic_ns() >= deadline_ns:
+                raise TooLate
+            if self._failures >= FAILURES_MAX:
+                raise ChannelLost(f"channel {self.index} lost {self._failures} workers: {failure}")
             try:
-                self._ring, self._process = self._start_worker()
-                self._process.await_ready(time.monotonic_ns() + START_NS)
-                self.feed.rebind(self._ring.fd, self._ring.submit_name, self._ring.done_name)
-                self.replaced += 1
-                self._reattach()
+                self._take_new_worker(deadline_ns)
                 return
             except WorkerDied as error:
                 failure = str(error)
                 self._failures += 1
-            except (EngineError, InternalError, ResourceError) as error:
+            except (EngineError, InternalError, ResourceError, OSError, ValueError) as error:
                 raise ChannelLost(f"channel {self.index}: {error}") from error
 
-    def _reattach(self) -> None:
-        for block in self._attached.values():
-            if block.fd >= 0:
-                self._process.attach(block.attach_message(), block.fd, self.feed.raise_attention)
-        self._attached = {key: block for key, block in self._attached.items() if block.fd >= 0}
+    def _take_new_worker(self, deadline_ns: int) -> None:
+        self._ring, self._process = self._start_worker()
+        if self._ending:  # close() may have seen the old one only
+            self._discard(self._ring, self._process)
+            raise ChannelLost(f"channel {self.index}: the coordinator is closing")
+        self._process.await_ready(min(deadline_ns, time.monotonic_ns() + START_NS))
+        self.feed.rebind(self._ring.fd, self._ring.submit_name, self._ring.done_name)
+        self._watch = None
+        self.replaced += 1
+        known = [block for block in self._attached.values() if not block.detached]
+        self._attached = {}
+        for block in known:
+            self._attach(block, deadline_ns)
+        self._workerless = False
 
     def ask_to_end(self) -> None:
         """Hangs up on the worker, so that all of them end side by side; none is replaced now."""
@@ -345,32 +413,14 @@ class Channel:
             self._feed.raise_attention()
 
     def close(self, deadline_ns: int) -> None:
-        """Ends the worker, by force after the deadline, and removes every name."""
-        if not self._process.wait_gone(deadline_ns):
-            self._process.kill()
-        self._process.close()
-        self._ring.remove()
+        """Ends the worker, by force after the deadline, and removes every name. May be called
+        twice."""
+        self._ending = True
+        ring, process = self._ring, self._process
+        if not process.wait_gone(deadline_ns):
+            process.kill()
+        process.close()
+        ring.remove()
         if self._feed is not None:
-            self._feed.close()
-
-
-class _Watch:
-    """How long a worker's progress word has stood still, counting only time that we watched: a
-    stopped and continued coordinator must not take its own pause for the worker's."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._progress = feed.progress()
-        self._looked_ns = time.monotonic_ns()
-        self._still_ns = 0
-
-    def still_ns(self, feed: Feed) -> int:
-        """Nanoseconds without progress, up to this look."""
-        now = time.monotonic_ns()
-        progress = feed.progress()
-        if progress == self._progress:
-            self._still_ns += min(now - self._looked_ns, 2 * SLICE_NS)
-        else:
-            self._progress = progress
-            self._still_ns = 0
-        self._looked_ns = now
-        return self._still_ns
+            with contextlib.suppress(RuntimeError):  # a thread is inside: it goes with the thread
+                self._feed.close()

@@ -70,7 +70,12 @@ def check(
             answer = (zero, decided, partition)
             result = channel.check(block, block.file_end, pages, answer, stop, deadline_ns)
         finally:
-            pool.release(channel, lost=type(result) is Outcome and result.lost)
+            outcome = result if type(result) is Outcome else None
+            pool.release(
+                channel,
+                lost=outcome is not None and outcome.lost,
+                doubtful=outcome is not None and outcome.undecided > 0,
+            )
         if type(result) is tuple and result[0]:
             return Answer(zero, decided, partition, result[1])
         if type(result) is Outcome:
@@ -79,6 +84,8 @@ def check(
         notes = _on_lanes(pool, block, pages, zero, decided, stop, deadline_ns)
     notes += _forget_past_end(block, pages, zero, decided)
     if not notes and not decided.all():
+        if stop.is_set():
+            raise UsageError("the coordinator is closed")
         late = time.monotonic_ns() >= deadline_ns
         notes.append("the deadline passed" if late else "some pages could not be read")
     normal = _native.offsets_partition(pages, zero, partition)
@@ -87,7 +94,10 @@ def check(
 
 def _as_offsets(offsets: ArrayLike, block: Block) -> NDArray[np.uint64]:
     """A checked private copy: nobody can change it while it is worked on."""
-    given = offsets if isinstance(offsets, np.ndarray) else np.asarray(offsets)
+    try:
+        given = offsets if isinstance(offsets, np.ndarray) else np.asarray(offsets)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"offsets: no array of integers: {error}") from error
     plain = given.dtype is _UINT64 and given.ndim == 1
     pages = given.copy() if plain else _convert(given)  # contiguous, whatever the strides were
     ram = block.ram

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -110,7 +111,7 @@ class Coordinator:
             slots=ring_slots(batch_pages or default_batch_pages(4096)),
             slot_pages=-(-slot_pages // 64) * 64,
             nice=nice,
-            stall_ns=min(int(stall * 1e9), NEVER_NS),
+            stall_ns=int(min(stall, 1e9) * 1e9),
         )
         try:
             self._pool = Pool(self._owner, settings, channels)
@@ -190,12 +191,16 @@ class Coordinator:
             source.close()
             raise
         if self._pool is not None:
-            self._pool.visit_idle(lambda channel: channel.ensure_attached(block))
+            try:
+                self._pool.visit_idle(lambda channel: channel.ensure_attached(block))
+            except BaseException:
+                self.detach(block)
+                raise
         return block
 
     def detach(self, block: Block) -> None:
-        """Closes the block's source and takes its bitmaps' name away; workers forget it before
-        their next batch."""
+        """Takes the block's bitmaps' name away and closes its source, or leaves that to those who
+        still use it; workers forget it before their next batch."""
         with self._lock:
             if self._blocks.get(block.id) is not block:
                 return
@@ -203,9 +208,11 @@ class Coordinator:
             bitmaps = self._bitmaps.pop(block.id, None)
         if bitmaps is not None:
             bitmaps.remove()
+        block.detach()
         if self._pool is not None:
-            self._pool.visit_idle(lambda channel: channel.forget(block))
-        block.source.close()
+            for channel in self._pool.channels:
+                channel.stale = True
+            self._pool.visit_idle(lambda channel: channel.forget_detached())
 
     def check(
         self, block: Block, offsets: ArrayLike, *, deadline: float = CHECK_DEADLINE_S
@@ -226,8 +233,11 @@ class Coordinator:
             EngineError: no channel is left.
         """
         self._require_open()
-        block.require_open()
-        return _checker()(self._pool, block, offsets, self._stop, _deadline_ns(deadline))
+        block.begin_use()
+        try:
+            return _checker()(self._pool, block, offsets, self._stop, _deadline_ns(deadline))
+        finally:
+            block.end_use()
 
     def scan(
         self,
@@ -285,24 +295,29 @@ class Coordinator:
         progress: Progress | None,
     ) -> ScanResult:
         """As `scan`, for callers that make the report themselves."""
-        self._require_open()
-        block.require_open()
-        if max_rate is not None and max_rate <= 0:
-            raise UsageError(f"max rate {max_rate}: must be more than 0 bytes per second")
-        deadline_ns = _deadline_ns(deadline)
         from pagecheck.coordinator import scanning
         from pagecheck.coordinator.scanwork import ScanOptions
 
-        scanning.check_kind(block, kind, self.engine)
-        bitmaps = self._new_bitmaps(block)
-        if self._pool is None:
-            return scanning.scan_none(block, bitmaps)
+        self._require_open()
+        if max_rate is not None and max_rate <= 0:
+            raise UsageError(f"max rate {max_rate}: must be more than 0 bytes per second")
+        deadline_ns = _deadline_ns(deadline)
         batch_pages = self._batch_pages or default_batch_pages(block.ram.page_size)
         options = ScanOptions(kind, batch_pages, max_rate, deadline_ns, progress)
-        return scanning.scan(self._pool, block, bitmaps, options, Stop(self._stop))
+        scanning.check_kind(block, kind, self.engine)
+        block.begin_use()
+        try:
+            bitmaps = self._new_bitmaps(block)
+            if self._pool is None:
+                return scanning.scan_none(block, bitmaps)
+            return scanning.scan(self._pool, block, bitmaps, options, Stop(self._stop))
+        finally:
+            block.end_use()
 
     def _new_bitmaps(self, block: Block) -> BlockBitmaps:
         with self._lock:
+            self._require_open()
+            block.require_attached()
             self._scans += 1
             what = f"b{block.id}s{self._scans}-bitmaps"
             from pagecheck.shm.bitmaps import BlockBitmaps
@@ -348,15 +363,19 @@ def _end(
     if os.getpid() != creator:
         return
     stop.set()
-    try:
-        for pool in pools:
-            pool.close()
-    finally:
-        for each in bitmaps.values():
-            each.remove()
-        for block in blocks.values():
-            block.source.close()
-        owner.close()
+    steps: list[Callable[[], None]] = [pool.close for pool in pools]
+    steps += [each.remove for each in bitmaps.values()]
+    steps += [block.detach for block in blocks.values()]
+    first: BaseException | None = None
+    for step in (*steps, owner.close):
+        try:
+            step()
+        except BaseException as error:  # an interrupt in one step must not skip the others
+            first = first or error
+            with contextlib.suppress(BaseException):
+                step()
+    if first is not None:
+        raise first
 
 
 @functools.cache

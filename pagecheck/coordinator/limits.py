@@ -115,8 +115,7 @@ def check_arguments(
     channels: int, engine: str, batch_pages: int | None, nice: int, stall: float
 ) -> None:
     """Raises UsageError where an argument of `Coordinator` is out of range."""
-    if engine not in get_args(Engine):
-        raise UsageError(f"engine {engine!r}: not one of {', '.join(get_args(Engine))}")
+    check_choice("engine", engine, Engine)
     if not 1 <= channels <= CHANNELS_MAX:
         raise UsageError(f"{channels} channels: must be 1 to {CHANNELS_MAX}")
     if batch_pages is not None and not 1 <= batch_pages <= BATCH_PAGES_MAX:
@@ -125,6 +124,13 @@ def check_arguments(
         raise UsageError(f"nice {nice}: must be -20 to 19")
     if not stall > 0 or math.isnan(stall):
         raise UsageError(f"stall {stall}: must be more than 0 seconds")
+
+
+def check_choice(what: str, value: object, choices: object) -> None:
+    """Raises UsageError unless `value` is one of a Literal's values."""
+    if value not in get_args(choices):
+        known = ", ".join(map(repr, get_args(choices)))
+        raise UsageError(f"{what} {value!r}: not one of {known}")
 
 
 def check_kernel(kernel: str | None) -> None:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 END_NS: Final = 300_000_000
 WATCH_S: Final = 0.1
+PAUSE: Final = (0, 0)
 
 
 class Stop(threading.Event):
@@ -41,11 +42,13 @@ class Job(NamedTuple):
 
     Attributes:
         begin: starts the job on a channel's feed.
-        take: the next (position, page count), or None when there is no more; called by several
-            threads.
+        take: the next (position, page count), None when there is no more, or PAUSE; called by
+            several threads.
         stop: ends the job early.
         deadline_ns: absolute; what is not answered by then stays undecided.
         urgent: goes before jobs that are not.
+        pause: called without a channel after `take` returned PAUSE; waits, bounded by the
+            deadline and `stop`, until there is more to take.
     """
 
     block: Block
@@ -54,6 +57,7 @@ class Job(NamedTuple):
     stop: Stop
     deadline_ns: int
     urgent: bool
+    pause: Callable[[], None] | None = None
 
 
 class Pool:
@@ -67,6 +71,7 @@ class Pool:
             ResourceError: /dev/shm has no room.
         """
         self.channels: list[Channel] = []
+        self.slots = settings.slots
         self._free = threading.Condition()
         self._idle: list[Channel] = []
         self._lost: list[Channel] = []
@@ -95,15 +100,19 @@ class Pool:
         """Visits the channels that nobody uses at this moment."""
         with self._free:
             idle, self._idle = self._idle, []
-        for channel in idle:
-            lost = False
-            try:
-                visit(channel)
-            except ChannelLost as error:
-                log.error("%s", error)
-                lost = True
-            finally:
-                self.release(channel, lost=lost)
+        lost = False
+        try:
+            while idle:
+                lost = False
+                try:
+                    visit(idle[-1])
+                except ChannelLost as error:
+                    log.error("%s", error)
+                    lost = True
+                self.release(idle.pop(), lost=lost)
+        finally:
+            for channel in idle:  # an error or an interrupt: none may be forgotten
+                self.release(channel, lost=False)
 
     def run(self, job: Job, lanes: int, watch: Callable[[], None] | None = None) -> list[Outcome]:
         """Runs a job on up to `lanes` channels, each fed by a thread; one lane needs none.
@@ -129,16 +138,20 @@ class Pool:
             threading.Thread(target=lane, name=f"pagecheck-lane-{n}", daemon=True)
             for n in range(lanes)
         ]
-        for thread in threads:
-            thread.start()
+        started: list[threading.Thread] = []
         try:
+            for thread in threads:
+                thread.start()
+                started.append(thread)
             for thread in threads:
                 while thread.is_alive():
                     thread.join(WATCH_S)
                     if watch is not None:
                         watch()
         except BaseException:
-            job.stop.set()  # an interrupt: the lanes end at their next look
+            job.stop.set()  # an interrupt, or no thread: the lanes end at their next look
+            for thread in started:
+                thread.join(END_NS / 1e9)
             raise
         if errors:
             raise errors[0]
@@ -147,33 +160,41 @@ class Pool:
     def _lane(self, job: Job) -> list[Outcome]:
         """Feeds one channel after the other until there is no more to take."""
         outcomes: list[Outcome] = []
-        ended = False
+        ended = paused = False
 
         def take() -> tuple[int, int] | None:
-            nonlocal ended
+            nonlocal ended, paused
             if self._urgent and not job.urgent:
                 return None  # an urgent job waits: let it have this channel
             piece = job.take()
             ended = piece is None
-            return piece
+            paused = piece == PAUSE
+            return None if paused else piece
 
         while not ended and not job.stop.is_set() and time.monotonic_ns() < job.deadline_ns:
+            if paused and job.pause is not None:
+                job.pause()
+                paused = False
             channel = self._lease(job)
             if channel is None:
                 break
-            lost = False
+            outcome = Outcome()
             try:
                 outcome = channel.run(job.block, job.begin, take, job.stop, job.deadline_ns)
                 outcomes.append(outcome)
-                lost = outcome.lost
             finally:
-                self.release(channel, lost=lost)
+                self.release(channel, lost=outcome.lost, doubtful=outcome.undecided > 0)
         return outcomes
 
     def lease_now(self) -> Channel | None:
         """A channel, if one is free at this moment; `release` it."""
         with self._free:
+            self._require_open()
             return self._idle.pop() if self._idle else None
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError("the coordinator is closed")
 
     def _lease(self, job: Job) -> Channel | None:
         """Waits for a channel; None when the deadline passed or the job was stopped."""
@@ -181,24 +202,34 @@ class Pool:
             self._urgent += job.urgent
             self._waiting += 1
             try:
+                self._require_open()
                 while not self._idle or (self._urgent and not job.urgent):
-                    if self._closed:
-                        raise UsageError("the coordinator is closed")
                     if len(self._lost) == len(self.channels):
                         raise EngineError("no channel is left: every one lost its workers")
                     left = min((job.deadline_ns - time.monotonic_ns()) / 1e9, WATCH_S)
                     if left <= 0 or job.stop.is_set():
                         return None
                     self._free.wait(left)
+                    self._require_open()
                 return self._idle.pop()
             finally:
                 self._urgent -= job.urgent
                 self._waiting -= 1
+                if self._waiting and not self._urgent:
+                    self._free.notify_all()
 
-    def release(self, channel: Channel, *, lost: bool) -> None:
-        """Gives a leased channel back; one that is lost is never leased again."""
+    def release(self, channel: Channel, *, lost: bool, doubtful: bool = False) -> None:
+        """Gives a leased channel back.
+
+        Args:
+            lost: it is never leased again.
+            doubtful: it left pages undecided; the others are leased before it.
+        """
         with self._free:
-            (self._lost if lost else self._idle).append(channel)
+            if lost:
+                self._lost.append(channel)
+            else:
+                self._idle.insert(0 if doubtful else len(self._idle), channel)
             if self._waiting or self._closed:
                 self._free.notify_all()
 

@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -51,31 +52,39 @@ class WorkerProcess:
         self._closed = False
         if not sys.executable:
             raise EngineError("cannot start workers: sys.executable is not set")
-        self._link, theirs = Link.pair()
-        self._stderr = os.memfd_create("pagecheck-worker-stderr")
+        self._once = threading.Lock()
+        with contextlib.ExitStack() as undo:
+            try:
+                self._link, theirs = Link.pair()
+                undo.callback(self._link.close)
+                with contextlib.closing(theirs):
+                    self._stderr = os.memfd_create("pagecheck-worker-stderr")
+                    undo.callback(os.close, self._stderr)
+                    self._process = self._spawn(theirs.fileno())
+                    undo.callback(self._process.wait)
+                    undo.callback(self._process.kill)
+                self._pidfd = os.pidfd_open(self._process.pid)
+            except OSError as error:
+                raise EngineError(
+                    f"channel {channel}: cannot start a worker: {error.strerror}; "
+                    "use fewer channels"
+                ) from error
+            undo.pop_all()
+
+    def _spawn(self, fd: int) -> subprocess.Popen[bytes]:
         home = os.path.abspath(f"{__file__}/../../..")
         # -P: nothing beside the program is imported by accident; -S, -E, -s: neither
         # site-packages nor the environment are needed, and leaving them out starts faster.
-        command = [sys.executable, "-P", "-S", "-E", "-s", "-c", _BOOT, home, str(theirs.fileno())]
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-                cwd="/",
-            )
-            self._pidfd = os.pidfd_open(self._process.pid)
-        except OSError as error:
-            self._link.close()
-            os.close(self._stderr)
-            raise EngineError(
-                f"channel {channel}: cannot start a worker: {error.strerror}; use fewer channels"
-            ) from error
-        finally:
-            theirs.close()
+        command = [sys.executable, "-P", "-S", "-E", "-s", "-c", _BOOT, home, str(fd)]
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._stderr,
+            pass_fds=(fd,),
+            start_new_session=True,
+            cwd="/",
+        )
 
     @property
     def pid(self) -> int:
@@ -107,7 +116,9 @@ class WorkerProcess:
         """
         self.kernel = self._expect("ready", deadline_ns)["kernel"]
 
-    def attach(self, message: dict[str, Any], fd: int, wake: Callable[[], None]) -> bool:
+    def attach(
+        self, message: dict[str, Any], fd: int, wake: Callable[[], None], deadline_ns: int
+    ) -> bool:
         """Makes a RAM block known to it.
 
         Args:
@@ -121,14 +132,16 @@ class WorkerProcess:
         """
         self._send({"attach": message}, (fd,))
         wake()
-        reply = self._expect("attached", time.monotonic_ns() + REPLY_NS)
+        reply = self._expect("attached", min(deadline_ns, time.monotonic_ns() + REPLY_NS))
+        if reply["block"] != message["block"]:
+            raise InternalError(f"channel {self.channel}: attached {reply!r}, not {message!r}")
         return bool(reply["mapped"])
 
-    def detach(self, block: int, wake: Callable[[], None]) -> None:
+    def detach(self, block: int, wake: Callable[[], None], deadline_ns: int) -> None:
         """Makes it forget a block."""
         self._send({"detach": {"block": block}})
         wake()
-        self._expect("detached", time.monotonic_ns() + REPLY_NS)
+        self._expect("detached", min(deadline_ns, time.monotonic_ns() + REPLY_NS))
 
     def _send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         try:
@@ -195,7 +208,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Closes our descriptors; the process must have ended or been given up. May be called
         twice."""
-        if self._closed:
+        if not self._once.acquire(blocking=False):
             return
         self._closed = True
         self._link.close()
@@ -207,6 +220,8 @@ class WorkerProcess:
         return self._last_words("ended")
 
     def _last_words(self, reason: str) -> str:
+        if self._closed:
+            return f"worker {self.pid} {reason}"
         self.wait_gone(time.monotonic_ns() + 200_000_000)
         status = self._process.returncode
         text = f"worker {self.pid} {reason}"

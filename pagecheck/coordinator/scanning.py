@@ -6,6 +6,7 @@ import time
 from typing import NamedTuple
 
 from pagecheck.coordinator.block import Block
+from pagecheck.coordinator.limits import check_choice
 from pagecheck.coordinator.pool import Job, Pool, Stop
 from pagecheck.coordinator.scanwork import ScanOptions, ScanWork
 from pagecheck.errors import UsageError
@@ -31,6 +32,7 @@ class ScanResult(NamedTuple):
 
 def check_kind(block: Block, kind: Kind, engine: str) -> None:
     """Raises UsageError where a diff snapshot cannot be understood."""
+    check_choice("kind", kind, Kind)
     if kind == "full":
         return
     if engine == "none":
@@ -57,7 +59,7 @@ def scan(
 ) -> ScanResult:
     """Scans a block on all channels; see `Coordinator.scan`."""
     before = block.source.stamp()
-    work = ScanWork(block, bitmaps, options, len(pool.channels), stop)
+    work = ScanWork(block, bitmaps, options, len(pool.channels), pool.slots, stop)
 
     def begin(feed: Feed) -> None:
         feed.begin_range(block.id, options.batch_pages, bitmaps.pages, bitmaps.zero, bitmaps.normal)
@@ -67,7 +69,7 @@ def scan(
             page = block.ram.page_size
             options.progress(work.done_pages * page, block.ram.size)
 
-    job = Job(block, begin, work.take, stop, options.deadline_ns, urgent=False)
+    job = Job(block, begin, work.take, stop, options.deadline_ns, urgent=False, pause=work.pause)
     outcomes = pool.run(job, len(pool.channels), watch)
     if work.error is not None:
         raise work.error
@@ -80,7 +82,8 @@ def scan(
             "scan; the new part was not looked at"
         )
     counts = bitmaps.counts(diff=options.kind == "diff")
-    notes += _why_undecided(counts, notes, options.deadline_ns)
+    if counts.undecided and not notes:
+        notes.append(_why_undecided(counts.undecided, options.deadline_ns, stop))
     answer: AnswerKind = "at-rest" if was_at_rest(block.source, before, after) else "live"
     looked_at = sum(outcome.decided for outcome in outcomes) * block.ram.page_size
     report = _block_report(block, bitmaps, counts, diff=options.kind == "diff")
@@ -100,12 +103,12 @@ def _forget_past_end(block: Block, bitmaps: BlockBitmaps, smallest: int) -> list
     ]
 
 
-def _why_undecided(counts: Counts, notes: list[str], deadline_ns: int) -> list[str]:
-    if not counts.undecided or notes:
-        return []
+def _why_undecided(pages: int, deadline_ns: int, stop: Stop) -> str:
+    if stop.is_set():
+        return f"the scan was stopped: {pages} pages are undecided"
     if time.monotonic_ns() >= deadline_ns:
-        return [f"the deadline passed: {counts.undecided} pages are undecided"]
-    return [f"{counts.undecided} pages could not be read and are undecided"]
+        return f"the deadline passed: {pages} pages are undecided"
+    return f"{pages} pages could not be read and are undecided"
 
 
 def _block_report(

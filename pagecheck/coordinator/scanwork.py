@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pagecheck.coordinator.block import Block
-from pagecheck.coordinator.limits import ring_slots
-from pagecheck.coordinator.pool import Stop
+from pagecheck.coordinator.pool import PAUSE, Stop
 from pagecheck.errors import SourceError
 from pagecheck.model import Kind
 from pagecheck.native import _native
@@ -50,6 +49,7 @@ class ScanWork:
         bitmaps: BlockBitmaps,
         options: ScanOptions,
         channels: int,
+        slots: int,
         stop: Stop,
     ) -> None:
         """Nothing is looked up before the first `take`.
@@ -57,6 +57,7 @@ class ScanWork:
         Args:
             bitmaps: where holes are published.
             channels: how many take from it.
+            slots: slots of their rings.
             stop: set here when the walk fails; ends the waits of the pace.
         """
         self.done_pages = 0
@@ -71,7 +72,7 @@ class ScanWork:
         self._channels = channels
         self._batch_pages = options.batch_pages
         # Half a ring: what a lane can give out when it wakes.
-        self._span_pages = options.batch_pages * (ring_slots(options.batch_pages) // 2)
+        self._span_pages = options.batch_pages * (slots // 2)
         if self._rate is not None:
             paced = self._rate * PACE_NS // 1_000_000_000 // block.ram.page_size
             self._batch_pages = self._span_pages = max(1, min(self._span_pages, paced))
@@ -83,30 +84,44 @@ class ScanWork:
     def _walk(self) -> Iterator[Run]:
         ram = self._block.ram
         end = ram.start + ram.size
-        if self._block.trust_holes:
+        extents: Iterator[tuple[int, int]]
+        if self._block.trust_holes and (self._kind == "diff" or not self._block.is_dense()):
             extents = self._block.source.extents(ram.start, end)
         else:
             extents = iter([(ram.start, end)])
         yield from page_runs(extents, ram, self._kind)
 
     def take(self) -> tuple[int, int] | None:
-        """The next data pages as (first page, count); None when there are no more."""
+        """The next data pages as (first page, count); None when there are no more; PAUSE when
+        the rate does not allow more yet."""
         with self._lock:
             if self.error is not None:
                 return None
+            if self._rate is not None and time.monotonic_ns() < self._next_ns:
+                return PAUSE
             try:
                 taken = self._take_locked()
             except PartialPage as error:
                 self.error = self._partial_page(error)
-                taken = None
             except Exception as error:
                 self.error = error
-                taken = None
+            else:
+                self._reserve(taken)
+                return taken
+        self._stop.set()
+        return None
+
+    def _reserve(self, taken: tuple[int, int] | None) -> None:
+        """The time that these pages take at the given rate."""
         if taken is not None and self._rate is not None:
-            self._pace(taken[1])
-        if self.error is not None:
-            self._stop.set()
-        return taken
+            cost_ns = taken[1] * self._block.ram.page_size * 1_000_000_000 // self._rate
+            self._next_ns = max(self._next_ns, time.monotonic_ns()) + cost_ns
+
+    def pause(self) -> None:
+        """Waits until the rate allows more, the scan is stopped or its deadline passes."""
+        until = min(self._next_ns, self._deadline_ns)
+        while not self._stop.is_set() and (left := until - time.monotonic_ns()) > 0:
+            self._stop.wait(min(left, PACE_NS) / 1e9)
 
     def _take_locked(self) -> tuple[int, int] | None:
         while self._run.pages == 0:
@@ -131,18 +146,6 @@ class ScanWork:
         if self._kind == "full":
             _native.bits_set(self._bitmaps.zero, run.first, run.pages)
         self.done_pages += run.pages
-
-    def _pace(self, pages: int) -> None:
-        """Waits until these pages may be read: their time is reserved, then waited for."""
-        assert self._rate is not None
-        with self._lock:
-            now = time.monotonic_ns()
-            start = max(self._next_ns, now)
-            cost_ns = pages * self._block.ram.page_size * 1_000_000_000 // self._rate
-            self._next_ns = start + cost_ns
-        until = min(start, self._deadline_ns)
-        while not self._stop.is_set() and (left := until - time.monotonic_ns()) > 0:
-            self._stop.wait(min(left, PACE_NS) / 1e9)
 
     def _partial_page(self, error: PartialPage) -> SourceError:
         source, ram = self._block.source, self._block.ram

@@ -14,9 +14,9 @@ class Kernel:
     """One CPU kernel of this architecture.
 
     Attributes:
-        unusable: why this CPU cannot run it, or None.
+        unusable: why it cannot be used here, or None.
         untested: why no test machine has run it, or None.
-        automatic: whether `auto` picks it here.
+        automatic: whether `auto` picks it here: the first that is usable.
     """
 
     name: str
@@ -26,20 +26,18 @@ class Kernel:
 
 
 def list_kernels() -> list[Kernel]:
-    """Every kernel that this architecture can have, best first."""
-    best = _native.kernel_auto()
-    return [
-        Kernel(name, unusable, untested, name == best)
-        for name, unusable, untested in _native.kernels()
-    ]
+    """Every kernel that this architecture can have, best first; runs their self-checks."""
+    found: list[Kernel] = []
+    for name, why_not, untested in _native.kernels():
+        unusable = why_not or _disproof(name)
+        automatic = unusable is None and not any(kernel.automatic for kernel in found)
+        found.append(Kernel(name, unusable, untested, automatic))
+    return found
 
 
-def state(kernel: Kernel) -> tuple[bool, str | None]:
-    """Whether the kernel can be used here, and if not, why; runs its self-check."""
-    if kernel.unusable is not None:
-        return False, kernel.unusable
+def _disproof(name: str) -> str | None:
     try:
-        prove(kernel.name)
+        prove(name)
     except EngineError as error:
-        return False, str(error)
-    return True, None
+        return str(error)
+    return None

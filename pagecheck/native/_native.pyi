@@ -102,11 +102,11 @@ class Feed:
             OSError: the semaphore is gone.
         """
 
-    def end(self) -> tuple[int, int, int]:
+    def end(self) -> tuple[int, int]:
         """Ends the job: what was not answered stays undecided, and late answers are thrown away.
 
         Returns:
-            Pages decided, pages undecided, batches answered.
+            Pages decided, pages undecided.
         """
 
     def oldest(self) -> tuple[int, int] | None:
@@ -127,6 +127,12 @@ class Feed:
 
     def progress(self) -> int:
         """The worker's progress word: it rises while the worker does anything."""
+
+    def deciding(self) -> int:
+        """Sequence of the batch that the worker has in hand, 0 for none."""
+
+    def occupied(self) -> int:
+        """Batches that the worker has not answered yet, those of ended jobs included."""
 
     def counts(self) -> tuple[int, int, int]:
         """Pages decided, pages undecided so far, batches out."""
@@ -153,6 +159,7 @@ class Worker:
         size: int,
         page_bytes: int,
         flags: int,
+        dense_blocks: int,
         map: bool,
         /,
     ) -> None:
@@ -160,6 +167,8 @@ class Worker:
 
         Args:
             flags: TOUCH_FREELY, TRUST_HOLES, ASK_RESIDENT ored together.
+            dense_blocks: st_blocks when the file was seen to have no hole, or 0; while it has no
+                fewer, its mapping is touched without further questions.
             map: map it read-only; else it is only read.
 
         Raises:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import stat
 import time
 from typing import Final
 
@@ -29,32 +31,58 @@ class Owner:
         Raises:
             ResourceError: /dev/shm cannot be written.
         """
-        self.prefix = f"pagecheck-{os.geteuid()}-{os.urandom(8).hex()}"
         self._pid = os.getpid()
-        self._path = f"{SHM}/{self.prefix}-owner"
+        self._fd = -1
         try:
-            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-            self._fd = os.open(self._path, flags, 0o600)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while self._fd < 0:
+                self._claim()
         except OSError as error:
             raise ResourceError(
                 f"{SHM}: cannot create shared memory: {error.strerror}; "
                 "pagecheck needs a writable /dev/shm"
             ) from error
 
+    def _claim(self) -> None:
+        """One try: it fails, and another token is taken, when a sweep was faster than the lock
+        (this process stood still for longer than MIN_AGE_S)."""
+        self.prefix = f"pagecheck-{os.geteuid()}-{os.urandom(8).hex()}"
+        self._path = f"{SHM}/{self.prefix}-owner"
+        fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                self._fd = fd
+        except BlockingIOError:
+            pass  # a sweep holds it at this moment and removes it
+        except BaseException:
+            os.unlink(self._path)
+            raise
+        finally:
+            if self._fd < 0:
+                os.close(fd)
+
     def name(self, what: str) -> str:
         """The POSIX name, with its slash, of one thing of this owner's."""
         return f"/{self.prefix}-{what}"
 
     def close(self) -> None:
-        """Gives the claim up; in a forked child it only closes the descriptor."""
+        """Gives the claim up and removes every name that is left of it, the owner's last; in a
+        forked child it only closes the descriptor."""
         if self._fd < 0:
             return
         if os.getpid() == self._pid:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
+            _remove(_names_by_token().get(self.prefix, []))
         os.close(self._fd)
         self._fd = -1
+
+
+def _remove(names: list[str]) -> list[str]:
+    removed = []
+    for name in sorted(names, key=lambda each: each.endswith("-owner")):  # the owner's name last
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{SHM}/{name}")
+            removed.append(name)
+    return removed
 
 
 def _is_live(path: str) -> bool:
@@ -72,48 +100,51 @@ def _is_live(path: str) -> bool:
     return False
 
 
+_NAME: Final = re.compile(
+    r"(sem\.)?(pagecheck-(\d+)-[0-9a-f]{16})-(owner|c\d+g\d+-(ring|submit|done)|b\d+s\d+-bitmaps)"
+)
+
+
 def _names_by_token() -> dict[str, list[str]]:
-    """File names in /dev/shm of this user's coordinators, by their prefix."""
-    ours = f"pagecheck-{os.geteuid()}-"
+    """File names in /dev/shm of this user's coordinators, by their prefix: names of exactly our
+    form, of files that are this user's."""
     found: dict[str, list[str]] = {}
     for name in os.listdir(SHM):
-        bare = name.removeprefix("sem.")
-        if bare.startswith(ours):
-            prefix = "-".join(bare.split("-")[:3])
-            found.setdefault(prefix, []).append(name)
+        match = _NAME.fullmatch(name)
+        if match and int(match[3]) == os.geteuid() and _is_our_file(name):
+            found.setdefault(match[2], []).append(name)
     return found
 
 
-def _is_ours_and_old(name: str, min_age_s: float) -> bool:
+def _is_our_file(name: str) -> bool:
     try:
         st = os.lstat(f"{SHM}/{name}")
     except FileNotFoundError:
+        return False
+    return stat.S_ISREG(st.st_mode) and st.st_uid == os.geteuid()
+
+
+def _is_old(name: str, min_age_s: float) -> bool:
+    try:
+        return time.time() - os.lstat(f"{SHM}/{name}").st_mtime >= min_age_s
+    except FileNotFoundError:
         return True
-    return st.st_uid == os.geteuid() and time.time() - st.st_mtime >= min_age_s
 
 
 def sweep(min_age_s: float = MIN_AGE_S) -> list[str]:
     """Removes this user's names whose owner is dead.
 
     Args:
-        min_age_s: names younger than this are left alone.
+        min_age_s: a coordinator with a name younger than this is left alone, and its lock is not
+            tried, which could be in its way.
 
     Returns:
         The file names that were removed.
     """
     removed: list[str] = []
-    try:
-        tokens = _names_by_token()
-    except OSError:
-        return removed
-    for prefix, names in tokens.items():
-        owner = f"{prefix}-owner"
-        if _is_live(f"{SHM}/{owner}"):
-            continue
-        if not all(_is_ours_and_old(name, min_age_s) for name in names):
-            continue
-        for name in sorted(names, key=lambda each: each == owner):  # the owner's name last
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{SHM}/{name}")
-                removed.append(name)
+    with contextlib.suppress(OSError):  # a sweep is a courtesy; a start does not fail for it
+        for prefix, names in _names_by_token().items():
+            old = all(_is_old(name, min_age_s) for name in names)
+            if old and not _is_live(f"{SHM}/{prefix}-owner"):
+                removed += _remove(names)
     return removed

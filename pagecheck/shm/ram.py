@@ -8,6 +8,7 @@ through a mapping is said by flags that are derived here from the file system al
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -42,18 +43,22 @@ class RamSource:
         fd: read-only descriptor with a file offset of its own.
     """
 
-    def __init__(self, text: str, name: str, fd: int, *, own_offset: bool = True) -> None:
+    def __init__(self, text: str, name: str, fd: int, *, own_description: bool = True) -> None:
         """Takes over `fd`.
 
         Args:
-            own_offset: False when the descriptor shares its file offset with others, so that it
-                must not be moved by SEEK_DATA.
+            own_description: False when the open file description is shared with others, so that
+                neither its offset nor its leases may be touched.
         """
         self.text = text
         self.name = name
         self.fd = fd
-        self._seekable = own_offset
-        self.magic = _native.file_system_magic(fd)
+        self._own_description = own_description
+        try:
+            self.magic = _native.file_system_magic(fd)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def size(self) -> int:
@@ -68,7 +73,7 @@ class RamSource:
     @property
     def holes_are_proof(self) -> bool:
         """Whether SEEK_DATA's holes are known to be zero on this file system."""
-        return self._seekable and (self.magic == TMPFS or self.magic in DISK)
+        return self._own_description and (self.magic == TMPFS or self.magic in DISK)
 
     @property
     def is_shared_memory(self) -> bool:
@@ -111,29 +116,57 @@ class RamSource:
 
         Yields:
             (begin, end) of each stretch of data, in order; between them are holes.
+
+        Raises:
+            SourceError: a lookup failed; a failure is never taken for a hole.
         """
-        if not self.holes_are_proof or self._is_dense():
+        if not self.holes_are_proof:
             if start < end:
                 yield start, end
             return
         at = start
         while at < end:
-            try:
-                data = os.lseek(self.fd, at, os.SEEK_DATA)
-            except OSError:  # ENXIO: a hole up to the end of the file
+            data = self._seek(at, os.SEEK_DATA)
+            if data is None or data >= end:
                 return
-            if data >= end:
+            hole = self._seek(data, os.SEEK_HOLE)
+            if hole is None:  # the file was cut short between the two calls
                 return
-            try:
-                hole = min(os.lseek(self.fd, data, os.SEEK_HOLE), end)
-            except OSError:  # the file was cut short between the two calls
-                return
-            yield data, hole
+            yield data, min(hole, end)
             at = hole
 
-    def _is_dense(self) -> bool:
+    def _seek(self, at: int, whence: int) -> int | None:
+        """The next data or hole from `at`; None at or past the end of the file."""
+        try:
+            return os.lseek(self.fd, at, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            raise SourceError(
+                f"{self.text}: cannot look for holes at offset {at:#x}: {error.strerror}"
+            ) from error
+
+    @property
+    def looks_dense(self) -> bool:
+        """Whether as much is allocated as the file is long. No proof: blocks past the end of the
+        file count too."""
         st = os.fstat(self.fd)
-        return self.magic == TMPFS and st.st_blocks * 512 >= st.st_size
+        return self.magic == TMPFS and st.st_blocks * 512 == -(-st.st_size // 4096) * 4096
+
+    def dense_blocks(self) -> int:
+        """st_blocks of a file that has no hole, or 0 where it has one or that cannot be told.
+
+        Blocks past the end of the file also count in st_blocks, so that their number alone
+        proves nothing.
+        """
+        st = os.fstat(self.fd)
+        if st.st_blocks * 512 < st.st_size:
+            return 0
+        if self.magic == HUGETLBFS:  # reports no holes; none may be past the end either
+            return st.st_blocks if st.st_blocks * 512 == st.st_size else 0
+        if not self.holes_are_proof or self._seek(0, os.SEEK_HOLE) != st.st_size:
+            return 0
+        return st.st_blocks
 
     def stamp(self) -> Stamp:
         """Size, modification time and writers at this moment."""
@@ -143,16 +176,27 @@ class RamSource:
     def _has_writers(self) -> bool | None:
         # A read lease is granted only while nobody has the file open for writing, a shared
         # writable mapping included. It is given back at once; should a writer come in between,
-        # the kernel's notice is a signal that is ignored by default.
+        # the kernel's notice is a signal that is ignored by default. Nameless shared memory (a
+        # memfd) is left out: its first descriptor does not count as a writer.
+        if not self._own_description or os.fstat(self.fd).st_nlink == 0:
+            return None
         try:
             fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            try:
+                fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            finally:
+                fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except BlockingIOError:
             return True
         except OSError:
             return None
-        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         return False
+
+    def __enter__(self) -> RamSource:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Closes the descriptor."""
@@ -188,17 +232,26 @@ def open_source(source: str | os.PathLike[str]) -> RamSource:
 def _open_path(path: str) -> RamSource:
     try:
         _require_regular(path, os.stat(path))
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        fd = _open_quietly(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceError(f"{path}: cannot open: {reason}") from error
     return _checked(RamSource(path, os.path.basename(path), fd))
 
 
+def _open_quietly(path: str) -> int:
+    """Read-only, without waiting for anybody, and without a new access time where allowed."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:  # not our file
+        return os.open(path, flags)
+
+
 def _open_fd(text: str) -> RamSource:
     try:
         number = int(text.removeprefix("fd:"))
-        if number < 0:
+        if not 0 <= number < 1 << 31:
             raise ValueError
     except ValueError as error:
         raise SourceError(f"{text}: not a file descriptor; write fd:N, such as fd:3") from error
@@ -210,11 +263,11 @@ def _open_fd(text: str) -> RamSource:
             f"{text}: no such open descriptor: {error.strerror}; pass it on to pagecheck"
         ) from error
     try:
-        fd = os.open(f"/proc/self/fd/{number}", os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open_quietly(f"/proc/self/fd/{number}")
     except OSError as error:
         if not readable:
             raise SourceError(f"{text}: not open for reading: {error.strerror}") from error
-        return _checked(RamSource(text, text, os.dup(number), own_offset=False))
+        return _checked(RamSource(text, text, os.dup(number), own_description=False))
     return _checked(RamSource(text, text, fd))
 
 

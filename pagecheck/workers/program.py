@@ -103,15 +103,27 @@ def attach(worker: Worker, block: dict[str, Any], fd: int) -> bool:
     Returns:
         Whether it was mapped.
     """
-    numbers = (block["start"], block["size"], block["page_size"], block["flags"])
     mapped = bool(block["map"])
     try:
-        worker.attach(block["block"], fd, *numbers, mapped)
+        _attach(worker, block, fd, mapped=mapped)
     except OSError:
         if not mapped:
             raise
         mapped = False
-        worker.attach(block["block"], fd, *numbers, False)
+        _attach(worker, block, fd, mapped=False)
     finally:
         os.close(fd)
     return mapped
+
+
+def _attach(worker: Worker, block: dict[str, Any], fd: int, *, mapped: bool) -> None:
+    worker.attach(
+        block["block"],
+        fd,
+        block["start"],
+        block["size"],
+        block["page_size"],
+        block["flags"],
+        block["dense_blocks"],
+        mapped,
+    )

@@ -80,7 +80,7 @@ static void test_cut_short(const struct way *way)
 static void test_sigbus(void)
 {
     int cut = ram_file(32, 0, UINT32_MAX), whole = ram_file(32, 0, UINT32_MAX);
-    pc_block block = ram_block(cut, 32, 0, true);
+    pc_block block = ram_block(cut, 32, PC_BLOCK_TOUCH_FREELY, true);
     check_begin();
     block.fd = whole;
     if (ftruncate(cut, 20 * PAGE) != 0)
@@ -94,6 +94,25 @@ static void test_sigbus(void)
     check_end("SIGBUS under the mapping", "");
     close(cut);
     close(whole);
+}
+
+/* A file without holes is touched; once a hole was punched it is not touched there again. */
+static void test_dense(void)
+{
+    int fd = ram_file(32, 0x10, UINT32_MAX);
+    pc_block block = ram_block(fd, 32, PC_BLOCK_ASK_RESIDENT, true);
+    check_begin();
+    block.dense_blocks = blocks_of(fd);
+    words answer = decide(&block, NULL, 0, 32);
+    CHECK(answer.decided[0] == UINT32_MAX && answer.zero[0] == (UINT32_MAX ^ 0x10), "dense");
+    if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 3 * PAGE, 2 * PAGE) != 0)
+        abort();
+    uint64_t before = blocks_of(fd);
+    answer = decide(&block, NULL, 0, 32);
+    CHECK(answer.decided[0] == UINT32_MAX && answer.zero[0] == UINT32_MAX, "punched");
+    CHECK(blocks_of(fd) == before, "allocated %llu", (unsigned long long)blocks_of(fd));
+    check_end("a dense file that gets a hole", "");
+    close(fd);
 }
 
 static void test_large_pages(const struct way *way)
@@ -167,6 +186,7 @@ int main(void)
         test_large_pages(&ways[i]);
     }
     test_sigbus();
+    test_dense();
     test_bits();
     test_offsets();
     return check_summary();

@@ -300,9 +300,9 @@ void pc_block_decide(const pc_block *block, const pc_decider *decider, const pc_
     j.limit = (uint64_t)st.st_size - block->start;
     if (j.limit > block->bytes)
         j.limit = block->bytes;
-    uint64_t allocated = (uint64_t)st.st_blocks * 512u;
-    bool touch = block->base != NULL &&
-                 ((block->flags & PC_BLOCK_TOUCH_FREELY) != 0 || allocated >= (uint64_t)st.st_size);
+    /* A hole that was punched since takes blocks away. */
+    bool dense = block->dense_blocks != 0 && (uint64_t)st.st_blocks >= block->dense_blocks;
+    bool touch = block->base != NULL && ((block->flags & PC_BLOCK_TOUCH_FREELY) != 0 || dense);
     if (touch)
         decide_mapped(&j, 0, batch->count);
     else

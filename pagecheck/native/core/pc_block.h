@@ -2,7 +2,8 @@
  *
  * Danger: reading a hole of tmpfs, memfd or hugetlbfs through a mapping allocates it. A mapping is
  * therefore touched only where that cannot happen: on file systems without this property, in a
- * file that is allocated throughout at this moment, or at pages that mincore reports resident.
+ * file that was seen to have no hole and has lost no block since, or at pages that mincore reports
+ * resident. What is left: a hole punched between that look and the touch is allocated again.
  * Everything else is asked of SEEK_DATA or read with pread, which never allocate. */
 #ifndef PC_BLOCK_H
 #define PC_BLOCK_H
@@ -23,6 +24,7 @@ typedef struct pc_block {
     uint64_t bytes;
     uint64_t page_bytes;
     uint32_t flags;
+    uint64_t dense_blocks; /* st_blocks when the file was seen to have no hole, or 0: never */
 } pc_block;
 
 typedef struct pc_batch {

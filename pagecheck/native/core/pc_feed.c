@@ -30,7 +30,7 @@ void pc_feed_begin(pc_feed *feed, const pc_job *job)
     feed->job = *job;
     feed->next = feed->end = 0;
     feed->again_count = feed->again_next = 0;
-    feed->pages_decided = feed->pages_undecided = feed->batches = 0;
+    feed->pages_decided = feed->pages_undecided = 0;
 }
 
 void pc_feed_more(pc_feed *feed, uint64_t position, uint64_t count)
@@ -153,7 +153,6 @@ static collected collect(pc_feed *feed)
     uint64_t sure = pc_bits_count(decided, given.count);
     feed->pages_decided += sure;
     feed->pages_undecided += given.count - sure;
-    feed->batches++;
     feed->collected = sequence;
     return COLLECTED;
 }

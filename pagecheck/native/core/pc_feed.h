@@ -41,7 +41,6 @@ typedef struct pc_feed {
     uint64_t *words;    /* private copy of one answer: zero, then decided */
     uint64_t pages_decided;
     uint64_t pages_undecided;
-    uint64_t batches;
 } pc_feed;
 
 typedef enum pc_pump {

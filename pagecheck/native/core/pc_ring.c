@@ -74,7 +74,6 @@ const char *pc_ring_open(int fd, const char *submit_name, const char *done_name,
         pc_ring_close(ring);
         return wrong;
     }
-    ring->generation = copy.generation;
     ring->slot_count = copy.slot_count;
     ring->slot_pages = copy.slot_pages;
     ring->slot_bytes = copy.slot_bytes;

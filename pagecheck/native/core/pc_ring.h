@@ -11,7 +11,6 @@
 typedef struct pc_ring {
     struct pc_header *header;
     size_t mapped_bytes;
-    uint64_t generation;
     uint32_t slot_count; /* private copies, checked at open: the segment's are never read again */
     uint32_t slot_pages;
     uint64_t slot_bytes;

@@ -82,7 +82,13 @@ static bool answer_next(pc_worker *worker)
     /* acquire; pairs with the release store in pc_feed.c:submit */
     if (__atomic_load_n(&slot->request, __ATOMIC_ACQUIRE) != expected)
         return false;
-    const request asked = {slot->kind, slot->block, slot->first_page, slot->count};
+    /* Each field is loaded exactly once: what is checked is what is used. */
+    const request asked = {
+        .kind = __atomic_load_n(&slot->kind, __ATOMIC_RELAXED),
+        .block = __atomic_load_n(&slot->block, __ATOMIC_RELAXED),
+        .first_page = __atomic_load_n(&slot->first_page, __ATOMIC_RELAXED),
+        .count = __atomic_load_n(&slot->count, __ATOMIC_RELAXED),
+    };
     __atomic_store_n(&header->deciding, worker->next, __ATOMIC_RELAXED);
     uint32_t refusal = decide(worker, slot, &asked);
     slot->refusal = refusal;

@@ -18,6 +18,16 @@ int py_words_get(PyObject *object, Py_buffer *view, int writable, uint64_t bytes
     return -1;
 }
 
+/* Takes words for that many bits; the bound keeps the arithmetic from wrapping around. */
+static int bits_get(PyObject *words, Py_buffer *view, unsigned long long bits)
+{
+    if (bits > UINT64_MAX / 2) {
+        PyErr_Format(PyExc_ValueError, "%llu bits: out of range", bits);
+        return -1;
+    }
+    return py_words_get(words, view, 0, (bits + 63u) / 64u * 8u, "words");
+}
+
 /* Parses (words, bits, first, count) and takes the words. */
 static int range_args(PyObject *args, Py_buffer *view, unsigned long long *first,
                       unsigned long long *count)
@@ -63,7 +73,7 @@ static PyObject *bits_count(PyObject *module, PyObject *args)
     unsigned long long bits;
     (void)module;
     if (!PyArg_ParseTuple(args, "OK", &words, &bits) ||
-        py_words_get(words, &view, 0, (bits + 63u) / 64u * 8u, "words") != 0)
+        bits_get(words, &view, bits) != 0)
         return NULL;
     uint64_t total = pc_bits_count(view.buf, bits);
     PyBuffer_Release(&view);
@@ -77,7 +87,7 @@ static PyObject *bits_run(PyObject *module, PyObject *args)
     unsigned long long bits, start;
     (void)module;
     if (!PyArg_ParseTuple(args, "OKK", &words, &bits, &start) ||
-        py_words_get(words, &view, 0, (bits + 63u) / 64u * 8u, "words") != 0)
+        bits_get(words, &view, bits) != 0)
         return NULL;
     PyObject *result = NULL;
     if (start < bits)

@@ -217,9 +217,8 @@ static PyObject *feed_end(PyObject *object, PyObject *unused)
         return NULL;
     pc_feed_abandon(&self->feed);
     drop_views(self);
-    return Py_BuildValue("KKK", (unsigned long long)self->feed.pages_decided,
-                         (unsigned long long)self->feed.pages_undecided,
-                         (unsigned long long)self->feed.batches);
+    return Py_BuildValue("KK", (unsigned long long)self->feed.pages_decided,
+                         (unsigned long long)self->feed.pages_undecided);
 }
 
 static PyObject *feed_oldest(PyObject *object, PyObject *unused)
@@ -285,6 +284,25 @@ static PyObject *feed_progress(PyObject *object, PyObject *unused)
         return NULL;
     return PyLong_FromUnsignedLongLong(
         __atomic_load_n(&self->feed.ring.header->progress, __ATOMIC_RELAXED));
+}
+
+static PyObject *feed_deciding(PyObject *object, PyObject *unused)
+{
+    FeedObject *self = usable(object);
+    (void)unused;
+    if (self == NULL)
+        return NULL;
+    return PyLong_FromUnsignedLongLong(
+        __atomic_load_n(&self->feed.ring.header->deciding, __ATOMIC_RELAXED));
+}
+
+static PyObject *feed_occupied(PyObject *object, PyObject *unused)
+{
+    FeedObject *self = usable(object);
+    (void)unused;
+    if (self == NULL)
+        return NULL;
+    return PyLong_FromUnsignedLongLong(self->feed.submitted - self->feed.collected);
 }
 
 static PyObject *feed_counts(PyObject *object, PyObject *unused)
@@ -355,6 +373,8 @@ static PyMethodDef feed_methods[] = {
     {"rebind", feed_rebind, METH_VARARGS, NULL},
     {"raise_attention", feed_raise_attention, METH_NOARGS, NULL},
     {"progress", feed_progress, METH_NOARGS, NULL},
+    {"deciding", feed_deciding, METH_NOARGS, NULL},
+    {"occupied", feed_occupied, METH_NOARGS, NULL},
     {"counts", feed_counts, METH_NOARGS, NULL},
     {"close", feed_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

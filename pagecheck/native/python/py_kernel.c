@@ -79,6 +79,10 @@ static PyObject *kernel_zero_pages(PyObject *module, PyObject *args)
     size_t count = (size_t)at.len / 8u;
     if (py_words_get(out, &words, 1, (count + 63u) / 64u * 8u, "out") != 0)
         goto release_offsets;
+    if (page_bytes == 0 || page_bytes % PC_KERNEL_PAGE_BYTES != 0) {
+        PyErr_Format(PyExc_ValueError, "page size %llu is no multiple of 4096", page_bytes);
+        goto release_words;
+    }
     const uint64_t *offset = at.buf;
     for (size_t i = 0; i < count; i++) {
         if (page_bytes > (uint64_t)memory.len || offset[i] > (uint64_t)memory.len - page_bytes) {

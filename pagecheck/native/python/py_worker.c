@@ -94,12 +94,16 @@ static PyObject *worker_close(PyObject *object, PyObject *unused)
 }
 
 static pc_block *block_new(int fd, uint64_t start, uint64_t bytes, uint64_t page_bytes,
-                           uint32_t flags, int map)
+                           uint32_t flags, uint64_t dense_blocks, int map)
 {
     pc_block *block = calloc(1, sizeof *block);
     if (block == NULL)
         return NULL;
-    *block = (pc_block){.start = start, .bytes = bytes, .page_bytes = page_bytes, .flags = flags};
+    *block = (pc_block){.start = start,
+                        .bytes = bytes,
+                        .page_bytes = page_bytes,
+                        .flags = flags,
+                        .dense_blocks = dense_blocks};
     block->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (block->fd < 0) {
         free(block);
@@ -122,10 +126,10 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
 {
     unsigned int id, flags;
     int fd, map;
-    unsigned long long start, bytes, page_bytes;
+    unsigned long long start, bytes, page_bytes, dense_blocks;
     WorkerObject *self = usable(object);
     if (self == NULL ||
-        !PyArg_ParseTuple(args, "IiKKKIp", &id, &fd, &start, &bytes, &page_bytes, &flags, &map))
+        !PyArg_ParseTuple(args, "IiKKKIKp", &id, &fd, &start, &bytes, &page_bytes, &flags, &dense_blocks, &map))
         return NULL;
     if (id >= PC_BLOCKS_MAX || self->worker.blocks[id] != NULL || page_bytes < 4096 ||
         (page_bytes & (page_bytes - 1)) != 0 || bytes == 0 || bytes % page_bytes != 0 ||
@@ -134,7 +138,7 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
                      id);
         return NULL;
     }
-    pc_block *block = block_new(fd, start, bytes, page_bytes, flags, map);
+    pc_block *block = block_new(fd, start, bytes, page_bytes, flags, dense_blocks, map);
     if (block == NULL)
         return PyErr_SetFromErrno(PyExc_OSError);
     self->worker.blocks[id] = block;

@@ -1,0 +1,49 @@
+"""Signals that end the command, turned into an exception in the main thread.
+
+Danger: an exception that is raised inside a weakref callback or `__del__` is dropped by Python. So
+the signal is also remembered, and long work asks `raise_pending` now and then. Only the first one
+counts: the clean-up that follows is bounded and must not be disturbed.
+"""
+
+from __future__ import annotations
+
+import signal
+
+TYPE_CHECKING = False  # nothing heavy is imported before the handlers are installed
+if TYPE_CHECKING:
+    from types import FrameType
+
+_pending: int | None = None
+
+
+class Terminated(BaseException):
+    """A signal asked us to end.
+
+    Attributes:
+        exit_code: 128 + the signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted" if number == signal.SIGINT else "ended by a signal")
+        self.exit_code = 128 + number
+
+
+def install() -> None:
+    """Takes over SIGINT, SIGTERM and SIGHUP, unless they are ignored (nohup stays nohup)."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+
+
+def raise_pending() -> None:
+    """Raises Terminated if a signal came whose exception was dropped."""
+    if _pending is not None:
+        raise Terminated(_pending)
+
+
+def _on_signal(number: int, _frame: FrameType | None) -> None:
+    global _pending
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    _pending = number
+    raise Terminated(number)
