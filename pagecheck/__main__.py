@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pagecheck import signals
+from pagecheck.signals import Terminated, install
 
 TYPE_CHECKING = False  # nothing heavy is imported before the handlers are installed
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ def main() -> NoReturn:
     """Runs the command line and exits with its code."""
     code = 130
     try:
-        signals.install()
+        install()
         _have_streams()
         from pagecheck.cli import run_command
 
         code = run_command(sys.argv[1:])
         sys.stdout.flush()
-    except signals.Terminated as error:
+    except Terminated as error:
         code = error.exit_code
         print(f"pagecheck: {error}", file=sys.stderr)
     except BrokenPipeError:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pagecheck import signals
 from pagecheck._version import __version__
 from pagecheck.errors import InternalError, PagecheckError
+from pagecheck.signals import Terminated, raise_pending
 
 if TYPE_CHECKING:
     from pagecheck.report import Report
@@ -121,7 +121,6 @@ def cli() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is going on.")
 def scan(
     source: str,
-    out: str | None,
     *,
     ranges: bool,
     as_json: bool,
@@ -147,13 +146,7 @@ def scan(
     if verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="pagecheck: %(message)s")
     from pagecheck.coordinator import scan as run
-    from pagecheck.shm.ram import open_source
 
-    if out is not None:
-        from pagecheck import bitmap_files
-
-        with open_source(source) as ram:
-            bitmap_files.prepare(out, ram.name, f"/proc/self/fd/{ram.fd}")
     if quiet or not sys.stderr.isatty():
         report = run(source, progress=_watch, **options)
     else:
@@ -166,16 +159,14 @@ def scan(
                 bar(done, total)
 
             report = run(source, progress=watch, **options)
-    signals.raise_pending()
-    if out is not None:
-        report = bitmap_files.write(report, out)
+    raise_pending()
     if not quiet or as_json:
         _print_report(report, ranges=ranges, as_json=as_json)
     return 1 if report.total.undecided else 0
 
 
 def _watch(_done: int, _total: int) -> None:
-    signals.raise_pending()
+    raise_pending()
 
 
 def _print_report(report: Report, *, ranges: bool, as_json: bool) -> None:
@@ -252,12 +243,12 @@ def run_command(arguments: list[str]) -> int:
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
-        return 2
+        return 0
     except click.ClickException as error:
         return _fail("UsageError", error.format_message(), 2, as_json=as_json)
     except PagecheckError as error:
         return _fail(type(error).__name__, str(error), error.exit_code, as_json=as_json)
-    except signals.Terminated as error:
+    except Terminated as error:
         return _fail("Terminated", str(error), error.exit_code, as_json=as_json)
     except OSError as error:
         if error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):

@@ -412,15 +412,18 @@ class Channel:
         if self._feed is not None:
             self._feed.raise_attention()
 
-    def close(self, deadline_ns: int) -> None:
+    def close(self, deadline_ns: int, *, in_use: bool) -> None:
         """Ends the worker, by force after the deadline, and removes every name. May be called
-        twice."""
+        twice.
+
+        Args:
+            in_use: a thread is still inside `run`: our end of the ring is left to it.
+        """
         self._ending = True
         ring, process = self._ring, self._process
         if not process.wait_gone(deadline_ns):
             process.kill()
         process.close()
         ring.remove()
-        if self._feed is not None:
-            with contextlib.suppress(RuntimeError):  # a thread is inside: it goes with the thread
-                self._feed.close()
+        if self._feed is not None and not in_use:
+            self._feed.close()

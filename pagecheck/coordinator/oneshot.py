@@ -36,6 +36,7 @@ def scan(
     max_rate: int | None = None,
     deadline: float | None = None,
     stall: float = 30.0,
+    out: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Decides every page of a RAM snapshot or of guest RAM.
@@ -46,6 +47,8 @@ def scan(
             and 16.
         deadline: seconds for everything, start-up included; pages not answered by then are
             undecided.
+        out: a folder for the bitmap files and `report.json`; the report then names the files. The
+            folder is made, and proved to be writable, before the scan.
 
     The other arguments are those of `Coordinator`, `Coordinator.attach` and `Coordinator.scan`.
 
@@ -61,6 +64,10 @@ def scan(
     ram = open_source(source)
     try:
         block = make_block(ram.name, ram.size, page_size, offset, length)
+        if out is not None:
+            from pagecheck.bitmap_files import prepare
+
+            prepare(out, ram.name, f"/proc/self/fd/{ram.fd}")
         if channels is None:
             channels = default_channels(min(block.size, ram.allocated))
         coordinator = Coordinator(
@@ -87,7 +94,7 @@ def scan(
         result = coordinator.scan_block(
             attached, kind=kind, max_rate=max_rate, deadline=left, progress=progress
         )
-        return Report(
+        report = Report(
             source=ram.text,
             answer=result.answer,
             engine=coordinator.engine,
@@ -100,3 +107,8 @@ def scan(
             blocks=(result.report,),
             notes=result.notes,
         )
+    if out is None:
+        return report
+    from pagecheck.bitmap_files import write
+
+    return write(report, out)

@@ -250,4 +250,6 @@ class Pool:
             channel.ask_to_end()
         end_ns = time.monotonic_ns() + END_NS
         for channel in self.channels:
-            channel.close(end_ns)
+            with self._free:
+                in_use = channel not in self._idle and channel not in self._lost
+            channel.close(end_ns, in_use=in_use)

@@ -1,0 +1,91 @@
+"""Options of the whole suite, and the proof that a test leaves nothing behind.
+
+Other sessions may use /dev/shm at the same time, so only names of owners that this process made
+are looked for.
+"""
+
+import contextlib
+import gc
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pagecheck.shm.owner import Owner
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("pagecheck")
+    group.addoption("--worlds", type=int, default=None, help="random worlds of tests/stress")
+    group.addoption("--seed", type=int, default=1, help="seed of the first random world")
+
+
+def open_fds() -> dict[int, str]:
+    """Descriptors of this process and what they lead to."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def _lanes() -> set[str]:
+    return {t.name for t in threading.enumerate() if t.name.startswith("pagecheck")}
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    """Fails if what runs inside leaves a name in /dev/shm, a child, a thread or a descriptor."""
+    gc.collect()
+    fds, children, lanes = open_fds(), _children(), _lanes()
+    prefixes: list[str] = []
+    original = Owner.__init__
+
+    def recording(self: Owner) -> None:
+        original(self)
+        prefixes.append(self.prefix)
+
+    Owner.__init__ = recording
+    try:
+        yield
+    finally:
+        Owner.__init__ = original
+    gc.collect()
+    names = [n for n in os.listdir("/dev/shm") if any(prefix in n for prefix in prefixes)]
+    left_fds = {fd: to for fd, to in open_fds().items() if fds.get(fd) != to}
+    left = {
+        "names in /dev/shm": names,
+        "children": sorted(_children() - children),
+        "threads": sorted(_lanes() - lanes),
+        "descriptors": left_fds,
+    }
+    assert not any(left.values()), f"left behind: { {k: v for k, v in left.items() if v} }"
+
+
+@pytest.fixture
+def clean() -> Iterator[None]:
+    """The test leaves nothing behind."""
+    with nothing_left():
+        yield
+
+
+@pytest.fixture(scope="module")
+def clean_module() -> Iterator[None]:
+    """The tests of the module together leave nothing behind."""
+    with nothing_left():
+        yield
+
+
+@pytest.fixture
+def shm_folder() -> Iterator[Path]:
+    """A folder on tmpfs that is no name of pagecheck's."""
+    with tempfile.TemporaryDirectory(prefix="pctest-", dir="/dev/shm") as name:
+        yield Path(name)

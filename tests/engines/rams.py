@@ -1,0 +1,117 @@
+"""RAM files for the suite over the whole engine, and what numpy says of them.
+
+A page is a hole, written zeros, or written with one byte that is not zero.
+"""
+
+import contextlib
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Bools = npt.NDArray[np.bool_]
+HUGE = 2 << 20
+NR_HUGE = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page holds: None a hole, -1 written zeros, else the place of its one byte."""
+
+    place: int | None
+    value: int = 1
+
+
+HOLE = Page(None)
+ZEROS = Page(-1)
+
+
+class Ram:
+    """A RAM file, open for writing, under a name that pagecheck can be given."""
+
+    def __init__(self, fd: int, source: str) -> None:
+        self.fd = fd
+        self.source = source
+
+    def fill(self, pages: list[Page], page_size: int, start: int = 0) -> None:
+        """Makes the file anew: `start` bytes of hole, then the pages."""
+        os.ftruncate(self.fd, 0)
+        os.ftruncate(self.fd, start + len(pages) * page_size)
+        for index, page in enumerate(pages):
+            if page.place is not None:
+                content = bytearray(page_size)
+                if page.place >= 0:
+                    content[page.place] = page.value
+                self.write(content, start + index * page_size)
+        os.fsync(self.fd)
+
+    def write(self, content: bytes | bytearray, offset: int) -> None:
+        os.pwrite(self.fd, content, offset)
+
+    @property
+    def blocks(self) -> int:
+        return os.fstat(self.fd).st_blocks
+
+
+class HugeRam(Ram):
+    """hugetlbfs knows no write(2): its pages are stored to through a mapping."""
+
+    def write(self, content: bytes | bytearray, offset: int) -> None:
+        begin = offset // HUGE * HUGE
+        with mmap.mmap(self.fd, HUGE, offset=begin) as page:
+            page[offset - begin : offset - begin + len(content)] = bytes(content)
+
+
+def zero_pages(fd: int, page_size: int, start: int = 0) -> Bools:
+    """numpy's answer about an independent copy that is made with pread."""
+    size = os.fstat(fd).st_size - start
+    copy = bytearray()
+    while len(copy) < size:
+        copy += os.pread(fd, min(size - len(copy), 1 << 24), start + len(copy))
+    return ~np.frombuffer(copy, np.uint64).reshape(-1, page_size // 8).any(axis=1)
+
+
+def bits(words: memoryview | None, pages: int) -> Bools:
+    """The pages of a bitmap, and the proof that its padding is 0."""
+    assert words is not None
+    flat = np.unpackbits(np.frombuffer(words, np.uint8), bitorder="little").astype(np.bool_)
+    assert not flat[pages:].any()
+    return flat[:pages]
+
+
+@contextlib.contextmanager
+def memfd() -> Iterator[Ram]:
+    fd = os.memfd_create("ram")
+    yield Ram(fd, f"fd:{fd}")
+    os.close(fd)
+
+
+@contextlib.contextmanager
+def file_in(folder: str | Path | None) -> Iterator[Ram]:
+    with tempfile.NamedTemporaryFile(prefix="pctest-", dir=folder) as file:
+        yield Ram(file.fileno(), file.name)
+
+
+@contextlib.contextmanager
+def huge(pages: int) -> Iterator[Ram]:
+    """A memfd of 2 MiB pages; the host's reserve is raised by `pages` and put back after.
+
+    Raises:
+        OSError: the pages cannot be had; the text says what is missing.
+    """
+    before = int(NR_HUGE.read_text())
+    NR_HUGE.write_text(str(before + pages))
+    try:
+        have = int(NR_HUGE.read_text())
+        if have < before + pages:
+            raise OSError(f"{NR_HUGE} went to {have}, not {before + pages}: no free memory in one")
+        fd = os.memfd_create("huge", os.MFD_HUGETLB)
+        yield HugeRam(fd, f"fd:{fd}")
+        os.close(fd)
+    finally:
+        NR_HUGE.write_text(str(max(0, int(NR_HUGE.read_text()) - pages)))

@@ -1,0 +1,221 @@
+"""kill -9 of workers at named points: the answer is right all the same, or says undecided."""
+
+import os
+import signal
+
+import pytest
+
+from pagecheck import Coordinator
+from pagecheck.coordinator import process
+from pagecheck.errors import EngineError
+from pagecheck.shm.owner import Owner
+from tests.processes.support import (
+    Background,
+    Ram,
+    assert_scan_is_right,
+    catch_in_hand,
+    state_of,
+    stop,
+    wait_for,
+)
+
+BATCH = 8192
+DIE_AT = """
+import os, signal, pagecheck.workers.program as program
+program.{point} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+program.main(int(sys.argv[2]))
+"""
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: state_of(pid) in ("Z", ""), f"worker {pid} dead")
+
+
+def test_idle_worker(ram: Ram):
+    with Coordinator(2) as c:
+        block = c.attach(ram.source)
+        for pid in c.worker_pids:
+            kill(pid)
+        assert (c.check(block, ram.offsets).zero == ram.zero).all()
+        assert_scan_is_right(c.scan(block), ram)
+        assert c.workers_replaced >= 1
+
+
+def test_before_attach(ram: Ram):
+    with Coordinator(2) as c:
+        old = c.worker_pids
+        kill(old[0])
+        block = c.attach(ram.source)
+        assert c.worker_pids[0] != old[0]
+        assert c.worker_pids[1] == old[1]
+        assert_scan_is_right(c.scan(block), ram)
+
+
+def test_before_detach_and_between_checks(ram: Ram):
+    with Coordinator(1) as c:
+        first, second = c.attach(ram.source), c.attach(ram.source)
+        for _ in range(3):
+            kill(c.worker_pids[0])
+            assert (c.check(second, ram.offsets).zero == ram.zero).all()
+        kill(c.worker_pids[0])
+        c.detach(first)
+        assert (c.check(second, ram.offsets).zero == ram.zero).all()
+        assert c.workers_replaced == 4
+
+
+@pytest.mark.parametrize("access", ["map", "read"])
+def test_with_a_batch_in_hand(large_ram: Ram, access: str):
+    with Coordinator(2, batch_pages=BATCH) as c:
+        block = c.attach(large_ram.source, access=access)
+        scan = Background(lambda: c.scan(block))
+        pid = catch_in_hand(c)
+        kill(pid)
+        report = scan.result()
+        assert_scan_is_right(report, large_ram)
+        assert report.notes == ()
+        assert report.bytes_checked == large_ram.size
+        assert c.workers_replaced == 1
+
+
+def test_several_kills_in_one_scan(large_ram: Ram):
+    """Every batch loses a worker once, and none of them is set aside."""
+    with Coordinator(1, batch_pages=BATCH) as c:
+        block = c.attach(large_ram.source)
+        scan = Background(lambda: c.scan(block))
+        for first_page in range(0, large_ram.pages, BATCH):
+            pid = catch_in_hand(c, first_page)
+            kill(pid)
+        report = scan.result()
+        assert_scan_is_right(report, large_ram)
+        assert report.notes == ()
+        assert c.workers_replaced == 4
+
+
+def test_a_batch_whose_every_worker_is_killed_is_set_aside(large_ram: Ram):
+    with Coordinator(1, batch_pages=BATCH) as c:
+        block = c.attach(large_ram.source)
+        scan = Background(lambda: c.scan(block))
+        poisoned = range(2 * BATCH, 3 * BATCH)
+        killed = set()
+        for _ in range(2):
+            pid = catch_in_hand(c, poisoned.start)
+            killed.add(pid)
+            kill(pid)
+        report = scan.result()
+        assert_scan_is_right(report, large_ram, set(poisoned))
+        assert len(killed) == c.workers_replaced == 2
+        assert len(report.notes) == 1
+        assert f"{BATCH} pages from page {poisoned.start}" in report.notes[0]
+        assert "undecided" in report.notes[0]
+        assert report.bytes_checked == large_ram.size - BATCH * 4096
+        assert_scan_is_right(c.scan(block), large_ram)
+
+
+def test_a_check_whose_every_worker_is_killed(ram: Ram):
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        for _ in range(2):
+            stop(c.worker_pids[0])
+            check = Background(lambda: c.check(block, ram.offsets[:100]))
+            os.kill(c.worker_pids[0], signal.SIGKILL)
+            answer = check.result()
+            assert answer.decided.all()
+            assert (answer.zero == ram.zero[:100]).all()
+
+
+def _die_at(point: str) -> str:
+    """The worker's first lines, with a kill -9 at a function of its program."""
+    path = "import sys; sys.path.insert(0, sys.argv[1])"
+    return path + DIE_AT.format(point=point)
+
+
+@pytest.mark.parametrize("point", ["main", "start", "choose_kernel", "Worker"])
+def test_every_worker_dies_during_start(monkeypatch: pytest.MonkeyPatch, point: str):
+    monkeypatch.setattr(process, "_BOOT", _die_at(point))
+    with pytest.raises(EngineError, match=r"channel 0: worker \d+ was killed by signal 9"):
+        Coordinator(2)
+
+
+@pytest.mark.parametrize("point", ["serve", "answer", "attach"])
+def test_every_worker_dies_after_start(monkeypatch: pytest.MonkeyPatch, ram: Ram, point: str):
+    monkeypatch.setattr(process, "_BOOT", _die_at(point))
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        with pytest.raises(EngineError, match="no channel is left"):
+            c.check(block, ram.offsets)
+        with pytest.raises(EngineError, match="no channel is left"):
+            c.scan(block)
+
+
+def test_killed_while_its_siblings_start(monkeypatch: pytest.MonkeyPatch):
+    open_ring = process.WorkerProcess.open
+
+    def dying(worker: process.WorkerProcess, *arguments) -> None:
+        if worker.channel == 1:
+            kill(worker.pid)
+        open_ring(worker, *arguments)
+
+    monkeypatch.setattr(process.WorkerProcess, "open", dying)
+    with pytest.raises(EngineError, match=r"channel 1: worker \d+ was killed by signal 9"):
+        Coordinator(3)
+
+
+def test_replacement_dies_while_it_attaches_and_the_next_one_lives(
+    monkeypatch: pytest.MonkeyPatch, ram: Ram
+):
+    attach = process.WorkerProcess.attach
+    deaths = []
+
+    def dying(worker: process.WorkerProcess, *arguments) -> bool:
+        if len(deaths) < 3:
+            deaths.append(worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+        return attach(worker, *arguments)
+
+    with Coordinator(1) as c:
+        monkeypatch.setattr(process.WorkerProcess, "attach", dying)
+        block = c.attach(ram.source)
+        assert_scan_is_right(c.scan(block), ram)
+        assert c.workers_replaced == 3
+
+
+def test_attach_that_kills_every_worker_gives_the_channel_up(
+    monkeypatch: pytest.MonkeyPatch, ram: Ram
+):
+    """Also after work that went well: earlier answers are no reason to go on for ever."""
+    deaths = []
+
+    def dying(worker: process.WorkerProcess, *arguments) -> bool:
+        deaths.append(worker.pid)
+        assert len(deaths) < 30, "workers are started for ever"
+        raise process.WorkerDied("killed by its block")
+
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        assert (c.check(block, ram.offsets).zero == ram.zero).all()
+        c.detach(block)
+        monkeypatch.setattr(process.WorkerProcess, "attach", dying)
+        block = c.attach(ram.source)
+        with pytest.raises(EngineError, match="no channel is left"):
+            c.check(block, ram.offsets)
+        assert len(deaths) <= 6
+
+
+def test_names_of_a_replaced_worker_are_new_and_the_old_ones_gone(ram: Ram):
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        old = c.segment_names[0]
+        prefix = old.rpartition("-")[0][1:]
+        kill(c.worker_pids[0])
+        c.check(block, ram.offsets)
+        assert c.segment_names[0] != old
+        assert [name for name in os.listdir("/dev/shm") if prefix in name] == []
+
+
+def test_owner_is_unlocked_only_after_close(ram: Ram):
+    with Coordinator(1) as c:
+        held = Owner()
+        held.close()
+        assert os.path.exists("/dev/shm" + c.segment_names[0])
+    assert not os.path.exists("/dev/shm" + c.segment_names[0])

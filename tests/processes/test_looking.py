@@ -1,0 +1,141 @@
+"""Looking changes nothing, remembers nothing and does not call live RAM exact."""
+
+import ctypes
+import mmap
+import os
+
+import numpy as np
+import pytest
+
+from pagecheck import Coordinator
+from tests.processes.support import PAGE, Ram, assert_scan_is_right
+
+ACCESS = pytest.mark.parametrize("access", ["map", "read"])
+
+
+@ACCESS
+@pytest.mark.parametrize("holes", ["trust", "read"])
+def test_a_hole_that_gets_written_is_seen(access: str, holes: str):
+    """Nothing is answered from memory, in scans and in checks alike."""
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, 256 * PAGE)
+    offsets = np.arange(256) * PAGE
+    with Coordinator(1) as c:
+        block = c.attach(f"fd:{fd}", access=access, holes=holes)
+        written = set()
+        for page in (0, 255, 100, 101, 7):
+            assert set(np.flatnonzero(~c.check(block, offsets).zero)) == written
+            assert c.scan(block).total.normal == len(written)
+            os.pwrite(fd, b"x", page * PAGE + 4095)
+            written.add(page)
+        assert set(np.flatnonzero(~c.check(block, offsets).zero)) == written
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, 256 * PAGE)
+        assert c.check(block, offsets).zero.all()
+    os.close(fd)
+
+
+@ACCESS
+@pytest.mark.parametrize("holes", ["trust", "read"])
+@pytest.mark.parametrize("spare", [0, 512], ids=["plain", "blocks past the end"])
+def test_looking_allocates_nothing(access: str, holes: str, spare: int):
+    """Also where blocks past the end (fallocate --keep-size) make the file look dense."""
+    fd = os.memfd_create("ram")
+    size = 256 * PAGE
+    os.ftruncate(fd, size)
+    for page in range(0, 256, 3):
+        os.pwrite(fd, b"x" if page % 2 else b"\0", page * PAGE)
+    if spare:
+        _keep_size(fd, size, spare * PAGE)
+    before = os.fstat(fd).st_blocks
+    with Coordinator(2) as c:
+        block = c.attach(f"fd:{fd}", access=access, holes=holes)
+        normal = np.array([page % 3 == 0 and page % 2 == 1 for page in range(256)])
+        assert (c.check(block, np.arange(256) * PAGE).zero == ~normal).all()
+        assert (c.check(block, np.arange(255, -1, -1) * PAGE).zero == ~normal[::-1]).all()
+        assert c.scan(block).total.normal == normal.sum()
+    assert os.fstat(fd).st_blocks == before
+    os.close(fd)
+
+
+def test_diff_with_blocks_past_the_end_keeps_its_holes():
+    """An unchanged page called zero would lose a guest's memory."""
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, 256 * PAGE)
+    os.pwrite(fd, b"x" * PAGE, 0)
+    _keep_size(fd, 256 * PAGE, 512 * PAGE)
+    with Coordinator(1) as c:
+        counts = c.scan(c.attach(f"fd:{fd}"), kind="diff").total
+        assert (counts.normal, counts.unchanged, counts.zero) == (1, 255, 0)
+    os.close(fd)
+
+
+def _keep_size(fd: int, offset: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    assert libc.fallocate(fd, 1, offset, length) == 0  # FALLOC_FL_KEEP_SIZE
+
+
+def test_an_error_of_seek_is_never_a_hole(monkeypatch: pytest.MonkeyPatch, ram: Ram):
+    """Only ENXIO says that there is no data: after any other error nothing is known."""
+    os.ftruncate(ram.fd, 2 * ram.size)  # not dense, so that the extents are walked
+    seek = os.lseek
+
+    def broken(fd: int, at: int, how: int) -> int:
+        if how == os.SEEK_DATA:
+            raise OSError(5, "Input/output error")
+        return seek(fd, at, how)
+
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        monkeypatch.setattr(os, "lseek", broken)
+        try:
+            counts = c.scan(block).total
+        except Exception:
+            return
+        assert counts.normal + counts.undecided >= (~ram.zero).sum()
+
+
+@pytest.mark.parametrize("kind", ["memfd", "shm", "disk"])
+@pytest.mark.parametrize("writer", ["descriptor", "mapping"])
+def test_ram_that_somebody_may_write_is_live(tmp_path, kind: str, writer: str):
+    """A store to shared memory leaves no trace in the file's times, so it is a hint at most."""
+    path = tmp_path / "ram" if kind == "disk" else f"/dev/shm/pc-test-{os.getpid()}"
+    if kind == "memfd":
+        fd = os.memfd_create("guest")
+        path = f"/proc/self/fd/{fd}"
+    else:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.pwrite(fd, b"\0" * 64 * PAGE, 0)
+    memory = mmap.mmap(fd, 64 * PAGE)  # it keeps a descriptor of its own
+    memory.write(bytes(64 * PAGE))  # first stores move the file's times, later ones do not
+    memory.seek(0)
+    try:
+        with Coordinator(1) as c:
+            if writer == "mapping" and kind != "memfd":
+                os.close(fd)
+                fd = -1
+            block = c.attach(path)
+            assert c.scan(block, progress=lambda *_: memory.write_byte(1)).answer == "live"
+    finally:
+        memory.close()
+        if fd >= 0:
+            os.close(fd)
+        if kind != "memfd":
+            os.unlink(path)
+
+
+def test_bitmaps_go_with_their_report(ram: Ram):
+    def open_bitmaps() -> list[str]:
+        links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return [link for link in links if os.path.exists(link) or os.path.islink(link)]
+
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        c.scan(block)
+        before = len(open_bitmaps())
+        for _ in range(10):
+            c.scan(block)
+        assert len(open_bitmaps()) == before
+        report = c.scan(block)
+    assert_scan_is_right(report, ram)  # still there after close

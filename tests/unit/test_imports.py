@@ -1,0 +1,146 @@
+"""Imports point one way, and what must be light is light. The map is DESIGN.md's house."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pagecheck
+
+PACKAGE = Path(pagecheck.__file__).parent
+GROUND = {"errors", "model"}
+
+# Room: the rooms that it may import, itself and the ground floor aside.
+MAY_IMPORT = {
+    "errors": set(),
+    "model": set(),
+    "_version": set(),
+    "native": set(),
+    "plan": set(),
+    "wire": set(),
+    "signals": set(),
+    "shm": {"native"},
+    "hw": {"native"},
+    "workers": {"shm", "hw", "wire", "native"},
+    "coordinator": {"shm", "native", "plan", "wire", "report", "bitmap_files"},
+    "report": set(),
+    "present": {"native", "report"},
+    "bitmap_files": {"report"},
+    "cli": {"coordinator", "present", "hw", "report", "signals", "_version"},
+    "__init__": {"coordinator", "report", "_version"},
+    "__main__": {"cli", "signals"},
+}
+
+
+def room_of(module: str) -> str:
+    """`pagecheck.shm.ram` is in shm, `pagecheck.plan` in plan, `pagecheck` itself in __init__."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyi")]):
+        parts = ("pagecheck", *path.relative_to(PACKAGE).with_suffix("").parts)
+        name = ".".join(parts)
+        found.append((name, path))
+    return found
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every absolute name that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def ours(path: Path) -> set[str]:
+    """The rooms that a file imports from."""
+    found = set()
+    for name in imports(path):
+        if name.split(".")[0] == "pagecheck":
+            room = room_of(name)
+            found.add(room if room in MAY_IMPORT else "__init__")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "path"), modules(), ids=lambda x: x if isinstance(x, str) else ""
+)
+def test_imports_point_one_way(module: str, path: Path) -> None:
+    room = room_of(module)
+    assert room in MAY_IMPORT, f"a new room: say in {__file__} what it may import"
+    allowed = MAY_IMPORT[room] | {room}
+    if room not in GROUND | {"native", "_version"}:
+        allowed |= GROUND
+    assert ours(path) - allowed == set()
+
+
+def test_the_map_has_no_circle() -> None:
+    done: set[str] = set()
+    while len(done) < len(MAY_IMPORT):
+        ready = {r for r, needs in MAY_IMPORT.items() if needs <= done} - done
+        assert ready, f"a circle among {MAY_IMPORT.keys() - done}"
+        done |= ready
+
+
+def test_the_coordinator_knows_neither_workers_nor_engines() -> None:
+    assert not {"workers", "hw"} & MAY_IMPORT["coordinator"]
+
+
+def test_the_ground_floor_stands_on_the_standard_library() -> None:
+    for name in GROUND:
+        roots = {n.split(".")[0] for n in imports(PACKAGE / f"{name}.py")}
+        assert roots - sys.stdlib_module_names <= {"numpy"}  # for the type checker only
+
+
+def loaded_by(code: str, *flags: str) -> set[str]:
+    """Names in sys.modules after running code in a fresh interpreter."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {code};"
+        "import json; print(json.dumps(sorted(sys.modules)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-P", *flags, "-c", program], capture_output=True, check=True, timeout=60
+    )
+    return set(json.loads(ran.stdout))
+
+
+def test_importing_pagecheck_loads_nothing() -> None:
+    loaded = loaded_by("import pagecheck", "-S", "-E", "-s")
+    assert {n for n in loaded if n.startswith("pagecheck")} == {"pagecheck", "pagecheck._version"}
+    assert "numpy" not in loaded
+
+
+def test_the_worker_program_is_light() -> None:
+    loaded = loaded_by("import pagecheck.workers.program", "-S", "-E", "-s")
+    roots = {name.split(".")[0] for name in loaded}
+    assert not roots & {"numpy", "posix_ipc", "psutil", "click", "rich"}
+    assert not [n for n in loaded if n.startswith(("pagecheck.coordinator", "pagecheck.cli"))]
+
+
+def test_the_coordinator_loads_no_worker_and_no_numpy() -> None:
+    loaded = loaded_by("from pagecheck import Coordinator, scan")
+    assert not [n for n in loaded if n.startswith(("pagecheck.workers", "pagecheck.hw"))]
+    assert "numpy" not in loaded
+
+
+def test_the_command_line_is_light() -> None:
+    loaded = loaded_by("import pagecheck.cli")
+    assert "numpy" not in loaded
+    assert "rich" not in loaded
+
+
+def test_every_public_name_can_be_had() -> None:
+    assert {name for name in pagecheck.__all__ if getattr(pagecheck, name, None) is None} == set()
+    assert sorted(pagecheck.__all__) == dir(pagecheck)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = pagecheck.nonsense

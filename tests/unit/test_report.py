@@ -1,0 +1,62 @@
+"""The report and its JSON document."""
+
+import dataclasses
+import json
+
+import pytest
+
+from pagecheck.model import Counts, RamBlock
+from pagecheck.report import BlockReport, Report
+
+A = Counts(pages=10, zero=4, hole=1, normal=3, undecided=2, unchanged=1)
+B = Counts(pages=100, zero=20, hole=5, normal=30, undecided=40, unchanged=10)
+BOTH = Counts(110, 24, 6, 33, 42, 11)
+
+
+def make_report(*counts: Counts) -> Report:
+    words = memoryview(bytes(8))
+    blocks = tuple(
+        BlockReport(RamBlock(f"b{n}", c.pages * 4096, 4096), c, words, words)
+        for n, c in enumerate(counts)
+    )
+    return Report("src", "at-rest", "cpu", "avx2", 2, 4096, 1.23456789, 0.5, 4096, blocks, ("n",))
+
+
+def test_total_is_the_sum() -> None:
+    assert make_report(A, B).total == BOTH
+    assert make_report().total == Counts()
+
+
+def test_json_is_the_promised_document() -> None:
+    document = json.loads(json.dumps(make_report(A, B).to_json()))
+    blocks = [
+        {"name": f"b{n}", "bytes": c.pages * 4096, **c._asdict(), "files": {}}
+        for n, c in enumerate((A, B))
+    ]
+    assert document == {
+        "version": 1,
+        "source": "src",
+        "answer": "at-rest",
+        "engine": "cpu",
+        "kernel": "avx2",
+        "channels": 2,
+        "page_size": 4096,
+        "seconds": 1.234568,
+        "startup_seconds": 0.5,
+        "bytes_checked": 4096,
+        "blocks": blocks,
+        "total": BOTH._asdict(),
+        "notes": ["n"],
+    }
+
+
+def test_with_blocks_keeps_the_rest() -> None:
+    report = make_report(A, B)
+    other = report.with_blocks(report.blocks[:1])
+    assert other.total == A
+    assert dataclasses.replace(other, blocks=report.blocks) == report
+
+
+def test_a_report_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_report(A).seconds = 0.0  # type: ignore[misc]

@@ -1,0 +1,263 @@
+"""RAM sources: opened once, read-only, never changed; every refusal is one clear line."""
+
+import ctypes
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagecheck.errors import SourceError
+from pagecheck.native import _native
+from pagecheck.shm import ram
+from pagecheck.shm.ram import Stamp, open_source, was_at_rest
+
+PAGE = 4096
+KEEP_SIZE = 1
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+@pytest.fixture
+def memfd() -> Iterator[int]:
+    """16 pages, of which 2, 3 and 8 were written."""
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, 16 * PAGE)
+    for page in (2, 3, 8):
+        os.pwrite(fd, b"x", page * PAGE)
+    yield fd
+    os.close(fd)
+
+
+def refuse(source: str, text: str) -> None:
+    with pytest.raises(SourceError, match=text) as caught:
+        open_source(source).close()
+    assert "\n" not in str(caught.value)
+
+
+def test_path(tmp_path: Path) -> None:
+    path = tmp_path / "guest.ram"
+    path.write_bytes(bytes(PAGE))
+    source = open_source(path)
+    assert (source.text, source.name, source.size) == (str(path), "guest.ram", PAGE)
+    with pytest.raises(OSError, match="Bad file"):
+        os.pwrite(source.fd, b"x", 0)
+    assert not os.get_inheritable(source.fd)
+    source.close()
+    source.close()
+
+
+def test_shared_memory_name(shm_folder: Path) -> None:
+    path = Path("/dev/shm") / f"{shm_folder.name}.ram"
+    path.write_bytes(bytes(PAGE))
+    try:
+        source = open_source(f"shm:/{path.name}")
+        assert (source.name, source.size) == (path.name, PAGE)
+        source.close()
+        assert path.exists()
+    finally:
+        path.unlink()
+
+
+def test_descriptor(memfd: int) -> None:
+    source = open_source(f"fd:{memfd}")
+    assert source.fd != memfd
+    assert source.size == 16 * PAGE
+    source.close()
+    os.fstat(memfd)
+
+
+def test_the_callers_file_offset_stays(memfd: int) -> None:
+    os.lseek(memfd, 5 * PAGE, os.SEEK_SET)
+    source = open_source(f"fd:{memfd}")
+    assert len(list(source.extents(0, 16 * PAGE))) == 2
+    source.close()
+    assert os.lseek(memfd, 0, os.SEEK_CUR) == 5 * PAGE
+
+
+def test_a_descriptor_that_cannot_be_opened_anew_is_never_moved(
+    memfd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "no")
+
+    os.lseek(memfd, PAGE, os.SEEK_SET)
+    monkeypatch.setattr(ram.os, "open", refused)
+    source = open_source(f"fd:{memfd}")
+    assert not source.holes_are_proof
+    assert not source.flags(trust_holes=True) & _native.TRUST_HOLES
+    assert list(source.extents(0, 16 * PAGE)) == [(0, 16 * PAGE)]
+    source.close()
+    assert os.lseek(memfd, 0, os.SEEK_CUR) == PAGE
+
+
+@pytest.mark.parametrize("name", ["", "x", "-1", "1.5", "999999"])
+def test_bad_descriptor(name: str) -> None:
+    refuse(f"fd:{name}", "fd:")
+
+
+@pytest.mark.parametrize("number", [2**31, 10**20])
+def test_a_descriptor_number_past_int(number: int) -> None:
+    refuse(f"fd:{number}", "fd:")
+
+
+@pytest.mark.parametrize("name", ["", "/", "x", "//x", "/a/b", "/" + "a" * 300, "/none-such"])
+def test_bad_shared_memory_name(name: str) -> None:
+    refuse(f"shm:{name}", "shm:")
+
+
+@pytest.mark.parametrize("name", ["none", "n" * 300, "nul\0nul"])
+def test_path_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
+    refuse(f"{tmp_path}/{name}", "cannot open")
+
+
+def test_directory(tmp_path: Path) -> None:
+    refuse(str(tmp_path), "is a directory")
+
+
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    refuse(str(tmp_path / "fifo"), "is a pipe")
+
+
+def test_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "s"))
+        refuse(str(tmp_path / "s"), "is a socket")
+
+
+def test_device() -> None:
+    refuse("/dev/zero", "is a character device")
+
+
+def test_pipe_as_descriptor() -> None:
+    ends = os.pipe()
+    refuse(f"fd:{ends[0]}", "is a pipe")
+    for fd in ends:
+        os.close(fd)
+
+
+def test_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    refuse(str(tmp_path / "empty"), "is empty")
+
+
+def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(ram.os, "open", refused)
+    refuse(str(tmp_path / "f"), "Permission denied")
+
+
+def test_extents(memfd: int) -> None:
+    source = open_source(f"fd:{memfd}")
+    both = [(2 * PAGE, 4 * PAGE), (8 * PAGE, 9 * PAGE)]
+    assert list(source.extents(0, 16 * PAGE)) == both
+    assert list(source.extents(3 * PAGE, 8 * PAGE)) == [(3 * PAGE, 4 * PAGE)]
+    assert list(source.extents(9 * PAGE, 16 * PAGE)) == []
+    assert list(source.extents(PAGE, PAGE)) == []
+    source.close()
+
+
+def test_a_failing_lookup_is_no_hole(memfd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only ENXIO says that the rest is a hole; anything else proves nothing."""
+    source = open_source(f"fd:{memfd}")
+
+    def failing(*_: object) -> int:
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(ram.os, "lseek", failing)
+    try:
+        data = list(source.extents(0, 16 * PAGE))
+    except SourceError:
+        data = [(0, 16 * PAGE)]
+    finally:
+        source.close()
+    assert data == [(0, 16 * PAGE)]
+
+
+def test_blocks_past_the_end_do_not_fill_holes(memfd: int) -> None:
+    past = ctypes.c_long(16 * PAGE), ctypes.c_long(64 * PAGE)
+    assert ctypes.CDLL(None).fallocate(memfd, KEEP_SIZE, *past) == 0
+    source = open_source(f"fd:{memfd}")
+    found = len(list(source.extents(0, 16 * PAGE)))
+    source.close()
+    assert found == 2
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_tmpfs_flags(memfd: int, trust: bool) -> None:
+    source = open_source(f"fd:{memfd}")
+    flags = source.flags(trust_holes=trust)
+    source.close()
+    assert flags == _native.ASK_RESIDENT | (_native.TRUST_HOLES if trust else 0)
+
+
+@pytest.mark.parametrize(
+    ("magic", "proof", "maps", "free"),
+    [
+        (ram.TMPFS, True, True, False),
+        (0xEF53, True, True, True),
+        (0x58465342, True, True, True),
+        (0x9123683E, True, True, True),
+        (ram.HUGETLBFS, False, False, False),
+        (0x6969, False, False, False),
+        (0x794C7630, False, False, False),
+    ],
+)
+def test_what_a_file_system_is_trusted_with(
+    memfd: int, magic: int, proof: bool, maps: bool, free: bool
+) -> None:
+    source = open_source(f"fd:{memfd}")
+    source.magic = magic
+    assert source.holes_are_proof is proof
+    assert source.can_map(0, 16 * PAGE) is maps
+    flags = source.flags(trust_holes=True)
+    source.close()
+    assert bool(flags & _native.TOUCH_FREELY) is free
+    assert bool(flags & _native.TRUST_HOLES) is proof
+
+
+def test_looking_changes_nothing(memfd: int) -> None:
+    before = os.fstat(memfd)
+    source = open_source(f"fd:{memfd}")
+    list(source.extents(0, 16 * PAGE))
+    source.stamp()
+    source.close()
+    after = os.fstat(memfd)
+    assert (before.st_blocks, before.st_mtime_ns) == (after.st_blocks, after.st_mtime_ns)
+
+
+def test_stamp_sees_writers(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(PAGE))
+    source = open_source(path)
+    assert source.stamp().writers is False
+    with path.open("r+b"):
+        assert source.stamp().writers is True
+    assert source.stamp().writers is False
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("after", "shared", "expected"),
+    [
+        (Stamp(1, 2, False), False, True),
+        (Stamp(1, 2, False), True, True),
+        (Stamp(9, 2, False), False, False),
+        (Stamp(1, 9, False), False, False),
+        (Stamp(1, 2, True), False, False),
+        (Stamp(1, 2, None), False, True),
+        (Stamp(1, 2, None), True, False),
+    ],
+)
+def test_at_rest(memfd: int, after: Stamp, shared: bool, expected: bool) -> None:
+    source = open_source(f"fd:{memfd}")
+    source.magic = ram.TMPFS if shared else 0xEF53
+    assert was_at_rest(source, Stamp(1, 2, False), after) is expected
+    source.close()
