@@ -229,6 +229,9 @@ class WorkerProcess:
             text = f"worker {self.pid} was killed by signal {-status}"
         elif status is not None:
             text = f"worker {self.pid} exited with status {status}"
-        lines = os.pread(self._stderr, 65536, 0).decode(errors="replace").split("\n")
+        try:
+            lines = os.pread(self._stderr, 65536, 0).decode(errors="replace").split("\n")
+        except OSError:  # closed meanwhile: the coordinator is closing
+            lines = []
         said = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"{text}: {said}" if said else text
