@@ -48,10 +48,18 @@ def test_work_that_was_begun_before_a_detach(
     """The block is detached just after the call looked whether it is."""
     with Coordinator(channels=1) as c:
         block, other = c.attach(ram.source), c.attach(ram.source)
-        c.detach(block)
-        monkeypatch.setattr(Block, "require_open", lambda _self: None)
-        with pytest.raises(UsageError):
+        begin_use = Block.begin_use
+
+        def begin_use_and_detach(self: Block) -> None:
+            begin_use(self)
+            if self is block:
+                c.detach(self)
+                assert self.fd >= 0, "closed under its user"
+
+        monkeypatch.setattr(Block, "begin_use", begin_use_and_detach)
+        with pytest.raises(UsageError, match="detached"):
             c.check(block, OFFSETS, deadline=3) if work == "check" else c.scan(block, deadline=3)
+        assert block.fd == -1
         assert c.workers_replaced == 0
         assert c.check(other, OFFSETS).decided.all()
 

@@ -1,7 +1,8 @@
 /* The bare floor of a channel: a semaphore ping-pong between two processes.
  *
  * Reads lines "ROUNDS PACE_NS" and answers each with ROUNDS round-trip times in nanoseconds on one
- * line; before each round it sleeps PACE_NS, so that both sides are asleep as in an idle channel. */
+ * line; before each round it sleeps PACE_NS, so that both sides are asleep as in an idle channel.
+ */
 #include <errno.h>
 #include <inttypes.h>
 #include <semaphore.h>

@@ -72,8 +72,7 @@ static PyObject *bits_count(PyObject *module, PyObject *args)
     Py_buffer view;
     unsigned long long bits;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OK", &words, &bits) ||
-        bits_get(words, &view, bits) != 0)
+    if (!PyArg_ParseTuple(args, "OK", &words, &bits) || bits_get(words, &view, bits) != 0)
         return NULL;
     uint64_t total = pc_bits_count(view.buf, bits);
     PyBuffer_Release(&view);
@@ -86,8 +85,7 @@ static PyObject *bits_run(PyObject *module, PyObject *args)
     Py_buffer view;
     unsigned long long bits, start;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OKK", &words, &bits, &start) ||
-        bits_get(words, &view, bits) != 0)
+    if (!PyArg_ParseTuple(args, "OKK", &words, &bits, &start) || bits_get(words, &view, bits) != 0)
         return NULL;
     PyObject *result = NULL;
     if (start < bits)

@@ -128,8 +128,8 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
     int fd, map;
     unsigned long long start, bytes, page_bytes, dense_blocks;
     WorkerObject *self = usable(object);
-    if (self == NULL ||
-        !PyArg_ParseTuple(args, "IiKKKIKp", &id, &fd, &start, &bytes, &page_bytes, &flags, &dense_blocks, &map))
+    if (self == NULL || !PyArg_ParseTuple(args, "IiKKKIKp", &id, &fd, &start, &bytes, &page_bytes,
+                                          &flags, &dense_blocks, &map))
         return NULL;
     if (id >= PC_BLOCKS_MAX || self->worker.blocks[id] != NULL || page_bytes < 4096 ||
         (page_bytes & (page_bytes - 1)) != 0 || bytes == 0 || bytes % page_bytes != 0 ||
