@@ -6,6 +6,7 @@
 # make bench   every benchmark (minutes)
 
 PYTHON ?= python3
+CC = gcc
 VENV ?= .venv
 BIN := $(VENV)/bin
 PACKAGE := $(VENV)/.package
@@ -43,6 +44,9 @@ check: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(CC) -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -fsyntax-only \
+	    -I$(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])') \
+	    pagecheck/native/*/*.c
 	$(BIN)/clang-format --dry-run --Werror $(wildcard pagecheck/native/*/*.[ch] tests/native/*.c tools/bench/*.[ch])
 
 native native-sanitize native-aarch64:
