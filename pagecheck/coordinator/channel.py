@@ -399,10 +399,11 @@ class Channel:
         self.feed.rebind(self._ring.fd, self._ring.submit_name, self._ring.done_name)
         self._watch = None
         self.replaced += 1
-        known = [block for block in self._attached.values() if not block.detached]
-        self._attached = {}
-        for block in known:
+        # A block that was detached meanwhile may still be in use by this very job.
+        known = {key: block for key, block in self._attached.items() if block.fd >= 0}
+        for block in known.values():
             self._attach(block, deadline_ns)
+        self._attached = known
         self._workerless = False
 
     def ask_to_end(self) -> None:

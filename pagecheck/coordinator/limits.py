@@ -15,7 +15,7 @@ CHANNELS_DEFAULT_MAX: Final = 16
 BYTES_PER_CHANNEL: Final = 256 << 20
 BATCH_BYTES: Final = 2 << 20
 BATCH_PAGES_MAX: Final = 32768
-RING_PAGES: Final = 8192  # out at once per channel: 32 MiB of 4 KiB pages
+RING_PAGES: Final = 16384  # out at once per channel: 64 MiB of 4 KiB pages
 CGROUP: Final = "/sys/fs/cgroup"
 
 Engine = Literal["auto", "cpu", "none"]
