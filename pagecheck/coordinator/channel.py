@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess
 from pagecheck.coordinator.watch import SLICE_NS, Watch
 from pagecheck.errors import EngineError, InternalError, ResourceError
@@ -39,14 +40,6 @@ CHECK_PAGES: Final = 128  # pages per batch of a check: one multifd packet
 Take = Callable[[], "tuple[int, int] | None"]
 
 
-class ChannelLost(Exception):
-    """The channel cannot be kept alive; its unfinished pages stay undecided."""
-
-
-class TooLate(Exception):
-    """The job's deadline passed while a worker was started or spoken to."""
-
-
 class Settings(NamedTuple):
     """What every channel of a coordinator has in common.
 
@@ -61,22 +54,6 @@ class Settings(NamedTuple):
     slot_pages: int
     nice: int
     stall_ns: int
-
-
-class Outcome:
-    """What one run on one channel did.
-
-    Attributes:
-        decided, undecided: pages.
-        lost: the channel cannot be kept alive and must not be used again.
-        notes: what a user should know.
-    """
-
-    def __init__(self, *, lost: bool = False, notes: list[str] | None = None) -> None:
-        self.decided = 0
-        self.undecided = 0
-        self.lost = lost
-        self.notes = notes or []
 
 
 class Channel:

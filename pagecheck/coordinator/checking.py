@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pagecheck.coordinator.block import Block
-from pagecheck.coordinator.channel import CHECK_PAGES, Outcome
+from pagecheck.coordinator.channel import CHECK_PAGES
+from pagecheck.coordinator.outcome import Outcome
 from pagecheck.coordinator.pool import Job, Pool, Stop
 from pagecheck.errors import UsageError
 from pagecheck.native import Feed, _native
