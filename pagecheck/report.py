@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pagecheck.model import AnswerKind, Counts, RamBlock
 
@@ -98,8 +98,7 @@ class Report:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What `Coordinator.check` found, in the caller's order.
 
     Attributes:

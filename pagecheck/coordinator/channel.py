@@ -219,12 +219,13 @@ class Channel:
             What `Feed.check` says; or the outcome, when somebody had to look after the worker:
             then the partition was not written.
         """
-        try:
-            self.ensure_attached(block, deadline_ns)
-        except ChannelLost as error:
-            return Outcome(lost=True, notes=[str(error)])
-        except TooLate:
-            return Outcome()
+        if self._attached.get(block.id) is not block or self.stale or self._workerless:
+            try:
+                self.ensure_attached(block, deadline_ns)
+            except ChannelLost as error:
+                return Outcome(lost=True, notes=[str(error)])
+            except TooLate:
+                return Outcome()
         slice_ns = min(deadline_ns, time.monotonic_ns() + SLICE_NS)
         try:
             state, sure, normal = self.feed.check(

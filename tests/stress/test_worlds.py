@@ -15,7 +15,7 @@ from tests.conftest import nothing_left
 from tests.stress.run import Run
 from tests.stress.world import World, ram_file, truth
 
-DEFAULT_WORLDS = 40
+DEFAULT_WORLDS = 30
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

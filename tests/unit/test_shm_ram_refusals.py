@@ -1,0 +1,81 @@
+"""What is no RAM source: every refusal is one clear line and the user's to mend."""
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from pagecheck.errors import SourceError
+from pagecheck.shm import ram
+from pagecheck.shm.ram import open_source
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+def refuse(source: str, text: str) -> None:
+    with pytest.raises(SourceError, match=text) as caught:
+        open_source(source).close()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "x", "-1", "1.5", "999999"])
+def test_bad_descriptor(name: str) -> None:
+    refuse(f"fd:{name}", "fd:")
+
+
+@pytest.mark.parametrize("number", [2**31, 10**20])
+def test_a_descriptor_number_past_int(number: int) -> None:
+    refuse(f"fd:{number}", "fd:")
+
+
+@pytest.mark.parametrize("name", ["", "/", "x", "//x", "/a/b", "/" + "a" * 300, "/none-such"])
+def test_bad_shared_memory_name(name: str) -> None:
+    refuse(f"shm:{name}", "shm:")
+
+
+@pytest.mark.parametrize("name", ["none", "n" * 300, "nul\0nul"])
+def test_path_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
+    refuse(f"{tmp_path}/{name}", "cannot open")
+
+
+def test_directory(tmp_path: Path) -> None:
+    refuse(str(tmp_path), "is a directory")
+
+
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    refuse(str(tmp_path / "fifo"), "is a pipe")
+
+
+def test_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "s"))
+        refuse(str(tmp_path / "s"), "is a socket")
+
+
+def test_device() -> None:
+    refuse("/dev/zero", "is a character device")
+
+
+def test_pipe_as_descriptor() -> None:
+    ends = os.pipe()
+    refuse(f"fd:{ends[0]}", "is a pipe")
+    for fd in ends:
+        os.close(fd)
+
+
+def test_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    refuse(str(tmp_path / "empty"), "is empty")
+
+
+def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(ram.os, "open", refused)
+    refuse(str(tmp_path / "f"), "Permission denied")
