@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pagecheck.errors import SourceError
 from pagecheck.native import _native
 from pagecheck.shm import ram
 from pagecheck.shm.ram import Stamp, open_source, was_at_rest

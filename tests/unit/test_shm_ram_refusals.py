@@ -3,6 +3,8 @@
 import errno
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from pagecheck.errors import SourceError
 from pagecheck.shm import ram
 from pagecheck.shm.ram import open_source
+
+ROOT = Path(ram.__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -33,6 +37,18 @@ def test_a_descriptor_number_past_int(number: int) -> None:
 @pytest.mark.parametrize("name", ["", "/", "x", "//x", "/a/b", "/" + "a" * 300, "/none-such"])
 def test_bad_shared_memory_name(name: str) -> None:
     refuse(f"shm:{name}", "shm:")
+
+
+@pytest.mark.xfail(strict=True, reason="bug: posix_ipc crashes on a name with a NUL")
+def test_shared_memory_name_with_a_nul() -> None:
+    code = (
+        "from pagecheck.shm.ram import open_source\n"
+        "from pagecheck.errors import SourceError\n"
+        "try: open_source('shm:/a\\0b')\n"
+        "except SourceError: print('refused')"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert ran.stdout == b"refused\n"
 
 
 @pytest.mark.parametrize("name", ["none", "n" * 300, "nul\0nul"])
