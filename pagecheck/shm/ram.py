@@ -275,7 +275,7 @@ def _open_shm(text: str) -> RamSource:
     import posix_ipc
 
     name = text.removeprefix("shm:")
-    if not name.startswith("/") or "/" in name[1:] or len(name) < 2:
+    if not name.startswith("/") or "/" in name[1:] or len(name) < 2 or "\0" in name:
         raise SourceError(f"{text}: not a shared-memory name; write shm:/name with one slash")
     try:
         # No size: posix_ipc would resize an object that is not ours.

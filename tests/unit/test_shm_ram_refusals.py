@@ -39,7 +39,6 @@ def test_bad_shared_memory_name(name: str) -> None:
     refuse(f"shm:{name}", "shm:")
 
 
-@pytest.mark.xfail(strict=True, reason="bug: posix_ipc crashes on a name with a NUL")
 def test_shared_memory_name_with_a_nul() -> None:
     code = (
         "from pagecheck.shm.ram import open_source\n"
