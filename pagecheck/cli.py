@@ -14,6 +14,7 @@ import click
 from pagecheck._version import __version__
 from pagecheck.errors import InternalError, PagecheckError
 from pagecheck.signals import Terminated, raise_pending
+from pagecheck.streams import say
 
 if TYPE_CHECKING:
     from pagecheck.report import Report
@@ -182,7 +183,7 @@ def _print_report(report: Report, *, ranges: bool, as_json: bool) -> None:
         for first, count, kind in present.runs(block):
             print(first, count, kind)
     for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {present.printable(note)}")
 
 
 @cli.command(short_help="List the CPU kernels and which one is picked here.")
@@ -224,7 +225,7 @@ def _fail(name: str, text: str, code: int, *, as_json: bool) -> int:
     text = " ".join(text.split())
     if as_json:
         print(json.dumps({"version": 1, "error": {"class": name, "message": text}}))
-    print(f"pagecheck: {text}", file=sys.stderr)
+    say(f"pagecheck: {text}")
     return code
 
 

@@ -37,6 +37,10 @@ class EngineError(PagecheckError):
     exit_code = 3
 
 
+class StartTimeout(EngineError):
+    """A worker was not ready in time."""
+
+
 class ResourceError(PagecheckError):
     """The host has no room for what pagecheck needs, such as a full /dev/shm."""
 

@@ -52,7 +52,7 @@ class Block:
         self.map = can_map and access != "read"
         self.file_end = ram.start + ram.size
         self._flags = source.flags(trust_holes=self.trust_holes)
-        self._dense_blocks = source.dense_blocks() if self.map else 0
+        self._dense_bytes = source.dense_bytes() if self.map else 0
 
     @property
     def fd(self) -> int:
@@ -67,7 +67,7 @@ class Block:
             "size": self.ram.size,
             "page_size": self.ram.page_size,
             "flags": self._flags,
-            "dense_blocks": self._dense_blocks,
+            "dense_bytes": self._dense_bytes,
             "map": self.map,
         }
 

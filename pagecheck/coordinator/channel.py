@@ -9,18 +9,17 @@ undecided; a channel that loses five workers without one answer in between is gi
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess
 from pagecheck.coordinator.watch import SLICE_NS, Watch
-from pagecheck.errors import EngineError, InternalError, ResourceError
+from pagecheck.errors import EngineError, InternalError, ResourceError, StartTimeout
 from pagecheck.native import Feed, _native
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.ring import Ring
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 START_NS: Final = 30_000_000_000
+REPLY_NS: Final = 10_000_000_000
 NEVER_NS: Final = 1 << 62
 DEATHS_PER_BATCH: Final = 2
 FAILURES_MAX: Final = 5
@@ -77,6 +77,7 @@ class Channel:
         self._workerless = False  # the last one is gone and no other took its place yet
         self._ending = False
         self._watch: Watch | None = None
+        self._awaited: tuple[str, Block | None, int] | None = None  # reply, about what, until
         self._attached: dict[int, Block] = {}
         self._ring, self._process = self._start_worker()
         self._feed: Feed | None = None
@@ -131,74 +132,97 @@ class Channel:
         """Waits for the worker's set-up.
 
         Raises:
-            EngineError: the worker cannot run its engine, or did not start in time.
+            EngineError: the worker cannot run its engine; `StartTimeout`: not ready in time.
         """
         try:
-            self._process.await_ready(deadline_ns)
+            if self._process.await_reply("ready", deadline_ns) is None:
+                raise StartTimeout(f"channel {self.index}: worker {self.pid} was not ready in time")
+            self._feed = Feed(self._ring.fd, self._ring.submit_name, self._ring.done_name)
         except WorkerDied as error:
             raise EngineError(f"channel {self.index}: {error}") from error
-        try:
-            self._feed = Feed(self._ring.fd, self._ring.submit_name, self._ring.done_name)
         except OSError as error:
             raise EngineError(f"channel {self.index}: cannot open its ring: {error}") from error
 
-    def ensure_attached(self, block: Block, deadline_ns: int = NEVER_NS) -> None:
+    def ensure_attached(self, block: Block, deadline_ns: int) -> None:
         """Makes the block known to the worker, unless it is.
 
         Raises:
             ChannelLost: the worker cannot be kept alive.
-            TooLate: the deadline passed first.
+            TooLate: the deadline passed first; the next use goes on from there.
             UsageError: the block is detached.
         """
-        if self._attached.get(block.id) is block and not self.stale and not self._workerless:
-            return
-        self.stale = False
-        while True:
+        if not self._knows(block):
             block.require_attached()
+            self._reach(block, deadline_ns)
+
+    def _knows(self, block: Block) -> bool:
+        known = self._attached.get(block.id) is block
+        return known and not self.stale and not self._workerless and self._awaited is None
+
+    def forget_detached(self, deadline_ns: int) -> None:
+        """Makes the worker unmap and close the blocks that were detached; raises as
+        `ensure_attached`."""
+        self._reach(None, deadline_ns)
+
+    def _reach(self, block: Block | None, deadline_ns: int) -> None:
+        """A worker that lives, knows the block, and knows no detached one."""
+        while True:
+            self.stale = False
             try:
+                self._settle(deadline_ns)
                 if self._workerless:
-                    self._replace("has no worker", deadline_ns)
-                self._forget_others(block, deadline_ns)
-                if block.id not in self._attached:
-                    self._attach(block, deadline_ns)
+                    self._renew("has no worker", deadline_ns)
+                for each in list(self._attached.values()):
+                    if (each.detached and each is not block) or _same_id(each, block):
+                        del self._attached[each.id]
+                        self._process.detach(each.id, self.feed.raise_attention)
+                        self._await("detached", each, deadline_ns)
+                if block is not None and block.id not in self._attached:
+                    message = block.attach_message()
+                    self._process.attach(message, block.fd, self.feed.raise_attention)
+                    self._await("attached", block, deadline_ns)
                 return
             except WorkerDied as error:
-                self._replace(str(error), deadline_ns)
+                self._mark_dead(str(error))
+                self._renew(str(error), deadline_ns)
+            except BaseException:
+                self.stale = True
+                raise
 
-    def forget_detached(self) -> None:
-        """Makes the worker unmap and close the blocks that were detached."""
-        self.stale = False
+    def _await(self, kind: str, block: Block | None, deadline_ns: int) -> None:
+        limit_ns = START_NS if kind == "ready" else REPLY_NS
+        self._awaited = (kind, block, time.monotonic_ns() + limit_ns)
+        self._settle(deadline_ns)
+
+    def _settle(self, deadline_ns: int) -> None:
+        """Takes the reply that is still to come, if one is.
+
+        Raises:
+            TooLate: the deadline passed first; the reply is still awaited.
+            WorkerDied: the worker ended, or is silent for longer than it may be.
+        """
+        if self._awaited is None:
+            return
+        kind, block, until_ns = self._awaited
         try:
-            self._forget_others(None, NEVER_NS)
-        except WorkerDied as error:
-            self._replace(str(error), NEVER_NS)
-
-    def _forget_others(self, block: Block | None, deadline_ns: int) -> None:
-        """Detached blocks, and another block that had the id of `block`."""
-        for each in list(self._attached.values()):
-            if each.detached or (block is not None and each.id == block.id and each is not block):
-                del self._attached[each.id]
-                with self._exchange():
-                    wake = self.feed.raise_attention
-                    self._process.detach(each.id, wake, deadline_ns)
-
-    def _attach(self, block: Block, deadline_ns: int) -> None:
-        with self._exchange():
-            message, wake = block.attach_message(), self.feed.raise_attention
-            self._process.attach(message, block.fd, wake, deadline_ns)
-        self._attached[block.id] = block
-
-    @contextlib.contextmanager
-    def _exchange(self) -> Iterator[None]:
-        """A question and its answer; when only half of it took place, the worker is not asked
-        again: the next use finds it dead and replaces it."""
-        try:
-            yield
-        except WorkerDied:
+            reply = self._process.await_reply(kind, min(deadline_ns, until_ns))
+        except (EngineError, InternalError):
+            self._workerless = True  # it ends after such a reply
+            self._awaited = None
             raise
-        except BaseException:
-            self._workerless = True
-            raise
+        if reply is None and time.monotonic_ns() < until_ns:
+            raise TooLate
+        self._awaited = None
+        if reply is None:
+            raise WorkerDied(f"worker {self.pid} did not say {kind!r} in time")
+        if kind == "ready":
+            self.feed.rebind(self._ring.fd, self._ring.submit_name, self._ring.done_name)
+            self.replaced += 1
+            self._workerless = False
+        elif kind == "attached" and block is not None:
+            if reply.get("block") != block.id:
+                raise InternalError(f"channel {self.index}: {reply!r} is not block {block.id}")
+            self._attached[block.id] = block
 
     def check(
         self,
@@ -219,13 +243,13 @@ class Channel:
             What `Feed.check` says; or the outcome, when somebody had to look after the worker:
             then the partition was not written.
         """
-        if self._attached.get(block.id) is not block or self.stale or self._workerless:
+        if not self._knows(block):
             try:
                 self.ensure_attached(block, deadline_ns)
             except ChannelLost as error:
                 return Outcome(lost=True, notes=[str(error)])
             except TooLate:
-                return Outcome()
+                return Outcome(late=True)
         slice_ns = min(deadline_ns, time.monotonic_ns() + SLICE_NS)
         try:
             state, sure, normal = self.feed.check(
@@ -260,43 +284,54 @@ class Channel:
         try:
             self.ensure_attached(block, deadline_ns)
             begin(self.feed)
-            self._drive(take, stop, deadline_ns, outcome)
+            self._decided_then = 0
+            self._drive(block, take, stop, deadline_ns, outcome)
         except TooLate:
-            pass  # what is not decided is undecided
+            outcome.late = True  # what is not decided is undecided
         except ChannelLost as error:
             log.error("%s", error)
             outcome.lost = True
             outcome.notes.append(f"{error}; its unfinished pages are undecided")
         finally:
             outcome.decided, outcome.undecided = self.feed.end()
-            self._decided_then = 0
             if self.feed.occupied() == 0:
                 self._failures = 0 if outcome.decided else self._failures
                 self._watch = None
         return outcome
 
-    def _drive(self, take: Take, stop: threading.Event, deadline_ns: int, outcome: Outcome) -> None:
-        deaths: Counter[tuple[int, int]] | None = None
+    def _drive(
+        self,
+        block: Block,
+        take: Take,
+        stop: threading.Event,
+        deadline_ns: int,
+        outcome: Outcome,
+    ) -> None:
+        deaths: Counter[tuple[int, int]] = Counter()
         hungry = True
         while True:
             now = time.monotonic_ns()
             state = self.feed.pump(hungry, min(deadline_ns, now + SLICE_NS))
             if state == _native.PUMP_DONE:
                 return
+            # Looked at even when it is late: callers with short deadlines never come further.
+            failure = None if state == _native.PUMP_HUNGRY else self._failure(state)
+            if failure is not None:
+                self._process.kill()
+                broken = state == _native.PUMP_BROKEN
+                victim = self._mark_dead(failure, broken=broken)
             if stop.is_set() or time.monotonic_ns() >= deadline_ns:
                 return
-            if state == _native.PUMP_HUNGRY:
+            if failure is not None:
+                self._renew(failure, deadline_ns)
+                self._set_aside(victim, deaths, failure, outcome)
+                self._reach(block, deadline_ns)
+            elif state == _native.PUMP_HUNGRY:
                 more = take()
                 if more is None:
                     hungry = False
                 else:
                     self.feed.more(*more)
-                continue
-            failure = self._failure(state)
-            if failure is not None:
-                deaths = Counter() if deaths is None else deaths
-                broken = state == _native.PUMP_BROKEN
-                self._bury(failure, deaths, outcome, deadline_ns, broken=broken)
 
     def _failure(self, state: int) -> str | None:
         """Why the worker must be replaced, or None."""
@@ -311,78 +346,76 @@ class Channel:
             return f"worker {self.pid} stood still for {still_ns / 1e9:.1f} s"
         return None
 
-    def _bury(
-        self,
-        failure: str,
-        deaths: Counter[tuple[int, int]],
-        outcome: Outcome,
-        deadline_ns: int,
-        *,
-        broken: bool,
-    ) -> None:
-        """Replaces the worker and decides what becomes of the batch that it had in hand."""
-        self._process.kill()
-        # What it answered before it died counts; the rest of the ring is never read again.
-        self.feed.pump(True, 0)
-        victim = self.feed.oldest() if broken or self.feed.deciding() else None
-        self._replace(failure, deadline_ns)
-        if victim is None:
-            return
-        deaths[victim] += 1
-        if deaths[victim] >= DEATHS_PER_BATCH:
-            self.feed.skip_oldest()
-            position, count = victim
-            note = (
-                f"channel {self.index}: {count} pages from page {position} were in hand when "
-                f"{deaths[victim]} workers died; set aside as undecided (last: {failure})"
-            )
-            log.error("%s", note)
-            outcome.notes.append(note)
+    def _mark_dead(self, failure: str, *, broken: bool = False) -> tuple[int, int] | None:
+        """Takes note of a worker that is no more.
 
-    def _replace(self, failure: str, deadline_ns: int) -> None:
-        """A new worker on a new ring, with the same blocks.
+        Args:
+            broken: it was killed for its answer.
 
-        Raises:
-            ChannelLost: that does not work.
-            TooLate: the deadline passed first; the next use tries again.
+        Returns:
+            The batch that it had in hand: position and count.
         """
         log.warning("channel %d: %s; replacing it", self.index, failure)
         self._workerless = True
+        self._awaited = None
+        self._attached = {}
+        self._watch = None
+        # What it answered before it died counts; the rest of the ring is never read again.
+        self.feed.pump(True, 0)
         decided = self.feed.counts()[0]
         self._failures = 1 if decided > self._decided_then else self._failures + 1
         self._decided_then = decided
+        oldest = self.feed.oldest()
+        return oldest[:2] if oldest is not None and (broken or oldest[2]) else None
+
+    def _set_aside(
+        self,
+        victim: tuple[int, int] | None,
+        deaths: Counter[tuple[int, int]],
+        failure: str,
+        outcome: Outcome,
+    ) -> None:
+        """Decides what becomes of the batch that the last worker had in hand."""
+        if victim is None:
+            return
+        deaths[victim] += 1
+        if deaths[victim] < DEATHS_PER_BATCH:
+            return
+        self.feed.skip_oldest()
+        position, count = victim
+        note = (
+            f"channel {self.index}: {count} pages from page {position} were in hand when "
+            f"{deaths[victim]} workers died; set aside as undecided (last: {failure})"
+        )
+        log.error("%s", note)
+        outcome.notes.append(note)
+
+    def _renew(self, failure: str, deadline_ns: int) -> None:
+        """A new worker on a new ring; it knows no block yet.
+
+        Raises:
+            ChannelLost: that does not work.
+            TooLate: the deadline passed first; the next use goes on from there.
+        """
         while True:
             self._discard(self._ring, self._process)
             if self._ending:
                 raise ChannelLost(f"channel {self.index}: the coordinator is closing")
-            if time.monotonic_ns() >= deadline_ns:
-                raise TooLate
             if self._failures >= FAILURES_MAX:
                 raise ChannelLost(f"channel {self.index} lost {self._failures} workers: {failure}")
+            if time.monotonic_ns() >= deadline_ns:
+                raise TooLate
             try:
-                self._take_new_worker(deadline_ns)
+                self._ring, self._process = self._start_worker()
+                if self._ending:  # close() may have seen the old one only
+                    continue
+                self._await("ready", None, deadline_ns)
                 return
             except WorkerDied as error:
                 failure = str(error)
                 self._failures += 1
             except (EngineError, InternalError, ResourceError, OSError, ValueError) as error:
                 raise ChannelLost(f"channel {self.index}: {error}") from error
-
-    def _take_new_worker(self, deadline_ns: int) -> None:
-        self._ring, self._process = self._start_worker()
-        if self._ending:  # close() may have seen the old one only
-            self._discard(self._ring, self._process)
-            raise ChannelLost(f"channel {self.index}: the coordinator is closing")
-        self._process.await_ready(min(deadline_ns, time.monotonic_ns() + START_NS))
-        self.feed.rebind(self._ring.fd, self._ring.submit_name, self._ring.done_name)
-        self._watch = None
-        self.replaced += 1
-        # A block that was detached meanwhile may still be in use by this very job.
-        known = {key: block for key, block in self._attached.items() if block.fd >= 0}
-        for block in known.values():
-            self._attach(block, deadline_ns)
-        self._attached = known
-        self._workerless = False
 
     def ask_to_end(self) -> None:
         """Hangs up on the worker, so that all of them end side by side; none is replaced now."""
@@ -391,18 +424,29 @@ class Channel:
         if self._feed is not None:
             self._feed.raise_attention()
 
+    def wait_gone(self, deadline_ns: int) -> None:
+        """Waits for the worker's end; after the deadline it is killed, but not waited for."""
+        if not self._process.wait_gone(deadline_ns):
+            self._process.send_kill()
+
     def close(self, deadline_ns: int, *, in_use: bool) -> None:
-        """Ends the worker, by force after the deadline, and removes every name. May be called
-        twice.
+        """Reaps the worker and removes every name. May be called twice.
 
         Args:
+            deadline_ns: absolute; a worker that cannot be reaped by then is left alone.
             in_use: a thread is still inside `run`: our end of the ring is left to it.
         """
         self._ending = True
         ring, process = self._ring, self._process
         if not process.wait_gone(deadline_ns):
-            process.kill()
+            process.send_kill()
+            log.error("channel %d: worker %d cannot be reaped", self.index, process.pid)
         process.close()
         ring.remove()
         if self._feed is not None and not in_use:
             self._feed.close()
+
+
+def _same_id(known: Block, block: Block | None) -> bool:
+    """Another block that had the id of this one."""
+    return block is not None and known.id == block.id and known is not block

@@ -75,7 +75,7 @@ def check(
             pool.release(
                 channel,
                 lost=outcome is not None and outcome.lost,
-                doubtful=outcome is not None and outcome.undecided > 0,
+                doubtful=outcome is not None and outcome.doubtful,
             )
         if type(result) is tuple and result[0]:
             return Answer(zero, decided, partition, result[1])

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_DEADLINE_S: Final = 60.0
+VISIT_S: Final = 1.0  # for telling idle workers at once what they would learn later
 NEVER_NS: Final = 1 << 62
 
 
@@ -192,7 +193,8 @@ class Coordinator:
             raise
         if self._pool is not None:
             try:
-                self._pool.visit_idle(lambda channel: channel.ensure_attached(block))
+                until = _deadline_ns(VISIT_S)
+                self._pool.visit_idle(lambda each: each.ensure_attached(block, until), until)
             except BaseException:
                 self.detach(block)
                 raise
@@ -212,7 +214,8 @@ class Coordinator:
         if self._pool is not None:
             for channel in self._pool.channels:
                 channel.stale = True
-            self._pool.visit_idle(lambda channel: channel.forget_detached())
+            until = _deadline_ns(VISIT_S)
+            self._pool.visit_idle(lambda each: each.forget_detached(until), until)
 
     def check(
         self, block: Block, offsets: ArrayLike, *, deadline: float = CHECK_DEADLINE_S
@@ -364,8 +367,8 @@ def _end(
         return
     stop.set()
     steps: list[Callable[[], None]] = [pool.close for pool in pools]
-    steps += [each.remove for each in bitmaps.values()]
-    steps += [block.detach for block in blocks.values()]
+    steps += [each.remove for each in list(bitmaps.values())]
+    steps += [block.detach for block in list(blocks.values())]
     first: BaseException | None = None
     for step in (*steps, owner.close):
         try:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from pagecheck.coordinator.coordinator import Coordinator
 from pagecheck.coordinator.limits import Engine, default_channels
-from pagecheck.errors import UsageError
+from pagecheck.errors import StartTimeout, UsageError
+from pagecheck.model import Counts
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import open_source
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.scanwork import Progress
-    from pagecheck.model import Holes, Kind
+    from pagecheck.model import Holes, Kind, RamBlock
     from pagecheck.report import Report
 
 START_S: Final = 30.0
@@ -79,6 +80,11 @@ def scan(
             stall=stall,
             start_timeout=START_S if deadline is None else min(deadline, START_S),
         )
+    except StartTimeout:
+        ram.close()
+        if deadline is None or time.monotonic() - started < deadline:
+            raise
+        return _nothing_decided(ram.text, block, channels or 0, time.monotonic() - started)
     except BaseException:
         ram.close()
         raise
@@ -112,3 +118,24 @@ def scan(
     from pagecheck.bitmap_files import write
 
     return write(report, out)
+
+
+def _nothing_decided(text: str, block: RamBlock, channels: int, seconds: float) -> Report:
+    """The deadline passed while the workers started."""
+    from pagecheck.report import BlockReport, Report
+
+    words = memoryview(bytes(-(-block.pages // 64) * 8))
+    counts = Counts(pages=block.pages, undecided=block.pages)
+    return Report(
+        source=text,
+        answer="live",
+        engine="cpu",
+        kernel=None,
+        channels=channels,
+        page_size=block.page_size,
+        seconds=seconds,
+        startup_seconds=seconds,
+        bytes_checked=0,
+        blocks=(BlockReport(block, counts, words, words),),
+        notes=("the deadline passed before the workers were ready: every page is undecided",),
+    )

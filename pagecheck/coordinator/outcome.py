@@ -16,12 +16,21 @@ class Outcome:
 
     Attributes:
         decided, undecided: pages.
+        late: the deadline passed before the worker could be asked.
         lost: the channel cannot be kept alive and must not be used again.
         notes: what a user should know.
     """
 
-    def __init__(self, *, lost: bool = False, notes: list[str] | None = None) -> None:
+    def __init__(
+        self, *, lost: bool = False, late: bool = False, notes: list[str] | None = None
+    ) -> None:
         self.decided = 0
         self.undecided = 0
         self.lost = lost
+        self.late = late
         self.notes = notes or []
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the channel should be leased after the others."""
+        return self.late or self.undecided > 0

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import Channel, Settings
-from pagecheck.coordinator.outcome import ChannelLost, Outcome
+from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
@@ -97,23 +97,26 @@ class Pool:
         for channel in self.channels:
             channel.await_ready(deadline_ns)
 
-    def visit_idle(self, visit: Callable[[Channel], None]) -> None:
-        """Visits the channels that nobody uses at this moment."""
-        with self._free:
-            idle, self._idle = self._idle, []
-        lost = False
-        try:
-            while idle:
-                lost = False
-                try:
-                    visit(idle[-1])
-                except ChannelLost as error:
-                    log.error("%s", error)
-                    lost = True
-                self.release(idle.pop(), lost=lost)
-        finally:
-            for channel in idle:  # an error or an interrupt: none may be forgotten
-                self.release(channel, lost=False)
+    def visit_idle(self, visit: Callable[[Channel], None], deadline_ns: int) -> None:
+        """Visits, one by one, the channels that nobody uses at this moment; what is not done by
+        the deadline is done when the channel is next used."""
+        for channel in self.channels:
+            if time.monotonic_ns() >= deadline_ns:
+                return
+            with self._free:
+                if self._closed or channel not in self._idle:
+                    continue
+                self._idle.remove(channel)
+            lost = late = False
+            try:
+                visit(channel)
+            except TooLate:
+                late = True
+            except ChannelLost as error:
+                log.error("%s", error)
+                lost = True
+            finally:
+                self.release(channel, lost=lost, doubtful=late)
 
     def run(self, job: Job, lanes: int, watch: Callable[[], None] | None = None) -> list[Outcome]:
         """Runs a job on up to `lanes` channels, each fed by a thread; one lane needs none.
@@ -134,6 +137,7 @@ class Pool:
                 outcomes.extend(self._lane(job))
             except BaseException as error:
                 errors.append(error)
+                job.stop.set()
 
         threads = [
             threading.Thread(target=lane, name=f"pagecheck-lane-{n}", daemon=True)
@@ -151,8 +155,9 @@ class Pool:
                         watch()
         except BaseException:
             job.stop.set()  # an interrupt, or no thread: the lanes end at their next look
+            end = time.monotonic() + END_NS / 1e9
             for thread in started:
-                thread.join(END_NS / 1e9)
+                thread.join(max(0.0, end - time.monotonic()))
             raise
         if errors:
             raise errors[0]
@@ -184,7 +189,7 @@ class Pool:
                 outcome = channel.run(job.block, job.begin, take, job.stop, job.deadline_ns)
                 outcomes.append(outcome)
             finally:
-                self.release(channel, lost=outcome.lost, doubtful=outcome.undecided > 0)
+                self.release(channel, lost=outcome.lost, doubtful=outcome.doubtful)
         return outcomes
 
     def lease_now(self) -> Channel | None:
@@ -249,6 +254,9 @@ class Pool:
                     break
         for channel in self.channels:
             channel.ask_to_end()
+        end_ns = time.monotonic_ns() + END_NS
+        for channel in self.channels:
+            channel.wait_gone(end_ns)
         end_ns = time.monotonic_ns() + END_NS
         for channel in self.channels:
             with self._free:

@@ -24,7 +24,6 @@ from pagecheck.shm.ring import Ring
 from pagecheck.wire import Closed, Link
 
 REAP_NS: Final = 5_000_000_000
-REPLY_NS: Final = 10_000_000_000
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class WorkerProcess:
     """A running worker and our end of its socket pair."""
 
     def __init__(self, channel: int) -> None:
-        """Starts it; `open` and `await_ready` make it ready.
+        """Starts it; `open` and its reply `ready` make it ready.
 
         Raises:
             EngineError: no process can be started.
@@ -107,41 +106,22 @@ class WorkerProcess:
         }
         self._send(message, (ring.fd,))
 
-    def await_ready(self, deadline_ns: int) -> None:
-        """Waits until it has opened its ring and proved its kernel.
-
-        Raises:
-            WorkerDied: it ended, or the time passed.
-            EngineError: it says that the engine or kernel cannot run here.
-        """
-        self.kernel = self._expect("ready", deadline_ns)["kernel"]
-
-    def attach(
-        self, message: dict[str, Any], fd: int, wake: Callable[[], None], deadline_ns: int
-    ) -> bool:
-        """Makes a RAM block known to it.
+    def attach(self, message: dict[str, Any], fd: int, wake: Callable[[], None]) -> None:
+        """Asks it to attach a RAM block; `await_reply("attached", …)` tells the end of it.
 
         Args:
             wake: makes the worker look at its socket; called once the message is there.
 
-        Returns:
-            Whether the block was mapped; else it is read.
-
         Raises:
-            WorkerDied: as `await_ready`.
+            WorkerDied: it is gone.
         """
         self._send({"attach": message}, (fd,))
         wake()
-        reply = self._expect("attached", min(deadline_ns, time.monotonic_ns() + REPLY_NS))
-        if reply["block"] != message["block"]:
-            raise InternalError(f"channel {self.channel}: attached {reply!r}, not {message!r}")
-        return bool(reply["mapped"])
 
-    def detach(self, block: int, wake: Callable[[], None], deadline_ns: int) -> None:
-        """Makes it forget a block."""
+    def detach(self, block: int, wake: Callable[[], None]) -> None:
+        """Asks it to forget a block; `await_reply("detached", …)` tells the end of it."""
         self._send({"detach": {"block": block}})
         wake()
-        self._expect("detached", min(deadline_ns, time.monotonic_ns() + REPLY_NS))
 
     def _send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         try:
@@ -149,24 +129,32 @@ class WorkerProcess:
         except Closed as error:
             raise WorkerDied(self._last_words(str(error))) from error
 
-    def _expect(self, kind: str, deadline_ns: int) -> dict[str, Any]:
+    def await_reply(self, kind: str, deadline_ns: int) -> dict[str, Any] | None:
+        """Waits for what it says next: `ready`, `attached` or `detached`.
+
+        Returns:
+            The body of the message; None when the absolute time passed.
+
+        Raises:
+            WorkerDied: it ended.
+            EngineError: it says that the engine or kernel cannot run here.
+            InternalError: it says something else.
+        """
         try:
             received = self._link.receive(deadline_ns)
         except Closed as error:
             raise WorkerDied(self._last_words(str(error))) from error
         if received is None:
-            raise WorkerDied(f"worker {self.pid} did not say {kind!r} in time")
+            return None
         message, _fds = received
         if "error" in message:
             text = f"channel {self.channel}: {message['error'].get('message')}"
-            raise (
-                EngineError(text)
-                if message["error"].get("class") == "EngineError"
-                else (InternalError(text))
-            )
+            known = message["error"].get("class") == EngineError.__name__
+            raise EngineError(text) if known else InternalError(text)
         body = message.get(kind)
         if not isinstance(body, dict):
             raise InternalError(f"channel {self.channel}: worker said {message!r}, not {kind!r}")
+        self.kernel = body.get("kernel", self.kernel)
         return body
 
     def is_alive(self) -> bool:
@@ -192,14 +180,18 @@ class WorkerProcess:
             self._process.wait(timeout=1)
         return True
 
+    def send_kill(self) -> None:
+        """Kills it, without waiting for its end."""
+        with contextlib.suppress(OSError):  # it is gone already
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
     def kill(self) -> bool:
         """Kills and reaps it. False: it could not be reaped in 5 s (it waits for a device that
         does not answer); its segment is never looked at again, so it can do no harm."""
         if self._closed:
             return True
         self._link.close()
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self.send_kill()
         gone = self.wait_gone(time.monotonic_ns() + REAP_NS)
         if not gone:
             log.error("channel %d: worker %d cannot be reaped", self.channel, self.pid)

@@ -109,8 +109,9 @@ class Feed:
             Pages decided, pages undecided.
         """
 
-    def oldest(self) -> tuple[int, int] | None:
-        """Position and page count of the batch that a worker which just died had in hand."""
+    def oldest(self) -> tuple[int, int, bool] | None:
+        """Position and page count of this job's first unanswered batch, and whether the worker has
+        it in hand."""
 
     def skip_oldest(self) -> None:
         """After `rebind`: sets the first batch that waits aside as undecided."""
@@ -127,9 +128,6 @@ class Feed:
 
     def progress(self) -> int:
         """The worker's progress word: it rises while the worker does anything."""
-
-    def deciding(self) -> int:
-        """Sequence of the batch that the worker has in hand, 0 for none."""
 
     def occupied(self) -> int:
         """Batches that the worker has not answered yet, those of ended jobs included."""
@@ -159,7 +157,7 @@ class Worker:
         size: int,
         page_bytes: int,
         flags: int,
-        dense_blocks: int,
+        dense_bytes: int,
         map: bool,
         /,
     ) -> None:
@@ -167,8 +165,8 @@ class Worker:
 
         Args:
             flags: TOUCH_FREELY, TRUST_HOLES, ASK_RESIDENT ored together.
-            dense_blocks: st_blocks when the file was seen to have no hole, or 0; while it has no
-                fewer, its mapping is touched without further questions.
+            dense_bytes: the file's size when it was seen to have no hole, or 0; as long as it has
+                this size and as many blocks, its mapping is touched without further questions.
             map: map it read-only; else it is only read.
 
         Raises:

@@ -99,7 +99,7 @@ class RamSource:
         if self.magic == HUGETLBFS:
             st = os.fstat(self.fd)
             huge = os.fstatvfs(self.fd).f_bsize
-            return self.allocated >= st.st_size and start % huge == 0 and size % huge == 0
+            return self.allocated == st.st_size and start % huge == 0 and size % huge == 0
         return self.magic == TMPFS or self.magic in DISK
 
     def _may_ask_resident(self) -> bool:
@@ -153,20 +153,19 @@ class RamSource:
         st = os.fstat(self.fd)
         return self.magic == TMPFS and st.st_blocks * 512 == -(-st.st_size // 4096) * 4096
 
-    def dense_blocks(self) -> int:
-        """st_blocks of a file that has no hole, or 0 where it has one or that cannot be told.
+    def dense_bytes(self) -> int:
+        """Size of a file that has no hole, or 0 where it has one or that cannot be told.
 
         Blocks past the end of the file also count in st_blocks, so that their number alone
-        proves nothing.
+        proves nothing; hugetlbfs reports no holes, and there it has to do.
         """
         st = os.fstat(self.fd)
-        if st.st_blocks * 512 < st.st_size:
+        if st.st_blocks * 512 != -(-st.st_size // 4096) * 4096:
             return 0
-        if self.magic == HUGETLBFS:  # reports no holes; none may be past the end either
-            return st.st_blocks if st.st_blocks * 512 == st.st_size else 0
-        if not self.holes_are_proof or self._seek(0, os.SEEK_HOLE) != st.st_size:
-            return 0
-        return st.st_blocks
+        if self.magic == HUGETLBFS:
+            return st.st_size
+        dense = self.holes_are_proof and self._seek(0, os.SEEK_HOLE) == st.st_size
+        return st.st_size if dense else 0
 
     def stamp(self) -> Stamp:
         """Size, modification time and writers at this moment."""

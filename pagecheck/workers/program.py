@@ -124,6 +124,6 @@ def _attach(worker: Worker, block: dict[str, Any], fd: int, *, mapped: bool) -> 
         block["size"],
         block["page_size"],
         block["flags"],
-        block["dense_blocks"],
+        block["dense_bytes"],
         mapped,
     )

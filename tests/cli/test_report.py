@@ -210,3 +210,11 @@ def test_kernels():
         assert kernel["name"] in text
         assert kernel["usable"] or kernel["why"]
     assert {"portable"} < {kernel["name"] for kernel in kernels}
+
+
+def test_deadline_shorter_than_the_start(ram: Path):
+    """It is for everything: what is not decided by then is undecided, not an error."""
+    report = scan_json("--deadline", "0.000001", ram, code=1)
+    total = report["total"]
+    assert total["undecided"] == total["pages"] == 70
+    assert "deadline" in report["notes"][0]

@@ -122,3 +122,9 @@ def test_ascii_locale(folder: Path):
         for options in ([], ["--ranges"], ["--json"], ["-v"]):
             done = pagecheck("scan", *options, path, env={**environment(), **setting}, text=False)
             assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["/nowhere", "--no-such-option x"])
+def test_exit_code_when_stderr_is_full(arguments: str):
+    script = f"{PAGECHECK} scan {arguments} 2>/dev/full"
+    assert subprocess.run(["bash", "-c", script], env=environment(), timeout=20).returncode == 2

@@ -102,7 +102,7 @@ static void test_dense(void)
     int fd = ram_file(32, 0x10, UINT32_MAX);
     pc_block block = ram_block(fd, 32, PC_BLOCK_ASK_RESIDENT, true);
     check_begin();
-    block.dense_blocks = blocks_of(fd);
+    block.dense_bytes = 32 * PAGE;
     words answer = decide(&block, NULL, 0, 32);
     CHECK(answer.decided[0] == UINT32_MAX && answer.zero[0] == (UINT32_MAX ^ 0x10), "dense");
     if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 3 * PAGE, 2 * PAGE) != 0)

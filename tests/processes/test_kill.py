@@ -234,3 +234,33 @@ def test_owner_is_unlocked_only_after_close(ram: Ram):
         held.close()
         assert os.path.exists("/dev/shm" + c.segment_names[0])
     assert not os.path.exists("/dev/shm" + c.segment_names[0])
+
+
+@pytest.mark.parametrize("deadline", [0.02, 0.08])
+def test_callers_with_short_deadlines_get_a_new_worker_too(ram: Ram, deadline: float):
+    """A deadline is no failure of the worker's, and a dead worker is no reason to wait longer."""
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        assert c.check(block, ram.offsets[:64]).decided.all()
+        kill(c.worker_pids[0])
+
+        def decided() -> bool:
+            return bool(c.check(block, ram.offsets[:64], deadline=deadline).decided.all())
+
+        wait_for(decided, "an answer by the worker that took its place")
+        assert c.workers_replaced == 1
+        assert (c.check(block, ram.offsets[:64], deadline=5).zero == ram.zero[:64]).all()
+
+
+def test_a_deadline_kills_no_worker(ram: Ram):
+    with Coordinator(1) as c:
+        pids = c.worker_pids
+        with c._pool._free:
+            busy = c._pool._idle.pop()
+        block = c.attach(ram.source)  # the only channel is busy: it learns of the block later
+        c._pool.release(busy, lost=False)
+        for _ in range(8):
+            c.check(block, ram.offsets[:64], deadline=1e-6)
+        assert (c.check(block, ram.offsets[:64]).zero == ram.zero[:64]).all()
+        assert c.worker_pids == pids
+        assert c.workers_replaced == 0

@@ -70,10 +70,17 @@ def test_diff_with_blocks_past_the_end_keeps_its_holes():
     os.close(fd)
 
 
-def _keep_size(fd: int, offset: int, length: int) -> None:
+KEEP_SIZE, PUNCH_HOLE = 1, 2  # linux/falloc.h
+
+
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    assert libc.fallocate(fd, 1, offset, length) == 0  # FALLOC_FL_KEEP_SIZE
+    assert libc.fallocate(fd, mode, offset, length) == 0
+
+
+def _keep_size(fd: int, offset: int, length: int) -> None:
+    _fallocate(fd, KEEP_SIZE, offset, length)
 
 
 def test_an_error_of_seek_is_never_a_hole(monkeypatch: pytest.MonkeyPatch, ram: Ram):
@@ -139,3 +146,20 @@ def test_bitmaps_go_with_their_report(ram: Ram):
         assert len(open_bitmaps()) == before
         report = c.scan(block)
     assert_scan_is_right(report, ram)  # still there after close
+
+
+def test_a_file_that_was_dense_and_grew_keeps_its_holes():
+    """Memory that is plugged in must not hide the blocks that a balloon gave back."""
+    fd = os.memfd_create("ram")
+    size = 256 * PAGE
+    os.pwrite(fd, b"x" * size, 0)
+    with Coordinator(1) as c:
+        block = c.attach(f"fd:{fd}", access="map")
+        offsets = np.arange(256) * PAGE
+        assert not c.check(block, offsets).zero.any()
+        _fallocate(fd, PUNCH_HOLE | KEEP_SIZE, 64 * PAGE, 64 * PAGE)
+        os.pwrite(fd, b"y" * size, size)
+        before = os.fstat(fd).st_blocks
+        assert c.check(block, offsets).zero.sum() == 64
+        assert os.fstat(fd).st_blocks == before
+    os.close(fd)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator, PagecheckError
+from pagecheck.coordinator import Block, checking
 from pagecheck.coordinator import channel as channel_module
-from pagecheck.coordinator import checking
 from pagecheck.errors import UsageError
 from tests.processes.support import (
     Background,
@@ -217,3 +217,27 @@ def test_closed_coordinator_says_so(ram: Ram):
     ):
         with pytest.raises(UsageError, match="closed"):
             call()
+
+
+def test_detach_beside_close(ram: Ram):
+    for _ in range(5):
+        c = Coordinator(1)
+        blocks = [c.attach(ram.source) for _ in range(60)]
+
+        def detach_all(c: Coordinator = c, blocks: list[Block] = blocks) -> None:
+            for block in blocks:
+                c.detach(block)
+
+        detaching = Background(detach_all)
+        c.close()
+        detaching.result(10)
+
+
+def test_attach_beside_a_hung_worker_does_not_hold_up_the_others(ram: Ram):
+    with Coordinator(2) as c:
+        first = c.attach(ram.source)
+        stop(c.worker_pids[0])
+        attach = Background(lambda: c.attach(ram.source))
+        assert (c.check(first, ram.offsets[:64], deadline=2).zero == ram.zero[:64]).all()
+        second = attach.result(5)
+        assert (c.check(second, ram.offsets[:64], deadline=2).zero == ram.zero[:64]).all()

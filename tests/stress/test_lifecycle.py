@@ -99,7 +99,7 @@ def test_an_id_that_is_used_again_means_the_new_block(
         old = c.attach(ram.source)
         assert np.array_equal(c.check(old, OFFSETS).zero, ZERO)
         assert c._pool is not None
-        monkeypatch.setattr(c._pool, "visit_idle", lambda _visit: None)  # every one is busy
+        monkeypatch.setattr(c._pool, "visit_idle", lambda *_: None)  # every one is busy
         c.detach(old)
         new = c.attach(inverse.source)
         assert new.id == old.id

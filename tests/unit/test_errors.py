@@ -10,6 +10,7 @@ CODES = {
     "SourceError": 2,
     "OutputError": 2,
     "EngineError": 3,
+    "StartTimeout": 3,
     "ResourceError": 4,
     "InternalError": 4,
 }

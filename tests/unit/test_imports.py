@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "plan": set(),
     "wire": set(),
     "signals": set(),
+    "streams": set(),
     "shm": {"native"},
     "hw": {"native"},
     "workers": {"shm", "hw", "wire", "native"},
@@ -30,9 +31,9 @@ MAY_IMPORT = {
     "report": set(),
     "present": {"native", "report"},
     "bitmap_files": {"report"},
-    "cli": {"coordinator", "present", "hw", "report", "signals", "_version"},
+    "cli": {"coordinator", "present", "hw", "report", "signals", "streams", "_version"},
     "__init__": {"coordinator", "report", "_version"},
-    "__main__": {"cli", "signals"},
+    "__main__": {"cli", "signals", "streams"},
 }
 
 

@@ -300,8 +300,10 @@ void pc_block_decide(const pc_block *block, const pc_decider *decider, const pc_
     j.limit = (uint64_t)st.st_size - block->start;
     if (j.limit > block->bytes)
         j.limit = block->bytes;
-    /* A hole that was punched since takes blocks away. */
-    bool dense = block->dense_blocks != 0 && (uint64_t)st.st_blocks >= block->dense_blocks;
+    /* A hole that was punched since takes blocks away; growth could hide that. */
+    uint64_t pages = ((uint64_t)st.st_size + HOST_PAGE - 1) / HOST_PAGE;
+    bool dense = block->dense_bytes != 0 && (uint64_t)st.st_size == block->dense_bytes &&
+                 (uint64_t)st.st_blocks * 512u == pages * HOST_PAGE;
     bool touch = block->base != NULL && ((block->flags & PC_BLOCK_TOUCH_FREELY) != 0 || dense);
     if (touch)
         decide_mapped(&j, 0, batch->count);

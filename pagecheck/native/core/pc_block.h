@@ -2,7 +2,7 @@
  *
  * Danger: reading a hole of tmpfs, memfd or hugetlbfs through a mapping allocates it. A mapping is
  * therefore touched only where that cannot happen: on file systems without this property, in a
- * file that was seen to have no hole and has lost no block since, or at pages that mincore reports
+ * file that was seen to have no hole and kept its size and blocks, or at pages that mincore reports
  * resident. What is left: a hole punched between that look and the touch is allocated again.
  * Everything else is asked of SEEK_DATA or read with pread, which never allocate. */
 #ifndef PC_BLOCK_H
@@ -24,7 +24,7 @@ typedef struct pc_block {
     uint64_t bytes;
     uint64_t page_bytes;
     uint32_t flags;
-    uint64_t dense_blocks; /* st_blocks when the file was seen to have no hole, or 0: never */
+    uint64_t dense_bytes; /* the file's size when it was seen to have no hole, or 0: never */
 } pc_block;
 
 typedef struct pc_batch {

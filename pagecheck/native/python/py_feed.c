@@ -217,8 +217,9 @@ static PyObject *feed_end(PyObject *object, PyObject *unused)
         return NULL;
     pc_feed_abandon(&self->feed);
     drop_views(self);
-    return Py_BuildValue("KK", (unsigned long long)self->feed.pages_decided,
-                         (unsigned long long)self->feed.pages_undecided);
+    uint64_t decided = self->feed.pages_decided, undecided = self->feed.pages_undecided;
+    self->feed.pages_decided = self->feed.pages_undecided = 0; /* no other job's counts */
+    return Py_BuildValue("KK", (unsigned long long)decided, (unsigned long long)undecided);
 }
 
 static PyObject *feed_oldest(PyObject *object, PyObject *unused)
@@ -230,7 +231,9 @@ static PyObject *feed_oldest(PyObject *object, PyObject *unused)
         return NULL;
     if (!pc_feed_oldest(&self->feed, &oldest))
         Py_RETURN_NONE;
-    return Py_BuildValue("KI", (unsigned long long)oldest.position, oldest.count);
+    uint64_t deciding = __atomic_load_n(&self->feed.ring.header->deciding, __ATOMIC_RELAXED);
+    return Py_BuildValue("KIN", (unsigned long long)oldest.position, oldest.count,
+                         PyBool_FromLong(deciding == self->feed.collected + 1));
 }
 
 static PyObject *feed_skip_oldest(PyObject *object, PyObject *unused)
@@ -284,16 +287,6 @@ static PyObject *feed_progress(PyObject *object, PyObject *unused)
         return NULL;
     return PyLong_FromUnsignedLongLong(
         __atomic_load_n(&self->feed.ring.header->progress, __ATOMIC_RELAXED));
-}
-
-static PyObject *feed_deciding(PyObject *object, PyObject *unused)
-{
-    FeedObject *self = usable(object);
-    (void)unused;
-    if (self == NULL)
-        return NULL;
-    return PyLong_FromUnsignedLongLong(
-        __atomic_load_n(&self->feed.ring.header->deciding, __ATOMIC_RELAXED));
 }
 
 static PyObject *feed_occupied(PyObject *object, PyObject *unused)
@@ -373,7 +366,6 @@ static PyMethodDef feed_methods[] = {
     {"rebind", feed_rebind, METH_VARARGS, NULL},
     {"raise_attention", feed_raise_attention, METH_NOARGS, NULL},
     {"progress", feed_progress, METH_NOARGS, NULL},
-    {"deciding", feed_deciding, METH_NOARGS, NULL},
     {"occupied", feed_occupied, METH_NOARGS, NULL},
     {"counts", feed_counts, METH_NOARGS, NULL},
     {"close", feed_close, METH_NOARGS, NULL},

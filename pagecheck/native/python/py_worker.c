@@ -94,7 +94,7 @@ static PyObject *worker_close(PyObject *object, PyObject *unused)
 }
 
 static pc_block *block_new(int fd, uint64_t start, uint64_t bytes, uint64_t page_bytes,
-                           uint32_t flags, uint64_t dense_blocks, int map)
+                           uint32_t flags, uint64_t dense_bytes, int map)
 {
     pc_block *block = calloc(1, sizeof *block);
     if (block == NULL)
@@ -103,7 +103,7 @@ static pc_block *block_new(int fd, uint64_t start, uint64_t bytes, uint64_t page
                         .bytes = bytes,
                         .page_bytes = page_bytes,
                         .flags = flags,
-                        .dense_blocks = dense_blocks};
+                        .dense_bytes = dense_bytes};
     block->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (block->fd < 0) {
         free(block);
@@ -126,10 +126,10 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
 {
     unsigned int id, flags;
     int fd, map;
-    unsigned long long start, bytes, page_bytes, dense_blocks;
+    unsigned long long start, bytes, page_bytes, dense_bytes;
     WorkerObject *self = usable(object);
     if (self == NULL || !PyArg_ParseTuple(args, "IiKKKIKp", &id, &fd, &start, &bytes, &page_bytes,
-                                          &flags, &dense_blocks, &map))
+                                          &flags, &dense_bytes, &map))
         return NULL;
     if (id >= PC_BLOCKS_MAX || self->worker.blocks[id] != NULL || page_bytes < 4096 ||
         (page_bytes & (page_bytes - 1)) != 0 || bytes == 0 || bytes % page_bytes != 0 ||
@@ -138,7 +138,7 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
                      id);
         return NULL;
     }
-    pc_block *block = block_new(fd, start, bytes, page_bytes, flags, dense_blocks, map);
+    pc_block *block = block_new(fd, start, bytes, page_bytes, flags, dense_bytes, map);
     if (block == NULL)
         return PyErr_SetFromErrno(PyExc_OSError);
     self->worker.blocks[id] = block;

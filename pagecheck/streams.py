@@ -1,0 +1,44 @@
+"""The program's standard streams, which may be closed, full or without a reader."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+TYPE_CHECKING = False  # nothing heavy is imported before the signal handlers are installed
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def open_missing() -> None:
+    """Descriptors 0 to 2 exist, so that no file of ours becomes one of them, and what cannot be
+    shown in the terminal's encoding is escaped."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(fd)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def say(text: str) -> None:
+    """One line on stderr; where that cannot be written the exit code has to do."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the program with that code, whatever became of its streams."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if code >= 128:  # an interrupt may have left something to the finalizers
+        sys.exit(code)
+    # Everything is closed and written; taking the interpreter apart would only cost time.
+    os._exit(code)
