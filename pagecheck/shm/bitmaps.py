@@ -7,11 +7,18 @@ is page i: the same bytes as KVM's dirty log and QEMU's mapped-ram bitmap.
 from __future__ import annotations
 
 import mmap
+import sys
 
 from pagecheck.model import Counts
 from pagecheck.native import _native
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.segments import Segment
+
+
+def _map(fd: int, size: int) -> mmap.mmap:
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, size, trackfd=False)
+    return mmap.mmap(fd, size)  # keeps a duplicate of the descriptor as long as the views live
 
 
 class BlockBitmaps:
@@ -29,7 +36,7 @@ class BlockBitmaps:
         self.pages = pages
         words = (pages + 63) // 64 * 8
         self._segment = Segment(owner.name(what), max(3 * words, mmap.PAGESIZE))
-        memory = memoryview(mmap.mmap(self._segment.fd, self._segment.size))
+        memory = memoryview(_map(self._segment.fd, self._segment.size))
         self._segment.close()
         self.zero = memory[:words]
         self.normal = memory[words : 2 * words]
