@@ -1,6 +1,6 @@
 """Options of the whole suite, and the proof that a test leaves nothing behind.
 
-Other sessions may use /dev/shm at the same time, so only names of owners that this process made
+Other coordinators may use /dev/shm at the same time, so only names of owners that this process made
 are looked for.
 """
 

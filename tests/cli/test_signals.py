@@ -94,7 +94,7 @@ def test_killed_command_takes_its_workers_with_it(dense: Path):
     wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "workers end", 5)
     left = [name for name in os.listdir("/dev/shm") if prefix in name]
     assert left
-    for name in left:  # only its own: other sessions may be starting at this moment
+    for name in left:  # only its own: others may be starting at this moment
         os.utime(f"/dev/shm/{name}", (time.time() - 60, time.time() - 60))
     assert pagecheck("scan", "--quiet", dense).returncode == 0
     assert not [name for name in os.listdir("/dev/shm") if prefix in name]
