@@ -12,6 +12,7 @@ from pagecheck.coordinator.scanwork import ScanOptions, ScanWork
 from pagecheck.errors import UsageError
 from pagecheck.model import AnswerKind, Counts, Kind
 from pagecheck.native import Feed, _native
+from pagecheck.plan import page_runs
 from pagecheck.report import BlockReport
 from pagecheck.shm.bitmaps import BlockBitmaps
 from pagecheck.shm.ram import was_at_rest
@@ -76,6 +77,8 @@ def scan(
     after = block.source.stamp()
     notes = [note for outcome in outcomes for note in outcome.notes]
     notes += _forget_past_end(block, bitmaps, min(work.smallest, before.size, after.size))
+    if options.kind == "diff":
+        notes += _forget_new_holes(block, bitmaps)
     if after.size > before.size:
         notes.append(
             f"{block.source.text}: grew from {before.size:#x} to {after.size:#x} bytes during the "
@@ -101,6 +104,21 @@ def _forget_past_end(block: Block, bitmaps: BlockBitmaps, smallest: int) -> list
         f"{block.source.text}: was cut to {smallest:#x} bytes during the scan: pages of block "
         f"{block.ram.name} from offset {offset:#x} are undecided"
     ]
+
+
+def _forget_new_holes(block: Block, bitmaps: BlockBitmaps) -> list[str]:
+    """A page of a diff that became a hole during the scan is not zero, nor known to be unchanged:
+    a worker may have read the zeros of the hole."""
+    ram = block.ram
+    before = bitmaps.counts(diff=True).undecided
+    for run in page_runs(block.source.extents(ram.start, block.file_end), ram, "full"):
+        if run.hole:  # pages that were holes before have neither bit
+            _native.bits_clear(bitmaps.zero, run.first, run.pages)
+            _native.bits_clear(bitmaps.normal, run.first, run.pages)
+    forgotten = bitmaps.counts(diff=True).undecided - before
+    if not forgotten:
+        return []
+    return [f"{block.source.text}: {forgotten} pages became holes during the scan: undecided"]
 
 
 def _why_undecided(pages: int, deadline_ns: int, stop: Stop) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator
+from pagecheck.coordinator.scanwork import ScanWork
 from tests.processes.support import PAGE, Ram, assert_scan_is_right
 
 ACCESS = pytest.mark.parametrize("access", ["map", "read"])
@@ -162,4 +163,26 @@ def test_a_file_that_was_dense_and_grew_keeps_its_holes():
         before = os.fstat(fd).st_blocks
         assert c.check(block, offsets).zero.sum() == 64
         assert os.fstat(fd).st_blocks == before
+    os.close(fd)
+
+
+def test_a_page_of_a_diff_that_becomes_a_hole_is_never_zero(monkeypatch: pytest.MonkeyPatch):
+    """Punched after the walk and before the look: what is read there are not the page's bytes."""
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, 256 * PAGE)
+    os.pwrite(fd, b"x" * 64 * PAGE, 0)
+    take = ScanWork.take
+
+    def take_and_punch(work: ScanWork) -> tuple[int, int] | None:
+        taken = take(work)
+        _fallocate(fd, PUNCH_HOLE | KEEP_SIZE, 16 * PAGE, 8 * PAGE)
+        return taken
+
+    monkeypatch.setattr(ScanWork, "take", take_and_punch)
+    with Coordinator(1) as c:
+        report = c.scan(c.attach(f"fd:{fd}", access="read"), kind="diff")
+    counts = report.total
+    assert (counts.zero, counts.normal, counts.undecided) == (0, 56, 8)
+    assert counts.unchanged == 192
+    assert "8 pages became holes" in report.notes[0]
     os.close(fd)
