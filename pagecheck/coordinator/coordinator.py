@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.coordinator.block import Block, new_block
-from pagecheck.coordinator.channel import Settings
+from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.limits import (
     Engine,
     check_arguments,

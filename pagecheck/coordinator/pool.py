@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from pagecheck.coordinator.block import Block
-from pagecheck.coordinator.channel import Channel, Settings
+from pagecheck.coordinator.channel import Channel
+from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.native import Feed

@@ -11,7 +11,7 @@ import pytest
 
 from pagecheck import Coordinator, PagecheckError
 from pagecheck.coordinator import Block, checking
-from pagecheck.coordinator import channel as channel_module
+from pagecheck.coordinator import keeper as keeper_module
 from pagecheck.errors import UsageError
 from tests.processes.support import (
     Background,
@@ -135,9 +135,9 @@ def test_close_while_a_worker_does_not_answer(ram: Ram):
 
 def test_close_while_a_worker_is_replaced(monkeypatch: pytest.MonkeyPatch, ram: Ram):
     started, go_on = threading.Event(), threading.Event()
-    ring = channel_module.Ring
+    ring = keeper_module.Ring
 
-    def slow_ring(*arguments) -> channel_module.Ring:
+    def slow_ring(*arguments) -> keeper_module.Ring:
         started.set()
         go_on.wait(10)
         return ring(*arguments)
@@ -145,7 +145,7 @@ def test_close_while_a_worker_is_replaced(monkeypatch: pytest.MonkeyPatch, ram: 
     c = Coordinator(1)
     block = c.attach(ram.source)
     os.kill(c.worker_pids[0], signal.SIGKILL)
-    monkeypatch.setattr(channel_module, "Ring", slow_ring)
+    monkeypatch.setattr(keeper_module, "Ring", slow_ring)
     check = Background(lambda: c.check(block, ram.offsets))
     assert started.wait(10)
     begun = time.monotonic()

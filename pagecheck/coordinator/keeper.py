@@ -1,0 +1,300 @@
+"""Keeps a worker behind a ring: started, spoken to, replaced when it fails, ended.
+
+Facts: a worker can be killed, hang, or answer nonsense, and its segment may then be half written.
+Danger: a late answer from a worker thought dead; a reply that is taken for another one's; a
+deadline of the caller's that is taken for a failure of the worker's.
+Decision: a worker that fails is killed and reaped and gets a new ring under new names; a reply that
+is still to come is remembered and taken by the next use; a keeper that loses five workers without
+one answer in between gives up.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pagecheck.coordinator.outcome import ChannelLost, TooLate
+from pagecheck.coordinator.process import WorkerDied, WorkerProcess
+from pagecheck.errors import EngineError, InternalError, ResourceError, StartTimeout
+from pagecheck.native import Feed
+from pagecheck.shm.owner import Owner
+from pagecheck.shm.ring import Ring
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator.block import Block
+    from pagecheck.coordinator.watch import Watch
+
+log = logging.getLogger(__name__)
+
+START_NS: Final = 30_000_000_000
+REPLY_NS: Final = 10_000_000_000
+FAILURES_MAX: Final = 5
+
+
+class Settings(NamedTuple):
+    """What every channel of a coordinator has in common.
+
+    Attributes:
+        slots: slots per ring.
+        slot_pages: the most pages of a batch, a multiple of 64.
+        stall_ns: a worker whose progress word stands still this long is hung.
+    """
+
+    kernel: str | None
+    slots: int
+    slot_pages: int
+    nice: int
+    stall_ns: int
+
+
+class WorkerKeeper:
+    """A ring, the worker behind it, and what that worker knows."""
+
+    def __init__(self, index: int, owner: Owner, settings: Settings) -> None:
+        """Creates the ring and starts the worker; `await_ready` completes it.
+
+        Raises:
+            ResourceError: /dev/shm has no room.
+            EngineError: no process can be started.
+        """
+        self.index = index
+        self.replaced = 0
+        self._owner = owner
+        self._settings = settings
+        self._generation = 0
+        self.stale = False  # a block was detached since the worker was last spoken to
+        self._failures = 0  # workers lost without an answer in between
+        self._decided_then = 0  # pages decided when the last worker was lost
+        self._workerless = False  # the last one is gone and no other took its place yet
+        self._ending = False
+        self._watch: Watch | None = None
+        self._awaited: tuple[str, Block | None, int] | None = None  # reply, about what, until
+        self._attached: dict[int, Block] = {}
+        self._ring, self._process = self._start_worker()
+        self._feed: Feed | None = None
+
+    @property
+    def feed(self) -> Feed:
+        """Our end of the ring."""
+        if self._feed is None:
+            raise InternalError(f"channel {self.index} is not ready")
+        return self._feed
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    @property
+    def kernel(self) -> str | None:
+        """The CPU kernel that the worker runs."""
+        return self._process.kernel
+
+    @property
+    def segment_name(self) -> str:
+        """POSIX name of the ring's segment."""
+        return self._ring.segment_name
+
+    def _start_worker(self) -> tuple[Ring, WorkerProcess]:
+        settings = self._settings
+        self._generation += 1
+        ring = Ring(self._owner, self.index, self._generation, settings.slots, settings.slot_pages)
+        process: WorkerProcess | None = None
+        try:
+            process = WorkerProcess(self.index)
+            process.open(ring, settings.kernel, settings.nice)
+        except BaseException as error:
+            if process is not None:
+                process.kill()
+                process.close()
+            ring.remove()
+            if isinstance(error, WorkerDied):
+                raise EngineError(f"channel {self.index}: {error}") from error
+            raise
+        return ring, process
+
+    @staticmethod
+    def _discard(ring: Ring, process: WorkerProcess) -> None:
+        process.kill()
+        process.close()
+        ring.remove()
+
+    def await_ready(self, deadline_ns: int) -> None:
+        """Waits for the worker's set-up.
+
+        Raises:
+            EngineError: the worker cannot run its engine; `StartTimeout`: not ready in time.
+        """
+        try:
+            if self._process.await_reply("ready", deadline_ns) is None:
+                raise StartTimeout(f"channel {self.index}: worker {self.pid} was not ready in time")
+            self._feed = Feed(self._ring.fd, self._ring.submit_name, self._ring.done_name)
+        except WorkerDied as error:
+            raise EngineError(f"channel {self.index}: {error}") from error
+        except OSError as error:
+            raise EngineError(f"channel {self.index}: cannot open its ring: {error}") from error
+
+    def ensure_attached(self, block: Block, deadline_ns: int) -> None:
+        """Makes the block known to the worker, unless it is.
+
+        Raises:
+            ChannelLost: the worker cannot be kept alive.
+            TooLate: the deadline passed first; the next use goes on from there.
+            UsageError: the block is detached.
+        """
+        if not self._knows(block):
+            block.require_attached()
+            self._reach(block, deadline_ns)
+
+    def _knows(self, block: Block) -> bool:
+        known = self._attached.get(block.id) is block
+        return known and not self.stale and not self._workerless and self._awaited is None
+
+    def forget_detached(self, deadline_ns: int) -> None:
+        """Makes the worker unmap and close the blocks that were detached; raises as
+        `ensure_attached`."""
+        self._reach(None, deadline_ns)
+
+    def _reach(self, block: Block | None, deadline_ns: int) -> None:
+        """A worker that lives, knows the block, and knows no detached one."""
+        while True:
+            self.stale = False
+            try:
+                self._settle(deadline_ns)
+                if self._workerless:
+                    self._renew("has no worker", deadline_ns)
+                for each in list(self._attached.values()):
+                    if (each.detached and each is not block) or _same_id(each, block):
+                        del self._attached[each.id]
+                        self._process.detach(each.id, self.feed.raise_attention)
+                        self._await("detached", each, deadline_ns)
+                if block is not None and block.id not in self._attached:
+                    message = block.attach_message()
+                    self._process.attach(message, block.fd, self.feed.raise_attention)
+                    self._await("attached", block, deadline_ns)
+                return
+            except WorkerDied as error:
+                self._mark_dead(str(error))
+                self._renew(str(error), deadline_ns)
+            except BaseException:
+                self.stale = True
+                raise
+
+    def _await(self, kind: str, block: Block | None, deadline_ns: int) -> None:
+        limit_ns = START_NS if kind == "ready" else REPLY_NS
+        self._awaited = (kind, block, time.monotonic_ns() + limit_ns)
+        self._settle(deadline_ns)
+
+    def _settle(self, deadline_ns: int) -> None:
+        """Takes the reply that is still to come, if one is.
+
+        Raises:
+            TooLate: the deadline passed first; the reply is still awaited.
+            WorkerDied: the worker ended, or is silent for longer than it may be.
+        """
+        if self._awaited is None:
+            return
+        kind, block, until_ns = self._awaited
+        try:
+            reply = self._process.await_reply(kind, min(deadline_ns, until_ns))
+        except (EngineError, InternalError):
+            self._workerless = True  # it ends after such a reply
+            self._awaited = None
+            raise
+        if reply is None and time.monotonic_ns() < until_ns:
+            raise TooLate
+        self._awaited = None
+        if reply is None:
+            raise WorkerDied(f"worker {self.pid} did not say {kind!r} in time")
+        if kind == "ready":
+            self.feed.rebind(self._ring.fd, self._ring.submit_name, self._ring.done_name)
+            self.replaced += 1
+            self._workerless = False
+        elif kind == "attached" and block is not None:
+            if reply.get("block") != block.id:
+                raise InternalError(f"channel {self.index}: {reply!r} is not block {block.id}")
+            self._attached[block.id] = block
+
+    def _mark_dead(self, failure: str, *, broken: bool = False) -> tuple[int, int] | None:
+        """Takes note of a worker that is no more.
+
+        Args:
+            broken: it was killed for its answer.
+
+        Returns:
+            The batch that it had in hand: position and count.
+        """
+        log.warning("channel %d: %s; replacing it", self.index, failure)
+        self._workerless = True
+        self._awaited = None
+        self._attached = {}
+        self._watch = None
+        # What it answered before it died counts; the rest of the ring is never read again.
+        self.feed.pump(True, 0)
+        decided = self.feed.counts()[0]
+        self._failures = 1 if decided > self._decided_then else self._failures + 1
+        self._decided_then = decided
+        oldest = self.feed.oldest()
+        return oldest[:2] if oldest is not None and (broken or oldest[2]) else None
+
+    def _renew(self, failure: str, deadline_ns: int) -> None:
+        """A new worker on a new ring; it knows no block yet.
+
+        Raises:
+            ChannelLost: that does not work.
+            TooLate: the deadline passed first; the next use goes on from there.
+        """
+        while True:
+            self._discard(self._ring, self._process)
+            if self._ending:
+                raise ChannelLost(f"channel {self.index}: the coordinator is closing")
+            if self._failures >= FAILURES_MAX:
+                raise ChannelLost(f"channel {self.index} lost {self._failures} workers: {failure}")
+            if time.monotonic_ns() >= deadline_ns:
+                raise TooLate
+            try:
+                self._ring, self._process = self._start_worker()
+                if self._ending:  # close() may have seen the old one only
+                    continue
+                self._await("ready", None, deadline_ns)
+                return
+            except WorkerDied as error:
+                failure = str(error)
+                self._failures += 1
+            except (EngineError, InternalError, ResourceError, OSError, ValueError) as error:
+                raise ChannelLost(f"channel {self.index}: {error}") from error
+
+    def ask_to_end(self) -> None:
+        """Hangs up on the worker, so that all of them end side by side; none is replaced now."""
+        self._ending = True
+        self._process.ask_to_end()
+        if self._feed is not None:
+            self._feed.raise_attention()
+
+    def wait_gone(self, deadline_ns: int) -> None:
+        """Waits for the worker's end; after the deadline it is killed, but not waited for."""
+        if not self._process.wait_gone(deadline_ns):
+            self._process.send_kill()
+
+    def close(self, deadline_ns: int, *, in_use: bool) -> None:
+        """Reaps the worker and removes every name. May be called twice.
+
+        Args:
+            deadline_ns: absolute; a worker that cannot be reaped by then is left alone.
+            in_use: a thread is still inside `run`: our end of the ring is left to it.
+        """
+        self._ending = True
+        ring, process = self._ring, self._process
+        if not process.wait_gone(deadline_ns):
+            process.send_kill()
+            log.error("channel %d: worker %d cannot be reaped", self.index, process.pid)
+        process.close()
+        ring.remove()
+        if self._feed is not None and not in_use:
+            self._feed.close()
+
+
+def _same_id(known: Block, block: Block | None) -> bool:
+    """Another block that had the id of this one."""
+    return block is not None and known.id == block.id and known is not block
