@@ -8,7 +8,7 @@ setup(
     ext_modules=[
         Extension(
             "pagecheck.native._native",
-            sources=sorted(glob("pagecheck/native/core/*.c") + glob("pagecheck/native/python/*.c")),
+            sources=sorted(glob("pagecheck/native/*/*.c")),
             depends=sorted(glob("pagecheck/native/*/*.h")),
             define_macros=[("_GNU_SOURCE", "1")],
             extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],

@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     from pagecheck.errors import PagecheckError
     from pagecheck.model import Counts, RamBlock
     from pagecheck.report import Answer, BlockReport, Report
+    from pagecheck.statistics import ChannelReport, Statistics
 
 __all__ = [
     "Answer",
     "Block",
     "BlockReport",
+    "ChannelReport",
     "Coordinator",
     "Counts",
     "PagecheckError",
     "RamBlock",
     "Report",
+    "Statistics",
     "__version__",
     "scan",
 ]
@@ -33,11 +36,13 @@ _HOMES = {
     "Answer": "pagecheck.report",
     "Block": "pagecheck.coordinator",
     "BlockReport": "pagecheck.report",
+    "ChannelReport": "pagecheck.statistics",
     "Coordinator": "pagecheck.coordinator",
     "Counts": "pagecheck.model",
     "PagecheckError": "pagecheck.errors",
     "RamBlock": "pagecheck.model",
     "Report": "pagecheck.report",
+    "Statistics": "pagecheck.statistics",
     "scan": "pagecheck.coordinator",
 }
 

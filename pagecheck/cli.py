@@ -13,10 +13,12 @@ import click
 
 from pagecheck._version import __version__
 from pagecheck.errors import InternalError, PagecheckError
+from pagecheck.hw.wq import parse as parse_queue
 from pagecheck.signals import Terminated, raise_pending
 from pagecheck.streams import say
 
 if TYPE_CHECKING:
+    from pagecheck.hw.queues import Device
     from pagecheck.report import Report
 
 EXIT_CODES = """
@@ -68,18 +70,29 @@ def cli() -> None:
 @click.argument("source")
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "cpu", "none"]),
+    type=click.Choice(["auto", "dsa", "cpu", "none"]),
     default="auto",
     show_default=True,
-    help="What decides a page. none: every page is normal and nothing is read.",
+    help="What decides a page. auto: dsa where a work queue can be used, else cpu. none: every "
+    "page is normal and nothing is read.",
+)
+@click.option(
+    "--wq",
+    multiple=True,
+    metavar="QUEUE",
+    help="A DSA work queue such as /dev/dsa/wq0.0, or 'model:' for a software device. Repeat it "
+    "for several: channels take them round robin. Default: those that 'pagecheck devices' finds.",
+)
+@click.option(
+    "--fallback", is_flag=True, help="With --engine dsa: use the CPU where no queue can be had."
 )
 @click.option("--kernel", metavar="NAME", help="CPU kernel; see 'pagecheck kernels'.")
 @click.option(
     "--channels",
     type=int,
     metavar="N",
-    help="Worker processes. Default: the smallest of usable CPUs, cgroup quota, one per 256 MiB "
-    "of data, and 16.",
+    help="Worker processes. Default: one per --wq; else the smallest of usable CPUs, cgroup quota, "
+    "one per 256 MiB of data, and 16.",
 )
 @click.option("--page-size", type=SIZE, default="4K", show_default=True, help="Bytes per page.")
 @click.option("--batch-pages", type=int, metavar="N", help="Pages per batch. Default: 2 MiB.")
@@ -141,6 +154,7 @@ def scan(
       pagecheck scan guest.ram
       pagecheck scan --json --out bitmaps /dev/shm/vm1
       pagecheck scan --kind diff snapshot.diff --ranges
+      pagecheck scan --engine dsa --wq /dev/dsa/wq0.0 --wq /dev/dsa/wq2.0 guest.ram
     """
     if ranges and as_json:
         raise click.UsageError("--ranges and --json exclude each other")
@@ -148,6 +162,8 @@ def scan(
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="pagecheck: %(message)s")
     from pagecheck.coordinator import scan as run
 
+    for queue in options["wq"]:
+        parse_queue(queue)
     if quiet or not sys.stderr.isatty():
         report = run(source, progress=_watch, **options)
     else:
@@ -219,6 +235,85 @@ def kernels(*, as_json: bool) -> int:
         if kernel.untested is not None:
             print(f"note: {kernel.name}: {kernel.untested}")
     return 0
+
+
+@cli.command(short_help="List the DSA devices and work queues and what is wrong with them.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, nothing else.")
+def devices(*, as_json: bool) -> int:
+    """List the Intel DSA devices of this host and their work queues.
+
+    Each queue that looks usable is opened for an instant and closed again, to learn how descriptors
+    may be submitted by this user. For a queue that cannot be used it says why, and what to do.
+    """
+    from pagecheck.hw.queues import list_devices, why_no_device
+
+    found = list_devices(probe=True)
+    if as_json:
+        print(json.dumps({"version": 1, "devices": [_device_json(device) for device in found]}))
+    elif found:
+        _print_devices(found)
+    else:
+        print(why_no_device())
+    return 0
+
+
+def _device_json(device: Device) -> dict[str, Any]:
+    queues = [
+        {
+            "name": queue.name,
+            "path": queue.path,
+            "mode": queue.mode,
+            "size": queue.size,
+            "threshold": queue.threshold,
+            "max_batch": queue.max_batch,
+            "max_transfer": queue.max_transfer,
+            "submit": queue.submit,
+            "batches": queue.batches,
+            "usable": queue.unusable is None,
+            "why": queue.unusable,
+            "note": queue.note,
+        }
+        for queue in device.queues
+    ]
+    return {
+        "name": device.name,
+        "version": device.version,
+        "state": device.state,
+        "numa_node": None if device.numa_node < 0 else device.numa_node,
+        "max_batch": device.max_batch,
+        "max_transfer": device.max_transfer,
+        "usable": device.unusable is None,
+        "why": device.unusable,
+        "queues": queues,
+    }
+
+
+def _print_devices(found: list[Device]) -> None:
+    """A table, then one line per reason; queues with the same reason share it."""
+    from pagecheck.present import columns
+
+    rows = [["", "mode", "size", "threshold", "batch", "transfer", "NUMA", "submit", "usable"]]
+    reasons: dict[str, list[str]] = {}
+    for device in found:
+        limits = [str(device.max_batch), str(device.max_transfer)]
+        numa = "-" if device.numa_node < 0 else str(device.numa_node)
+        usable = "yes" if device.unusable is None else "no"
+        kind = f"DSA {device.version >> 8}.{device.version & 0xFF}"
+        rows.append([device.name, kind, "", "", *limits, numa, "", usable])
+        if device.unusable is not None:
+            reasons[device.unusable] = [*reasons.get(device.unusable, []), device.name]
+        for queue in device.queues:
+            entries = [str(queue.size), str(queue.threshold) if queue.threshold else "-"]
+            batch = "no" if queue.submit and not queue.batches else str(queue.max_batch)
+            usable = "yes" if queue.unusable is None else "no"
+            row = [f"  {queue.name}", queue.mode, *entries, batch, str(queue.max_transfer), numa]
+            rows.append([*row, queue.submit or "-", usable])
+            why = queue.unusable or (f"note: {queue.note}" if queue.note else None)
+            if why is not None and device.unusable is None:
+                reasons[why] = [*reasons.get(why, []), queue.name]
+    print(columns(rows))
+    for why, names in reasons.items():
+        print(f"{', '.join(names)}: {why}")
 
 
 def _fail(name: str, text: str, code: int, *, as_json: bool) -> int:

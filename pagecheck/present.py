@@ -50,8 +50,34 @@ def table(report: Report) -> str:
         size = sum(block.block.size for block in report.blocks)
         rows.append(_row("total", size, report.total, diff=diff))
     return "\n".join(
-        [columns(rows), _summary(report), *(f"note: {printable(n)}" for n in report.notes)]
+        [
+            columns(rows),
+            _summary(report),
+            *_queues(report),
+            *(f"note: {printable(n)}" for n in report.notes),
+        ]
     )
+
+
+def _queues(report: Report) -> list[str]:
+    """What the work queues did, where there were any; else why there were none."""
+    if report.engine != "dsa":
+        return []
+    counted = report.statistics
+    names = sorted({f"{each.queue} ({each.submit})" for each in report.workers if each.queue})
+    missing = [each for each in report.workers if each.engine != "dsa"]
+    lines = [
+        f"queues: {', '.join(map(printable, names))}",
+        f"pages by device {counted.pages_device:,}, by sampling {counted.pages_sampled:,}, "
+        f"completed by the CPU {counted.pages_completed:,}, "
+        f"by the CPU alone {counted.pages_cpu:,}",
+        f"{counted.descriptors:,} descriptors, {counted.batches:,} batches; "
+        f"{counted.page_faults:,} page faults, {counted.retries:,} retries, "
+        f"{counted.queue_full:,} times full, {counted.timeouts:,} timeouts; "
+        f"submitting {counted.submit_ns / 1e6:.1f} ms, waiting {counted.wait_ns / 1e6:.1f} ms, "
+        f"CPU {counted.cpu_ns / 1e6:.1f} ms",
+    ]
+    return lines + [f"channel {each.channel} has no queue: {each.why}" for each in missing]
 
 
 def _row(name: str, size: int, counts: Counts, *, diff: bool) -> list[str]:

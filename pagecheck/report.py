@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pagecheck.model import AnswerKind, Counts, RamBlock
+from pagecheck.statistics import ChannelReport, Statistics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,12 +50,14 @@ class Report:
     Attributes:
         source: what was scanned, as the user named it.
         answer: `at-rest` is exact; `live` is a hint, since the RAM may have changed meanwhile.
-        engine: what decided the pages.
+        engine: what decided the pages; `dsa` if any channel had a work queue.
         kernel: the CPU kernel, None for engine `none`.
         channels: workers that took part.
         seconds: whole duration, start-up included.
         startup_seconds: the part before the first batch.
         bytes_checked: pages looked at, in bytes; holes are not looked at.
+        workers: what each channel worked with and counted during the scan, other work included
+            that ran on it meanwhile; empty for engine `none`.
         notes: one line each on what a user should know: a file that shrank, a batch set aside.
     """
 
@@ -69,6 +72,12 @@ class Report:
     bytes_checked: int
     blocks: tuple[BlockReport, ...]
     notes: tuple[str, ...] = ()
+    workers: tuple[ChannelReport, ...] = ()
+
+    @property
+    def statistics(self) -> Statistics:
+        """Counts over all channels."""
+        return Statistics.total(self.workers)
 
     @property
     def total(self) -> Counts:
@@ -95,6 +104,8 @@ class Report:
             "blocks": [block.to_json() for block in self.blocks],
             "total": self.total._asdict(),
             "notes": list(self.notes),
+            "statistics": self.statistics._asdict(),
+            "workers": [each.to_json() for each in self.workers],
         }
 
 

@@ -7,6 +7,7 @@ are looked for.
 import contextlib
 import gc
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pagecheck")
     group.addoption("--worlds", type=int, default=None, help="random worlds of tests/stress")
     group.addoption("--seed", type=int, default=1, help="seed of the first random world")
+
+
+def pytest_configure() -> None:
+    """A suite that was started with nohup or in the background passes ignored signals on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def open_fds() -> dict[int, str]:

@@ -9,16 +9,18 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.coordinator.block import Block, new_block
 from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.limits import (
+    CHANNELS_MAX,
     Engine,
     check_arguments,
     check_kernel,
+    check_queues,
     default_batch_pages,
     default_channels,
     ring_slots,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from pagecheck.model import Access, Holes, Kind
     from pagecheck.report import Answer, Report
     from pagecheck.shm.bitmaps import BlockBitmaps
+    from pagecheck.statistics import ChannelReport
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,8 @@ class Coordinator:
         channels: int | None = None,
         engine: Engine = "auto",
         *,
+        wq: Sequence[str] = (),
+        fallback: bool = False,
         kernel: str | None = None,
         batch_pages: int | None = None,
         nice: int = 0,
@@ -65,9 +70,14 @@ class Coordinator:
         """Starts the workers and waits until they are ready.
 
         Args:
-            channels: workers, 1 to 256; by default as many as CPUs may be used, at most 16.
-            engine: `cpu`, `none` (every page is normal, nothing is read, no worker is started)
-                or `auto`, which is `cpu`.
+            channels: workers, 1 to 256; by default one per work queue in `wq`, else as many as
+                CPUs may be used, at most 16.
+            engine: `cpu`, `dsa`, `none` (every page is normal, nothing is read, no worker is
+                started) or `auto`: `dsa` for each channel that finds a usable work queue that
+                takes batches, else `cpu`.
+            wq: work queues such as /dev/dsa/wq0.0, taken round robin; by default those that are
+                found. `model:` and its options name a software device. Not with `cpu`, `none`.
+            fallback: with engine `dsa`: a channel that finds no queue decides on the CPU.
             kernel: a CPU kernel by name, see `pagecheck kernels`; by default the best.
             batch_pages: pages per batch of a scan, 1 to 32768; by default 2 MiB of pages.
             nice: added to the workers' nice value, -20 to 19.
@@ -79,10 +89,11 @@ class Coordinator:
             EngineError: the kernel cannot run here, or a worker does not start.
             ResourceError: /dev/shm has no room.
         """
-        channels = default_channels() if channels is None else channels
+        if channels is None:
+            channels = min(len(wq), CHANNELS_MAX) or default_channels()
         check_arguments(channels, engine, batch_pages, nice, stall)
+        check_queues(engine, wq, fallback=fallback)
         check_kernel(kernel)
-        self.engine: Final = "none" if engine == "none" else "cpu"
         self._batch_pages = batch_pages
         self._blocks: dict[int, Block] = {}
         self._bitmaps: dict[int, BlockBitmaps] = {}
@@ -104,10 +115,13 @@ class Coordinator:
             self._blocks,
             self._owner,
         )
-        if self.engine == "none":
+        if engine == "none":
             return
         slot_pages = max(batch_pages or 0, default_batch_pages(4096))
         settings = Settings(
+            engine=engine,
+            wq=tuple(wq),
+            fallback=fallback,
             kernel=kernel,
             slots=ring_slots(batch_pages or default_batch_pages(4096)),
             slot_pages=-(-slot_pages // 64) * 64,
@@ -117,13 +131,35 @@ class Coordinator:
         try:
             self._pool = Pool(self._owner, settings, channels)
             self._pools.append(self._pool)
+            import pagecheck.coordinator.counting
             import pagecheck.coordinator.scanning  # noqa: F401  # while the workers start
 
             self._pool.await_ready(_deadline_ns(start_timeout))
         except BaseException:
             self.close()
             raise
-        log.info("%d channels ready, kernel %s", channels, self.kernel)
+        log.info("%d channels ready, engine %s, kernel %s", channels, self.engine, self.kernel)
+
+    @property
+    def engine(self) -> str:
+        """`dsa` if any channel has a work queue, else `cpu`; or `none`."""
+        if self._pool is None:
+            return "none"
+        picked = {channel.picked.get("engine") for channel in self._pool.channels}
+        return "dsa" if "dsa" in picked else "cpu"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether jobs are taken and every worker lives; asked of the workers, not remembered."""
+        if self._stop.is_set():
+            return False
+        return self._pool is None or all(channel.is_alive() for channel in self._pool.channels)
+
+    def statistics(self) -> list[ChannelReport]:
+        """What each channel works with and has counted since it was started."""
+        from pagecheck.coordinator import counting
+
+        return counting.look(self._pool) if self._pool is not None else []
 
     @property
     def kernel(self) -> str | None:
@@ -286,6 +322,7 @@ class Coordinator:
             bytes_checked=result.bytes_checked,
             blocks=(result.report,),
             notes=result.notes,
+            workers=result.workers,
         )
 
     def scan_block(
@@ -298,7 +335,7 @@ class Coordinator:
         progress: Progress | None,
     ) -> ScanResult:
         """As `scan`, for callers that make the report themselves."""
-        from pagecheck.coordinator import scanning
+        from pagecheck.coordinator import counting, scanning
         from pagecheck.coordinator.scanwork import ScanOptions
 
         self._require_open()
@@ -313,7 +350,11 @@ class Coordinator:
             bitmaps = self._new_bitmaps(block)
             if self._pool is None:
                 return scanning.scan_none(block, bitmaps)
-            return scanning.scan(self._pool, block, bitmaps, options, Stop(self._stop))
+            before = self.statistics()
+            result = scanning.scan(self._pool, block, bitmaps, options, Stop(self._stop))
+            workers = counting.since(before, self.statistics())
+            notes = counting.queue_notes(self._pool, workers)
+            return result._replace(workers=workers, notes=(*result.notes, *notes))
         finally:
             block.end_use()
 

@@ -11,13 +11,15 @@ one answer in between gives up.
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck.coordinator.outcome import ChannelLost, TooLate
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess
 from pagecheck.errors import EngineError, InternalError, ResourceError, StartTimeout
 from pagecheck.native import Feed
+from pagecheck.shm.layout import QUEUE_STATE, STATS_WORDS
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.ring import Ring
 
@@ -30,22 +32,40 @@ log = logging.getLogger(__name__)
 START_NS: Final = 30_000_000_000
 REPLY_NS: Final = 10_000_000_000
 FAILURES_MAX: Final = 5
+DEVICE_NS: Final = 1_000_000_000  # until a device must have answered; less with a short stall
 
 
 class Settings(NamedTuple):
     """What every channel of a coordinator has in common.
 
     Attributes:
+        engine: "auto", "cpu" or "dsa".
+        wq: the work queues that the user named, for engine "dsa" or "auto".
+        fallback: where engine "dsa" has no queue, the CPU decides.
         slots: slots per ring.
         slot_pages: the most pages of a batch, a multiple of 64.
         stall_ns: a worker whose progress word stands still this long is hung.
     """
 
+    engine: str
+    wq: tuple[str, ...]
+    fallback: bool
     kernel: str | None
     slots: int
     slot_pages: int
     nice: int
     stall_ns: int
+
+    def message(self) -> dict[str, Any]:
+        """What a worker is told of them."""
+        return {
+            "engine": self.engine,
+            "wq": list(self.wq),
+            "fallback": self.fallback,
+            "kernel": self.kernel,
+            "nice": self.nice,
+            "device_ns": min(DEVICE_NS, self.stall_ns // 4),
+        }
 
 
 class WorkerKeeper:
@@ -71,6 +91,8 @@ class WorkerKeeper:
         self._watch: Watch | None = None
         self._awaited: tuple[str, Block | None, int] | None = None  # reply, about what, until
         self._attached: dict[int, Block] = {}
+        self._swap = threading.Lock()  # held while the ring becomes another one
+        self._past = [0] * STATS_WORDS
         self._ring, self._process = self._start_worker()
         self._feed: Feed | None = None
 
@@ -89,7 +111,28 @@ class WorkerKeeper:
     @property
     def kernel(self) -> str | None:
         """The CPU kernel that the worker runs."""
-        return self._process.kernel
+        kernel: str | None = self._process.ready.get("kernel")
+        return kernel
+
+    @property
+    def picked(self) -> dict[str, Any]:
+        """What the worker said of its engine: `engine`, `queue`, `submit` and `why`."""
+        return self._process.ready
+
+    def is_alive(self) -> bool:
+        """Whether the worker has not ended; does not wait."""
+        return not self._workerless and self._process.is_alive()
+
+    def statistics(self) -> list[int]:
+        """The words of `shm.layout.STATS`, summed over all workers of this channel so far."""
+        with self._swap:
+            return [a + b for a, b in zip(self._past, self._ring.statistics(), strict=True)]
+
+    @property
+    def queue_state(self) -> int:
+        """The word `queue_state` of the worker that is there now."""
+        with self._swap:
+            return self._ring.statistics()[QUEUE_STATE]
 
     @property
     def segment_name(self) -> str:
@@ -103,7 +146,7 @@ class WorkerKeeper:
         process: WorkerProcess | None = None
         try:
             process = WorkerProcess(self.index)
-            process.open(ring, settings.kernel, settings.nice)
+            process.open(ring, settings.message())
         except BaseException as error:
             if process is not None:
                 process.kill()
@@ -114,11 +157,14 @@ class WorkerKeeper:
             raise
         return ring, process
 
-    @staticmethod
-    def _discard(ring: Ring, process: WorkerProcess) -> None:
-        process.kill()
-        process.close()
-        ring.remove()
+    def _discard_current(self) -> None:
+        """Ends the worker and keeps what it counted. May be called twice."""
+        self._process.kill()
+        self._process.close()
+        with self._swap:
+            counted = self._ring.statistics()
+            self._past = [a + b for a, b in zip(self._past, counted, strict=True)]
+            self._ring.remove()
 
     def await_ready(self, deadline_ns: int) -> None:
         """Waits for the worker's set-up.
@@ -246,7 +292,7 @@ class WorkerKeeper:
             TooLate: the deadline passed first; the next use goes on from there.
         """
         while True:
-            self._discard(self._ring, self._process)
+            self._discard_current()
             if self._ending:
                 raise ChannelLost(f"channel {self.index}: the coordinator is closing")
             if self._failures >= FAILURES_MAX:
@@ -254,7 +300,9 @@ class WorkerKeeper:
             if time.monotonic_ns() >= deadline_ns:
                 raise TooLate
             try:
-                self._ring, self._process = self._start_worker()
+                ring, process = self._start_worker()
+                with self._swap:
+                    self._ring, self._process = ring, process
                 if self._ending:  # close() may have seen the old one only
                     continue
                 self._await("ready", None, deadline_ns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, get_args
 
 from pagecheck.errors import EngineError, UsageError
@@ -18,7 +18,7 @@ BATCH_PAGES_MAX: Final = 32768
 RING_PAGES: Final = 16384  # out at once per channel: 64 MiB of 4 KiB pages
 CGROUP: Final = "/sys/fs/cgroup"
 
-Engine = Literal["auto", "cpu", "none"]
+Engine = Literal["auto", "dsa", "cpu", "none"]
 _Reader = Callable[[str], "float | None"]
 
 
@@ -124,6 +124,16 @@ def check_arguments(
         raise UsageError(f"nice {nice}: must be -20 to 19")
     if not stall > 0 or math.isnan(stall):
         raise UsageError(f"stall {stall}: must be more than 0 seconds")
+
+
+def check_queues(engine: str, wq: Sequence[str], *, fallback: bool) -> None:
+    """Raises UsageError where work queues are named for an engine that uses none."""
+    if isinstance(wq, str):
+        raise UsageError(f"wq {wq!r}: give a list of work queues")
+    if wq and engine in ("cpu", "none"):
+        raise UsageError(f"wq {wq[0]!r}: engine {engine} uses no work queue; use engine dsa")
+    if fallback and engine != "dsa":
+        raise UsageError(f"fallback: only engine dsa can fall back, not {engine}")
 
 
 def check_choice(what: str, value: object, choices: object) -> None:

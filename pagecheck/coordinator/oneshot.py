@@ -14,8 +14,10 @@ from pagecheck.plan import make_block
 from pagecheck.shm.ram import open_source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pagecheck.coordinator.scanwork import Progress
-    from pagecheck.model import Holes, Kind, RamBlock
+    from pagecheck.model import Access, Holes, Kind, RamBlock
     from pagecheck.report import Report
 
 START_S: Final = 30.0
@@ -25,6 +27,8 @@ def scan(
     source: str | os.PathLike[str],
     *,
     engine: Engine = "auto",
+    wq: Sequence[str] = (),
+    fallback: bool = False,
     kernel: str | None = None,
     channels: int | None = None,
     page_size: int = 4096,
@@ -44,8 +48,8 @@ def scan(
 
     Args:
         source: a path, `fd:N` (inherited) or `shm:/name`.
-        channels: workers; by default the smallest of the usable CPUs, one per 256 MiB of data,
-            and 16.
+        channels: workers; by default one per work queue in `wq`, else the smallest of the usable
+            CPUs, one per 256 MiB of data, and 16.
         deadline: seconds for everything, start-up included; pages not answered by then are
             undecided.
         out: a folder for the bitmap files and `report.json`; the report then names the files. The
@@ -69,11 +73,13 @@ def scan(
             from pagecheck.bitmap_files import prepare
 
             prepare(out, ram.name, f"/proc/self/fd/{ram.fd}")
-        if channels is None:
+        if channels is None and not wq:
             channels = default_channels(min(block.size, ram.allocated))
         coordinator = Coordinator(
             channels,
             engine,
+            wq=wq,
+            fallback=fallback,
             kernel=kernel,
             batch_pages=batch_pages,
             nice=nice,
@@ -89,9 +95,11 @@ def scan(
         ram.close()
         raise
     with coordinator:
-        # One pass: reading costs less than mapping, whose pages would each fault once.
+        # One pass: for the CPU, reading costs less than mapping, whose pages would each fault once.
+        # A device can only look at what is mapped.
+        access: Access = "auto" if coordinator.engine == "dsa" else "read"
         attached = coordinator.attach(
-            ram, page_size=page_size, offset=offset, length=length, holes=holes, access="read"
+            ram, page_size=page_size, offset=offset, length=length, holes=holes, access=access
         )
         from pagecheck.report import Report
 
@@ -112,6 +120,7 @@ def scan(
             bytes_checked=result.bytes_checked,
             blocks=(result.report,),
             notes=result.notes,
+            workers=result.workers,
         )
     if out is None:
         return report

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from pagecheck.errors import EngineError, InternalError
+from pagecheck.errors import EngineError, InternalError, UsageError
 from pagecheck.shm.ring import Ring
 from pagecheck.wire import Closed, Link
 
@@ -47,7 +47,7 @@ class WorkerProcess:
             EngineError: no process can be started.
         """
         self.channel = channel
-        self.kernel: str | None = None
+        self.ready: dict[str, Any] = {}  # its message `ready`: kernel, engine, queue, submit, why
         self._closed = False
         if not sys.executable:
             raise EngineError("cannot start workers: sys.executable is not set")
@@ -90,21 +90,17 @@ class WorkerProcess:
         """The worker's process id."""
         return self._process.pid
 
-    def open(self, ring: Ring, kernel: str | None, nice: int) -> None:
+    def open(self, ring: Ring, settings: dict[str, Any]) -> None:
         """Gives it its ring.
+
+        Args:
+            settings: what else the message `open` holds.
 
         Raises:
             WorkerDied: it is gone already.
         """
-        message = {
-            "open": {
-                "submit": ring.submit_name,
-                "done": ring.done_name,
-                "kernel": kernel,
-                "nice": nice,
-            }
-        }
-        self._send(message, (ring.fd,))
+        names = {"submit": ring.submit_name, "done": ring.done_name, "channel": self.channel}
+        self._send({"open": {**names, **settings}}, (ring.fd,))
 
     def attach(self, message: dict[str, Any], fd: int, wake: Callable[[], None]) -> None:
         """Asks it to attach a RAM block; `await_reply("attached", …)` tells the end of it.
@@ -138,6 +134,7 @@ class WorkerProcess:
         Raises:
             WorkerDied: it ended.
             EngineError: it says that the engine or kernel cannot run here.
+            UsageError: it says that what was asked for makes no sense.
             InternalError: it says something else.
         """
         try:
@@ -149,12 +146,13 @@ class WorkerProcess:
         message, _fds = received
         if "error" in message:
             text = f"channel {self.channel}: {message['error'].get('message')}"
-            known = message["error"].get("class") == EngineError.__name__
-            raise EngineError(text) if known else InternalError(text)
+            known = {each.__name__: each for each in (EngineError, UsageError)}
+            raise known.get(message["error"].get("class"), InternalError)(text)
         body = message.get(kind)
         if not isinstance(body, dict):
             raise InternalError(f"channel {self.channel}: worker said {message!r}, not {kind!r}")
-        self.kernel = body.get("kernel", self.kernel)
+        if kind == "ready":
+            self.ready = body
         return body
 
     def is_alive(self) -> bool:

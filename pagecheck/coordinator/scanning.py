@@ -16,6 +16,7 @@ from pagecheck.plan import page_runs
 from pagecheck.report import BlockReport
 from pagecheck.shm.bitmaps import BlockBitmaps
 from pagecheck.shm.ram import was_at_rest
+from pagecheck.statistics import ChannelReport
 
 
 class ScanResult(NamedTuple):
@@ -29,6 +30,7 @@ class ScanResult(NamedTuple):
     answer: AnswerKind
     bytes_checked: int
     notes: tuple[str, ...]
+    workers: tuple[ChannelReport, ...] = ()
 
 
 def check_kind(block: Block, kind: Kind, engine: str) -> None:

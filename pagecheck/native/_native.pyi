@@ -25,7 +25,16 @@ PUMP_INTERRUPTED: Final[int]
 PUMP_BROKEN: Final[int]
 SERVE_TIMEOUT: Final[int]
 SERVE_ATTENTION: Final[int]
+SERVE_QUEUE: Final[int]
 SERVE_INTERRUPTED: Final[int]
+QUEUE_NONE: Final[int]
+QUEUE_UP: Final[int]
+QUEUE_DRAINING: Final[int]
+QUEUE_CLOSED: Final[int]
+QUEUE_LOST: Final[int]
+QUEUE_FULL: Final[int]
+QUEUE_REFUSED: Final[int]
+QUEUE_BROKEN: Final[int]
 
 class Feed:
     """The coordinator's end of one ring: gives batches out, collects and publishes answers.
@@ -175,13 +184,68 @@ class Worker:
         """
 
     def detach(self, block: int, /) -> None:
-        """Unmaps and closes the block; an unknown id is ignored."""
+        """Unmaps and closes the block, after a queue that drains has drained; an unknown id is
+        ignored."""
+
+    def open_queue(
+        self,
+        fd: int,
+        submit: str,
+        size: int,
+        batch_max: int,
+        transfer_max: int,
+        deadline_ns: int,
+        /,
+    ) -> None:
+        """Submits pages that may be zero to a DSA work queue from now on.
+
+        Args:
+            fd: the queue's device node, open for reading and writing; taken over on success.
+            submit: `enqcmd`, `movdir64b` or `write`.
+            size: descriptors in the queue at most.
+            batch_max: members of a batch descriptor; less than 2: no batches.
+            transfer_max: bytes of a descriptor.
+            deadline_ns: nanoseconds from a submission to its last record.
+
+        Raises:
+            OSError: the portal cannot be mapped, or no memory; the fd is still the caller's.
+        """
+
+    def open_model(
+        self,
+        mode: str,
+        size: int,
+        threshold: int,
+        batch: int,
+        transfer: int,
+        version: int,
+        seed: int,
+        faults: str,
+        delay_ns: int,
+        deadline_ns: int,
+        /,
+    ) -> None:
+        """As `open_queue`, on a software device of its own; see native/model/dsa_model.h.
+
+        Raises:
+            ValueError: the device cannot be as asked; the text says why.
+            OSError: no memory.
+        """
+
+    def close_queue(self) -> None:
+        """Gives the queue up; it drains in a thread of its own."""
+
+    def queue_state(self) -> tuple[int, int, int]:
+        """QUEUE_NONE, QUEUE_UP or QUEUE_DRAINING; why the last queue ended (QUEUE_CLOSED, _LOST,
+        _FULL, _REFUSED, _BROKEN); and the errno of QUEUE_REFUSED."""
 
     def serve(self, deadline_ns: int, /) -> int:
-        """Answers batches until a message, a signal or the deadline. Returns one of SERVE_*."""
+        """Answers batches until a message, the end of a queue, a signal or the deadline; every
+        batch that was begun is answered then. Returns one of SERVE_*."""
 
     def close(self) -> None:
-        """Releases the ring and every block. May be called twice."""
+        """Releases the ring and every block, after at most 2 s for a queue to drain; what the
+        device may still hold stays mapped. May be called twice."""
 
 def layout() -> dict[str, tuple[int, int]]:
     """Offset and size in bytes of every shared field, as the C side has them."""
@@ -218,6 +282,18 @@ def kernel_zero_pages(
 
     Raises:
         ValueError: the kernel cannot run here, or a page is outside the memory.
+    """
+
+def numa_node() -> int:
+    """NUMA node of the CPU that runs this thread now; -1 where the kernel does not tell."""
+
+def cpu_why_not(name: str, /) -> str | None:
+    """Why this CPU cannot execute "enqcmd", "movdir64b" or "umwait"; None where it can.
+
+    Raises:
+        ValueError: the instruction is none of these.
+
+    Source: CPUID leaf 7, ECX bits 29, 28 and 5.
     """
 
 def file_system_magic(fd: int, /) -> int:

@@ -1,9 +1,9 @@
 """The channel segment: every shared word, its type and its one writer.
 
 `native/core/pc_layout.h` is the same table for the C side; a test compares the two. A segment is
-one header, then `slot_count` slots of `slot_bytes`. Each slot is a head (below), then
-`offsets` (uint64[slot_pages], written by the coordinator), then `zero` and `decided`
-(uint64[slot_pages / 64] each, written by the worker).
+one header, the worker's statistics at STATS_OFFSET, then `slot_count` slots of `slot_bytes`. Each
+slot is a head (below), then `offsets` (uint64[slot_pages], written by the coordinator), then `zero`
+and `decided` (uint64[slot_pages / 64] each, written by the worker).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pagecheck.native import _native
 Writer = Literal["coordinator, once", "coordinator", "worker"]
 
 MAGIC: Final = 0x474E495243504350
-HEADER_BYTES: Final = 256
+STATS_OFFSET: Final = 256
+HEADER_BYTES: Final = 896
 
 
 class Field(NamedTuple):
@@ -46,7 +47,7 @@ class Field(NamedTuple):
 
 HEADER: Final = {
     "magic": Field(0, "Q", "coordinator, once", "PCPCRING"),
-    "layout_version": Field(8, "I", "coordinator, once", "1"),
+    "layout_version": Field(8, "I", "coordinator, once", "2"),
     "header_bytes": Field(12, "I", "coordinator, once", "where the slots begin"),
     "segment_bytes": Field(16, "Q", "coordinator, once", "size of the whole segment"),
     "generation": Field(24, "Q", "coordinator, once", "counts the channel's replacements"),
@@ -58,6 +59,30 @@ HEADER: Final = {
     "progress": Field(128, "Q", "worker", "rises with every piece of work"),
     "deciding": Field(136, "Q", "worker", "sequence of the batch in hand, 0 for none"),
 }
+
+# What the worker counts. Every word rises only, but for queue_state.
+STATS: Final = {
+    "descriptors": Field(0, "Q", "worker", "COMPVAL descriptors that a queue took"),
+    "batches": Field(8, "Q", "worker", "batch descriptors that a queue took"),
+    "pages_device": Field(16, "Q", "worker", "pages decided by a completion record"),
+    "pages_sampled": Field(24, "Q", "worker", "normal pages found before submission"),
+    "pages_completed": Field(32, "Q", "worker", "meant for the device, decided by the CPU"),
+    "pages_cpu": Field(40, "Q", "worker", "never meant for the device"),
+    "page_faults": Field(48, "Q", "worker", "records that reported a page fault"),
+    "refined": Field(56, "Q", "worker", "runs looked at again after a mismatch"),
+    "retries": Field(64, "Q", "worker", "submissions not taken at once"),
+    "queue_full": Field(72, "Q", "worker", "submissions given up: the queue stayed full"),
+    "timeouts": Field(80, "Q", "worker", "submissions whose record did not come"),
+    "opens": Field(88, "Q", "worker", "times that a queue was opened"),
+    "submit_ns": Field(96, "Q", "worker", "wall clock spent submitting"),
+    "wait_ns": Field(104, "Q", "worker", "wall clock spent waiting for records"),
+    "cpu_ns": Field(112, "Q", "worker", "CPU time of the worker's thread, when it last rested"),
+    "queue_state": Field(120, "Q", "worker", "0 none, 1 up, 2 draining; << 8: why it ended"),
+    "statuses": Field(128, "64Q", "worker", "records by status code"),
+}
+STATS_WORDS: Final = 80
+STATUSES: Final = 16  # the word where the counts by status code begin
+QUEUE_STATE: Final = 15  # the word's index
 
 SLOT: Final = {
     "request": Field(0, "Q", "coordinator", "sequence << 8 | 1 (submitted); stored last"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import struct
 
 import posix_ipc
 
 from pagecheck.errors import ResourceError
 from pagecheck.native import _native
-from pagecheck.shm.layout import segment_bytes
+from pagecheck.shm.layout import STATS_OFFSET, STATS_WORDS, segment_bytes
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.segments import Segment
 
@@ -59,6 +61,13 @@ class Ring:
     def segment_name(self) -> str:
         """The segment's POSIX name."""
         return self._segment.name
+
+    def statistics(self) -> list[int]:
+        """What the worker has counted: the words of `layout.STATS`; zeros once it is removed."""
+        if self._segment.fd < 0:
+            return [0] * STATS_WORDS
+        raw = os.pread(self._segment.fd, STATS_WORDS * 8, STATS_OFFSET)
+        return list(struct.unpack(f"={STATS_WORDS}Q", raw))
 
     def remove(self) -> None:
         """Removes every name; what is mapped or open stays usable. May be called twice."""

@@ -9,6 +9,7 @@ import time
 
 from pagecheck.errors import EngineError, InternalError, PagecheckError
 from pagecheck.hw.cpu import choose_kernel
+from pagecheck.hw.dsa import DsaEngine
 from pagecheck.native import Worker
 from pagecheck.wire import Closed, Link
 
@@ -28,7 +29,11 @@ def main(fd: int) -> int:
     """
     link = Link.inherited(fd)
     try:
-        serve(link, start(link))
+        worker, engine = start(link)
+        try:
+            serve(link, worker, engine)
+        finally:
+            engine.stop()
     except Closed:
         return 0
     except Exception as error:
@@ -41,11 +46,11 @@ def main(fd: int) -> int:
     return 0
 
 
-def start(link: Link) -> Worker:
+def start(link: Link) -> tuple[Worker, DsaEngine]:
     """Waits for the `open` message and does what it says.
 
     Raises:
-        EngineError: the kernel cannot run here.
+        EngineError: the kernel or the engine cannot run here.
     """
     received = link.receive(time.monotonic_ns() + START_NS)
     if received is None:
@@ -57,8 +62,12 @@ def start(link: Link) -> Worker:
     kernel = choose_kernel(settings["kernel"])
     worker = Worker(fds[0], settings["submit"], settings["done"], kernel)
     os.close(fds[0])
-    link.send({"ready": {"pid": os.getpid(), "kernel": kernel}})
-    return worker
+    engine = DsaEngine(worker, settings["device_ns"])
+    picked = engine.open(
+        settings["engine"], settings["wq"], settings["channel"], fallback=settings["fallback"]
+    )
+    link.send({"ready": {"pid": os.getpid(), "kernel": kernel, **picked._asdict()}})
+    return worker, engine
 
 
 def be_nice(increment: int) -> None:
@@ -73,14 +82,16 @@ def be_nice(increment: int) -> None:
         raise EngineError(f"nice {increment}: not permitted to this user") from error
 
 
-def serve(link: Link, worker: Worker) -> None:
-    """Answers batches in C and messages here, until the coordinator hangs up.
+def serve(link: Link, worker: Worker, engine: DsaEngine) -> None:
+    """Answers batches in C, looks after the queue and answers messages here, until the coordinator
+    hangs up.
 
     Raises:
         Closed: it did.
     """
     while True:
-        worker.serve(time.monotonic_ns() + LOOK_NS)
+        wanted_ns = engine.tend()
+        worker.serve(min(time.monotonic_ns() + LOOK_NS, wanted_ns))
         while (received := link.receive(0)) is not None:
             answer(link, worker, *received)
 

@@ -24,6 +24,8 @@ TYPES = {
     "blocks": list,
     "total": dict,
     "notes": list,
+    "statistics": dict,
+    "workers": list,
 }
 
 

@@ -60,7 +60,8 @@ static inline void fixture_init(fixture *f)
 
 static inline void fixture_deinit(fixture *f)
 {
-    pc_worker_deinit(&f->worker);
+    memset(f->worker.blocks, 0, sizeof f->worker.blocks); /* they are the test's */
+    pc_worker_deinit(&f->worker, 0);
     pc_feed_deinit(&f->feed);
 }
 

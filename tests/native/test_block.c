@@ -16,11 +16,15 @@ static words decide(const pc_block *block, const uint64_t *offsets, uint64_t fir
 {
     words answer;
     pc_decider decider;
-    const pc_batch batch = {.offsets = offsets, .first = first, .count = count};
+    pc_task task = {.block = block,
+                    .decider = &decider,
+                    .batch = {.offsets = offsets, .first = first, .count = count},
+                    .zero = answer.zero,
+                    .decided = answer.decided};
     if (!pc_guard_install() || !pc_decider_init(pc_kernel_auto(), &progress, &decider))
         abort();
     memset(&answer, 0xff, sizeof answer); /* stale bits must not survive */
-    pc_block_decide(block, &decider, &batch, answer.zero, answer.decided);
+    pc_block_start(&task);
     pc_decider_deinit(&decider);
     return answer;
 }

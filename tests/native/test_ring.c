@@ -117,7 +117,8 @@ static void test_rebind(void)
     fixture_new_ring(&f, &ours, &theirs);
     pc_feed_rebind(&f.feed, &ours);
     pc_feed_skip_oldest(&f.feed); /* it killed twice */
-    pc_worker_deinit(&f.worker);
+    memset(f.worker.blocks, 0, sizeof f.worker.blocks);
+    pc_worker_deinit(&f.worker, 0);
     if (!pc_worker_init(&theirs, pc_kernel_auto(), &f.worker))
         abort();
     f.worker.blocks[0] = &block;

@@ -135,7 +135,7 @@ def test_geometry_is_not_read_again(ram: Ram):
 
 BROKEN = {
     "magic": 0,
-    "layout_version": 2,
+    "layout_version": _native.LAYOUT_VERSION + 1,
     "header_bytes": 64,
     "segment_bytes": 1 << 40,
     "slot_count": 0,

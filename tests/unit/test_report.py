@@ -7,9 +7,11 @@ import pytest
 
 from pagecheck.model import Counts, RamBlock
 from pagecheck.report import BlockReport, Report
+from pagecheck.statistics import Statistics
 
 A = Counts(pages=10, zero=4, hole=1, normal=3, undecided=2, unchanged=1)
 B = Counts(pages=100, zero=20, hole=5, normal=30, undecided=40, unchanged=10)
+COUNTERS = [name for name in Statistics._fields if name != "statuses"]
 BOTH = Counts(110, 24, 6, 33, 42, 11)
 
 
@@ -47,6 +49,8 @@ def test_json_is_the_promised_document() -> None:
         "blocks": blocks,
         "total": BOTH._asdict(),
         "notes": ["n"],
+        "statistics": {**dict.fromkeys(COUNTERS, 0), "statuses": {}},
+        "workers": [],
     }
 
 

@@ -11,21 +11,21 @@
 #include <unistd.h>
 
 #include "pc_bits.h"
+#include "pc_dsa.h"
 #include "pc_guard.h"
 
 #define HOST_PAGE 4096u /* what mincore counts in; a larger host page is refused at attach */
 #define GROUP_PAGES 64u
 #define PIECE_BYTES (256u * 1024u) /* of a large page between two rises of the progress word */
-#define ASK_RESIDENT_MIN_BYTES (4u * HOST_PAGE) /* below this lseek and pread cost less */
+#define ASK_RESIDENT_MIN_BYTES (4u * HOST_PAGE) /* below this the CPU reads for less */
 
-typedef struct job {
-    const pc_block *block;
-    const pc_decider *decider;
-    const pc_batch *batch;
-    uint64_t limit; /* bytes of the block that lie inside the file now */
-    uint64_t *zero;
-    uint64_t *decided;
-} job;
+void pc_block_free(pc_block *block)
+{
+    if (block->base != NULL)
+        munmap((void *)(uintptr_t)block->base, block->bytes);
+    close(block->fd);
+    free(block);
+}
 
 bool pc_decider_init(const pc_kernel *kernel, uint64_t *progress, pc_decider *decider)
 {
@@ -46,7 +46,7 @@ void pc_decider_deinit(pc_decider *decider)
     memset(decider, 0, sizeof *decider);
 }
 
-static void advance(const pc_decider *decider)
+void pc_decider_advance(const pc_decider *decider)
 {
     /* One writer, so load and store need not be one step. */
     uint64_t now = __atomic_load_n(decider->progress, __ATOMIC_RELAXED);
@@ -58,23 +58,23 @@ static uint64_t page_offset(const pc_batch *batch, uint64_t page_bytes, size_t i
     return batch->offsets != NULL ? batch->offsets[index] : batch->first + index * page_bytes;
 }
 
-static bool mapped_page_is_zero(const job *j, uint64_t offset)
+static bool mapped_page_is_zero(const pc_task *j, uint64_t offset)
 {
     const unsigned char *page = j->block->base + offset;
     for (uint64_t at = 0; at < j->block->page_bytes; at += PIECE_BYTES) {
         uint64_t left = j->block->page_bytes - at;
         if (!j->decider->kernel->is_zero(page + at, left < PIECE_BYTES ? left : PIECE_BYTES))
             return false;
-        advance(j->decider);
+        pc_decider_advance(j->decider);
     }
     return true;
 }
 
-static void decide_mapped_page(const job *j, size_t index)
+static void decide_mapped_page(const pc_task *j, size_t index)
 {
     pc_guard guard;
     volatile bool zero = false;
-    uint64_t offset = page_offset(j->batch, j->block->page_bytes, index);
+    uint64_t offset = page_offset(&j->batch, j->block->page_bytes, index);
     if (offset + j->block->page_bytes > j->limit)
         return;
     if (!PC_GUARDED(&guard, j->block->base, j->block->bytes, zero = mapped_page_is_zero(j, offset)))
@@ -84,31 +84,34 @@ static void decide_mapped_page(const job *j, size_t index)
     pc_bits_set(j->decided, index, 1);
 }
 
-static bool group_is_inside(const job *j, size_t begin, size_t end)
+static bool group_is_inside(const pc_task *j, size_t begin, size_t end)
 {
     if (j->limit == j->block->bytes)
         return true;
     for (size_t i = begin; i < end; i++)
-        if (page_offset(j->batch, j->block->page_bytes, i) + j->block->page_bytes > j->limit)
+        if (page_offset(&j->batch, j->block->page_bytes, i) + j->block->page_bytes > j->limit)
             return false;
     return true;
 }
 
 /* Pages [begin, end) of the batch, at most 64, all of them safe to touch. */
-static void decide_mapped_group(const job *j, size_t begin, size_t end)
+static void decide_mapped_group(pc_task *j, size_t begin, size_t end)
 {
     pc_guard guard;
     volatile uint64_t zero = 0;
     const pc_pages pages = {
         .base = j->block->base,
-        .offsets = j->batch->offsets,
-        .first = j->batch->first,
-        .count = j->batch->count,
+        .offsets = j->batch.offsets,
+        .first = j->batch.first,
+        .count = j->batch.count,
         .page_bytes = j->block->page_bytes,
     };
-    bool whole = j->block->page_bytes <= PIECE_BYTES && group_is_inside(j, begin, end);
-    if (whole && PC_GUARDED(&guard, j->block->base, j->block->bytes,
-                            zero = j->decider->kernel->zero_pages(&pages, begin, end))) {
+    bool inside = group_is_inside(j, begin, end);
+    bool whole = j->block->page_bytes <= PIECE_BYTES && inside;
+    if (j->dsa != NULL && inside && pc_dsa_offload(j->dsa, j, &pages, begin, end)) {
+        /* The device has what may be zero, the rest is normal. */
+    } else if (whole && PC_GUARDED(&guard, j->block->base, j->block->bytes,
+                                   zero = j->decider->kernel->zero_pages(&pages, begin, end))) {
         pc_bits_or(j->zero, begin, zero, (uint32_t)(end - begin));
         pc_bits_set(j->decided, begin, end - begin);
     } else {
@@ -116,17 +119,17 @@ static void decide_mapped_group(const job *j, size_t begin, size_t end)
         for (size_t i = begin; i < end; i++)
             decide_mapped_page(j, i);
     }
-    advance(j->decider);
+    pc_decider_advance(j->decider);
 }
 
-static void decide_mapped(const job *j, size_t begin, size_t end)
+static void decide_mapped(pc_task *j, size_t begin, size_t end)
 {
     for (size_t at = begin; at < end; at += GROUP_PAGES)
         decide_mapped_group(j, at, end - at < GROUP_PAGES ? end : at + GROUP_PAGES);
 }
 
 /* Reads until `want` bytes are there or the file gives no more. */
-static size_t read_at(const job *j, uint64_t offset, size_t want)
+static size_t read_at(const pc_task *j, uint64_t offset, size_t want)
 {
     size_t have = 0;
     while (have < want) {
@@ -140,7 +143,7 @@ static size_t read_at(const job *j, uint64_t offset, size_t want)
 }
 
 /* A page larger than the buffer, piece by piece up to the first byte that is not zero. */
-static void read_large_page(const job *j, size_t index, uint64_t offset)
+static void read_large_page(const pc_task *j, size_t index, uint64_t offset)
 {
     bool zero = true;
     for (uint64_t at = 0; zero && at < j->block->page_bytes; at += PC_READ_BYTES) {
@@ -150,7 +153,7 @@ static void read_large_page(const job *j, size_t index, uint64_t offset)
         zero = j->decider->kernel->is_zero(j->decider->buffer, have);
         if (zero && have < want)
             return; /* undecided: the rest was not seen */
-        advance(j->decider);
+        pc_decider_advance(j->decider);
     }
     if (zero)
         pc_bits_set(j->zero, index, 1);
@@ -158,7 +161,7 @@ static void read_large_page(const job *j, size_t index, uint64_t offset)
 }
 
 /* Pages [begin, end): consecutive in the file and together no larger than the buffer. */
-static void read_pages(const job *j, size_t begin, size_t end, uint64_t offset)
+static void read_pages(const pc_task *j, size_t begin, size_t end, uint64_t offset)
 {
     uint64_t page_bytes = j->block->page_bytes;
     size_t have = read_at(j, offset, (end - begin) * page_bytes);
@@ -173,10 +176,10 @@ static void read_pages(const job *j, size_t begin, size_t end, uint64_t offset)
                    (uint32_t)(stop - at));
     }
     pc_bits_set(j->decided, begin, pages.count);
-    advance(j->decider);
+    pc_decider_advance(j->decider);
 }
 
-static void decide_by_reading(const job *j, size_t begin, size_t end, uint64_t offset)
+static void decide_by_reading(const pc_task *j, size_t begin, size_t end, uint64_t offset)
 {
     uint64_t page_bytes = j->block->page_bytes;
     if (page_bytes > PC_READ_BYTES) {
@@ -193,7 +196,7 @@ static void decide_by_reading(const job *j, size_t begin, size_t end, uint64_t o
 
 /* Pages [begin, end), consecutive in the file, that must not be touched: the hole in front of
  * them is answered as such, the rest is read. */
-static void decide_untouched(const job *j, size_t begin, size_t end, uint64_t offset)
+static void decide_untouched(const pc_task *j, size_t begin, size_t end, uint64_t offset)
 {
     uint64_t page_bytes = j->block->page_bytes;
     if ((j->block->flags & PC_BLOCK_TRUST_HOLES) != 0) {
@@ -214,7 +217,7 @@ static void decide_untouched(const job *j, size_t begin, size_t end, uint64_t of
     if (begin < end)
         decide_by_reading(j, begin, end, offset);
     else
-        advance(j->decider);
+        pc_decider_advance(j->decider);
 }
 
 static bool all_resident(const unsigned char *resident, size_t count)
@@ -226,7 +229,7 @@ static bool all_resident(const unsigned char *resident, size_t count)
 }
 
 /* Consecutive pages [begin, end) of a mapping that has, or may have, holes. */
-static void decide_by_residency(const job *j, size_t begin, size_t end, uint64_t offset)
+static void decide_by_residency(pc_task *j, size_t begin, size_t end, uint64_t offset)
 {
     size_t per_page = (size_t)(j->block->page_bytes / HOST_PAGE);
     size_t most = PC_RESIDENT_PAGES / per_page;
@@ -254,7 +257,7 @@ static void decide_by_residency(const job *j, size_t begin, size_t end, uint64_t
     }
 }
 
-static void decide_run(const job *j, size_t begin, size_t end, uint64_t offset)
+static void decide_run(pc_task *j, size_t begin, size_t end, uint64_t offset)
 {
     uint64_t page_bytes = j->block->page_bytes;
     if (offset + page_bytes > j->limit)
@@ -264,49 +267,66 @@ static void decide_run(const job *j, size_t begin, size_t end, uint64_t offset)
         end = begin + (size_t)inside; /* the rest is past the end of the file: undecided */
     bool ask = j->block->base != NULL && (j->block->flags & PC_BLOCK_ASK_RESIDENT) != 0 &&
                page_bytes / HOST_PAGE <= PC_RESIDENT_PAGES &&
-               (end - begin) * page_bytes >= ASK_RESIDENT_MIN_BYTES;
+               (j->dsa != NULL || (end - begin) * page_bytes >= ASK_RESIDENT_MIN_BYTES);
     if (ask)
         decide_by_residency(j, begin, end, offset);
     else
         decide_untouched(j, begin, end, offset);
 }
 
-static void decide_by_runs(const job *j)
+static void decide_by_runs(pc_task *j, size_t begin, size_t stop)
 {
     uint64_t page_bytes = j->block->page_bytes;
-    size_t count = j->batch->count;
-    for (size_t begin = 0; begin < count;) {
-        uint64_t offset = page_offset(j->batch, page_bytes, begin);
+    while (begin < stop) {
+        uint64_t offset = page_offset(&j->batch, page_bytes, begin);
         size_t end = begin + 1;
-        if (j->batch->offsets == NULL)
-            end = count;
-        while (end < count && j->batch->offsets[end] == offset + (end - begin) * page_bytes)
+        if (j->batch.offsets == NULL)
+            end = stop;
+        while (end < stop && j->batch.offsets[end] == offset + (end - begin) * page_bytes)
             end++;
         decide_run(j, begin, end, offset);
         begin = end;
     }
 }
 
-void pc_block_decide(const pc_block *block, const pc_decider *decider, const pc_batch *batch,
-                     uint64_t *zero, uint64_t *decided)
+/* Pages [begin, end): what the file looks like is asked anew. */
+static void decide_range(pc_task *j, size_t begin, size_t end)
 {
-    size_t words = (batch->count + 63u) / 64u;
+    const pc_block *block = j->block;
     struct stat st;
-    job j = {block, decider, batch, 0, zero, decided};
-    memset(zero, 0, words * sizeof *zero);
-    memset(decided, 0, words * sizeof *decided);
+    j->limit = 0;
     if (fstat(block->fd, &st) != 0 || (uint64_t)st.st_size <= block->start)
         return;
-    j.limit = (uint64_t)st.st_size - block->start;
-    if (j.limit > block->bytes)
-        j.limit = block->bytes;
+    j->limit = (uint64_t)st.st_size - block->start;
+    if (j->limit > block->bytes)
+        j->limit = block->bytes;
     /* A hole that was punched since takes blocks away; growth could hide that. */
     uint64_t pages = ((uint64_t)st.st_size + HOST_PAGE - 1) / HOST_PAGE;
     bool dense = block->dense_bytes != 0 && (uint64_t)st.st_size == block->dense_bytes &&
                  (uint64_t)st.st_blocks * 512u == pages * HOST_PAGE;
     bool touch = block->base != NULL && ((block->flags & PC_BLOCK_TOUCH_FREELY) != 0 || dense);
     if (touch)
-        decide_mapped(&j, 0, batch->count);
+        decide_mapped(j, begin, end);
     else
-        decide_by_runs(&j);
+        decide_by_runs(j, begin, end);
+}
+
+void pc_block_start(pc_task *task)
+{
+    size_t words = (task->batch.count + 63u) / 64u;
+    memset(task->zero, 0, words * sizeof *task->zero);
+    memset(task->decided, 0, words * sizeof *task->decided);
+    task->flights = task->offloaded = 0;
+    decide_range(task, 0, task->batch.count);
+    if (task->dsa != NULL)
+        pc_dsa_flush(task->dsa);
+}
+
+void pc_block_redecide(const pc_task *task, size_t begin, size_t end)
+{
+    pc_task by_cpu = *task;
+    by_cpu.dsa = NULL;
+    pc_bits_clear(task->zero, begin, end - begin);
+    pc_bits_clear(task->decided, begin, end - begin);
+    decide_range(&by_cpu, begin, end);
 }

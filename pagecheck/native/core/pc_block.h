@@ -24,7 +24,8 @@ typedef struct pc_block {
     uint64_t bytes;
     uint64_t page_bytes;
     uint32_t flags;
-    uint64_t dense_bytes; /* the file's size when it was seen to have no hole, or 0: never */
+    uint64_t dense_bytes;  /* the file's size when it was seen to have no hole, or 0: never */
+    struct pc_block *next; /* in the worker's list of those that wait for a device */
 } pc_block;
 
 typedef struct pc_batch {
@@ -41,16 +42,41 @@ typedef struct pc_decider {
     uint64_t *progress;      /* raised after every piece of work */
 } pc_decider;
 
+struct pc_dsa;
+
+/* One batch on its way to an answer. With a device it is in two steps, so that one batch can be
+ * prepared while the device has another. */
+typedef struct pc_task {
+    const pc_block *block;
+    const pc_decider *decider;
+    struct pc_dsa *dsa; /* NULL: the CPU decides everything */
+    pc_batch batch;
+    uint64_t limit; /* bytes of the block that lie inside the file, when last looked at */
+    uint64_t *zero;
+    uint64_t *decided;
+    uint32_t flights;   /* submissions that the device has not answered yet */
+    uint32_t offloaded; /* pages that were sampled, and submitted where they may be zero */
+} pc_task;
+
 #define PC_READ_BYTES (512u * 1024u)
 #define PC_RESIDENT_PAGES 4096u
 
+/* Unmaps and closes; the memory is from malloc. */
+void pc_block_free(pc_block *block);
+
 bool pc_decider_init(const pc_kernel *kernel, uint64_t *progress, pc_decider *decider);
 void pc_decider_deinit(pc_decider *decider);
+/* Raises the progress word. */
+void pc_decider_advance(const pc_decider *decider);
 
 /* Decides a batch whose pages are whole, aligned and inside the block. The words are overwritten:
  * a zero bit is set only for a page that was seen to be zero or is a hole; a page that could not
- * be read has neither bit. */
-void pc_block_decide(const pc_block *block, const pc_decider *decider, const pc_batch *batch,
-                     uint64_t *zero, uint64_t *decided);
+ * be read has neither bit. With a device, what may be zero and may be touched is submitted, and
+ * pc_dsa_finish gives the answers; the task and all that it names must stay until then. */
+void pc_block_start(pc_task *task);
+
+/* Decides pages [begin, end) of the batch again, by the CPU and from the beginning: what the task
+ * knew of them is forgotten first. */
+void pc_block_redecide(const pc_task *task, size_t begin, size_t end);
 
 #endif

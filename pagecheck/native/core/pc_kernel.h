@@ -37,6 +37,11 @@ typedef struct pc_kernel {
      * loads from, pages from end up to count: call it for consecutive groups. */
     uint64_t (*zero_pages)(const pc_pages *pages, size_t begin, size_t end);
 
+    /* Looks at a few bytes of each page [begin, end): bit i is set iff page begin + i may be zero.
+     * Reads the first byte of every PC_KERNEL_PAGE_BYTES of a page that it does not rule out, so
+     * that this process has all of it in its page tables. Prefetches as zero_pages does. */
+    uint64_t (*sample_pages)(const pc_pages *pages, size_t begin, size_t end);
+
     const char *(*why_not)(void); /* NULL: every CPU of this architecture runs it */
     const char *untested;         /* NULL, or why no test machine has run it */
 } pc_kernel;

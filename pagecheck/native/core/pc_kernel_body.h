@@ -229,3 +229,24 @@ PC_TARGET static uint64_t PC_KERNEL_FN(zero_pages)(const pc_pages *pages, size_t
     }
     return zero;
 }
+
+/* The same three vectors as above, and one of every piece in between: the device must find the
+ * whole page in this process's page tables. */
+PC_TARGET static uint64_t PC_KERNEL_FN(sample_pages)(const pc_pages *pages, size_t begin,
+                                                     size_t end)
+{
+    uint64_t maybe = 0;
+    for (size_t index = begin; index < end; index++) {
+        if (index + PC_SAMPLE_AHEAD < pages->count) {
+            __builtin_prefetch(PC_KERNEL_FN(page)(pages, index + PC_SAMPLE_AHEAD), 0, 3);
+        }
+        const unsigned char *page = PC_KERNEL_FN(page)(pages, index);
+        bool zero = PC_KERNEL_FN(sample_is_zero)(page, pages->page_bytes);
+        for (size_t at = PC_KERNEL_PAGE_BYTES; zero && at < pages->page_bytes;
+             at += PC_KERNEL_PAGE_BYTES) {
+            zero = !PC_NONZERO(PC_LOAD(page + at));
+        }
+        maybe |= (uint64_t)zero << (index - begin);
+    }
+    return maybe;
+}

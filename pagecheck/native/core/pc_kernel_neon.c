@@ -25,6 +25,8 @@ const pc_kernel pc_kernel_neon = {
     .name = "neon",
     .is_zero = pc_neon_is_zero,
     .zero_pages = pc_neon_zero_pages,
+    .sample_pages = pc_neon_sample_pages,
+    .untested = "tested under emulation, never on an Arm CPU",
     .why_not = pc_neon_why_not,
 };
 

@@ -31,5 +31,6 @@ const pc_kernel pc_kernel_portable = {
     .name = "portable",
     .is_zero = pc_portable_is_zero,
     .zero_pages = pc_portable_zero_pages,
+    .sample_pages = pc_portable_sample_pages,
     .why_not = pc_portable_why_not,
 };

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define PC_SEGMENT_MAGIC UINT64_C(0x474e495243504350) /* "PCPCRING" in memory */
-#define PC_LAYOUT_VERSION 1u
+#define PC_LAYOUT_VERSION 2u
 #define PC_CACHE_LINE 64u
 #define PC_SLOT_ALIGN 128u /* two lines: the adjacent-line prefetcher must not share slots */
 #define PC_SLOTS_MAX 1024u
@@ -53,6 +53,27 @@ struct pc_header {
     uint64_t reserved_worker[6];
 };
 
+/* What the worker counts; it lies behind the header. Every word rises only, but for queue_state. */
+struct pc_stats {
+    uint64_t descriptors;     /* COMPVAL descriptors that a queue took, members of batches too */
+    uint64_t batches;         /* batch descriptors that a queue took */
+    uint64_t pages_device;    /* pages decided by a completion record */
+    uint64_t pages_sampled;   /* normal pages that the CPU's look before submission found */
+    uint64_t pages_completed; /* meant for the device, decided by the CPU in the end */
+    uint64_t pages_cpu;       /* never meant for the device */
+    uint64_t page_faults;     /* records that reported a page fault */
+    uint64_t refined;         /* runs of pages that were looked at again after a mismatch */
+    uint64_t retries;         /* submissions that the queue did not take at once */
+    uint64_t queue_full;      /* submissions given up because the queue stayed full */
+    uint64_t timeouts;        /* submissions whose record did not come in time */
+    uint64_t opens;           /* times that a queue was opened */
+    uint64_t submit_ns;       /* wall clock spent submitting */
+    uint64_t wait_ns;         /* wall clock spent waiting for records */
+    uint64_t cpu_ns;       /* CPU time of the worker's thread, brought up to date when it rests */
+    uint64_t queue_state;  /* pc_queue_state, and pc_queue_end << 8; see pc_dsa.h */
+    uint64_t statuses[64]; /* records by status code */
+};
+
 struct pc_slot {
     /* Written by the coordinator; `request` last, with release. */
     uint64_t request;
@@ -72,6 +93,7 @@ struct pc_slot {
 _Static_assert(sizeof(struct pc_header) == 3 * PC_CACHE_LINE, "header is three lines");
 _Static_assert(offsetof(struct pc_header, wake_at) == PC_CACHE_LINE, "one writer per line");
 _Static_assert(offsetof(struct pc_header, progress) == 2 * PC_CACHE_LINE, "one writer per line");
+_Static_assert(sizeof(struct pc_stats) == 5 * PC_SLOT_ALIGN, "statistics are ten lines");
 _Static_assert(sizeof(struct pc_slot) == 2 * PC_CACHE_LINE, "slot head is two lines");
 _Static_assert(offsetof(struct pc_slot, answer) == PC_CACHE_LINE, "one writer per line");
 
@@ -81,9 +103,20 @@ static inline uint64_t pc_layout_slot_bytes(uint64_t slot_pages)
     return (bytes + PC_SLOT_ALIGN - 1u) / PC_SLOT_ALIGN * PC_SLOT_ALIGN;
 }
 
+static inline uint64_t pc_layout_stats_offset(void)
+{
+    return 4u * PC_CACHE_LINE;
+}
+
 static inline uint64_t pc_layout_header_bytes(void)
 {
-    return 4u * PC_CACHE_LINE; /* keeps the slots aligned to PC_SLOT_ALIGN */
+    /* A multiple of PC_SLOT_ALIGN, which keeps the slots aligned. */
+    return pc_layout_stats_offset() + sizeof(struct pc_stats);
+}
+
+static inline struct pc_stats *pc_header_stats(struct pc_header *header)
+{
+    return (struct pc_stats *)((char *)header + pc_layout_stats_offset());
 }
 
 static inline uint64_t pc_layout_segment_bytes(uint64_t slot_count, uint64_t slot_pages)

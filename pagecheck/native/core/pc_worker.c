@@ -2,11 +2,17 @@
  *
  * The coordinator is checked like any peer: the request is copied once and only the copy is used.
  * Waking: the coordinator stores wake_at, fences and reads the answers again before it sleeps;
- * this side stores the answer, fences and reads wake_at. One of the two sees the other. */
+ * this side stores the answer, fences and reads wake_at. One of the two sees the other.
+ *
+ * With a work queue several batches are begun before the first is answered, so that the CPU
+ * prepares one while the device has the others. Danger: a batch that kills its worker must be told
+ * from those beside it. So a new worker answers its first batches one by one, and `deciding` names
+ * the oldest that is begun: a batch that kills is alone when it does so again. */
 #include "pc_worker.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef struct request {
     uint32_t kind;
@@ -20,35 +26,94 @@ bool pc_worker_init(const pc_ring *ring, const pc_kernel *kernel, pc_worker *wor
     memset(worker, 0, sizeof *worker);
     worker->ring = *ring;
     worker->next = 1;
-    worker->offsets = malloc(ring->slot_pages * sizeof *worker->offsets);
+    pc_dsa_init(pc_header_stats(ring->header), &worker->dsa);
+    worker->offsets = malloc(PC_WINDOW * ring->slot_pages * sizeof *worker->offsets);
+    for (uint32_t i = 0; worker->offsets != NULL && i < PC_WINDOW; i++)
+        worker->begun[i].offsets = worker->offsets + (size_t)i * ring->slot_pages;
     return worker->offsets != NULL &&
            pc_decider_init(kernel, &ring->header->progress, &worker->decider);
 }
 
-void pc_worker_deinit(pc_worker *worker)
+bool pc_worker_deinit(pc_worker *worker, int64_t deadline_ns)
 {
+    bool drained = pc_dsa_deinit(&worker->dsa, deadline_ns);
+    for (uint32_t id = 0; drained && id < PC_BLOCKS_MAX; id++)
+        if (worker->blocks[id] != NULL)
+            pc_worker_detach(worker, id);
+    if (drained)
+        pc_worker_queue_state(worker);
     pc_decider_deinit(&worker->decider);
     free(worker->offsets);
     pc_ring_close(&worker->ring);
     memset(worker, 0, sizeof *worker);
+    return drained;
+}
+
+bool pc_worker_open_queue(pc_worker *worker, pc_portal *portal, const pc_dsa_limits *limits)
+{
+    if (!pc_dsa_open(&worker->dsa, portal, limits))
+        return false;
+    for (uint32_t id = 0; id < PC_BLOCKS_MAX; id++) {
+        const pc_block *block = worker->blocks[id];
+        if (block != NULL && block->base != NULL &&
+            !pc_dsa_give(&worker->dsa, block->base, block->bytes)) {
+            pc_dsa_close(&worker->dsa, PC_QUEUE_CLOSED, 0);
+            return false;
+        }
+    }
+    worker->queue_up = true;
+    return true;
+}
+
+bool pc_worker_attach(pc_worker *worker, uint32_t id, pc_block *block)
+{
+    if (block->base != NULL && !pc_dsa_give(&worker->dsa, block->base, block->bytes)) {
+        pc_block_free(block);
+        return false;
+    }
+    worker->blocks[id] = block;
+    return true;
+}
+
+void pc_worker_detach(pc_worker *worker, uint32_t id)
+{
+    pc_block *block = worker->blocks[id];
+    worker->blocks[id] = NULL;
+    if (block->base != NULL)
+        pc_dsa_take(&worker->dsa, block->base);
+    block->next = worker->retired;
+    worker->retired = block;
+    pc_worker_queue_state(worker);
+}
+
+pc_queue_state pc_worker_queue_state(pc_worker *worker)
+{
+    pc_queue_state state = pc_dsa_state(&worker->dsa);
+    while (worker->dsa.draining == NULL && worker->retired != NULL) {
+        pc_block *block = worker->retired;
+        worker->retired = block->next;
+        pc_block_free(block);
+    }
+    return state;
 }
 
 /* Copies the offsets and checks the copy. */
-static bool copy_offsets(pc_worker *worker, struct pc_slot *slot, const pc_block *block,
+static bool copy_offsets(uint64_t *copy, struct pc_slot *slot, const pc_block *block,
                          uint32_t count)
 {
     uint64_t bad = 0;
-    memcpy(worker->offsets, pc_slot_offsets(slot), count * sizeof *worker->offsets);
+    memcpy(copy, pc_slot_offsets(slot), count * sizeof *copy);
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t offset = worker->offsets[i];
+        uint64_t offset = copy[i];
         bad |= offset & (block->page_bytes - 1);
         bad |= (uint64_t)(offset >= block->bytes);
     }
     return bad == 0;
 }
 
-/* Returns 0 after deciding the batch into the slot, else why it was refused. */
-static uint32_t decide(pc_worker *worker, struct pc_slot *slot, const request *asked)
+/* Returns 0 after it began to decide the batch into the slot, else why it is refused. */
+static uint32_t begin(pc_worker *worker, struct pc_slot *slot, const request *asked,
+                      pc_begun *begun)
 {
     const pc_ring *ring = &worker->ring;
     if (asked->count == 0 || asked->count > ring->slot_pages)
@@ -56,27 +121,32 @@ static uint32_t decide(pc_worker *worker, struct pc_slot *slot, const request *a
     const pc_block *block = asked->block < PC_BLOCKS_MAX ? worker->blocks[asked->block] : NULL;
     if (block == NULL)
         return PC_REFUSED_BLOCK;
-    pc_batch batch = {.count = asked->count};
+    pc_task *task = &begun->task;
+    *task = (pc_task){.block = block,
+                      .decider = &worker->decider,
+                      .dsa = worker->dsa.queue != NULL ? &worker->dsa : NULL,
+                      .batch = {.count = asked->count},
+                      .zero = pc_slot_zero(slot, ring->slot_pages),
+                      .decided = pc_slot_decided(slot, ring->slot_pages)};
     uint64_t pages = block->bytes / block->page_bytes;
     if (asked->kind == PC_PAGES_RANGE) {
         if (asked->first_page >= pages || asked->count > pages - asked->first_page)
             return PC_REFUSED_PAGES;
-        batch.first = asked->first_page * block->page_bytes;
+        task->batch.first = asked->first_page * block->page_bytes;
     } else if (asked->kind == PC_PAGES_OFFSETS) {
-        if (!copy_offsets(worker, slot, block, asked->count))
+        if (!copy_offsets(begun->offsets, slot, block, asked->count))
             return PC_REFUSED_PAGES;
-        batch.offsets = worker->offsets;
+        task->batch.offsets = begun->offsets;
     } else {
         return PC_REFUSED_KIND;
     }
-    pc_block_decide(block, &worker->decider, &batch, pc_slot_zero(slot, ring->slot_pages),
-                    pc_slot_decided(slot, ring->slot_pages));
+    pc_block_start(task);
     return 0;
 }
 
-static bool answer_next(pc_worker *worker)
+/* Begins the next batch, if there is one. */
+static bool begin_next(pc_worker *worker)
 {
-    struct pc_header *header = worker->ring.header;
     struct pc_slot *slot = pc_ring_slot(&worker->ring, worker->next);
     uint64_t expected = worker->next << 8 | PC_REQUEST_SUBMITTED;
     /* acquire; pairs with the release store in pc_feed.c:submit */
@@ -89,18 +159,73 @@ static bool answer_next(pc_worker *worker)
         .first_page = __atomic_load_n(&slot->first_page, __ATOMIC_RELAXED),
         .count = __atomic_load_n(&slot->count, __ATOMIC_RELAXED),
     };
-    __atomic_store_n(&header->deciding, worker->next, __ATOMIC_RELAXED);
-    uint32_t refusal = decide(worker, slot, &asked);
-    slot->refusal = refusal;
-    uint64_t state = refusal == 0 ? PC_ANSWER_DONE : PC_ANSWER_REFUSED;
-    /* release; pairs with the acquire load in pc_feed.c:collect */
-    __atomic_store_n(&slot->answer, worker->next << 8 | state, __ATOMIC_RELEASE);
-    __atomic_store_n(&header->deciding, 0, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_feed.c:wait_for */
-    if (worker->next >= __atomic_load_n(&header->wake_at, __ATOMIC_RELAXED))
-        sem_post(worker->ring.done); /* EOVERFLOW would mean that wake-ups are waiting already */
+    uint32_t at = (worker->oldest + (uint32_t)(worker->next - 1 - worker->answered)) % PC_WINDOW;
+    pc_begun *begun = &worker->begun[at];
+    __atomic_store_n(&worker->ring.header->deciding, worker->answered + 1, __ATOMIC_RELAXED);
+    begun->task.flights = begun->task.offloaded = 0;
+    begun->refusal = begin(worker, slot, &asked, begun);
     worker->next++;
     return true;
+}
+
+/* Ends the oldest batch that was begun and answers it. */
+static void answer_oldest(pc_worker *worker)
+{
+    struct pc_header *header = worker->ring.header;
+    pc_begun *begun = &worker->begun[worker->oldest];
+    uint64_t sequence = worker->answered + 1;
+    struct pc_slot *slot = pc_ring_slot(&worker->ring, sequence);
+    if (begun->refusal == 0) {
+        if (begun->task.flights != 0)
+            pc_dsa_finish(&worker->dsa, &begun->task);
+        worker->dsa.stats->pages_cpu += begun->task.batch.count - begun->task.offloaded;
+    }
+    slot->refusal = begun->refusal;
+    uint64_t state = begun->refusal == 0 ? PC_ANSWER_DONE : PC_ANSWER_REFUSED;
+    /* release; pairs with the acquire load in pc_feed.c:collect */
+    __atomic_store_n(&slot->answer, sequence << 8 | state, __ATOMIC_RELEASE);
+    worker->answered = sequence;
+    worker->oldest = (worker->oldest + 1) % PC_WINDOW;
+    bool more = worker->next - 1 > sequence;
+    __atomic_store_n(&header->deciding, more ? sequence + 1 : 0, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_feed.c:wait_for */
+    if (sequence >= __atomic_load_n(&header->wake_at, __ATOMIC_RELAXED))
+        sem_post(worker->ring.done); /* EOVERFLOW would mean that wake-ups are waiting already */
+}
+
+/* The next piece of work; false: there is none. */
+static bool work(pc_worker *worker)
+{
+    uint64_t begun = worker->next - 1 - worker->answered;
+    if (begun == 0) {
+        worker->oldest = 0; /* the CPU engine stays with one copy of the offsets */
+        if (!begin_next(worker))
+            return false;
+        /* The first batches of a worker are answered one by one, see above. */
+        if (worker->dsa.queue == NULL || worker->answered < PC_WINDOW)
+            answer_oldest(worker);
+        return true;
+    }
+    pc_dsa_poll(&worker->dsa);
+    if (worker->begun[worker->oldest].task.flights == 0 || begun == PC_WINDOW ||
+        worker->dsa.queue == NULL || !begin_next(worker))
+        answer_oldest(worker);
+    return true;
+}
+
+static bool in_flight(const pc_worker *worker)
+{
+    return worker->next - 1 > worker->answered;
+}
+
+/* Brings the statistics up to date before the worker sleeps; the CPU engine saves the call. */
+static void rest(pc_worker *worker)
+{
+    struct timespec now;
+    if (worker->dsa.stats->opens == 0)
+        return;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    worker->dsa.stats->cpu_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static bool attention_raised(pc_worker *worker)
@@ -112,24 +237,45 @@ static bool attention_raised(pc_worker *worker)
     return true;
 }
 
+/* Why the caller is wanted; PC_SERVE_TIMEOUT: it is not. */
+static pc_serve wanted(pc_worker *worker)
+{
+    if (attention_raised(worker))
+        return PC_SERVE_ATTENTION;
+    if (worker->queue_up && worker->dsa.queue == NULL) {
+        worker->queue_up = false;
+        return PC_SERVE_QUEUE;
+    }
+    return PC_SERVE_TIMEOUT;
+}
+
+static pc_serve end_with(pc_worker *worker, pc_serve result)
+{
+    while (in_flight(worker))
+        answer_oldest(worker);
+    rest(worker);
+    return result;
+}
+
 pc_serve pc_worker_serve(pc_worker *worker, int64_t deadline_ns)
 {
     for (;;) {
-        if (attention_raised(worker))
-            return PC_SERVE_ATTENTION;
-        if (answer_next(worker)) {
+        pc_serve why = wanted(worker);
+        if (why != PC_SERVE_TIMEOUT)
+            return end_with(worker, why);
+        if (work(worker)) {
             if ((worker->next & 63u) == 0 && pc_clock_now_ns() >= deadline_ns)
-                return PC_SERVE_TIMEOUT;
+                return end_with(worker, PC_SERVE_TIMEOUT);
             continue;
         }
+        rest(worker);
         switch (pc_wait_until(worker->ring.submit, deadline_ns)) {
         case PC_WAIT_POSTED:
             break; /* read the ring again; a stale post only costs a look */
         case PC_WAIT_TIMEOUT:
-            if (attention_raised(worker))
-                return PC_SERVE_ATTENTION;
-            if (!answer_next(worker))
-                return PC_SERVE_TIMEOUT;
+            why = wanted(worker);
+            if (why != PC_SERVE_TIMEOUT || !work(worker))
+                return end_with(worker, why);
             break;
         case PC_WAIT_INTERRUPTED:
             return PC_SERVE_INTERRUPTED;

@@ -72,7 +72,15 @@ static const struct {
     FIELD(slot, request),        FIELD(slot, kind),
     FIELD(slot, block),          FIELD(slot, first_page),
     FIELD(slot, count),          FIELD(slot, answer),
-    FIELD(slot, refusal),
+    FIELD(slot, refusal),        FIELD(stats, descriptors),
+    FIELD(stats, batches),       FIELD(stats, pages_device),
+    FIELD(stats, pages_sampled), FIELD(stats, pages_completed),
+    FIELD(stats, pages_cpu),     FIELD(stats, page_faults),
+    FIELD(stats, refined),       FIELD(stats, retries),
+    FIELD(stats, queue_full),    FIELD(stats, timeouts),
+    FIELD(stats, opens),         FIELD(stats, submit_ns),
+    FIELD(stats, wait_ns),       FIELD(stats, cpu_ns),
+    FIELD(stats, queue_state),   FIELD(stats, statuses),
 };
 
 static PyObject *layout(PyObject *module, PyObject *unused)
@@ -123,13 +131,23 @@ static const struct {
     {"PUMP_BROKEN", PC_PUMP_BROKEN},
     {"SERVE_TIMEOUT", PC_SERVE_TIMEOUT},
     {"SERVE_ATTENTION", PC_SERVE_ATTENTION},
+    {"SERVE_QUEUE", PC_SERVE_QUEUE},
     {"SERVE_INTERRUPTED", PC_SERVE_INTERRUPTED},
+    {"QUEUE_NONE", PC_QUEUE_NONE},
+    {"QUEUE_UP", PC_QUEUE_UP},
+    {"QUEUE_DRAINING", PC_QUEUE_DRAINING},
+    {"QUEUE_CLOSED", PC_QUEUE_CLOSED},
+    {"QUEUE_LOST", PC_QUEUE_LOST},
+    {"QUEUE_FULL", PC_QUEUE_FULL},
+    {"QUEUE_REFUSED", PC_QUEUE_REFUSED},
+    {"QUEUE_BROKEN", PC_QUEUE_BROKEN},
 };
 
 static int module_exec(PyObject *module)
 {
     if (PyModule_AddFunctions(module, module_methods) != 0 ||
         PyModule_AddFunctions(module, py_bits_methods) != 0 ||
+        PyModule_AddFunctions(module, py_cpu_methods) != 0 ||
         PyModule_AddFunctions(module, py_kernel_methods) != 0 ||
         add_type(module, &py_feed_spec, "Feed") != 0 ||
         add_type(module, &py_worker_spec, "Worker") != 0)

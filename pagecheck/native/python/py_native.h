@@ -11,6 +11,7 @@
 extern PyType_Spec py_feed_spec;
 extern PyType_Spec py_worker_spec;
 extern PyMethodDef py_bits_methods[];
+extern PyMethodDef py_cpu_methods[];
 extern PyMethodDef py_kernel_methods[];
 
 /* Opens a ring; on failure sets OSError or ValueError with what the core said. */

@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "../core/pc_guard.h"
+#include "../core/pc_portal_model.h"
 #include "../core/pc_worker.h"
 
 typedef struct {
@@ -16,22 +18,13 @@ typedef struct {
     int busy;
 } WorkerObject;
 
-static void block_free(pc_block *block)
-{
-    if (block->base != NULL)
-        munmap((void *)(uintptr_t)block->base, block->bytes);
-    close(block->fd);
-    free(block);
-}
+#define CLOSE_NS 2000000000 /* for a queue that drains while its worker is closed */
 
 static void worker_close_now(WorkerObject *self)
 {
     if (!self->open)
         return;
-    for (size_t i = 0; i < PC_BLOCKS_MAX; i++)
-        if (self->worker.blocks[i] != NULL)
-            block_free(self->worker.blocks[i]);
-    pc_worker_deinit(&self->worker);
+    pc_worker_deinit(&self->worker, pc_clock_now_ns() + CLOSE_NS);
     self->open = 0;
 }
 
@@ -65,7 +58,7 @@ static int worker_init(PyObject *object, PyObject *args, PyObject *kwargs)
     if (py_ring_open(fd, submit_name, done_name, &ring) != 0)
         return -1;
     if (!pc_worker_init(&ring, kernel, &self->worker)) {
-        pc_worker_deinit(&self->worker);
+        pc_worker_deinit(&self->worker, 0);
         PyErr_NoMemory();
         return -1;
     }
@@ -113,7 +106,7 @@ static pc_block *block_new(int fd, uint64_t start, uint64_t bytes, uint64_t page
         void *base = mmap(NULL, bytes, PROT_READ, MAP_SHARED, block->fd, (off_t)start);
         if (base == MAP_FAILED) {
             int saved = errno;
-            block_free(block);
+            pc_block_free(block);
             errno = saved;
             return NULL;
         }
@@ -141,7 +134,10 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
     pc_block *block = block_new(fd, start, bytes, page_bytes, flags, dense_bytes, map);
     if (block == NULL)
         return PyErr_SetFromErrno(PyExc_OSError);
-    self->worker.blocks[id] = block;
+    if (!pc_worker_attach(&self->worker, id, block)) {
+        errno = ENOSPC;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
     Py_RETURN_NONE;
 }
 
@@ -151,10 +147,8 @@ static PyObject *worker_detach(PyObject *object, PyObject *args)
     WorkerObject *self = usable(object);
     if (self == NULL || !PyArg_ParseTuple(args, "I", &id))
         return NULL;
-    if (id < PC_BLOCKS_MAX && self->worker.blocks[id] != NULL) {
-        block_free(self->worker.blocks[id]);
-        self->worker.blocks[id] = NULL;
-    }
+    if (id < PC_BLOCKS_MAX && self->worker.blocks[id] != NULL)
+        pc_worker_detach(&self->worker, id);
     Py_RETURN_NONE;
 }
 
@@ -175,7 +169,103 @@ static PyObject *worker_serve(PyObject *object, PyObject *args)
     return PyLong_FromLong((long)result);
 }
 
+static PyObject *open_queue(WorkerObject *self, pc_portal *portal, const pc_dsa_limits *limits)
+{
+    if (portal == NULL || !pc_worker_open_queue(&self->worker, portal, limits))
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+static PyObject *worker_open_queue(PyObject *object, PyObject *args)
+{
+    int fd;
+    const char *submit;
+    unsigned int size, batch_max;
+    unsigned long long transfer_max;
+    long long deadline_ns;
+    WorkerObject *self = usable(object);
+    if (self == NULL || !PyArg_ParseTuple(args, "isIIKL", &fd, &submit, &size, &batch_max,
+                                          &transfer_max, &deadline_ns))
+        return NULL;
+    const pc_dsa_limits limits = {size, batch_max, transfer_max, deadline_ns, true, true};
+    if (strcmp(submit, "write") == 0)
+        return open_queue(self, pc_portal_open_write(fd), &limits);
+    return open_queue(self, pc_portal_open_mapped(fd, strcmp(submit, "movdir64b") == 0), &limits);
+}
+
+static int model_mode(const char *name)
+{
+    static const char *const names[] = {"shared", "dedicated", "write"};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(name, names[i]) == 0)
+            return i;
+    return -1;
+}
+
+static PyObject *worker_open_model(PyObject *object, PyObject *args)
+{
+    const char *mode, *faults;
+    unsigned int size, threshold, batch, version;
+    unsigned long long transfer, seed, delay_ns;
+    long long deadline_ns;
+    char why[200];
+    dsa_model_options options;
+    WorkerObject *self = usable(object);
+    if (self == NULL ||
+        !PyArg_ParseTuple(args, "sIIIKIKsKL", &mode, &size, &threshold, &batch, &transfer, &version,
+                          &seed, &faults, &delay_ns, &deadline_ns))
+        return NULL;
+    dsa_model_defaults(&options);
+    options.mode = (dsa_model_mode)model_mode(mode);
+    options.size = size;
+    options.threshold = threshold;
+    options.max_batch = batch;
+    options.max_transfer = transfer;
+    options.version = version;
+    options.seed = seed;
+    options.faults = faults;
+    options.delay_ns = delay_ns;
+    dsa_model *model = model_mode(mode) < 0 ? NULL : dsa_model_open(&options, why, sizeof why);
+    if (model == NULL) {
+        PyErr_SetString(PyExc_ValueError, model_mode(mode) < 0 ? "no such mode" : why);
+        return NULL;
+    }
+    bool batches = options.mode != DSA_MODEL_WRITE || version >= 2;
+    bool shared = options.mode != DSA_MODEL_DEDICATED;
+    const pc_dsa_limits limits = {
+        shared ? threshold : size, batches ? batch : 0, transfer, deadline_ns, true, true};
+    pc_portal *portal = pc_portal_open_model(model, options.mode);
+    if (portal == NULL)
+        dsa_model_close(model);
+    return open_queue(self, portal, &limits);
+}
+
+static PyObject *worker_close_queue(PyObject *object, PyObject *unused)
+{
+    WorkerObject *self = usable(object);
+    (void)unused;
+    if (self == NULL)
+        return NULL;
+    pc_dsa_close(&self->worker.dsa, PC_QUEUE_CLOSED, 0);
+    self->worker.queue_up = false;
+    Py_RETURN_NONE;
+}
+
+static PyObject *worker_queue_state(PyObject *object, PyObject *unused)
+{
+    WorkerObject *self = usable(object);
+    (void)unused;
+    if (self == NULL)
+        return NULL;
+    pc_queue_state state = pc_worker_queue_state(&self->worker);
+    return Py_BuildValue("iii", (int)state, (int)self->worker.dsa.end, self->worker.dsa.error);
+}
+
 static PyMethodDef worker_methods[] = {
+    {"open_queue", worker_open_queue, METH_VARARGS, NULL},
+    {"open_model", worker_open_model, METH_VARARGS, NULL},
+    {"close_queue", worker_close_queue, METH_NOARGS, NULL},
+    {"queue_state", worker_queue_state, METH_NOARGS, NULL},
     {"attach", worker_attach, METH_VARARGS, NULL},
     {"detach", worker_detach, METH_VARARGS, NULL},
     {"serve", worker_serve, METH_VARARGS, NULL},

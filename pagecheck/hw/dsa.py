@@ -1,0 +1,271 @@
+"""The DSA engine of one worker: which queue it takes, and what is done when the queue fails.
+
+Facts: a queue can be gone for a moment (disabled and enabled again) or for good, and a wedged
+device keeps the thread that drains it for ever.
+Decision: the CPU goes on deciding pages whatever happens here. A queue that was given up is drained
+first, then opened again after a pause that doubles from try to try; after some tries in a row, or
+when it does not drain, it is left alone until the worker ends.
+
+Source: QEMU's series, which opens at set-up, starts, stops and cleans up for sender and receiver.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import namedtuple
+
+from pagecheck.errors import EngineError, UsageError
+from pagecheck.hw import wq
+from pagecheck.native import _native
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
+if TYPE_CHECKING:
+    from typing import Final
+
+    from pagecheck.hw.queues import WorkQueue
+    from pagecheck.native import Worker
+
+NEVER_NS: Final = 1 << 62
+DRAIN_NS: Final = 5_000_000_000  # a queue that takes longer to drain is taken for wedged
+FIRST_PAUSE_NS: Final = 10_000_000
+PAUSE_MAX_NS: Final = 10_000_000_000
+LOOK_NS: Final = 5_000_000  # between two looks at a queue that drains
+STEADY_NS: Final = 10_000_000_000  # a queue that was up this long starts anew with its pauses
+TRIES_MAX: Final = 8
+_MODEL_SUBMIT: Final = {"shared": "enqcmd", "dedicated": "movdir64b", "write": "write"}
+
+
+class Picked(namedtuple("Picked", "engine queue submit why")):
+    """What a worker decides its pages with.
+
+    Attributes:
+        engine: "dsa" or "cpu".
+        queue: the queue as users name it, or None.
+        submit: "enqcmd", "movdir64b" or "write", or None.
+        why: one line: why this one.
+    """
+
+    __slots__ = ()
+    engine: str
+    queue: str | None
+    submit: str | None
+    why: str
+
+
+class DsaEngine:
+    """A worker's queue: `open` at set-up, `tend` between batches, `stop` at the end."""
+
+    def __init__(self, worker: Worker, deadline_ns: int) -> None:
+        """Opens nothing yet.
+
+        Args:
+            deadline_ns: nanoseconds from a submission to its last record.
+        """
+        self._worker = worker
+        self._deadline_ns = deadline_ns
+        self._queue: WorkQueue | wq.Model | None = None
+        self._opened = 0
+        self._up_since_ns = 0
+        self._down_since_ns = 0
+        self._retry_at_ns = 0
+        self._pause_ns = FIRST_PAUSE_NS
+        self._tries = 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the next batch goes to the device: asked of the queue itself."""
+        return self._worker.queue_state()[0] == _native.QUEUE_UP
+
+    def open(self, engine: str, wqs: list[str], index: int, *, fallback: bool) -> Picked:
+        """Takes a queue, those of this CPU's NUMA node first, starting with the index-th.
+
+        Args:
+            engine: "dsa", "auto" or "cpu".
+            wqs: what the user named; empty: every usable queue of this host.
+            index: of this worker's channel.
+            fallback: with engine "dsa": the CPU decides where no queue can be had.
+
+        Raises:
+            EngineError: engine "dsa" without a usable queue and without `fallback`.
+            UsageError: a name makes no sense.
+        """
+        if engine == "cpu":
+            return Picked("cpu", None, None, "asked for")
+        try:
+            return self._open_one(wqs, index, explicit=engine == "dsa")
+        except EngineError as error:
+            if engine == "dsa" and not fallback:
+                raise EngineError(f"cannot initialise DSA: {error}") from error
+            return Picked("cpu", None, None, str(error))
+
+    def _open_one(self, wqs: list[str], index: int, *, explicit: bool) -> Picked:
+        failures: list[str] = []
+        for queue in _in_order(_named(wqs) if wqs else _discovered(), index):
+            name = queue.text if isinstance(queue, wq.Model) else queue.path
+            if not explicit and not isinstance(queue, wq.Model) and not queue.batches:
+                failures.append(f"{name}: takes no batches, name it with --wq to use it")
+                continue
+            try:
+                submit = self._open_now(queue)
+            except (OSError, EngineError, ValueError) as error:
+                failures.append(f"{name}: {_reason(error)}")
+                if wqs and explicit and getattr(error, "errno", None) != errno.EBUSY:
+                    break  # it was named, so it must work
+                continue
+            self._queue = queue
+            self._up_since_ns = time.monotonic_ns()
+            return Picked("dsa", name, submit, "named with --wq" if wqs else "found")
+        raise EngineError("; ".join(failures or [_why_none()]))
+
+    def _open_now(self, queue: WorkQueue | wq.Model) -> str:
+        """Opens it and returns how descriptors are submitted."""
+        if isinstance(queue, wq.Model):
+            submit = _MODEL_SUBMIT[queue.mode]
+            self._open_model(queue)
+        else:
+            if queue.unusable is not None:
+                raise EngineError(queue.unusable)
+            submit = self._open_node(queue)
+        self._opened += 1
+        return submit
+
+    def _open_model(self, model: wq.Model) -> None:
+        if model.transfer < 4096:
+            raise EngineError(f"a transfer limit of {model.transfer} bytes is less than a page")
+        self._worker.open_model(
+            model.mode,
+            model.size,
+            model.threshold,
+            model.batch,
+            model.transfer,
+            model.version,
+            (model.seed + self._opened) % (1 << 64),
+            model.faults,
+            model.delay * 1000,
+            self._deadline_ns,
+        )
+
+    def _open_node(self, queue: WorkQueue) -> str:
+        """The kernel says at mmap whether the portal may be had; if not, write(2) is left."""
+        fd = os.open(queue.path, os.O_RDWR | os.O_CLOEXEC)
+        submit = queue.submit or "write"
+        size = queue.threshold if queue.mode == "shared" else queue.size
+        batch = queue.max_batch if queue.batches else 0
+        try:
+            try:
+                self._worker.open_queue(
+                    fd, submit, size, batch, queue.max_transfer, self._deadline_ns
+                )
+            except PermissionError:
+                if submit == "write":
+                    raise
+                submit = "write"
+                batch = batch if queue.version >= 0x200 else 0
+                self._worker.open_queue(
+                    fd, submit, size, batch, queue.max_transfer, self._deadline_ns
+                )
+        except BaseException:
+            os.close(fd)
+            raise
+        return submit
+
+    def tend(self) -> int:
+        """Looks after a queue that was given up; never blocks.
+
+        Returns:
+            The absolute time at which it wants to be called again.
+        """
+        if self._queue is None:
+            return NEVER_NS
+        state = self._worker.queue_state()[0]
+        now = time.monotonic_ns()
+        if state == _native.QUEUE_UP:
+            self._down_since_ns = 0
+            return NEVER_NS
+        if not self._down_since_ns:
+            self._begin_pause(now)
+        if state == _native.QUEUE_DRAINING:
+            wedged = now - self._down_since_ns > DRAIN_NS
+            return NEVER_NS if wedged else now + LOOK_NS  # it is looked at once a second anyway
+        if now < self._retry_at_ns:
+            return self._retry_at_ns
+        if self._tries > TRIES_MAX:
+            return NEVER_NS
+        return self._reopen(now)
+
+    def _begin_pause(self, now: int) -> None:
+        if now - self._up_since_ns > STEADY_NS:
+            self._pause_ns, self._tries = FIRST_PAUSE_NS, 0
+        self._down_since_ns = now
+        self._retry_at_ns = now + self._pause_ns
+        self._pause_ns = min(self._pause_ns * 2, PAUSE_MAX_NS)
+        self._tries += 1
+
+    def _reopen(self, now: int) -> int:
+        assert self._queue is not None
+        try:
+            self._open_now(self._queue)
+        except (OSError, EngineError, ValueError):
+            self._begin_pause(now)
+            return self._retry_at_ns
+        self._up_since_ns = now
+        self._down_since_ns = 0
+        return NEVER_NS
+
+    def stop(self) -> None:
+        """Gives the queue up; it drains by itself. What was in flight is decided already."""
+        self._worker.close_queue()
+        self._queue = None
+
+
+def _named(wqs: list[str]) -> list[WorkQueue | wq.Model]:
+    found: list[WorkQueue | wq.Model] = []
+    for text in wqs:
+        parsed = wq.parse(text)
+        if isinstance(parsed, str):
+            from pagecheck.hw.queues import find_queue
+
+            found.append(find_queue(parsed))
+        else:
+            found.append(parsed)
+    return found
+
+
+def _discovered() -> list[WorkQueue | wq.Model]:
+    from pagecheck.hw.queues import usable_queues
+
+    return [queue for queue in usable_queues() if queue.batches]
+
+
+def _why_none() -> str:
+    from pagecheck.hw.queues import list_devices, why_no_device
+
+    if not list_devices():
+        return why_no_device()
+    return "no work queue is usable and takes batches, 'pagecheck devices' says why"
+
+
+def _in_order(queues: list[WorkQueue | wq.Model], index: int) -> list[WorkQueue | wq.Model]:
+    """Round robin from the index-th on, those of this CPU's node before the others."""
+    node = -1
+    if any(isinstance(queue, tuple) and getattr(queue, "numa_node", -1) >= 0 for queue in queues):
+        node = _native.numa_node()
+    near = [queue for queue in queues if getattr(queue, "numa_node", -1) in (-1, node)]
+    far = [queue for queue in queues if queue not in near]
+    ordered: list[WorkQueue | wq.Model] = []
+    for group in (near, far):
+        start = index % len(group) if group else 0
+        ordered += group[start:] + group[:start]
+    return ordered
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UsageError):
+        raise error
+    if isinstance(error, OSError):
+        if error.errno == errno.EBUSY:
+            return "in use by another process (a dedicated queue serves one); use a shared queue"
+        return error.strerror or str(error)
+    return str(error)

@@ -1,0 +1,295 @@
+"""Intel DSA work queues as sysfs describes them, and for each why it cannot be used, and the fix.
+
+Facts: a queue is usable if its device and itself are enabled, it is of type user, it may compare
+patterns, its node can be opened, and descriptors can be submitted: by ENQCMD (shared) or MOVDIR64B
+(dedicated) through a mapping of its portal, or by write(2), which the kernel offers since it wants
+CAP_SYS_RAWIO for that mapping (Linux 6.10, CVE-2024-21823).
+`queue_reasons.py` judges. Nothing is submitted here.
+
+Source: Linux drivers/dma/idxd/sysfs.c and cdev.c, Documentation/ABI/stable/sysfs-driver-dma-idxd.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import namedtuple
+
+from pagecheck.errors import EngineError
+from pagecheck.hw.queue_reasons import (
+    INSTRUCTIONS,
+    PAGE_BYTES,
+    device_refused,
+    misconfigured,
+    unopenable,
+    with_submission,
+)
+from pagecheck.hw.sysfs import Folder, digits, names, printable
+from pagecheck.native import _native
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class WorkQueue(
+    namedtuple(
+        "WorkQueue",
+        "name path device mode size threshold max_batch max_transfer version numa_node submit "
+        "batches unusable note",
+    )
+):
+    """One work queue; a number that sysfs does not tell is 0.
+
+    Attributes:
+        name: such as wq0.0.
+        path: its device node, which need not exist.
+        device: such as dsa0.
+        mode: "shared", "dedicated" or, where sysfs holds neither, "unknown".
+        size: entries.
+        threshold: entries that a shared queue admits from users; 0 for a dedicated one.
+        max_batch: descriptors of a batch.
+        max_transfer: bytes of a descriptor.
+        version: of the device: 0x100 (Sapphire and Emerald Rapids), 0x200 (Granite Rapids).
+        numa_node: of the device; -1 for none.
+        submit: how descriptors would be submitted: "enqcmd", "movdir64b", "write"; None: not.
+        batches: whether a batch descriptor can be submitted that way.
+        unusable: None, or one line: why it cannot be used; and the fix.
+        note: None, or one line: why a usable queue is slower than it could be; and the fix.
+    """
+
+    __slots__ = ()
+    name: str
+    path: str
+    device: str
+    mode: str
+    size: int
+    threshold: int
+    max_batch: int
+    max_transfer: int
+    version: int
+    numa_node: int
+    submit: str | None
+    batches: bool
+    unusable: str | None
+    note: str | None
+
+
+class Device(
+    namedtuple("Device", "name version state numa_node max_batch max_transfer queues unusable")
+):
+    """One DSA device; the fields are as those of its queues.
+
+    Attributes:
+        state: "enabled", "disabled", "halted", or what else sysfs holds.
+        queues: all its work queues, usable or not, in order.
+    """
+
+    __slots__ = ()
+    name: str
+    version: int
+    state: str
+    numa_node: int
+    max_batch: int
+    max_transfer: int
+    queues: tuple[WorkQueue, ...]
+    unusable: str | None
+
+
+def probe_map(path: str) -> int:
+    """Opens a work queue for an instant and maps its portal.
+
+    Returns:
+        0, or the errno of the mapping.
+
+    Raises:
+        OSError: it cannot be opened; EBUSY: a dedicated queue that another process has open.
+    """
+    import mmap
+
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        mmap.mmap(fd, PAGE_BYTES, mmap.MAP_SHARED, mmap.PROT_WRITE).close()
+    except OSError as error:
+        return error.errno or errno.EIO
+    except ValueError:  # a file too short to be a portal
+        return errno.EINVAL
+    finally:
+        os.close(fd)
+    return 0
+
+
+def may_open(path: str) -> bool:
+    """Whether the node's mode lets this process read and write it."""
+    return os.access(path, os.R_OK | os.W_OK, effective_ids=True)
+
+
+class Host:
+    """Where to look, and whom to ask; the defaults are this machine.
+
+    Attributes:
+        sysfs: root of sysfs.
+        dev: folder of the device nodes.
+        cpu_why_not: from "enqcmd" or "movdir64b" to None, or why the CPU cannot run it.
+        may_open: whether a node's mode lets this process open it.
+        probe_map: opens and maps a node for an instant; see the function of that name.
+    """
+
+    __slots__ = ("cpu_why_not", "dev", "may_open", "probe_map", "sysfs")
+
+    def __init__(
+        self,
+        sysfs: str = "/sys",
+        dev: str = "/dev",
+        cpu_why_not: Callable[[str], str | None] = _native.cpu_why_not,
+        may_open: Callable[[str], bool] = may_open,
+        probe_map: Callable[[str], int] = probe_map,
+    ) -> None:
+        self.sysfs = sysfs
+        self.dev = dev
+        self.cpu_why_not = cpu_why_not
+        self.may_open = may_open
+        self.probe_map = probe_map
+
+    @property
+    def devices(self) -> str:
+        """The folder of the DSA and IAX devices."""
+        return f"{self.sysfs}/bus/dsa/devices"
+
+
+def list_devices(host: Host | None = None, *, probe: bool = False) -> list[Device]:
+    """Every DSA device with all its queues, in order; no IAX devices.
+
+    Args:
+        probe: open each queue that looks usable for an instant, to learn whether it is in use and
+            whether its portal may be mapped. Without it nothing is opened, `submit` assumes that
+            the mapping is permitted, and a dedicated queue in use looks usable.
+    """
+    host = host or Host()
+    return [_device(host, number, probe=probe) for number in _device_numbers(host)]
+
+
+def usable_queues(host: Host | None = None, *, probe: bool = False) -> list[WorkQueue]:
+    """The queues with `unusable` None, in order of device, then queue; `probe` as above."""
+    devices = list_devices(host, probe=probe)
+    return [queue for device in devices for queue in device.queues if queue.unusable is None]
+
+
+def find_queue(path: str, host: Host | None = None, *, probe: bool = False) -> WorkQueue:
+    """The queue behind a device node, usable or not.
+
+    Args:
+        path: such as /dev/dsa/wq0.0.
+        probe: as for `list_devices`; only this queue is opened.
+
+    Raises:
+        EngineError: there is no such queue; it says which there are.
+    """
+    host = host or Host()
+    folder, name = os.path.split(os.path.normpath(path))
+    numbers = _queue_numbers(name)
+    shown = printable(path, 200)
+    if folder != os.path.normpath(f"{host.dev}/dsa") or numbers is None:
+        example = f"{host.dev}/dsa/wq0.0"
+        raise EngineError(f"{shown}: not a DSA work queue such as {example}; {_choice(host)}")
+    if not os.path.isdir(f"{host.devices}/dsa{numbers[0]}/{name}"):
+        raise EngineError(f"{shown}: sysfs knows no such work queue; {_choice(host)}")
+    files = Folder(f"{host.devices}/dsa{numbers[0]}")
+    op_cap = files.opcodes("op_cap")
+    return _queue(host, _device_itself(files, numbers[0]), op_cap, numbers, probe=probe)
+
+
+def why_no_device(host: Host | None = None) -> str:
+    """One line: what is missing where `list_devices` finds nothing."""
+    folder = (host or Host()).devices
+    if os.path.isdir(folder):
+        return f"no DSA device: {folder} has none; this machine or guest was given no such hardware"
+    return (
+        f"no DSA device: {folder} does not exist; "
+        "no such hardware, or the idxd driver is not loaded (modprobe idxd)"
+    )
+
+
+def _choice(host: Host) -> str:
+    devices = list_devices(host)
+    if not devices:
+        return why_no_device(host)
+    usable = [q.path for device in devices for q in device.queues if q.unusable is None]
+    if not usable:
+        return "no work queue is usable here, 'pagecheck devices' says why"
+    more = f" and {len(usable) - 8} more" if len(usable) > 8 else ""
+    return f"usable here: {', '.join(usable[:8])}{more}"
+
+
+def _device_numbers(host: Host) -> list[int]:
+    entries = {name: digits(name.removeprefix("dsa")) for name in names(host.devices)}
+    return sorted(n for name, n in entries.items() if n is not None and name == f"dsa{n}")
+
+
+def _device(host: Host, number: int, *, probe: bool) -> Device:
+    files = Folder(f"{host.devices}/dsa{number}")
+    op_cap = files.opcodes("op_cap")
+    device = _device_itself(files, number)
+    numbers = sorted(n for n in map(_queue_numbers, names(files.path)) if n and n[0] == number)
+    return device._replace(
+        queues=tuple(_queue(host, device, op_cap, n, probe=probe) for n in numbers)
+    )
+
+
+def _device_itself(files: Folder, number: int) -> Device:
+    device = Device(
+        name=f"dsa{number}",
+        version=files.number("version"),
+        state=files.text("state"),
+        numa_node=files.number("numa_node", -1),
+        max_batch=files.number("max_batch_size"),
+        max_transfer=files.number("max_transfer_size"),
+        queues=(),
+        unusable=None,
+    )
+    pasid = files.number("pasid_enabled") != 0
+    return device._replace(unusable=files.problem or device_refused(device, pasid=pasid))
+
+
+def _queue(
+    host: Host, device: Device, op_cap: int, numbers: tuple[int, int], *, probe: bool
+) -> WorkQueue:
+    """One queue, judged in the order in which its owner would mend it."""
+    name = f"wq{numbers[0]}.{numbers[1]}"
+    files = Folder(f"{host.devices}/{device.name}/{name}")
+    mode = files.text("mode")
+    if mode not in INSTRUCTIONS:
+        files.refuse("mode", mode, "neither shared nor dedicated")
+        mode = "unknown"
+    size = files.number("size")
+    queue = WorkQueue(
+        name=name,
+        path=f"{host.dev}/dsa/{name}",
+        device=device.name,
+        mode=mode,
+        size=size,
+        threshold=min(files.number("threshold"), size) if mode == "shared" else 0,
+        max_batch=min(files.number("max_batch_size"), device.max_batch),
+        max_transfer=min(files.number("max_transfer_size"), device.max_transfer),
+        version=device.version,
+        numa_node=device.numa_node,
+        submit=None,
+        batches=False,
+        unusable=None,
+        note=None,
+    )
+    opcodes = files.opcodes("op_config", op_cap)  # absent where the device cannot restrict them
+    why = f"device {device.name}: {device.unusable}" if device.unusable else None
+    why = why or misconfigured(queue, files, opcodes) or unopenable(host, queue)
+    if why is not None:
+        return queue._replace(unusable=why)
+    return with_submission(host, queue, opcodes, op_cap, probe=probe)
+
+
+def _queue_numbers(name: str) -> tuple[int, int] | None:
+    """(device, queue) of a name such as wq0.1."""
+    device, dot, queue = name.removeprefix("wq").partition(".")
+    first, second = digits(device), digits(queue)
+    if first is None or second is None or name != f"wq{first}{dot}{second}":
+        return None
+    return first, second

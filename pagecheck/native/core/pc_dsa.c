@@ -1,0 +1,239 @@
+/* From pages to flights: sampling, descriptors, submission.
+ *
+ * This is the path that every page takes. A zero page with a descriptor of its own costs two
+ * stores into a descriptor that was prepared once, one into its record, and the reading of that
+ * record; `tools/bench dsa` counts the instructions. */
+#include "pc_dsa.h"
+
+#include <errno.h>
+
+#include "pc_bits.h"
+#include "pc_dsa_flight.h"
+#include "pc_guard.h"
+#include "pc_ring.h"
+
+#define SUBMIT_RETRIES 64u /* a full queue is overload: waiting longer would only add to it */
+#define FULLS_MAX 32u      /* then the queue is taken for disabled */
+
+/* Guest memory of the group, safe to touch. False: a page went away under the look. */
+static bool sample(const pc_dsa *dsa, const pc_task *task, const pc_pages *pages, size_t begin,
+                   size_t end, uint64_t *maybe)
+{
+    pc_guard guard;
+    volatile uint64_t found = 0;
+    if (!PC_GUARDED(&guard, task->block->base, task->block->bytes,
+                    found = task->decider->kernel->sample_pages(pages, begin, end)))
+        return false;
+    *maybe = found;
+    if (!dsa->queue->limits.sample) /* for measurements; the look has populated the pages */
+        *maybe = end - begin == 64 ? ~UINT64_C(0) : (UINT64_C(1) << (end - begin)) - 1;
+    return true;
+}
+
+/* An empty flight for this task; NULL: the queue was given up meanwhile. */
+static pc_flight *open_flight(pc_dsa *dsa, pc_task *task)
+{
+    while (dsa->queue != NULL && dsa->queue->unused == NULL)
+        pc_flight_settle_oldest(dsa);
+    pc_queue *queue = dsa->queue;
+    if (queue == NULL)
+        return NULL;
+    pc_flight *flight = queue->unused;
+    queue->unused = flight->next;
+    queue->open = flight;
+    flight->next = NULL;
+    flight->task = task;
+    flight->count = flight->taken = flight->rounds = 0; /* its old records mean nothing now */
+    task->flights++;
+    return flight;
+}
+
+/* One more page for the open flight. False: the queue was given up. */
+static inline bool add(pc_dsa *dsa, pc_task *task, uint32_t index, uint64_t address, uint32_t bytes)
+{
+    pc_queue *queue = dsa->queue;
+    if (queue == NULL)
+        return false;
+    pc_flight *flight = queue->open;
+    if (flight != NULL && flight->count != 0) {
+        pc_member *last = &flight->members[flight->count - 1];
+        struct dsa_hw_desc *tail = &flight->descriptors[flight->count - 1];
+        if (last->index + last->pages == index && tail->src_addr + tail->xfer_size == address &&
+            tail->xfer_size + (uint64_t)bytes <= queue->run_bytes) {
+            tail->xfer_size += bytes;
+            last->pages++;
+            return true;
+        }
+        if (flight->count == queue->members) {
+            queue->open = NULL;
+            pc_flight_launch(dsa, flight);
+            flight = NULL;
+        }
+    }
+    if (flight == NULL) {
+        flight = open_flight(dsa, task);
+        if (flight == NULL)
+            return false;
+    }
+    uint32_t at = flight->count++;
+    flight->descriptors[at].src_addr = address;
+    flight->descriptors[at].xfer_size = bytes;
+    flight->members[at] = (pc_member){.index = index, .pages = 1};
+    return true;
+}
+
+bool pc_dsa_offload(pc_dsa *dsa, pc_task *task, const pc_pages *pages, size_t begin, size_t end)
+{
+    uint64_t maybe;
+    uint32_t count = (uint32_t)(end - begin);
+    if (dsa->queue == NULL || pages->page_bytes > dsa->queue->limits.transfer_max ||
+        !sample(dsa, task, pages, begin, end, &maybe))
+        return false;
+    pc_bits_set(task->decided, begin, count); /* taken back where neither side can decide */
+    task->offloaded += count;
+    dsa->stats->pages_sampled += count - (uint32_t)__builtin_popcountll(maybe);
+    const uint32_t bytes = (uint32_t)pages->page_bytes;
+    for (; maybe != 0; maybe &= maybe - 1) {
+        size_t index = begin + (size_t)__builtin_ctzll(maybe);
+        uint64_t offset = pages->offsets != NULL ? pages->offsets[index]
+                                                 : pages->first + index * pages->page_bytes;
+        if (!add(dsa, task, (uint32_t)index, (uintptr_t)pages->base + offset, bytes))
+            pc_flight_complete(dsa, task, (uint32_t)index, 1);
+    }
+    return true;
+}
+
+void pc_dsa_flush(pc_dsa *dsa)
+{
+    if (dsa->queue == NULL || dsa->queue->open == NULL)
+        return;
+    pc_flight *flight = dsa->queue->open;
+    dsa->queue->open = NULL;
+    pc_flight_launch(dsa, flight);
+}
+
+void pc_dsa_finish(pc_dsa *dsa, pc_task *task)
+{
+    while (task->flights != 0)
+        pc_flight_settle_oldest(dsa);
+}
+
+void pc_dsa_poll(pc_dsa *dsa)
+{
+    while (dsa->queue != NULL && dsa->queue->oldest != NULL) {
+        const pc_flight *oldest = dsa->queue->oldest;
+        const struct dsa_completion_record *record =
+            oldest->batched ? oldest->batch_record : &oldest->records[oldest->taken - 1];
+        if (__atomic_load_n(&record->status, __ATOMIC_ACQUIRE) == 0)
+            return;
+        pc_flight_settle_oldest(dsa);
+    }
+}
+
+/* The descriptors to submit, and how many entries of the queue they take. */
+static const struct dsa_hw_desc *arrange(const pc_queue *queue, pc_flight *flight)
+{
+    flight->batched = flight->count > 1 && queue->limits.batch_max >= 2;
+    flight->entries = flight->batched ? 1 : flight->count;
+    for (uint32_t i = 0; i < flight->count; i++)
+        flight->records[i].status = 0; /* also touches it, so that the device finds it */
+    if (!flight->batched)
+        return flight->descriptors;
+    flight->batch_record->status = 0;
+    flight->batch->desc_count = flight->count;
+    return flight->batch;
+}
+
+/* Returns how many of the flight's entries the queue took, or -errno. */
+static long submit(pc_dsa *dsa, pc_queue *queue, const struct dsa_hw_desc *first, uint32_t entries)
+{
+    long done = 0;
+    for (uint32_t tries = 0; entries != 0 && tries <= SUBMIT_RETRIES; tries++) {
+        long took = queue->portal->ops->submit(queue->portal, first + done, entries - (size_t)done);
+        if (took < 0)
+            return done != 0 ? done : took;
+        done += took;
+        if (done == (long)entries)
+            return done;
+        dsa->stats->retries++;
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+    return done;
+}
+
+static void append(pc_queue *queue, pc_flight *flight)
+{
+    flight->next = NULL;
+    if (queue->oldest == NULL)
+        queue->oldest = flight;
+    else
+        queue->newest->next = flight;
+    queue->newest = flight;
+}
+
+/* The kernel refused the first descriptor. Only batches refused: go on without them. */
+static void refused(pc_dsa *dsa, pc_queue *queue, pc_flight *flight, int error)
+{
+    if (error == EINVAL && flight->batched) {
+        uint32_t half = queue->limits.queue_size > 1 ? queue->limits.queue_size / 2 : 1;
+        queue->limits.batch_max = 0;
+        queue->members = half < queue->members ? half : queue->members;
+        pc_flight_abandon(dsa, flight);
+        return;
+    }
+    pc_flight_abandon(dsa, flight);
+    pc_dsa_close(dsa, PC_QUEUE_REFUSED, error);
+}
+
+/* Entries of the queue for this flight: a new one waits for others to end, one that goes out
+ * again (from inside such a wait) takes what is there. False: the queue was given up. */
+static bool make_room(pc_dsa *dsa, pc_queue *queue, pc_flight *flight)
+{
+    uint32_t size = queue->limits.queue_size;
+    while (flight->rounds == 0 && queue->oldest != NULL &&
+           queue->entries + flight->entries > size) {
+        pc_flight_settle_oldest(dsa);
+        if (dsa->queue == NULL)
+            return false;
+    }
+    uint32_t free = queue->entries < size ? size - queue->entries : 0;
+    if (flight->entries > free)
+        flight->entries = free; /* the CPU decides what is over */
+    return true;
+}
+
+void pc_flight_launch(pc_dsa *dsa, pc_flight *flight)
+{
+    pc_queue *queue = dsa->queue;
+    flight->taken = 0;
+    const struct dsa_hw_desc *first = arrange(queue, flight);
+    if (!make_room(dsa, queue, flight)) {
+        pc_flight_abandon(dsa, flight); /* it was in no list when the queue was given up */
+        return;
+    }
+    flight->submitted_ns = pc_clock_now_ns();
+    long took = submit(dsa, queue, first, flight->entries);
+    dsa->stats->submit_ns += (uint64_t)(pc_clock_now_ns() - flight->submitted_ns);
+    if (took < 0) {
+        refused(dsa, queue, flight, (int)-took);
+        return;
+    }
+    if (took == 0) {
+        dsa->stats->queue_full++;
+        queue->fulls++;
+        pc_flight_abandon(dsa, flight);
+        if (queue->fulls >= FULLS_MAX)
+            pc_dsa_close(dsa, PC_QUEUE_FULL, 0);
+        return;
+    }
+    queue->fulls = 0;
+    flight->entries = (uint32_t)took;
+    flight->taken = flight->batched ? flight->count : (uint32_t)took;
+    queue->entries += flight->entries;
+    flight->rounds++;
+    dsa->stats->batches += flight->batched;
+    dsa->stats->descriptors += flight->taken;
+    append(queue, flight);
+}

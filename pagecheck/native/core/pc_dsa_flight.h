@@ -1,0 +1,58 @@
+/* Inside the DSA engine: flights, and one life of a queue from its opening until it is drained. */
+#ifndef PC_DSA_FLIGHT_H
+#define PC_DSA_FLIGHT_H
+
+#include "pc_dsa.h"
+
+/* Pages that one descriptor covers: consecutive in the batch and in memory. */
+typedef struct pc_member {
+    uint32_t index; /* of the first page in its batch */
+    uint32_t pages;
+} pc_member;
+
+/* One submission: a lone descriptor, a batch of them, or an array where batches cannot be had. */
+struct pc_flight {
+    pc_flight *next;
+    pc_task *task;
+    struct dsa_hw_desc *batch;
+    struct dsa_hw_desc *descriptors;
+    struct dsa_completion_record *batch_record;
+    struct dsa_completion_record *records;
+    uint32_t count;
+    uint32_t taken;   /* descriptors that the queue took, from the first on */
+    uint32_t entries; /* entries of the queue that it occupies */
+    uint32_t rounds;
+    bool batched;
+    int64_t submitted_ns;
+    pc_member members[PC_DSA_MEMBERS];
+};
+
+struct pc_queue {
+    pc_queue *next; /* in the list of those that drain */
+    pc_portal *portal;
+    pc_dsa_limits limits;
+    uint32_t members;   /* of a flight at most */
+    uint32_t entries;   /* occupied in the queue, as far as we know */
+    uint32_t fulls;     /* submissions in a row that the queue did not take */
+    uint32_t errors;    /* descriptors in a row that came back with neither an answer nor a fault */
+    uint64_t run_bytes; /* learned: what one descriptor may cover */
+    pc_flight *open;    /* being filled, for the task that is being started */
+    pc_flight *oldest;  /* submitted, in order of submission */
+    pc_flight *newest;
+    pc_flight *unused;
+    unsigned char *region; /* descriptors and records of every flight */
+    size_t region_bytes;
+    int drained; /* written by the draining thread, released */
+    pc_flight flights[PC_DSA_FLIGHTS];
+};
+
+/* Submits it, or lets the CPU decide its pages; either way the caller is rid of it. */
+void pc_flight_launch(pc_dsa *dsa, pc_flight *flight);
+/* Waits for the oldest flight and makes bits of its records. */
+void pc_flight_settle_oldest(pc_dsa *dsa);
+/* Makes bits of what records there are and lets the CPU decide the rest. */
+void pc_flight_abandon(pc_dsa *dsa, pc_flight *flight);
+/* Lets the CPU decide pages that were meant for the device. */
+void pc_flight_complete(pc_dsa *dsa, const pc_task *task, uint32_t index, uint32_t pages);
+
+#endif

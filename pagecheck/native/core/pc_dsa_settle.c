@@ -1,0 +1,280 @@
+/* What each record means, and what becomes of the pages that it does not prove.
+ *
+ * A page is zero only by a record of status 1 and result 0 that covers it, or if it lies wholly
+ * below the position of the first difference or of the fault (8.2.4: that position is never past
+ * the first byte that differs). The position itself may be rounded down, so the page that holds it
+ * is looked at by the CPU. What follows goes out again, a bounded number of times. */
+#include <errno.h>
+
+#include "pc_bits.h"
+#include "pc_dsa_flight.h"
+#include "pc_ring.h"
+
+#define ERRORS_MAX 256u /* descriptors in a row: such a queue only costs */
+
+#define STATUS_ZERO 0x0001u     /* status 1, result 0 in the second byte */
+#define STATUS_MISMATCH 0x0101u /* status 1, result 1 */
+
+void pc_flight_complete(pc_dsa *dsa, const pc_task *task, uint32_t index, uint32_t pages)
+{
+    dsa->stats->pages_completed += pages;
+    pc_block_redecide(task, index, (size_t)index + pages);
+}
+
+static uint32_t record_word(const struct dsa_completion_record *record)
+{
+    /* acquire: the position was written before the status */
+    uint32_t status = __atomic_load_n(&record->status, __ATOMIC_ACQUIRE) & PC_IDXD_STATUS_MASK;
+    return status | (uint32_t)record->result << 8;
+}
+
+/* The flight's own memory is reused for what is left of it: every record is in, so the device is
+ * done with it. */
+typedef struct leftover {
+    pc_flight *flight;
+    uint32_t count;
+} leftover;
+
+static void keep(leftover *left, const pc_task *task, uint32_t index, uint32_t pages)
+{
+    struct dsa_hw_desc *each = &left->flight->descriptors[left->count];
+    const pc_block *block = task->block;
+    uint64_t offset = task->batch.offsets != NULL
+                          ? task->batch.offsets[index]
+                          : task->batch.first + (uint64_t)index * block->page_bytes;
+    each->src_addr = (uintptr_t)block->base + offset;
+    each->xfer_size = (uint32_t)(pages * block->page_bytes);
+    left->flight->members[left->count++] = (pc_member){.index = index, .pages = pages};
+}
+
+/* Pages that the record proves zero, counted from the member's first. */
+static uint32_t proven(const struct dsa_completion_record *record, const pc_member *member,
+                       uint64_t page_bytes)
+{
+    uint64_t pages = record->bytes_completed / page_bytes;
+    return pages < member->pages ? (uint32_t)pages : 0; /* nonsense proves nothing */
+}
+
+/* A member with a mismatch or a fault inside: its proven pages are zero, the CPU looks at the next
+ * ones until it has found where it went wrong, and the rest is kept to go out again. */
+static void refine(pc_dsa *dsa, leftover *left, pc_task *task, const pc_member *member,
+                   const struct dsa_completion_record *record, bool fault)
+{
+    uint32_t at = proven(record, member, task->block->page_bytes);
+    uint32_t end = member->index + member->pages;
+    pc_bits_set(task->zero, member->index, at);
+    dsa->stats->pages_device += at;
+    at += member->index;
+    bool found = false;
+    while (at < end && !found) { /* a fault: one page; a mismatch: up to the one that differs */
+        pc_flight_complete(dsa, task, at, 1);
+        found = fault || !pc_bits_test(task->zero, at);
+        at++;
+    }
+    if (at == end)
+        return;
+    if (left->flight->rounds < PC_DSA_ROUNDS)
+        keep(left, task, at, end - at);
+    else
+        pc_flight_complete(dsa, task, at, end - at);
+}
+
+/* Every status but the two that are answers. */
+static void settle_other(pc_dsa *dsa, leftover *left, pc_task *task, const pc_member *member,
+                         const struct dsa_completion_record *record, uint32_t word)
+{
+    uint32_t status = word & 0xffu;
+    dsa->stats->statuses[status]++;
+    bool fault = status == DSA_COMP_PAGE_FAULT_NOBOF || status == DSA_COMP_PAGE_FAULT_IR;
+    dsa->stats->page_faults += fault;
+    if (fault && word >> 8 == 0)
+        refine(dsa, left, task, member, record, true);
+    else
+        pc_flight_complete(dsa, task, member->index, member->pages);
+}
+
+/* Learns how many pages a descriptor should cover. */
+static void grow_runs(pc_queue *queue, uint64_t bytes)
+{
+    if (bytes * 2 > queue->run_bytes)
+        queue->run_bytes *= 2;
+    if (queue->run_bytes > queue->limits.transfer_max)
+        queue->run_bytes = queue->limits.transfer_max;
+}
+
+static void shrink_runs(pc_queue *queue)
+{
+    if (queue->run_bytes > 4096u)
+        queue->run_bytes /= 2;
+}
+
+/* All records that will come are in. Returns how many pages are to go out again, as members. */
+static uint32_t settle_members(pc_dsa *dsa, pc_queue *queue, pc_flight *flight)
+{
+    pc_task *task = flight->task;
+    leftover left = {flight, 0};
+    uint32_t zeros = 0, mismatches = 0, device_pages = 0, others = 0;
+    for (uint32_t i = 0; i < flight->count; i++) {
+        const pc_member member = flight->members[i];
+        const struct dsa_completion_record *record = &flight->records[i];
+        uint32_t word = i < flight->taken ? record_word(record) : 0;
+        if (word == STATUS_ZERO) {
+            if (member.pages == 1) {
+                task->zero[member.index / 64] |= UINT64_C(1) << (member.index % 64);
+            } else {
+                pc_bits_set(task->zero, member.index, member.pages);
+                grow_runs(queue, flight->descriptors[i].xfer_size);
+            }
+            device_pages += member.pages;
+            zeros++;
+        } else if (word == STATUS_MISMATCH) {
+            mismatches++;
+            if (member.pages == 1) {
+                device_pages++; /* decided, and not zero */
+            } else {
+                dsa->stats->refined++;
+                shrink_runs(queue);
+                refine(dsa, &left, task, &member, record, false);
+            }
+        } else {
+            others += i < flight->taken;
+            if ((word & 0xffu) != 0)
+                settle_other(dsa, &left, task, &member, record, word);
+            else /* it never ran, or nobody said so */
+                pc_flight_complete(dsa, task, member.index, member.pages);
+        }
+    }
+    dsa->stats->pages_device += device_pages;
+    dsa->stats->statuses[DSA_COMP_SUCCESS] += zeros + mismatches;
+    queue->errors = zeros + mismatches != 0 ? 0 : queue->errors + others;
+    flight->count = left.count;
+    return left.count;
+}
+
+static void retire(pc_queue *queue, pc_flight *flight)
+{
+    flight->task->flights--;
+    flight->next = queue->unused;
+    queue->unused = flight;
+}
+
+/* Takes the oldest flight off the list. */
+static pc_flight *take_oldest(pc_queue *queue)
+{
+    pc_flight *flight = queue->oldest;
+    queue->oldest = flight->next;
+    if (queue->oldest == NULL)
+        queue->newest = NULL;
+    queue->entries -= flight->entries;
+    return flight;
+}
+
+/* How many members may rightly be without a record, by what the batch's own record says: those
+ * past a fault in the list or a fence, or all of a batch that was refused as a whole (3.8, 3.9). */
+static uint32_t may_be_missing(const pc_flight *flight)
+{
+    uint32_t status = record_word(flight->batch_record) & 0xffu;
+    uint32_t done = flight->batch_record->bytes_completed;
+    switch (status) {
+    case DSA_COMP_SUCCESS:
+        return 0;
+    case DSA_COMP_BATCH_FAIL:
+    case DSA_COMP_BATCH_PAGE_FAULT:
+        return done < flight->count ? flight->count - done : 0;
+    case DSA_COMP_BAD_OPCODE:
+    case DSA_COMP_INVALID_FLAGS:
+    case DSA_COMP_NOZERO_RESERVE:
+    case DSA_COMP_DESC_CNT_ERANGE:
+    case DSA_COMP_DESCLIST_ALIGN:
+        return flight->count;
+    default:
+        return 0;
+    }
+}
+
+/* Whether a record is missing that the device may still write. */
+static bool record_is_missing(const pc_flight *flight)
+{
+    uint32_t missing = 0;
+    for (uint32_t i = 0; i < flight->count; i++)
+        missing += __atomic_load_n(&flight->records[i].status, __ATOMIC_ACQUIRE) == 0;
+    return missing != 0 && missing > may_be_missing(flight);
+}
+
+static void look_at_batch(pc_dsa *dsa, pc_queue *queue, const pc_flight *flight)
+{
+    uint32_t status = record_word(flight->batch_record) & 0xffu;
+    dsa->stats->statuses[status]++;
+    dsa->stats->page_faults += status == DSA_COMP_BATCH_PAGE_FAULT;
+    if (status == DSA_COMP_BAD_OPCODE || status == DSA_COMP_DESC_CNT_ERANGE) {
+        /* This queue takes no batches, or none as large: halve until it does. */
+        queue->limits.batch_max = flight->count / 2;
+        if (queue->limits.batch_max >= 2 && queue->limits.batch_max < queue->members)
+            queue->members = queue->limits.batch_max;
+    }
+}
+
+/* Waits for every record of the flight. False: not all came in time. */
+static bool wait_for(pc_dsa *dsa, const pc_flight *flight, int64_t deadline_ns)
+{
+    const struct dsa_completion_record *first =
+        flight->batched ? flight->batch_record : flight->records;
+    if (__atomic_load_n(&first->status, __ATOMIC_ACQUIRE) == 0) {
+        int64_t begin = pc_clock_now_ns();
+        bool came = pc_pace_wait(&dsa->pace, &first->status, flight->submitted_ns, deadline_ns);
+        dsa->stats->wait_ns += (uint64_t)(pc_clock_now_ns() - begin);
+        if (!came)
+            return false;
+    }
+    for (uint32_t i = 1; !flight->batched && i < flight->taken; i++)
+        if (!pc_pace_wait(&dsa->pace, &flight->records[i].status, flight->submitted_ns,
+                          deadline_ns))
+            return false;
+    return true;
+}
+
+void pc_flight_settle_oldest(pc_dsa *dsa)
+{
+    pc_queue *queue = dsa->queue;
+    pc_flight *flight = queue->oldest;
+    bool came = wait_for(dsa, flight, flight->submitted_ns + queue->limits.deadline_ns);
+    if (!came || (flight->batched && record_is_missing(flight))) {
+        dsa->stats->timeouts += !came;
+        pc_dsa_close(dsa, PC_QUEUE_LOST, 0);
+        return;
+    }
+    take_oldest(queue);
+    if (flight->batched)
+        look_at_batch(dsa, queue, flight);
+    uint32_t again = settle_members(dsa, queue, flight);
+    pc_decider_advance(flight->task->decider);
+    if (again != 0) {
+        pc_flight_launch(dsa, flight);
+    } else {
+        retire(queue, flight);
+    }
+    if (queue->errors >= ERRORS_MAX && dsa->queue == queue)
+        pc_dsa_close(dsa, PC_QUEUE_BROKEN, 0);
+}
+
+void pc_flight_abandon(pc_dsa *dsa, pc_flight *flight)
+{
+    pc_task *task = flight->task;
+    for (uint32_t i = 0; i < flight->count; i++) {
+        const pc_member member = flight->members[i];
+        uint32_t word = i < flight->taken ? record_word(&flight->records[i]) : 0;
+        if (word == STATUS_ZERO) {
+            pc_bits_set(task->zero, member.index, member.pages);
+            dsa->stats->pages_device += member.pages;
+            dsa->stats->statuses[DSA_COMP_SUCCESS]++;
+        } else {
+            pc_flight_complete(dsa, task, member.index, member.pages);
+        }
+    }
+    flight->count = 0;
+    task->flights--;
+    if (dsa->queue != NULL) { /* the device has nothing of it: it was not submitted */
+        flight->next = dsa->queue->unused;
+        dsa->queue->unused = flight;
+    }
+}

@@ -1,0 +1,84 @@
+/* Calls of the software device in the place of instructions and system calls. */
+#include "pc_portal_model.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+typedef struct pc_portal_model {
+    pc_portal head;
+    dsa_model *model;
+} pc_portal_model;
+
+static dsa_model *pc_model_of(pc_portal *portal)
+{
+    return ((pc_portal_model *)portal)->model;
+}
+
+static long pc_submit_enqcmd(pc_portal *portal, const void *descriptors, size_t count)
+{
+    dsa_model *model = pc_model_of(portal);
+    const unsigned char *descriptor = descriptors;
+    size_t taken = 0;
+    while (taken < count && !dsa_model_enqcmd(model, descriptor + taken * PC_DESCRIPTOR_BYTES))
+        taken++;
+    return (long)taken;
+}
+
+static long pc_submit_movdir64b(pc_portal *portal, const void *descriptors, size_t count)
+{
+    dsa_model *model = pc_model_of(portal);
+    const unsigned char *descriptor = descriptors;
+    for (size_t i = 0; i < count; i++)
+        dsa_model_movdir64b(model, descriptor + i * PC_DESCRIPTOR_BYTES);
+    return (long)count;
+}
+
+static long pc_submit_write(pc_portal *portal, const void *descriptors, size_t count)
+{
+    dsa_model *model = pc_model_of(portal);
+    ssize_t wrote;
+    do {
+        wrote = dsa_model_write(model, descriptors, count * PC_DESCRIPTOR_BYTES);
+    } while (wrote == -EINTR);
+    if (wrote < 0)
+        return wrote == -EAGAIN ? 0 : wrote;
+    return wrote / (ssize_t)PC_DESCRIPTOR_BYTES;
+}
+
+static int pc_give_model(pc_portal *portal, const void *base, size_t bytes, bool writable)
+{
+    return dsa_model_give(pc_model_of(portal), base, bytes, writable);
+}
+
+static void pc_take_model(pc_portal *portal, const void *base)
+{
+    dsa_model_take(pc_model_of(portal), base);
+}
+
+static void pc_close_model(pc_portal *portal)
+{
+    dsa_model_close(pc_model_of(portal));
+    free(portal);
+}
+
+#define PC_MODEL_OPS(way)                                                                          \
+    {.name = #way,                                                                                 \
+     .submit = pc_submit_##way,                                                                    \
+     .give = pc_give_model,                                                                        \
+     .take = pc_take_model,                                                                        \
+     .close = pc_close_model}
+
+static const pc_portal_ops pc_ops_model[] = {
+    [DSA_MODEL_SHARED] = PC_MODEL_OPS(enqcmd),
+    [DSA_MODEL_DEDICATED] = PC_MODEL_OPS(movdir64b),
+    [DSA_MODEL_WRITE] = PC_MODEL_OPS(write),
+};
+
+pc_portal *pc_portal_open_model(dsa_model *model, dsa_model_mode mode)
+{
+    pc_portal_model *portal = malloc(sizeof *portal);
+    if (portal == NULL)
+        return NULL;
+    *portal = (pc_portal_model){.head.ops = &pc_ops_model[mode], .model = model};
+    return &portal->head;
+}

@@ -1,0 +1,118 @@
+"""What workers count, as callers and reports get it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+# Completion record status codes. Source: DSA specification, table 5-6.
+STATUS_NAMES: Final = {
+    0x01: "success",
+    0x02: "false_predicate",
+    0x03: "page_fault",
+    0x04: "page_request_refused",
+    0x05: "batch_member_failed",
+    0x06: "batch_list_fault",
+    0x10: "unsupported_opcode",
+    0x11: "invalid_flags",
+    0x12: "reserved_not_zero",
+    0x13: "transfer_size",
+    0x14: "descriptor_count",
+    0x15: "bad_field_value",
+    0x16: "overlap",
+    0x18: "list_misaligned",
+    0x19: "interrupt_handle",
+    0x1A: "record_fault",
+    0x1B: "record_misaligned",
+    0x1C: "misaligned",
+    0x1D: "privilege",
+    0x1E: "traffic_class",
+    0x1F: "readback_fault",
+    0x20: "hardware_error",
+    0x21: "hardware_error_on_write",
+    0x22: "translation_failed",
+}
+
+
+class Statistics(NamedTuple):
+    """What the workers counted; pages and descriptors in numbers, times in nanoseconds.
+
+    Attributes:
+        descriptors: COMPVAL descriptors that a work queue took, members of batches included.
+        batches: batch descriptors that a work queue took.
+        pages_device: pages decided by a completion record.
+        pages_sampled: normal pages that the CPU found by its look before submission.
+        pages_completed: pages meant for the device that the CPU had to decide.
+        pages_cpu: pages never meant for the device.
+        page_faults: records that reported one.
+        refined: runs of pages that were looked at again after a mismatch.
+        retries: submissions that a queue did not take at once.
+        queue_full: submissions given up because the queue stayed full.
+        timeouts: submissions whose record did not come in time.
+        opens: times that a queue was opened.
+        submit_ns, wait_ns: wall clock spent submitting, and waiting for records.
+        cpu_ns: CPU time of the workers' threads that submit.
+        statuses: records by the name of their status.
+    """
+
+    descriptors: int
+    batches: int
+    pages_device: int
+    pages_sampled: int
+    pages_completed: int
+    pages_cpu: int
+    page_faults: int
+    refined: int
+    retries: int
+    queue_full: int
+    timeouts: int
+    opens: int
+    submit_ns: int
+    wait_ns: int
+    cpu_ns: int
+    statuses: dict[str, int]
+
+    @classmethod
+    def of(cls, words: Sequence[int]) -> Statistics:
+        """From the words of `shm.layout.STATS`: 15 counters, the state, 64 counts by status."""
+        statuses = {
+            STATUS_NAMES.get(code, f"status_{code:#04x}"): count
+            for code, count in enumerate(words[16:])
+            if count
+        }
+        return cls._make([*words[:15], statuses])
+
+    @classmethod
+    def total(cls, channels: Sequence[ChannelReport]) -> Statistics:
+        """Counts over all channels."""
+        columns = zip(*(each.words for each in channels), strict=True)
+        return cls.of([sum(column) for column in columns] or [0] * 80)
+
+
+class ChannelReport(NamedTuple):
+    """What one channel worked with and what it counted.
+
+    Attributes:
+        engine: "dsa" or "cpu".
+        queue: the work queue as users name it, or None.
+        submit: how descriptors were submitted: "enqcmd", "movdir64b", "write", or None.
+        why: one line: why this engine and queue.
+    """
+
+    channel: int
+    engine: str
+    queue: str | None
+    submit: str | None
+    why: str
+    words: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """This channel's entry in the JSON report."""
+        return {
+            "channel": self.channel,
+            "engine": self.engine,
+            "queue": self.queue,
+            "submit": self.submit,
+            "why": self.why,
+            "statistics": Statistics.of(self.words)._asdict(),
+        }
