@@ -22,6 +22,9 @@ from pagecheck.shm.owner import Owner
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pagecheck")
     group.addoption("--worlds", type=int, default=None, help="random worlds of tests/stress")
+    group.addoption(
+        "--require-hw", action="store_true", help="no DSA work queue is a failure, not a skip"
+    )
     group.addoption("--seed", type=int, default=1, help="seed of the first random world")
 
 

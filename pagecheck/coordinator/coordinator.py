@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.coordinator.block import Block, new_block
+from pagecheck.coordinator.ending import give_back
 from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.limits import (
     CHANNELS_MAX,
@@ -107,7 +107,7 @@ class Coordinator:
         # Also at the end of the program, for those who forget to close.
         self._end = weakref.finalize(
             self,
-            _end,
+            give_back,
             os.getpid(),
             self._stop,
             self._pools,
@@ -393,33 +393,6 @@ class Coordinator:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _end(
-    creator: int,
-    stop: threading.Event,
-    pools: list[Pool],
-    bitmaps: dict[int, BlockBitmaps],
-    blocks: dict[int, Block],
-    owner: Owner,
-) -> None:
-    """Gives everything back; in a forked child nothing is this process's to end."""
-    if os.getpid() != creator:
-        return
-    stop.set()
-    steps: list[Callable[[], None]] = [pool.close for pool in pools]
-    steps += [each.remove for each in list(bitmaps.values())]
-    steps += [block.detach for block in list(blocks.values())]
-    first: BaseException | None = None
-    for step in (*steps, owner.close):
-        try:
-            step()
-        except BaseException as error:  # an interrupt in one step must not skip the others
-            first = first or error
-            with contextlib.suppress(BaseException):
-                step()
-    if first is not None:
-        raise first
 
 
 @functools.cache

@@ -45,7 +45,8 @@ class Folder:
         return value or 0
 
     def opcodes(self, name: str, default: int | None = None) -> int:
-        """A bitmap of opcodes; `default`, if there is one, where the file is absent.
+        """The lowest 32 opcodes of a bitmap, or more; `default`, if there is one, where the file
+        is absent.
 
         The kernel prints 32-bit groups, comma-separated, the most significant first; before it had
         op_config: up to four 64-bit numbers, space-separated, the least significant first.
@@ -53,19 +54,11 @@ class Folder:
         raw = self._read(name, optional=default is not None)
         if raw is None:
             return default or 0
-        groups = raw.split(",")
-        width = 32
-        if len(groups) == 1:
-            groups = raw.split()[::-1] or [""]
-            width = 64
-        value = 0
-        for group in groups:
-            part = digits("0x" + group.removeprefix("0x"))
-            if part is None:
-                self.refuse(name, printable(raw, _SHOWN), "not a bitmap")
-                return 0
-            value = value << width | part
-        return value
+        groups = raw.split(",") if "," in raw else raw.split()[::-1] or [""]
+        values = [digits("0x" + group.removeprefix("0x")) for group in groups]
+        if None in values:
+            self.refuse(name, printable(raw, _SHOWN), "not a bitmap")
+        return values[-1] or 0
 
     def _read(self, name: str, *, optional: bool) -> str | None:
         path = f"{self.path}/{name}"

@@ -23,9 +23,16 @@ places = pytest.mark.parametrize("where", ["tmpfs", "memfd", "disk"])
 accesses = pytest.mark.parametrize("access", ["map", "read"])
 
 
-@pytest.fixture(scope="module", params=KERNELS)
+QUEUES = [f"model:mode={mode}" for mode in ("shared", "dedicated", "write", "write,version=2")]
+
+
+@pytest.fixture(scope="module", params=[*KERNELS, *QUEUES])
 def coordinator(request: pytest.FixtureRequest, clean_module: None) -> Iterator[Coordinator]:
-    with Coordinator(channels=2, kernel=request.param, batch_pages=64) as made:
+    if request.param in QUEUES:
+        made = Coordinator(engine="dsa", wq=[request.param] * 2, batch_pages=64)
+    else:
+        made = Coordinator(channels=2, engine="cpu", kernel=request.param, batch_pages=64)
+    with made:
         yield made
 
 

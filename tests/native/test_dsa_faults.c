@@ -56,6 +56,26 @@ static void check_batch(const char *plan)
     }
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* A record may be late by 20 ms; one that is written into the next round would be a mess. */
+static void run_to_the_end(dsa_model *model)
+{
+    uint64_t began = now_ns();
+
+    dsa_model_run(model, SIZE_MAX);
+    while (status(0) == 0 && counts_of(model).faults != 0 && now_ns() - began < 25000000) {
+        usleep(500);
+        dsa_model_run(model, SIZE_MAX);
+    }
+}
+
 static tally run_batches(const char *plan, uint64_t seed, dsa_model_counts *counts)
 {
     dsa_model_options options = still(seed, plan);
@@ -67,7 +87,7 @@ static tally run_batches(const char *plan, uint64_t seed, dsa_model_counts *coun
         clear_records();
         if (dsa_model_enqcmd(model, &batch))
             continue;
-        dsa_model_run(model, SIZE_MAX);
+        run_to_the_end(model);
         check_batch(plan);
         seen.batch[status(0)]++;
         for (size_t i = 0; i < MEMBERS; i++) {
@@ -261,14 +281,6 @@ static void test_queue_plans(void)
     check_end("plan:", "disable-forever");
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static void test_late(void)
 {
     dsa_model_options options = still(4, "late");
@@ -405,8 +417,7 @@ static uint64_t digest(const char *plan, uint64_t seed)
     }
     counts = counts_of(model);
     sum = sum * 31 + counts.faults * 7 + counts.lost * 3 + counts.executed;
-    if (strcmp(plan, "stuck-close") != 0)
-        dsa_model_close(model);
+    dsa_model_close(model);
     return sum;
 }
 
@@ -459,9 +470,12 @@ static void test_names(void)
     check_begin();
     for (; (plan = dsa_model_fault_name(names)) != NULL; names++) {
         dsa_model_options options = still(1, plan);
-        dsa_model *model = dsa_model_open(&options, NULL, 0);
+        dsa_model *model;
+        if (strcmp(plan, "stuck-close") == 0) /* could never be freed; it has its own test */
+            continue;
+        model = dsa_model_open(&options, NULL, 0);
         CHECK(model != NULL, "%s", plan);
-        if (model != NULL && strcmp(plan, "stuck-close") != 0)
+        if (model != NULL)
             dsa_model_close(model);
     }
     CHECK(names == 25 && dsa_model_fault_name(1000) == NULL, "%zu names", names);

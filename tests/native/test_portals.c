@@ -70,7 +70,7 @@ static void test_write_pipe(void)
     descriptor got[3];
     fill_descriptors(1);
     check_begin();
-    CHECK(pipe(ends) == 0, "errno %d", errno);
+    CHECK(pipe2(ends, O_NONBLOCK) == 0, "errno %d", errno);
     pc_portal *portal = pc_portal_open_write(ends[1]);
     CHECK(strcmp(portal->ops->name, "write") == 0, "%s", portal->ops->name);
     CHECK(portal->ops->give == NULL && portal->ops->take == NULL, "gives");
@@ -189,10 +189,11 @@ typedef struct work {
 static unsigned char *guest;
 static work *todo;
 
+/* Written to, not MAP_POPULATE: qemu-user has no ear for that. */
 static void *pages_new(size_t bytes)
 {
-    return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1,
-                0);
+    void *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memset(pages, 0, bytes);
 }
 
 static uint64_t address_of(const volatile void *memory)
@@ -350,7 +351,7 @@ static void record(const trap_instruction *what, const void *bytes)
         abort();
     recorded.to[recorded.count] = what->to;
     memcpy(recorded.bytes[recorded.count], bytes, sizeof(descriptor));
-    recorded.unfenced += memmem(what->at - 16, 16, sfence, sizeof sfence) == NULL;
+    recorded.unfenced += memmem(what->at - 48, 48, sfence, sizeof sfence) == NULL;
     recorded.count++;
 }
 

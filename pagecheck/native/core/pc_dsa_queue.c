@@ -68,6 +68,8 @@ static pc_queue *queue_new(pc_portal *portal, const pc_dsa_limits *limits)
     queue->run_bytes = RUN_PAGES_AT_FIRST * 4096u;
     if (queue->run_bytes > limits->transfer_max)
         queue->run_bytes = limits->transfer_max;
+    if (!limits->runs)
+        queue->run_bytes = 0; /* and it stays so: only the answer to a run makes it grow */
     queue->region_bytes = (size_t)PC_DSA_FLIGHTS * FLIGHT_BYTES;
     void *region = mmap(NULL, queue->region_bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);

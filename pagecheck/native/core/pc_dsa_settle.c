@@ -102,9 +102,10 @@ static void grow_runs(pc_queue *queue, uint64_t bytes)
         queue->run_bytes = queue->limits.transfer_max;
 }
 
-static void shrink_runs(pc_queue *queue)
+/* Never below two pages: descriptors of one page would not make it grow again. */
+static void shrink_runs(pc_queue *queue, uint64_t page_bytes)
 {
-    if (queue->run_bytes > 4096u)
+    if (queue->run_bytes >= 4 * page_bytes)
         queue->run_bytes /= 2;
 }
 
@@ -133,7 +134,7 @@ static uint32_t settle_members(pc_dsa *dsa, pc_queue *queue, pc_flight *flight)
                 device_pages++; /* decided, and not zero */
             } else {
                 dsa->stats->refined++;
-                shrink_runs(queue);
+                shrink_runs(queue, task->block->page_bytes);
                 refine(dsa, &left, task, &member, record, false);
             }
         } else {
