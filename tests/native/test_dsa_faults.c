@@ -302,7 +302,11 @@ static void test_late(void)
         CHECK(status(0) == 1 && now_ns() - began >= 1000000, "never, or at once");
     }
     CHECK(late > 3 && late < 30 && counts_of(model).faults == late, "%zu late", late);
+    while (counts_of(model).faults == late)
+        taken(model, 1);
+    dsa_model_disable(model);
     dsa_model_close(model);
+    CHECK(status(1) == 0, "a late record outlived its queue");
     check_end("plan:", "late");
 }
 

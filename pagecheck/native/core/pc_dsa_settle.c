@@ -12,6 +12,8 @@
 
 #define ERRORS_MAX 256u /* descriptors in a row: such a queue only costs */
 
+#define RUN_PAGES_MIN 8u /* learned at least; with 4, a guest needs twice the descriptors */
+
 #define STATUS_ZERO 0x0001u     /* status 1, result 0 in the second byte */
 #define STATUS_MISMATCH 0x0101u /* status 1, result 1 */
 
@@ -102,10 +104,10 @@ static void grow_runs(pc_queue *queue, uint64_t bytes)
         queue->run_bytes = queue->limits.transfer_max;
 }
 
-/* Never below two pages: descriptors of one page would not make it grow again. */
+/* Descriptors of one page would never make it grow again, and those of a few only slowly. */
 static void shrink_runs(pc_queue *queue, uint64_t page_bytes)
 {
-    if (queue->run_bytes >= 4 * page_bytes)
+    if (queue->run_bytes >= 2 * RUN_PAGES_MIN * page_bytes)
         queue->run_bytes /= 2;
 }
 
