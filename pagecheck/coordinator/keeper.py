@@ -56,12 +56,13 @@ class Settings(NamedTuple):
     nice: int
     stall_ns: int
 
-    def message(self) -> dict[str, Any]:
-        """What a worker is told of them."""
+    def message(self, generation: int) -> dict[str, Any]:
+        """What a worker is told of them. One that takes the place of another may find a dedicated
+        queue still in use by the dead: then the CPU stands in."""
         return {
             "engine": self.engine,
             "wq": list(self.wq),
-            "fallback": self.fallback,
+            "fallback": self.fallback or (self.engine == "dsa" and generation > 1),
             "kernel": self.kernel,
             "nice": self.nice,
             "device_ns": min(DEVICE_NS, self.stall_ns // 4),
@@ -146,7 +147,7 @@ class WorkerKeeper:
         process: WorkerProcess | None = None
         try:
             process = WorkerProcess(self.index)
-            process.open(ring, settings.message())
+            process.open(ring, settings.message(self._generation))
         except BaseException as error:
             if process is not None:
                 process.kill()

@@ -34,6 +34,7 @@ PAUSE_MAX_NS: Final = 10_000_000_000
 LOOK_NS: Final = 5_000_000  # between two looks at a queue that drains
 STEADY_NS: Final = 10_000_000_000  # a queue that was up this long starts anew with its pauses
 TRIES_MAX: Final = 8
+_ONLY_NAMED: Final = "takes no batches through a portal; name it with --wq to use it all the same"
 _MODEL_SUBMIT: Final = {"shared": "enqcmd", "dedicated": "movdir64b", "write": "write"}
 
 
@@ -67,6 +68,7 @@ class DsaEngine:
         self._deadline_ns = deadline_ns
         self._queue: WorkQueue | wq.Model | None = None
         self._opened = 0
+        self._named = True
         self._up_since_ns = 0
         self._down_since_ns = 0
         self._retry_at_ns = 0
@@ -104,14 +106,14 @@ class DsaEngine:
         failures: list[str] = []
         for queue in _in_order(_named(wqs) if wqs else _discovered(), index):
             name = queue.text if isinstance(queue, wq.Model) else queue.path
-            if not explicit and not isinstance(queue, wq.Model) and not queue.batches:
-                failures.append(f"{name}: takes no batches, name it with --wq to use it")
-                continue
             try:
-                submit = self._open_now(queue)
+                submit = self._open_now(queue, named=bool(wqs))
             except (OSError, EngineError, ValueError) as error:
                 failures.append(f"{name}: {_reason(error)}")
-                if wqs and explicit and getattr(error, "errno", None) != errno.EBUSY:
+                busy = isinstance(error, OSError) and error.errno == errno.EBUSY
+                if busy and self._queue is None:
+                    self._queue = queue  # `tend` tries again, if the CPU stands in
+                if wqs and explicit and not busy:
                     break  # it was named, so it must work
                 continue
             self._queue = queue
@@ -119,16 +121,20 @@ class DsaEngine:
             return Picked("dsa", name, submit, "named with --wq" if wqs else "found")
         raise EngineError("; ".join(failures or [_why_none()]))
 
-    def _open_now(self, queue: WorkQueue | wq.Model) -> str:
-        """Opens it and returns how descriptors are submitted."""
+    def _open_now(self, queue: WorkQueue | wq.Model, *, named: bool) -> str:
+        """Opens it and returns how descriptors are submitted; what was found and not named must
+        take batches through its portal."""
         if isinstance(queue, wq.Model):
             submit = _MODEL_SUBMIT[queue.mode]
             self._open_model(queue)
         else:
             if queue.unusable is not None:
                 raise EngineError(queue.unusable)
-            submit = self._open_node(queue)
+            if not named and (queue.submit == "write" or not queue.batches):
+                raise EngineError(_ONLY_NAMED)
+            submit = self._open_node(queue, named=named)
         self._opened += 1
+        self._named = named
         return submit
 
     def _open_model(self, model: wq.Model) -> None:
@@ -147,7 +153,7 @@ class DsaEngine:
             self._deadline_ns,
         )
 
-    def _open_node(self, queue: WorkQueue) -> str:
+    def _open_node(self, queue: WorkQueue, *, named: bool) -> str:
         """The kernel says at mmap whether the portal may be had; if not, write(2) is left."""
         fd = os.open(queue.path, os.O_RDWR | os.O_CLOEXEC)
         submit = queue.submit or "write"
@@ -158,9 +164,11 @@ class DsaEngine:
                 self._worker.open_queue(
                     fd, submit, size, batch, queue.max_transfer, self._deadline_ns
                 )
-            except PermissionError:
+            except PermissionError as error:
                 if submit == "write":
                     raise
+                if not named:
+                    raise EngineError(f"mapping it is not permitted; {_ONLY_NAMED}") from error
                 submit = "write"
                 batch = batch if queue.version >= 0x200 else 0
                 self._worker.open_queue(
@@ -189,10 +197,10 @@ class DsaEngine:
         if state == _native.QUEUE_DRAINING:
             wedged = now - self._down_since_ns > DRAIN_NS
             return NEVER_NS if wedged else now + LOOK_NS  # it is looked at once a second anyway
-        if now < self._retry_at_ns:
-            return self._retry_at_ns
         if self._tries > TRIES_MAX:
             return NEVER_NS
+        if now < self._retry_at_ns:
+            return self._retry_at_ns
         return self._reopen(now)
 
     def _begin_pause(self, now: int) -> None:
@@ -206,7 +214,7 @@ class DsaEngine:
     def _reopen(self, now: int) -> int:
         assert self._queue is not None
         try:
-            self._open_now(self._queue)
+            self._open_now(self._queue, named=self._named)
         except (OSError, EngineError, ValueError):
             self._begin_pause(now)
             return self._retry_at_ns
@@ -236,7 +244,7 @@ def _named(wqs: list[str]) -> list[WorkQueue | wq.Model]:
 def _discovered() -> list[WorkQueue | wq.Model]:
     from pagecheck.hw.queues import usable_queues
 
-    return [queue for queue in usable_queues() if queue.batches]
+    return list(usable_queues())
 
 
 def _why_none() -> str:

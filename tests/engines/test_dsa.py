@@ -4,6 +4,7 @@ answers of numpy, decides every page, changes nothing, and ends in time."""
 import itertools
 import os
 import random
+import threading
 import time
 from collections.abc import Iterator
 
@@ -201,6 +202,42 @@ def test_is_running_tells_the_truth(ram: Ram, clean: None) -> None:
         assert_exact(coordinator.scan(coordinator.attach(ram.source)), ram)
         assert coordinator.is_running
     assert not coordinator.is_running
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_workers_that_are_killed_in_flight(ram: Ram, clean: None, mode: str) -> None:
+    queue = f"model:mode={mode},delay=200"
+    with Coordinator(engine="dsa", wq=[queue] * 2, batch_pages=16, stall=4.0) as coordinator:
+        block = coordinator.attach(ram.source)
+        killed: list[int] = []
+
+        def kill(_done: int, _total: int) -> None:
+            if len(killed) < 3:
+                killed.append(coordinator.worker_pids[len(killed) % 2])
+                os.kill(killed[-1], 9)
+
+        report = coordinator.scan(block, progress=kill)
+        assert_exact(report, ram)
+        assert_exact(coordinator.scan(block), ram)
+        assert coordinator.workers_replaced >= 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_file_that_is_cut_short_in_flight(clean: None, mode: str) -> None:
+    kinds = [ZEROS, ZEROS, Page(100), ZEROS]
+    with file_in("/dev/shm") as ram:
+        ram.fill([kinds[i % 4] for i in range(2048)], 4096)
+        queue = f"model:mode={mode},delay=50000"
+        with Coordinator(engine="dsa", wq=[queue], stall=8.0) as coordinator:
+            block = coordinator.attach(ram.source)
+            cut = threading.Timer(0.02, os.ftruncate, (ram.fd, 1000 * 4096))
+            cut.start()
+            report = coordinator.scan(block)
+            cut.join()
+            found = report.blocks[0]
+            assert not bits(found.zero, 2048)[1000:].any()
+            assert not bits(found.zero, 2048)[2:1000:4].any()
+            assert coordinator.workers_replaced == 0
 
 
 def test_auto_without_a_device_is_the_cpu_and_says_why(ram: Ram, clean: None) -> None:

@@ -11,7 +11,6 @@
 #include "pc_ring.h"
 
 #define ERRORS_MAX 256u /* descriptors in a row: such a queue only costs */
-
 #define RUN_PAGES_MIN 8u /* learned at least; with 4, a guest needs twice the descriptors */
 
 #define STATUS_ZERO 0x0001u     /* status 1, result 0 in the second byte */

@@ -23,29 +23,29 @@ typedef enum dsa_model_mode {
 
 typedef struct dsa_model_options {
     dsa_model_mode mode;
-    uint32_t size;          /* entries of the queue, 1 to 128 */
-    uint32_t threshold;     /* entries that a shared queue admits, 1 to size */
-    uint32_t max_batch;     /* descriptors of a batch, 2 to 1024 */
-    uint64_t max_transfer;  /* bytes of a descriptor, 1 to 2 GiB */
-    uint32_t version;       /* 1 (0x100: Sapphire Rapids) or 2 (0x200: Granite Rapids) */
-    uint64_t seed;          /* of everything that is drawn by chance */
-    const char *faults;     /* "none", "random", or a name of dsa_model_fault_name() */
-    uint64_t delay_ns;      /* from submission to the first look at a descriptor */
-    bool threaded;          /* a thread executes; else dsa_model_run() does */
-    bool check_residency;   /* a page absent from this process's page table faults, as it would */
+    uint32_t size;         /* entries of the queue, 1 to 128 */
+    uint32_t threshold;    /* entries that a shared queue admits, 1 to size */
+    uint32_t max_batch;    /* descriptors of a batch, 2 to 1024 */
+    uint64_t max_transfer; /* bytes of a descriptor, 1 to 2 GiB */
+    uint32_t version;      /* 1 (0x100: Sapphire Rapids) or 2 (0x200: Granite Rapids) */
+    uint64_t seed;         /* of everything that is drawn by chance */
+    const char *faults;    /* "none", "random", or a name of dsa_model_fault_name() */
+    uint64_t delay_ns;     /* from submission to the first look at a descriptor */
+    bool threaded;         /* a thread executes; else dsa_model_run() does */
+    bool check_residency;  /* a page absent from this process's page table faults, as it would */
 } dsa_model_options;
 
 /* What a test may ask afterwards; each counts from 0. */
 typedef struct dsa_model_counts {
-    uint64_t submitted;   /* descriptors that the queue took */
-    uint64_t retried;     /* submissions refused because the queue was full or disabled */
-    uint64_t dropped;     /* posted writes that were lost */
-    uint64_t executed;    /* descriptors, members of batches included */
-    uint64_t batches;     /* batch descriptors among them */
-    uint64_t bytes_read;  /* of source memory */
-    uint64_t errors;      /* descriptors that broke a rule of the specification */
-    uint64_t faults;      /* injected by the plan */
-    uint64_t lost;        /* records that were never written */
+    uint64_t submitted;  /* descriptors that the queue took */
+    uint64_t retried;    /* submissions refused because the queue was full or disabled */
+    uint64_t dropped;    /* posted writes that were lost */
+    uint64_t executed;   /* descriptors, members of batches included */
+    uint64_t batches;    /* batch descriptors among them */
+    uint64_t bytes_read; /* of source memory */
+    uint64_t errors;     /* descriptors that broke a rule of the specification */
+    uint64_t faults;     /* injected by the plan */
+    uint64_t lost;       /* records that were never written */
 } dsa_model_counts;
 
 /* Fills in what a default queue has: shared, 64 entries, threshold 60, batches of 128, 2 MiB,

@@ -1,0 +1,218 @@
+"""Which queue a worker takes, and what it does when the queue fails; the queues are made up."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pagecheck.errors import EngineError
+from pagecheck.hw import dsa, queues
+from pagecheck.hw.queues import WorkQueue
+from pagecheck.native import _native
+
+
+class FakeWorker:
+    """Takes every queue, unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.opened: list[tuple[str, int]] = []
+        self.refuse: Callable[[str], OSError | None] = lambda _submit: None
+        self.state = _native.QUEUE_NONE
+
+    def open_queue(
+        self, fd: int, submit: str, size: int, batch: int, transfer: int, deadline_ns: int
+    ) -> None:
+        error = self.refuse(submit)
+        if error is not None:
+            raise error
+        os.close(fd)
+        self.opened.append((submit, batch))
+        self.state = _native.QUEUE_UP
+
+    def open_model(self, *arguments: object) -> None:
+        self.opened.append(("model", 0))
+        self.state = _native.QUEUE_UP
+
+    def queue_state(self) -> tuple[int, int, int]:
+        return self.state, _native.QUEUE_LOST, 0
+
+    def close_queue(self) -> None:
+        self.state = _native.QUEUE_NONE
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
+    """Makes queues that discovery finds; their nodes are files."""
+    found: list[WorkQueue] = []
+
+    def add(name: str, **fields: object) -> str:
+        path = tmp_path / name
+        path.touch()
+        queue = WorkQueue(
+            name, str(path), "dsa0", "shared", 128, 127, 1024, 2 << 20, 0x100, -1, "enqcmd", True,
+            None, None,
+        )  # fmt: skip
+        found.append(queue._replace(**fields))
+        return str(path)
+
+    def find(path: str) -> WorkQueue:
+        for queue in found:
+            if queue.path == path:
+                return queue
+        raise EngineError(f"{path}: sysfs knows no such work queue")
+
+    monkeypatch.setattr(queues, "usable_queues", lambda: [q for q in found if not q.unusable])
+    monkeypatch.setattr(queues, "list_devices", lambda: found)
+    monkeypatch.setattr(queues, "find_queue", find)
+    monkeypatch.setattr(_native, "numa_node", lambda: 1)
+    return add
+
+
+@pytest.fixture
+def worker() -> FakeWorker:
+    return FakeWorker()
+
+
+def opened(worker: FakeWorker, wqs: list[str], index: int = 0, engine: str = "dsa") -> dsa.Picked:
+    return dsa.DsaEngine(worker, 1).open(engine, wqs, index, fallback=False)  # type: ignore[arg-type]
+
+
+def test_round_robin(worker: FakeWorker, host: Callable[..., str]) -> None:
+    paths = [host(f"wq0.{n}") for n in range(3)]
+    assert [opened(worker, paths, n).queue for n in range(4)] == [*paths, paths[0]]
+
+
+def test_those_of_this_node_come_first(worker: FakeWorker, host: Callable[..., str]) -> None:
+    far, near = host("wq0.0", numa_node=0), host("wq2.0", numa_node=1)
+    assert {opened(worker, [far, near], n).queue for n in range(4)} == {near}
+    assert opened(worker, [], 0).queue == near
+
+
+def test_a_dedicated_queue_in_use_is_passed_over(
+    worker: FakeWorker, host: Callable[..., str]
+) -> None:
+    first, second = host("wq0.0", submit="movdir64b", mode="dedicated"), host("wq0.1")
+    busy = OSError(errno.EBUSY, "busy")
+    worker.refuse = lambda submit: busy if submit == "movdir64b" else None
+    assert opened(worker, [first, second]).queue == second
+    with pytest.raises(EngineError, match=r"wq0\.0: in use by another process"):
+        opened(worker, [first])
+
+
+def test_a_named_queue_must_work(worker: FakeWorker, host: Callable[..., str]) -> None:
+    bad, good = host("wq0.0", unusable="state is disabled; enable it"), host("wq0.1")
+    with pytest.raises(EngineError, match=r"wq0\.0: state is disabled; enable it"):
+        opened(worker, [bad, good])
+    assert opened(worker, []).queue == good
+
+
+@pytest.mark.parametrize("engine", ["auto", "dsa"])
+def test_a_queue_for_write_must_be_named(
+    worker: FakeWorker, host: Callable[..., str], engine: str
+) -> None:
+    path = host("wq0.0", submit="write", batches=False)
+    named = opened(worker, [path])
+    assert (named.queue, named.submit, worker.opened) == (path, "write", [("write", 0)])
+    if engine == "auto":
+        picked = opened(worker, [], engine="auto")
+        assert picked.engine == "cpu"
+        assert "name it with --wq" in picked.why
+    else:
+        with pytest.raises(EngineError, match="name it with --wq"):
+            opened(worker, [])
+
+
+@pytest.mark.parametrize(("version", "batch"), [(0x100, 0), (0x200, 1024)])
+def test_a_refused_mapping_leaves_write(
+    worker: FakeWorker, host: Callable[..., str], version: int, batch: int
+) -> None:
+    path = host("wq0.0", version=version)
+    refused = PermissionError(errno.EPERM, "Operation not permitted")
+    worker.refuse = lambda submit: refused if submit != "write" else None
+    assert opened(worker, [path]).submit == "write"
+    assert worker.opened == [("write", batch)]
+    assert opened(worker, [], engine="auto").engine == "cpu"
+
+
+def test_a_failed_open_closes_its_descriptor(worker: FakeWorker, host: Callable[..., str]) -> None:
+    path = host("wq0.0")
+    worker.refuse = lambda _submit: OSError(errno.ENOMEM, "no memory")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(EngineError, match="no memory"):
+        opened(worker, [path])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000_000_000
+
+    def monotonic_ns(self) -> int:
+        return self.now
+
+
+def test_reopening_doubles_its_pauses_and_ends(
+    worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(dsa, "time", clock)
+    engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
+    engine.open("dsa", ["model:"], 0, fallback=False)
+    assert engine.is_running
+    assert engine.tend() == dsa.NEVER_NS
+    pauses = []
+    for _ in range(100):
+        worker.state = _native.QUEUE_DRAINING
+        assert not engine.is_running
+        wanted = engine.tend()
+        assert wanted == clock.now + dsa.LOOK_NS
+        worker.state = _native.QUEUE_NONE
+        wanted = engine.tend()
+        if wanted == dsa.NEVER_NS:
+            break
+        pauses.append(wanted - clock.now)
+        clock.now = wanted
+        engine.tend()
+        if worker.state != _native.QUEUE_UP:
+            break
+    assert pauses == [min(10_000_000 << n, 10_000_000_000) for n in range(dsa.TRIES_MAX)]
+
+
+def test_a_queue_that_was_steady_starts_with_the_first_pause(
+    worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(dsa, "time", clock)
+    engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
+    engine.open("dsa", ["model:"], 0, fallback=False)
+    for _ in range(3 * dsa.TRIES_MAX):
+        clock.now += dsa.STEADY_NS + 1
+        worker.state = _native.QUEUE_NONE
+        wanted = engine.tend()
+        assert wanted - clock.now == dsa.FIRST_PAUSE_NS
+        clock.now = wanted
+        engine.tend()
+        assert engine.is_running
+
+
+def test_a_wedged_queue_is_left_alone(worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(dsa, "time", clock)
+    engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
+    engine.open("dsa", ["model:"], 0, fallback=False)
+    worker.state = _native.QUEUE_DRAINING
+    engine.tend()
+    clock.now += dsa.DRAIN_NS + 1
+    assert engine.tend() == dsa.NEVER_NS
+
+
+def test_a_busy_queue_is_tried_again_when_the_cpu_stands_in(
+    worker: FakeWorker, host: Callable[..., str]
+) -> None:
+    path = host("wq0.0", mode="dedicated", submit="movdir64b")
+    worker.refuse = lambda _submit: OSError(errno.EBUSY, "busy")
+    engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
+    assert engine.open("dsa", [path], 0, fallback=True).engine == "cpu"
+    assert engine.tend() < dsa.NEVER_NS
