@@ -61,11 +61,15 @@ def table(report: Report) -> str:
 
 def _queues(report: Report) -> list[str]:
     """What the work queues did, where there were any; else why there were none."""
+    missing = [
+        f"channel {each.channel} has no queue: {printable(each.why)}"
+        for each in report.workers
+        if each.engine != "dsa" and each.why != "asked for" and not each.why.startswith("no DSA")
+    ]
     if report.engine != "dsa":
-        return []
+        return missing[:1]
     counted = report.statistics
     names = sorted({f"{each.queue} ({each.submit})" for each in report.workers if each.queue})
-    missing = [each for each in report.workers if each.engine != "dsa"]
     lines = [
         f"queues: {', '.join(map(printable, names))}",
         f"pages by device {counted.pages_device:,}, by sampling {counted.pages_sampled:,}, "
@@ -77,7 +81,7 @@ def _queues(report: Report) -> list[str]:
         f"submitting {counted.submit_ns / 1e6:.1f} ms, waiting {counted.wait_ns / 1e6:.1f} ms, "
         f"CPU {counted.cpu_ns / 1e6:.1f} ms",
     ]
-    return lines + [f"channel {each.channel} has no queue: {each.why}" for each in missing]
+    return lines + missing
 
 
 def _row(name: str, size: int, counts: Counts, *, diff: bool) -> list[str]:

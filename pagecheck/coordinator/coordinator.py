@@ -9,7 +9,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.coordinator.block import Block, new_block
@@ -21,6 +20,7 @@ from pagecheck.coordinator.limits import (
     check_arguments,
     check_kernel,
     check_queues,
+    deadline_ns,
     default_batch_pages,
     default_channels,
     ring_slots,
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 
 CHECK_DEADLINE_S: Final = 60.0
 VISIT_S: Final = 1.0  # for telling idle workers at once what they would learn later
-NEVER_NS: Final = 1 << 62
 
 
 class Coordinator:
@@ -134,7 +133,7 @@ class Coordinator:
             import pagecheck.coordinator.counting
             import pagecheck.coordinator.scanning  # noqa: F401  # while the workers start
 
-            self._pool.await_ready(_deadline_ns(start_timeout))
+            self._pool.await_ready(deadline_ns(start_timeout))
         except BaseException:
             self.close()
             raise
@@ -229,7 +228,7 @@ class Coordinator:
             raise
         if self._pool is not None:
             try:
-                until = _deadline_ns(VISIT_S)
+                until = deadline_ns(VISIT_S)
                 self._pool.visit_idle(lambda each: each.ensure_attached(block, until), until)
             except BaseException:
                 self.detach(block)
@@ -250,7 +249,7 @@ class Coordinator:
         if self._pool is not None:
             for channel in self._pool.channels:
                 channel.stale = True
-            until = _deadline_ns(VISIT_S)
+            until = deadline_ns(VISIT_S)
             self._pool.visit_idle(lambda each: each.forget_detached(until), until)
 
     def check(
@@ -274,7 +273,7 @@ class Coordinator:
         self._require_open()
         block.begin_use()
         try:
-            return _checker()(self._pool, block, offsets, self._stop, _deadline_ns(deadline))
+            return _checker()(self._pool, block, offsets, self._stop, deadline_ns(deadline))
         finally:
             block.end_use()
 
@@ -341,9 +340,9 @@ class Coordinator:
         self._require_open()
         if max_rate is not None and max_rate <= 0:
             raise UsageError(f"max rate {max_rate}: must be more than 0 bytes per second")
-        deadline_ns = _deadline_ns(deadline)
+        until_ns = deadline_ns(deadline)
         batch_pages = self._batch_pages or default_batch_pages(block.ram.page_size)
-        options = ScanOptions(kind, batch_pages, max_rate, deadline_ns, progress)
+        options = ScanOptions(kind, batch_pages, max_rate, until_ns, progress)
         scanning.check_kind(block, kind, self.engine)
         block.begin_use()
         try:
@@ -386,12 +385,7 @@ class Coordinator:
     def __enter__(self) -> Coordinator:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
 
@@ -404,11 +398,3 @@ def _checker() -> Callable[
     from pagecheck.coordinator import checking
 
     return checking.check
-
-
-def _deadline_ns(seconds: float | None) -> int:
-    if seconds is None:
-        return NEVER_NS
-    if not seconds > 0:
-        raise UsageError(f"deadline {seconds}: must be more than 0 seconds")
-    return min(time.monotonic_ns() + int(min(seconds, 1e9) * 1e9), NEVER_NS)

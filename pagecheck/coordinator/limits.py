@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, get_args
 
@@ -16,6 +17,7 @@ BYTES_PER_CHANNEL: Final = 256 << 20
 BATCH_BYTES: Final = 2 << 20
 BATCH_PAGES_MAX: Final = 32768
 RING_PAGES: Final = 16384  # out at once per channel: 64 MiB of 4 KiB pages
+NEVER_NS: Final = 1 << 62
 CGROUP: Final = "/sys/fs/cgroup"
 
 Engine = Literal["auto", "dsa", "cpu", "none"]
@@ -152,3 +154,16 @@ def check_kernel(kernel: str | None) -> None:
         raise UsageError(f"kernel {kernel!r}: not one of {', '.join(known)}")
     if known[kernel] is not None:
         raise EngineError(f"kernel {kernel} cannot run here: {known[kernel]}")
+
+
+def deadline_ns(seconds: float | None) -> int:
+    """The absolute CLOCK_MONOTONIC time that many seconds from now; None: never.
+
+    Raises:
+        UsageError: not more than 0.
+    """
+    if seconds is None:
+        return NEVER_NS
+    if not seconds > 0:
+        raise UsageError(f"deadline {seconds}: must be more than 0 seconds")
+    return min(time.monotonic_ns() + int(min(seconds, 1e9) * 1e9), NEVER_NS)
