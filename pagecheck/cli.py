@@ -13,6 +13,7 @@ import click
 
 from pagecheck._version import __version__
 from pagecheck.errors import InternalError, PagecheckError
+from pagecheck.hw.wq import DIGITS_MAX
 from pagecheck.hw.wq import parse as parse_queue
 from pagecheck.signals import Terminated, raise_pending
 from pagecheck.streams import say
@@ -49,7 +50,7 @@ class Size(click.ParamType[int]):
         text = str(value).strip().upper().removesuffix("/S").removesuffix("IB").removesuffix("B")
         factor = _SUFFIXES.get(text[-1:], 1)
         number = text[:-1] if factor > 1 else text
-        if not (number.isascii() and number.isdigit()):
+        if not (number.isascii() and number.isdigit() and len(number) <= DIGITS_MAX):
             self.fail(f"{value!r} is not a size; write bytes or such as 64K, 512M, 4G", param, ctx)
         return int(number) * factor
 

@@ -94,6 +94,8 @@ class WorkerKeeper:
         self._attached: dict[int, Block] = {}
         self._swap = threading.Lock()  # held while the ring becomes another one
         self._past = [0] * STATS_WORDS
+        # What the last worker that was ready said: `engine`, `queue`, `submit`, `why`, `kernel`.
+        self.picked: dict[str, Any] = {}
         self._ring, self._process = self._start_worker()
         self._feed: Feed | None = None
 
@@ -112,13 +114,8 @@ class WorkerKeeper:
     @property
     def kernel(self) -> str | None:
         """The CPU kernel that the worker runs."""
-        kernel: str | None = self._process.ready.get("kernel")
+        kernel: str | None = self.picked.get("kernel")
         return kernel
-
-    @property
-    def picked(self) -> dict[str, Any]:
-        """What the worker said of its engine: `engine`, `queue`, `submit` and `why`."""
-        return self._process.ready
 
     def is_alive(self) -> bool:
         """Whether the worker has not ended; does not wait."""
@@ -174,8 +171,10 @@ class WorkerKeeper:
             EngineError: the worker cannot run its engine; `StartTimeout`: not ready in time.
         """
         try:
-            if self._process.await_reply("ready", deadline_ns) is None:
+            reply = self._process.await_reply("ready", deadline_ns)
+            if reply is None:
                 raise StartTimeout(f"channel {self.index}: worker {self.pid} was not ready in time")
+            self.picked = reply
             self._feed = Feed(self._ring.fd, self._ring.submit_name, self._ring.done_name)
         except WorkerDied as error:
             raise EngineError(f"channel {self.index}: {error}") from error
@@ -255,6 +254,7 @@ class WorkerKeeper:
         if reply is None:
             raise WorkerDied(f"worker {self.pid} did not say {kind!r} in time")
         if kind == "ready":
+            self.picked = reply
             self.feed.rebind(self._ring.fd, self._ring.submit_name, self._ring.done_name)
             self.replaced += 1
             self._workerless = False

@@ -90,7 +90,9 @@ def scan(
         ram.close()
         if deadline is None or time.monotonic() - started < deadline:
             raise
-        return _nothing_decided(ram.text, block, channels or 0, time.monotonic() - started)
+        asked = "dsa" if engine == "dsa" else "cpu"
+        seconds = time.monotonic() - started
+        return _nothing_decided(ram.text, block, asked, channels or len(wq), seconds)
     except BaseException:
         ram.close()
         raise
@@ -129,7 +131,9 @@ def scan(
     return write(report, out)
 
 
-def _nothing_decided(text: str, block: RamBlock, channels: int, seconds: float) -> Report:
+def _nothing_decided(
+    text: str, block: RamBlock, engine: str, channels: int, seconds: float
+) -> Report:
     """The deadline passed while the workers started."""
     from pagecheck.report import BlockReport, Report
 
@@ -138,7 +142,7 @@ def _nothing_decided(text: str, block: RamBlock, channels: int, seconds: float) 
     return Report(
         source=text,
         answer="live",
-        engine="cpu",
+        engine=engine,
         kernel=None,
         channels=channels,
         page_size=block.page_size,

@@ -47,7 +47,6 @@ class WorkerProcess:
             EngineError: no process can be started.
         """
         self.channel = channel
-        self.ready: dict[str, Any] = {}  # its message `ready`: kernel, engine, queue, submit, why
         self._closed = False
         if not sys.executable:
             raise EngineError("cannot start workers: sys.executable is not set")
@@ -151,8 +150,6 @@ class WorkerProcess:
         body = message.get(kind)
         if not isinstance(body, dict):
             raise InternalError(f"channel {self.channel}: worker said {message!r}, not {kind!r}")
-        if kind == "ready":
-            self.ready = body
         return body
 
     def is_alive(self) -> bool:

@@ -138,20 +138,21 @@ class DsaEngine:
         return submit
 
     def _open_model(self, model: wq.Model) -> None:
-        if model.transfer < 4096:
-            raise EngineError(f"a transfer limit of {model.transfer} bytes is less than a page")
-        self._worker.open_model(
-            model.mode,
-            model.size,
-            model.threshold,
-            model.batch,
-            model.transfer,
-            model.version,
-            (model.seed + self._opened) % (1 << 64),
-            model.faults,
-            model.delay * 1000,
-            self._deadline_ns,
-        )
+        try:
+            self._worker.open_model(
+                model.mode,
+                model.size,
+                model.threshold,
+                model.batch,
+                model.transfer,
+                model.version,
+                (model.seed + self._opened) % (1 << 64),
+                model.faults,
+                model.delay * 1000,
+                self._deadline_ns,
+            )
+        except ValueError as error:  # its name makes no sense: the CPU must not stand in
+            raise UsageError(f"wq {model.text!r}: {error}; see docs/usage.md") from error
 
     def _open_node(self, queue: WorkQueue, *, named: bool) -> str:
         """The kernel says at mmap whether the portal may be had; if not, write(2) is left."""
@@ -193,6 +194,8 @@ class DsaEngine:
             self._down_since_ns = 0
             return NEVER_NS
         if not self._down_since_ns:
+            if now - self._up_since_ns > STEADY_NS:
+                self._pause_ns, self._tries = FIRST_PAUSE_NS, 0
             self._begin_pause(now)
         if state == _native.QUEUE_DRAINING:
             wedged = now - self._down_since_ns > DRAIN_NS
@@ -204,8 +207,6 @@ class DsaEngine:
         return self._reopen(now)
 
     def _begin_pause(self, now: int) -> None:
-        if now - self._up_since_ns > STEADY_NS:
-            self._pause_ns, self._tries = FIRST_PAUSE_NS, 0
         self._down_since_ns = now
         self._retry_at_ns = now + self._pause_ns
         self._pause_ns = min(self._pause_ns * 2, PAUSE_MAX_NS)

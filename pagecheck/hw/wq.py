@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MODEL: Final = "model:"
 MODES: Final = ("shared", "dedicated", "write")
+DIGITS_MAX: Final = 20  # 2**64; int() refuses some thousands
 _SUFFIXES: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _DEFAULTS: Final = {
     "mode": "shared",
@@ -28,7 +29,7 @@ _RANGES: Final = {
     "size": (1, 128),
     "threshold": (1, 128),
     "batch": (2, 1024),
-    "transfer": (1, 2 << 30),
+    "transfer": (4096, 2 << 30),  # at least a page
     "version": (1, 2),
     "seed": (0, (1 << 64) - 1),
     "delay": (0, 60_000_000),
@@ -107,7 +108,8 @@ def _number(text: str, key: str, value: str) -> int:
     low, high = _RANGES[key]
     factor = _SUFFIXES.get(value[-1:].upper(), 1)
     digits = value[:-1] if factor > 1 else value
-    number = int(digits) * factor if digits.isascii() and digits.isdigit() else -1
+    plain = digits.isascii() and digits.isdigit() and len(digits) <= DIGITS_MAX
+    number = int(digits) * factor if plain else -1
     if not low <= number <= high:
         raise UsageError(f"wq {text!r}: {key} {value!r} is not a number from {low} to {high}")
     return number

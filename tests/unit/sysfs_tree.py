@@ -1,9 +1,11 @@
-"""A tree such as the idxd driver shows in sysfs, with device nodes, in a temporary folder."""
+"""A tree such as the idxd driver shows in sysfs, with device nodes, in a temporary folder,
+and what tests ask of it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pagecheck.hw.queues import Host
+from pagecheck.hw.queues import Host, WorkQueue, list_devices
 
 SPR, GNR = "0x100", "0x200"
 BATCH, COMPVAL = 1 << 1, 1 << 6
@@ -81,3 +83,26 @@ class Tree:
                 (folder / name).write_bytes(value)
             elif value is not None:
                 (folder / name).write_text(f"{value}\n")
+
+
+def only(tree: Tree, host: Host | None = None, *, probe: bool = False) -> WorkQueue:
+    """The one queue of the one device."""
+    [device] = list_devices(host or tree.host(), probe=probe)
+    [queue] = device.queues
+    return queue
+
+
+def raises(code: int) -> Callable[[str], int]:
+    """A probe whose open fails with this errno."""
+
+    def probe(path: str) -> int:
+        raise OSError(code, os.strerror(code), path)
+
+    return probe
+
+
+def one_line(text: str) -> str:
+    """`text`, which must be a reason and a fix on one printable line."""
+    assert text.isprintable()
+    assert "; " in text, "a reason and a fix"
+    return text

@@ -1,61 +1,22 @@
-"""Discovery of work queues: what healthy ones look like, and one case per reason."""
+"""Discovery of work queues: what healthy ones look like, how they are probed, and what is noted."""
 
 import errno
-import os
-from pathlib import Path
 
 import pytest
 
-from pagecheck.errors import EngineError
 from pagecheck.hw import queues
 from pagecheck.hw.queues import Host, WorkQueue, find_queue, list_devices, usable_queues
 from tests.unit.sysfs_tree import (
     ALL_BUT_BATCH,
     ALL_OPCODES,
-    BATCH,
     COMPVAL,
     GNR,
     Tree,
     bitmap,
+    one_line,
+    only,
+    raises,
 )
-
-DOCUMENT = Path(__file__).parents[2] / "docs/hardware.md"
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    return Tree(tmp_path)
-
-
-def raises(code: int):
-    def probe(path: str) -> int:
-        raise OSError(code, os.strerror(code), path)
-
-    return probe
-
-
-def only(tree: Tree, host: Host | None = None, *, probe: bool = False) -> WorkQueue:
-    [device] = list_devices(host or tree.host(), probe=probe)
-    [queue] = device.queues
-    return queue
-
-
-def bad_queue(tree: Tree, **attributes: object) -> str:
-    """Why a queue that is healthy but for some attributes is unusable."""
-    tree.device()
-    tree.queue(**attributes)
-    queue = only(tree)
-    assert queue.unusable is not None
-    assert (queue.submit, queue.batches) == (None, False)
-    assert usable_queues(tree.host()) == []
-    return one_line(queue.unusable)
-
-
-def one_line(text: str) -> str:
-    assert text.isprintable()
-    assert "; " in text, "a reason and a fix"
-    return text
-
 
 # Healthy
 
@@ -277,148 +238,6 @@ def test_the_default_host_is_this_machine() -> None:
     assert not host.may_open("/none")
 
 
-# Reasons, of the device
-
-
-@pytest.mark.parametrize(
-    ("attributes", "words"),
-    [
-        ({"state": "disabled"}, ["disabled", "accel-config enable-device dsa0"]),
-        ({"state": "halted"}, ["halted", "dmesg"]),
-        ({"state": "unknown"}, ["unknown", "enable-device"]),
-        ({"pasid_enabled": 0}, ["pasid_enabled is 0", "intel_iommu=on,sm_on"]),
-        ({"version": None}, ["dsa0/version", "missing", "5.18"]),
-        ({"version": "two"}, ["dsa0/version", "'two'", "not a number"]),
-        ({"version": "9" * 5000}, ["dsa0/version", "...", "not a number"]),
-        ({"version": str(1 << 64)}, ["dsa0/version", "not a number"]),
-        ({"version": "0x"}, ["dsa0/version", "not a number"]),
-        ({"version": "1_0"}, ["dsa0/version", "not a number"]),
-        ({"version": "-1"}, ["dsa0/version", "not a number"]),
-        ({"numa_node": "north"}, ["dsa0/numa_node", "'north'"]),
-        ({"max_batch_size": ""}, ["dsa0/max_batch_size", "''"]),
-        ({"max_transfer_size": "1" * 21}, ["dsa0/max_transfer_size"]),
-        ({"pasid_enabled": None}, ["dsa0/pasid_enabled", "missing"]),
-        ({"state": None}, ["dsa0/state", "missing"]),
-        ({"state": ""}, ["dsa0/state", "nothing"]),
-        ({"state": b"\x1b[2J\xff\n\nx"}, ["?[2J", "enable-device"]),
-        ({"op_cap": None}, ["dsa0/op_cap", "missing"]),
-        ({"op_cap": "00000000,xyz"}, ["dsa0/op_cap", "not a bitmap"]),
-        ({"op_cap": ""}, ["dsa0/op_cap", "not a bitmap"]),
-    ],
-)
-def test_device(tree: Tree, attributes: dict, words: list[str]) -> None:
-    tree.device(**attributes)
-    tree.queue()
-    [device] = list_devices(tree.host())
-    why = one_line(str(device.unusable))
-    assert [word for word in words if word not in why] == []
-    assert device.queues[0].unusable == f"device dsa0: {why}"
-    assert usable_queues(tree.host()) == []
-    assert find_queue(device.queues[0].path, tree.host()) == device.queues[0]
-
-
-def test_an_attribute_that_is_a_folder_and_one_that_nobody_writes(tree: Tree) -> None:
-    tree.device(0, version=None)
-    (tree.devices / "dsa0/version").mkdir()
-    tree.device(1, version=None)
-    os.mkfifo(tree.devices / "dsa1/version")
-    first, second = list_devices(tree.host())
-    assert "dsa0/version: Is a directory" in one_line(str(first.unusable))
-    assert "dsa1/version" in one_line(str(second.unusable))
-
-
-# Reasons, of the queue
-
-
-@pytest.mark.parametrize(
-    ("attributes", "words"),
-    [
-        ({"state": "disabled"}, ["disabled", "accel-config enable-wq dsa0/wq0.0"]),
-        ({"type": "kernel"}, ["type is kernel", "-y user"]),
-        ({"type": "none", "size": 0}, ["not configured", "config-wq"]),
-        ({"driver_name": "crypto"}, ["driver_name is 'crypto'", "-d user"]),
-        ({"driver_name": ""}, ["driver_name is ''", "-d user"]),
-        ({"size": 0}, ["size is 0", "-s 128"]),
-        ({"threshold": 0}, ["threshold is 0", "-t 63"]),
-        ({"max_transfer_size": 2048}, ["2048 bytes", "4096", "-x 2097152"]),
-        ({"op_config": bitmap(BATCH)}, ["lacks COMPVAL", "bit 6"]),
-        ({"op_config": "?"}, ["wq0.0/op_config", "'?'", "not a bitmap"]),
-        ({"op_config": "1,-2"}, ["wq0.0/op_config", "not a bitmap"]),
-        ({"mode": "public"}, ["wq0.0/mode", "'public'", "neither shared nor dedicated"]),
-        ({"mode": None}, ["wq0.0/mode", "missing"]),
-        ({"type": None}, ["wq0.0/type", "missing"]),
-        ({"size": "many"}, ["wq0.0/size", "'many'", "not a number"]),
-        ({"threshold": None}, ["wq0.0/threshold", "missing"]),
-        ({"max_batch_size": "x" * 500}, ["wq0.0/max_batch_size", "x..."]),
-        ({"max_transfer_size": None}, ["wq0.0/max_transfer_size", "missing"]),
-        ({"state": "a\nb"}, ["state is a?b"]),
-        ({"node": False}, ["dev/dsa/wq0.0 does not exist", "--device"]),
-    ],
-)
-def test_queue(tree: Tree, attributes: dict, words: list[str]) -> None:
-    why = bad_queue(tree, **attributes)
-    assert [word for word in words if word not in why] == []
-    assert len(why) < 400
-
-
-def test_what_is_configured_wrong_comes_before_what_is_disabled(tree: Tree) -> None:
-    """Enabling it first would have to be undone."""
-    assert "type is kernel" in bad_queue(tree, type="kernel", state="disabled")
-
-
-def test_no_permission_on_the_node(tree: Tree) -> None:
-    tree.device()
-    path = Path(tree.queue())
-    path.chmod(0o640)
-    asked: list[str] = []
-    host = tree.host(may_open=lambda node: bool(asked.append(node)))
-    why = one_line(str(only(tree, host).unusable))
-    assert asked == [str(path)]
-    for word in (str(path), "mode 0640", f"user {os.geteuid()}", "udev"):
-        assert word in why
-
-
-def test_the_node_under_a_file(tree: Tree) -> None:
-    tree.device()
-    tree.queue(node=False)
-    tree.nodes.rmdir()
-    tree.nodes.write_text("")
-    assert "Not a directory" in str(only(tree).unusable)
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (errno.EBUSY, ["in use by another process", "shared"]),
-        (errno.EPERM, ["opening it: Operation not permitted", "--device"]),
-        (errno.EACCES, ["opening it: Permission denied", "--device"]),
-        (errno.ENXIO, ["opening it: No such device", "dmesg"]),
-        (0, ["opening it: Input/output error"]),
-    ],
-)
-def test_open_refused(tree: Tree, code: int, words: list[str]) -> None:
-    tree.device()
-    tree.queue(mode="dedicated")
-    queue = only(tree, tree.host(probe_map=raises(code)), probe=True)
-    assert (queue.submit, queue.batches) == (None, False)
-    assert [word for word in words if word not in one_line(str(queue.unusable))] == []
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (errno.EBUSY, ["in use by another process"]),
-        (errno.EINVAL, ["mapping the portal: Invalid argument"]),
-    ],
-)
-def test_mapping_refused_for_good(tree: Tree, code: int, words: list[str]) -> None:
-    tree.device()
-    tree.queue()
-    queue = only(tree, tree.host(probe_map=lambda path: code), probe=True)
-    assert queue.submit is None
-    assert [word for word in words if word not in one_line(str(queue.unusable))] == []
-
-
 # Notes
 
 
@@ -456,77 +275,6 @@ def test_batches_of_one(tree: Tree) -> None:
     assert "max_batch_size is 1" in one_line(str(queue.note))
 
 
-# Finding one
-
-
-def test_find_queue(tree: Tree) -> None:
-    tree.device()
-    tree.queue(0)
-    path = tree.queue(1, size=32)
-    found = find_queue(path, tree.host())
-    assert (found.name, found.size) == ("wq0.1", 32)
-    assert found == list_devices(tree.host())[0].queues[1]
-    assert find_queue(f"{tree.nodes}/../dsa/wq0.1", tree.host()) == found
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["", "wq0.0", "/tmp/wq0.0", "{dev}/iax/wq0.0", "{dev}/dsa/wq0", "{dev}/dsa/../wq0.0", "\0\x1b"],
-)
-def test_what_is_no_path_of_a_queue(tree: Tree, path: str) -> None:
-    tree.device()
-    usable = tree.queue()
-    path = path.format(dev=tree.nodes.parent)
-    with pytest.raises(EngineError, match="not a DSA work queue such as") as caught:
-        find_queue(path, tree.host())
-    assert one_line(str(caught.value)).endswith(f"usable here: {usable}")
-
-
-def test_a_path_with_a_number_that_is_too_long(tree: Tree) -> None:
-    with pytest.raises(EngineError) as caught:
-        find_queue(f"{tree.nodes}/wq{'9' * 5000}.0", tree.host())
-    assert len(str(caught.value)) < 1000
-
-
-def test_no_such_queue_says_which_there_are(tree: Tree) -> None:
-    tree.device()
-    paths = [tree.queue(number) for number in range(10)]
-    tree.queue(10, state="disabled")
-    missing = f"{tree.nodes}/wq0.11"
-    with pytest.raises(EngineError) as caught:
-        find_queue(missing, tree.host())
-    expected = f"{missing}: sysfs knows no such work queue; usable here: {', '.join(paths[:8])}"
-    assert str(caught.value) == f"{expected} and 2 more"
-
-
-def test_no_such_queue_and_none_that_is_usable(tree: Tree) -> None:
-    tree.device()
-    tree.queue(0, state="disabled")
-    with pytest.raises(
-        EngineError, match="no work queue is usable here, 'pagecheck devices' says why"
-    ):
-        find_queue(f"{tree.nodes}/wq3.0", tree.host())
-
-
-def test_no_device(tree: Tree) -> None:
-    with pytest.raises(EngineError, match=r"no DSA device: .*does not exist.*modprobe idxd"):
-        find_queue(f"{tree.nodes}/wq0.0", tree.host())
-    assert list_devices(tree.host()) == []
-    assert usable_queues(tree.host()) == []
-    tree.device(1, kind="iax")
-    assert "has none" in queues.why_no_device(tree.host())
-    assert list_devices(tree.host()) == []
-
-
-def test_a_device_that_goes_away(tree: Tree) -> None:
-    """What readdir told is gone when it is read."""
-    tree.devices.mkdir(parents=True)
-    (tree.devices / "dsa0").symlink_to("nowhere")
-    [device] = list_devices(tree.host())
-    assert device.queues == ()
-    assert "missing" in str(device.unusable)
-
-
 # What else must hold
 
 
@@ -536,38 +284,3 @@ def test_a_worker_can_afford_the_import() -> None:
     heavy = {"numpy", "psutil", "dataclasses", "typing", "inspect", "json", "pathlib", "re", "mmap"}
     check = f"assert not set(sys.modules) & {heavy}, sys.modules"
     assert "errno" in loaded_by(f"import pagecheck.hw.queues; {check}", "-S", "-E", "-s")
-
-
-# Words of each message that the tests above provoke.
-REASONS = [
-    "no PASID",
-    "state is halted",
-    "state is disabled",
-    "not configured",
-    "not user",
-    "driver_name is",
-    "size is 0 entries",
-    "threshold is 0 entries",
-    "max_transfer_size is",
-    "lacks COMPVAL",
-    "does not exist",
-    "no permission",
-    "in use by another process",
-    "opening it",
-    "mapping the portal is not permitted",
-    "mapping the portal",
-    "max_batch_size is",
-    "op_config lacks BATCH",
-    "refuses them by write(2) on version 0x100",
-    "refuses them by write(2) on every device",
-    "is missing",
-    "holds",
-    "lacks ENQCMD",
-    "no DSA device",
-]
-
-
-@pytest.mark.parametrize("reason", REASONS)
-def test_every_reason_is_in_the_document(reason: str) -> None:
-    table = DOCUMENT.read_text().partition("## Troubleshooting")[2]
-    assert reason in " ".join(table.split())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from tools.bench import channel, cold, commands, costs, kernels, pool
+from tools.bench import channel, cold, commands, costs, dsa, kernels, pool
 from tools.bench.data import BUILD
 from tools.bench.rows import Row, table, write_json
 
@@ -25,6 +25,7 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
     "cold": lambda repeats, _guest: cold.run(repeats),
     "commands": lambda repeats, _guest: commands.run(repeats),
     "costs": lambda repeats, _guest: costs.run(repeats),
+    "dsa": dsa.run,
 }
 
 

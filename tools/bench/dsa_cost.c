@@ -116,8 +116,10 @@ static void map_ram(bench *b, const char *kind)
     b->block.fd = memfd_create("ram", MFD_CLOEXEC);
     for (uint64_t i = 0; i < b->pages; i++) {
         memset(page, is_normal(kind, i) ? 0x55 : 0, PAGE);
-        if (strcmp(kind, "late") == 0)
-            memset(page, 0, LATE);
+        if (strcmp(kind, "late") == 0) {
+            memset(page, 0, PAGE);
+            page[LATE] = 1;
+        }
         if (write(b->block.fd, page, PAGE) != PAGE)
             fail("memfd");
     }

@@ -32,7 +32,7 @@ bool pc_decider_init(const pc_kernel *kernel, uint64_t *progress, pc_decider *de
     decider->kernel = kernel;
     decider->progress = progress;
     decider->buffer = aligned_alloc(HOST_PAGE, PC_READ_BYTES);
-    decider->resident = malloc(PC_RESIDENT_PAGES);
+    decider->resident = malloc(2 * PC_RESIDENT_PAGES);
     if (decider->buffer != NULL && decider->resident != NULL)
         return true;
     pc_decider_deinit(decider);
@@ -233,9 +233,10 @@ static void decide_by_residency(pc_task *j, size_t begin, size_t end, uint64_t o
 {
     size_t per_page = (size_t)(j->block->page_bytes / HOST_PAGE);
     size_t most = PC_RESIDENT_PAGES / per_page;
+    /* Inside the loop below, an answer of the device may make the CPU decide other pages. */
+    unsigned char *resident = j->decider->resident + (j->dsa != NULL ? 0 : PC_RESIDENT_PAGES);
     while (begin < end) {
         size_t step = end - begin < most ? end - begin : most;
-        unsigned char *resident = j->decider->resident;
         if (mincore((void *)(uintptr_t)(j->block->base + offset), step * j->block->page_bytes,
                     resident) != 0) {
             decide_untouched(j, begin, end, offset);

@@ -38,7 +38,7 @@ typedef struct pc_batch {
 typedef struct pc_decider {
     const pc_kernel *kernel;
     unsigned char *buffer;   /* PC_READ_BYTES, for pread */
-    unsigned char *resident; /* PC_RESIDENT_PAGES, for mincore */
+    unsigned char *resident; /* 2 * PC_RESIDENT_PAGES, for mincore: with a device, and without */
     uint64_t *progress;      /* raised after every piece of work */
 } pc_decider;
 

@@ -43,62 +43,97 @@ static pc_flight *open_flight(pc_dsa *dsa, pc_task *task)
     queue->open = flight;
     flight->next = NULL;
     flight->task = task;
-    flight->count = flight->taken = flight->rounds = 0; /* its old records mean nothing now */
+    flight->count = flight->taken = flight->rounds = 0;
+    flight->pages = flight->groups = 0; /* its old records mean nothing now */
     task->flights++;
     return flight;
 }
 
-/* One more page for the open flight. False: the queue was given up. */
-static inline bool add(pc_dsa *dsa, pc_task *task, uint32_t index, uint64_t address, uint32_t bytes)
+/* Submits the open flight and opens the next one. False: the queue was given up. */
+static bool next_flight(pc_dsa *dsa, pc_task *task)
 {
-    pc_queue *queue = dsa->queue;
-    if (queue == NULL)
+    pc_dsa_flush(dsa);
+    return open_flight(dsa, task) != NULL;
+}
+
+/* One page more for a descriptor whose pages end where this one begins. */
+static bool extend(struct dsa_hw_desc *tail, pc_member *last, uint32_t index, uint32_t bytes,
+                   uint64_t run_bytes)
+{
+    if (last->index + last->pages != index || tail->xfer_size + (uint64_t)bytes > run_bytes)
         return false;
-    pc_flight *flight = queue->open;
-    if (flight != NULL && flight->count != 0) {
-        pc_member *last = &flight->members[flight->count - 1];
-        struct dsa_hw_desc *tail = &flight->descriptors[flight->count - 1];
-        if (last->index + last->pages == index && tail->src_addr + tail->xfer_size == address &&
-            tail->xfer_size + (uint64_t)bytes <= queue->run_bytes) {
-            tail->xfer_size += bytes;
-            last->pages++;
-            return true;
-        }
-        if (flight->count == queue->members) {
-            queue->open = NULL;
-            pc_flight_launch(dsa, flight);
-            flight = NULL;
-        }
-    }
-    if (flight == NULL) {
-        flight = open_flight(dsa, task);
-        if (flight == NULL)
-            return false;
-    }
-    uint32_t at = flight->count++;
-    flight->descriptors[at].src_addr = address;
-    flight->descriptors[at].xfer_size = bytes;
-    flight->members[at] = (pc_member){.index = index, .pages = 1};
+    tail->xfer_size += bytes;
+    last->pages++;
     return true;
+}
+
+/* Adds the pages of `maybe` (bit i: page begin + i) to the flight, in their order, until one has no
+ * room. Returns those that are left. Inlined twice, so that no page asks whether there are offsets.
+ */
+__attribute__((always_inline)) static inline uint64_t fill(const pc_queue *queue, pc_flight *flight,
+                                                           const pc_pages *pages,
+                                                           const uint64_t *offsets, uint32_t begin,
+                                                           uint64_t maybe)
+{
+    const uint32_t bytes = (uint32_t)pages->page_bytes;
+    const uint64_t run_bytes = queue->run_bytes;
+    struct dsa_hw_desc *each = flight->descriptors + flight->count;
+    pc_member *member = flight->members + flight->count;
+    const pc_member *end = flight->members + queue->members;
+    uint64_t behind = 0; /* the address behind the last descriptor's pages; no page is at 0 */
+    if (flight->count != 0)
+        behind = each[-1].src_addr + each[-1].xfer_size;
+    for (; maybe != 0; maybe &= maybe - 1) {
+        size_t index = begin + (size_t)__builtin_ctzll(maybe);
+        uint64_t address = (uintptr_t)pages->base;
+        address += offsets != NULL ? offsets[index] : pages->first + index * pages->page_bytes;
+        if (address == behind && extend(each - 1, member - 1, (uint32_t)index, bytes, run_bytes)) {
+            behind += bytes;
+            continue;
+        }
+        if (member >= end)
+            break;
+        behind = address + bytes;
+        each->src_addr = address;
+        each++->xfer_size = bytes;
+        *member++ = (pc_member){.index = (uint32_t)index, .pages = 1};
+    }
+    flight->count = (uint32_t)(member - flight->members);
+    return maybe;
+}
+
+/* The same with what settling wants to know of the pages that found room. */
+static uint64_t fill_open(const pc_queue *queue, const pc_pages *pages, uint32_t begin,
+                          uint64_t maybe)
+{
+    pc_flight *flight = queue->open;
+    uint64_t left = pages->offsets != NULL
+                        ? fill(queue, flight, pages, pages->offsets, begin, maybe)
+                        : fill(queue, flight, pages, NULL, begin, maybe);
+    uint64_t taken = maybe ^ left;
+    flight->pages += (uint32_t)__builtin_popcountll(taken);
+    if (taken != 0 && flight->groups < PC_DSA_MEMBERS)
+        flight->group[flight->groups++] = (pc_candidates){.pages = taken, .begin = begin};
+    return left;
 }
 
 bool pc_dsa_offload(pc_dsa *dsa, pc_task *task, const pc_pages *pages, size_t begin, size_t end)
 {
     uint64_t maybe;
-    uint32_t count = (uint32_t)(end - begin);
+    uint32_t count = (uint32_t)(end - begin), first = (uint32_t)begin;
     if (dsa->queue == NULL || pages->page_bytes > dsa->queue->limits.transfer_max ||
         !sample(dsa, task, pages, begin, end, &maybe))
         return false;
     pc_bits_set(task->decided, begin, count); /* taken back where neither side can decide */
     task->offloaded += count;
     dsa->stats->pages_sampled += count - (uint32_t)__builtin_popcountll(maybe);
-    const uint32_t bytes = (uint32_t)pages->page_bytes;
-    for (; maybe != 0; maybe &= maybe - 1) {
-        size_t index = begin + (size_t)__builtin_ctzll(maybe);
-        uint64_t offset = pages->offsets != NULL ? pages->offsets[index]
-                                                 : pages->first + index * pages->page_bytes;
-        if (!add(dsa, task, (uint32_t)index, (uintptr_t)pages->base + offset, bytes))
-            pc_flight_complete(dsa, task, (uint32_t)index, 1);
+    while (maybe != 0) {
+        if (dsa->queue != NULL && dsa->queue->open != NULL)
+            maybe = fill_open(dsa->queue, pages, first, maybe);
+        if (maybe != 0 && !next_flight(dsa, task)) {
+            pc_flight_complete(dsa, task, first + (uint32_t)__builtin_ctzll(maybe), 1);
+            maybe &= maybe - 1;
+        }
     }
     return true;
 }
@@ -133,10 +168,13 @@ void pc_dsa_poll(pc_dsa *dsa)
 /* The descriptors to submit, and how many entries of the queue they take. */
 static const struct dsa_hw_desc *arrange(const pc_queue *queue, pc_flight *flight)
 {
-    flight->batched = flight->count > 1 && queue->limits.batch_max >= 2;
-    flight->entries = flight->batched ? 1 : flight->count;
-    for (uint32_t i = 0; i < flight->count; i++)
-        flight->records[i].status = 0; /* also touches it, so that the device finds it */
+    struct dsa_completion_record *records = flight->records;
+    const uint32_t count = flight->count;
+    flight->batched = count > 1 && queue->limits.batch_max >= 2;
+    flight->entries = flight->batched ? 1 : count;
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < count; i++)
+        records[i].status = 0; /* also touches it, so that the device finds it */
     if (!flight->batched)
         return flight->descriptors;
     flight->batch_record->status = 0;
@@ -177,9 +215,7 @@ static void append(pc_queue *queue, pc_flight *flight)
 static void refused(pc_dsa *dsa, pc_queue *queue, pc_flight *flight, int error)
 {
     if (error == EINVAL && flight->batched) {
-        uint32_t half = queue->limits.queue_size > 1 ? queue->limits.queue_size / 2 : 1;
-        queue->limits.batch_max = 0;
-        queue->members = half < queue->members ? half : queue->members;
+        pc_queue_limit_batches(queue, 0);
         pc_flight_abandon(dsa, flight);
         return;
     }

@@ -10,6 +10,12 @@ typedef struct pc_member {
     uint32_t pages;
 } pc_member;
 
+/* Pages of a batch that may be zero: bit i is page begin + i. */
+typedef struct pc_candidates {
+    uint64_t pages;
+    uint32_t begin;
+} pc_candidates;
+
 /* One submission: a lone descriptor, a batch of them, or an array where batches cannot be had. */
 struct pc_flight {
     pc_flight *next;
@@ -25,6 +31,10 @@ struct pc_flight {
     bool batched;
     int64_t submitted_ns;
     pc_member members[PC_DSA_MEMBERS];
+    /* The same pages again, so that a flight of nothing but zero pages is settled by the word. */
+    uint32_t pages;  /* as many as members: none shares a descriptor. 0: this goes out again */
+    uint32_t groups; /* right where no page shares a descriptor */
+    pc_candidates group[PC_DSA_MEMBERS];
 };
 
 struct pc_queue {
@@ -46,6 +56,8 @@ struct pc_queue {
     pc_flight flights[PC_DSA_FLIGHTS];
 };
 
+/* Lowers the members of a batch to `most`; less than 2: no batches. Never raises them. */
+void pc_queue_limit_batches(pc_queue *queue, uint32_t most);
 /* Submits it, or lets the CPU decide its pages; either way the caller is rid of it. */
 void pc_flight_launch(pc_dsa *dsa, pc_flight *flight);
 /* Waits for the oldest flight and makes bits of its records. */

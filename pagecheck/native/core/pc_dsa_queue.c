@@ -17,6 +17,7 @@
 #define FLIGHT_HEAD_BYTES 128u /* the batch descriptor, and its record on a line of its own */
 #define FLIGHT_BYTES (FLIGHT_HEAD_BYTES + PC_DSA_MEMBERS * (PC_DESCRIPTOR_BYTES + PC_RECORD_BYTES))
 #define RUN_PAGES_AT_FIRST 16u
+#define TRANSFER_MAX (UINT64_C(1) << 31) /* the most of any device; a size has 32 bits */
 #define LOOK_NS 1000000
 
 void pc_dsa_init(struct pc_stats *stats, pc_dsa *dsa)
@@ -51,6 +52,18 @@ static void queue_free(pc_queue *queue)
     free(queue);
 }
 
+void pc_queue_limit_batches(pc_queue *queue, uint32_t most)
+{
+    if (most < queue->limits.batch_max)
+        queue->limits.batch_max = most;
+    uint32_t members = queue->limits.batch_max;
+    /* Without batches a flight takes an entry for each member: leave room for a second flight. */
+    if (members < 2)
+        members = queue->limits.queue_size > 1 ? queue->limits.queue_size / 2 : 1;
+    if (members < queue->members)
+        queue->members = members;
+}
+
 static pc_queue *queue_new(pc_portal *portal, const pc_dsa_limits *limits)
 {
     pc_queue *queue = calloc(1, sizeof *queue);
@@ -58,13 +71,10 @@ static pc_queue *queue_new(pc_portal *portal, const pc_dsa_limits *limits)
         return NULL;
     queue->portal = portal;
     queue->limits = *limits;
+    if (queue->limits.transfer_max > TRANSFER_MAX)
+        queue->limits.transfer_max = TRANSFER_MAX;
     queue->members = PC_DSA_MEMBERS;
-    if (limits->batch_max >= 2 && limits->batch_max < queue->members)
-        queue->members = limits->batch_max;
-    /* Without batches a flight takes an entry for each member: leave room for a second flight. */
-    uint32_t half = limits->queue_size > 1 ? limits->queue_size / 2 : 1;
-    if (limits->batch_max < 2 && half < queue->members)
-        queue->members = half;
+    pc_queue_limit_batches(queue, limits->batch_max);
     queue->run_bytes = RUN_PAGES_AT_FIRST * 4096u;
     if (queue->run_bytes > limits->transfer_max)
         queue->run_bytes = limits->transfer_max;

@@ -10,7 +10,7 @@
 #include "pc_dsa_flight.h"
 #include "pc_ring.h"
 
-#define ERRORS_MAX 256u /* descriptors in a row: such a queue only costs */
+#define ERRORS_MAX 256u  /* descriptors in a row: such a queue only costs */
 #define RUN_PAGES_MIN 8u /* learned at least; with 4, a guest needs twice the descriptors */
 
 #define STATUS_ZERO 0x0001u     /* status 1, result 0 in the second byte */
@@ -22,11 +22,15 @@ void pc_flight_complete(pc_dsa *dsa, const pc_task *task, uint32_t index, uint32
     pc_block_redecide(task, index, (size_t)index + pages);
 }
 
+/* Status and result, which are one aligned halfword. */
+typedef uint16_t __attribute__((may_alias)) record_head;
+
+#define RECORD_MASK (0xff00u | PC_IDXD_STATUS_MASK)
+
 static uint32_t record_word(const struct dsa_completion_record *record)
 {
     /* acquire: the position was written before the status */
-    uint32_t status = __atomic_load_n(&record->status, __ATOMIC_ACQUIRE) & PC_IDXD_STATUS_MASK;
-    return status | (uint32_t)record->result << 8;
+    return __atomic_load_n((const record_head *)record, __ATOMIC_ACQUIRE) & RECORD_MASK;
 }
 
 /* The flight's own memory is reused for what is left of it: every record is in, so the device is
@@ -80,8 +84,8 @@ static void refine(pc_dsa *dsa, leftover *left, pc_task *task, const pc_member *
         pc_flight_complete(dsa, task, at, end - at);
 }
 
-/* Every status but the two that are answers. */
-static void settle_other(pc_dsa *dsa, leftover *left, pc_task *task, const pc_member *member,
+/* Every status but the two that are answers. True: an error, not a fault. */
+static bool settle_other(pc_dsa *dsa, leftover *left, pc_task *task, const pc_member *member,
                          const struct dsa_completion_record *record, uint32_t word)
 {
     uint32_t status = word & 0xffu;
@@ -92,6 +96,7 @@ static void settle_other(pc_dsa *dsa, leftover *left, pc_task *task, const pc_me
         refine(dsa, left, task, member, record, true);
     else
         pc_flight_complete(dsa, task, member->index, member->pages);
+    return !fault;
 }
 
 /* Learns how many pages a descriptor should cover. */
@@ -110,13 +115,39 @@ static void shrink_runs(pc_queue *queue, uint64_t page_bytes)
         queue->run_bytes /= 2;
 }
 
-/* All records that will come are in. Returns how many pages are to go out again, as members. */
-static uint32_t settle_members(pc_dsa *dsa, pc_queue *queue, pc_flight *flight)
+/* Makes bits of the whole flight if each page has a record of its own that proves it zero, which is
+ * what most flights are. Proof stands alone: it needs no batch record. Returns how many pages. */
+static uint32_t settle_all_zero(const pc_flight *flight)
+{
+    if (flight->pages != flight->count || flight->taken != flight->count)
+        return 0;
+    const struct dsa_completion_record *records = flight->records;
+    const uint32_t count = flight->count;
+    uint64_t all = UINT64_MAX, any = 0;
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < count; i++) { /* relaxed: nothing else of these records is read */
+        uint64_t word = __atomic_load_n((const record_head *)&records[i], __ATOMIC_RELAXED);
+        all &= word;
+        any |= word;
+    }
+    if ((all & RECORD_MASK) != STATUS_ZERO || (any & RECORD_MASK) != STATUS_ZERO)
+        return 0;
+    for (uint32_t i = 0; i < flight->groups; i++) {
+        const pc_candidates *group = &flight->group[i];
+        uint32_t span = 64u - (uint32_t)__builtin_clzll(group->pages);
+        pc_bits_or(flight->task->zero, group->begin, group->pages, span);
+    }
+    return count;
+}
+
+/* All records that will come are in; the first `proven` are bits already. Returns how many pages
+ * are to go out again, as members. */
+static uint32_t settle_members(pc_dsa *dsa, pc_queue *queue, pc_flight *flight, uint32_t proven)
 {
     pc_task *task = flight->task;
     leftover left = {flight, 0};
-    uint32_t zeros = 0, mismatches = 0, device_pages = 0, others = 0;
-    for (uint32_t i = 0; i < flight->count; i++) {
+    uint32_t zeros = proven, mismatches = 0, device_pages = proven, errors = 0;
+    for (uint32_t i = proven; i < flight->count; i++) {
         const pc_member member = flight->members[i];
         const struct dsa_completion_record *record = &flight->records[i];
         uint32_t word = i < flight->taken ? record_word(record) : 0;
@@ -138,18 +169,18 @@ static uint32_t settle_members(pc_dsa *dsa, pc_queue *queue, pc_flight *flight)
                 shrink_runs(queue, task->block->page_bytes);
                 refine(dsa, &left, task, &member, record, false);
             }
-        } else {
-            others += i < flight->taken;
-            if ((word & 0xffu) != 0)
-                settle_other(dsa, &left, task, &member, record, word);
-            else /* it never ran, or nobody said so */
-                pc_flight_complete(dsa, task, member.index, member.pages);
+        } else if ((word & 0xffu) != 0) {
+            errors += settle_other(dsa, &left, task, &member, record, word);
+        } else { /* it never ran, or nobody said so */
+            errors += i < flight->taken;
+            pc_flight_complete(dsa, task, member.index, member.pages);
         }
     }
     dsa->stats->pages_device += device_pages;
     dsa->stats->statuses[DSA_COMP_SUCCESS] += zeros + mismatches;
-    queue->errors = zeros + mismatches != 0 ? 0 : queue->errors + others;
+    queue->errors = zeros + mismatches != 0 ? 0 : queue->errors + errors;
     flight->count = left.count;
+    flight->pages = 0;
     return left.count;
 }
 
@@ -171,49 +202,48 @@ static pc_flight *take_oldest(pc_queue *queue)
     return flight;
 }
 
-/* How many members may rightly be without a record, by what the batch's own record says: those
- * past a fault in the list or a fence, or all of a batch that was refused as a whole (3.8, 3.9). */
-static uint32_t may_be_missing(const pc_flight *flight)
+/* How many members, from the first on, must have a record, by what the batch's own record says: not
+ * those past a fault in the list, and none of a batch that was refused as a whole (3.8, 3.9). A
+ * failed batch has them all: only a fence abandons members, and none is ever asked for. */
+static uint32_t must_be_there(const pc_flight *flight)
 {
     uint32_t status = record_word(flight->batch_record) & 0xffu;
     uint32_t done = flight->batch_record->bytes_completed;
     switch (status) {
-    case DSA_COMP_SUCCESS:
-        return 0;
-    case DSA_COMP_BATCH_FAIL:
     case DSA_COMP_BATCH_PAGE_FAULT:
-        return done < flight->count ? flight->count - done : 0;
+        return done < flight->count ? done : flight->count;
     case DSA_COMP_BAD_OPCODE:
     case DSA_COMP_INVALID_FLAGS:
     case DSA_COMP_NOZERO_RESERVE:
     case DSA_COMP_DESC_CNT_ERANGE:
     case DSA_COMP_DESCLIST_ALIGN:
-        return flight->count;
-    default:
         return 0;
+    default:
+        return flight->count;
     }
 }
 
-/* Whether a record is missing that the device may still write. */
-static bool record_is_missing(const pc_flight *flight)
+/* Whether a record is missing, from member `begin` on, that the device may still write. */
+static bool record_is_missing(const pc_flight *flight, uint32_t begin)
 {
-    uint32_t missing = 0;
-    for (uint32_t i = 0; i < flight->count; i++)
-        missing += __atomic_load_n(&flight->records[i].status, __ATOMIC_ACQUIRE) == 0;
-    return missing != 0 && missing > may_be_missing(flight);
+    uint32_t end = must_be_there(flight);
+    for (uint32_t i = begin; i < end; i++)
+        if (__atomic_load_n(&flight->records[i].status, __ATOMIC_ACQUIRE) == 0)
+            return true;
+    return false;
 }
 
-static void look_at_batch(pc_dsa *dsa, pc_queue *queue, const pc_flight *flight)
+/* True: the batch was refused for its size, and the next ones are smaller. */
+static bool look_at_batch(pc_dsa *dsa, pc_queue *queue, const pc_flight *flight)
 {
     uint32_t status = record_word(flight->batch_record) & 0xffu;
     dsa->stats->statuses[status]++;
     dsa->stats->page_faults += status == DSA_COMP_BATCH_PAGE_FAULT;
-    if (status == DSA_COMP_BAD_OPCODE || status == DSA_COMP_DESC_CNT_ERANGE) {
-        /* This queue takes no batches, or none as large: halve until it does. */
-        queue->limits.batch_max = flight->count / 2;
-        if (queue->limits.batch_max >= 2 && queue->limits.batch_max < queue->members)
-            queue->members = queue->limits.batch_max;
-    }
+    if (status != DSA_COMP_BAD_OPCODE && status != DSA_COMP_DESC_CNT_ERANGE)
+        return false;
+    /* This queue takes no batches, or none as large: halve until it does. */
+    pc_queue_limit_batches(queue, flight->count / 2);
+    return true;
 }
 
 /* Waits for every record of the flight. False: not all came in time. */
@@ -240,15 +270,18 @@ void pc_flight_settle_oldest(pc_dsa *dsa)
     pc_queue *queue = dsa->queue;
     pc_flight *flight = queue->oldest;
     bool came = wait_for(dsa, flight, flight->submitted_ns + queue->limits.deadline_ns);
-    if (!came || (flight->batched && record_is_missing(flight))) {
+    uint32_t proven = came ? settle_all_zero(flight) : 0;
+    if (!came || (flight->batched && record_is_missing(flight, proven))) {
         dsa->stats->timeouts += !came;
         pc_dsa_close(dsa, PC_QUEUE_LOST, 0);
         return;
     }
     take_oldest(queue);
-    if (flight->batched)
-        look_at_batch(dsa, queue, flight);
-    uint32_t again = settle_members(dsa, queue, flight);
+    bool too_large = flight->batched && look_at_batch(dsa, queue, flight);
+    uint32_t errors = queue->errors;
+    uint32_t again = settle_members(dsa, queue, flight, proven);
+    if (too_large) /* several may be on their way: they say nothing of smaller ones */
+        queue->errors = errors;
     pc_decider_advance(flight->task->decider);
     if (again != 0) {
         pc_flight_launch(dsa, flight);

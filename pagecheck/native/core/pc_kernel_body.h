@@ -230,23 +230,53 @@ PC_TARGET static uint64_t PC_KERNEL_FN(zero_pages)(const pc_pages *pages, size_t
     return zero;
 }
 
+static inline uint64_t pc_rotate_down(uint64_t bits, unsigned by)
+{
+    return bits >> by % 64 | bits << (0 - by) % 64;
+}
+
 /* The same three vectors as above, and one of every piece in between: the device must find the
  * whole page in this process's page tables. */
+PC_INLINE bool PC_KERNEL_FN(sample_pieces)(const unsigned char *page, size_t page_bytes)
+{
+    bool zero = PC_KERNEL_FN(sample_is_zero)(page, page_bytes);
+    for (size_t at = PC_KERNEL_PAGE_BYTES; zero && at < page_bytes; at += PC_KERNEL_PAGE_BYTES) {
+        zero = !PC_NONZERO(PC_LOAD(page + at));
+    }
+    return zero;
+}
+
+/* Give it constants where they can be had: where a device decides, this loop is a large part of
+ * what a page costs the CPU. So only pages that have a page to prefetch are in the first half. */
+PC_INLINE uint64_t PC_KERNEL_FN(sample_each)(const pc_pages *pages, const uint64_t *offsets,
+                                             size_t page_bytes, size_t begin, size_t end)
+{
+    const unsigned char *base = pages->base + (offsets ? 0 : pages->first);
+    const size_t most = pages->count > PC_SAMPLE_AHEAD ? pages->count - PC_SAMPLE_AHEAD : 0;
+    const size_t half = most < end ? most : end;
+    size_t index = begin;
+    uint64_t maybe = 0; /* every page comes in as bit 0 and leaves upwards over bit 63 */
+#pragma GCC unroll 4
+    for (; index < half; index++) {
+        const size_t ahead = index + PC_SAMPLE_AHEAD;
+        __builtin_prefetch(base + (offsets ? offsets[ahead] : ahead * page_bytes), 0, 3);
+        const unsigned char *page = base + (offsets ? offsets[index] : index * page_bytes);
+        maybe = pc_rotate_down(maybe | PC_KERNEL_FN(sample_pieces)(page, page_bytes), 1);
+    }
+    for (; index < end; index++) {
+        const unsigned char *page = base + (offsets ? offsets[index] : index * page_bytes);
+        maybe = pc_rotate_down(maybe | PC_KERNEL_FN(sample_pieces)(page, page_bytes), 1);
+    }
+    return pc_rotate_down(maybe, 64 - (unsigned)(end - begin)); /* the first page's is bit 0 */
+}
+
 PC_TARGET static uint64_t PC_KERNEL_FN(sample_pages)(const pc_pages *pages, size_t begin,
                                                      size_t end)
 {
-    uint64_t maybe = 0;
-    for (size_t index = begin; index < end; index++) {
-        if (index + PC_SAMPLE_AHEAD < pages->count) {
-            __builtin_prefetch(PC_KERNEL_FN(page)(pages, index + PC_SAMPLE_AHEAD), 0, 3);
-        }
-        const unsigned char *page = PC_KERNEL_FN(page)(pages, index);
-        bool zero = PC_KERNEL_FN(sample_is_zero)(page, pages->page_bytes);
-        for (size_t at = PC_KERNEL_PAGE_BYTES; zero && at < pages->page_bytes;
-             at += PC_KERNEL_PAGE_BYTES) {
-            zero = !PC_NONZERO(PC_LOAD(page + at));
-        }
-        maybe |= (uint64_t)zero << (index - begin);
+    if (pages->page_bytes != PC_KERNEL_PAGE_BYTES) {
+        return PC_KERNEL_FN(sample_each)(pages, pages->offsets, pages->page_bytes, begin, end);
     }
-    return maybe;
+    return pages->offsets
+               ? PC_KERNEL_FN(sample_each)(pages, pages->offsets, PC_KERNEL_PAGE_BYTES, begin, end)
+               : PC_KERNEL_FN(sample_each)(pages, NULL, PC_KERNEL_PAGE_BYTES, begin, end);
 }
