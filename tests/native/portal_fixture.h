@@ -26,8 +26,7 @@ static inline void fill_descriptors(uint64_t seed)
         byte[i] = (unsigned char)check_random(&seed);
 }
 
-/* ---- a batch of COMPVALs over a few pages, for any portal with the software device behind it ----
- */
+/* ---- a batch of COMPVALs over a few pages, for the software device behind any portal ---- */
 
 enum { PAGE = 4096, PAGES = 8, NORMAL = 3 };
 

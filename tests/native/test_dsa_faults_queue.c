@@ -1,6 +1,5 @@
 /* The fault plans of the software DSA device that strike a submission or the whole queue: full,
- * disabled, late, refused by write(2), stuck. Those of single descriptors are in test_dsa_faults.c.
- */
+ * disabled, late, refused by write(2), stuck. Those of descriptors are in test_dsa_faults.c. */
 #include <errno.h>
 #include <signal.h>
 #include <sys/wait.h>

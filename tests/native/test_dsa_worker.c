@@ -143,6 +143,11 @@ static void put_error(const hw_desc *d)
     put(d, DSA_COMP_HW_ERR1, 0);
 }
 
+static uint64_t deciding(const world *w)
+{
+    return __atomic_load_n(&w->feed.ring.header->deciding, __ATOMIC_RELAXED);
+}
+
 /* PC_WINDOW batches are begun; then the coordinator's own words change, and the answers come in
  * the wrong order: by then only the worker's copies count. */
 static void test_window(bool errors)
@@ -162,22 +167,26 @@ static void test_window(bool errors)
     world_stop(&w);
     w.b.device.answer = NULL;
     for (uint32_t i = 0; i < RAM_PAGES; i++)
-        offsets[i] = (uint64_t)(i * 7 % RAM_PAGES) * PAGE;
+        offsets[i] = (uint64_t)((i * 7 + i / 32) % RAM_PAGES) * PAGE; /* no two batches alike */
     memset(zero, 2, sizeof zero);
-    begin_job(&w, offsets, 16, zero, decided);
+    begin_job(&w, offsets, RAM_PAGES / PC_WINDOW, zero, decided);
     CHECK(pump(&w, 0) == PC_PUMP_TIMEOUT, "nobody serves yet");
     world_start(&w, serve_for_ever);
     int64_t end = pc_clock_now_ns() + 10 * SECOND;
     while (kept(&w) < PC_WINDOW && pc_clock_now_ns() < end)
         sched_yield();
     CHECK(kept(&w) == PC_WINDOW, "%zu batches at the device", kept(&w));
-    uint64_t oldest = w.feed.submitted - RAM_PAGES / 16 + 1;
-    CHECK(__atomic_load_n(&w.feed.ring.header->deciding, __ATOMIC_RELAXED) == oldest, "deciding");
+    uint64_t oldest = w.feed.submitted - PC_WINDOW + 1;
+    CHECK(deciding(&w) == oldest, "deciding %llu", (unsigned long long)deciding(&w));
     for (uint64_t i = 0; i < PC_WINDOW; i++)
-        memset(pc_slot_offsets(pc_ring_slot(&w.feed.ring, oldest + i)), 0, 16 * 8);
+        memset(pc_slot_offsets(pc_ring_slot(&w.feed.ring, oldest + i)), 0, 32 * 8);
+    put_batch(&w.b.device.kept[0], errors ? put_error : put_truth);
+    while (deciding(&w) == oldest && pc_clock_now_ns() < end)
+        sched_yield();
+    CHECK(deciding(&w) == oldest + 1, "deciding %llu", (unsigned long long)deciding(&w));
     pthread_mutex_lock(&w.b.device.lock);
     w.b.device.answer = answer_truth;
-    for (size_t i = w.b.device.count; i-- > 0;)
+    for (size_t i = w.b.device.count; i-- > 1;)
         put_batch(&w.b.device.kept[i], errors ? put_error : put_truth);
     w.b.device.count = 0;
     pthread_mutex_unlock(&w.b.device.lock);
@@ -208,8 +217,7 @@ static void test_window_lost(void)
     begin_job(&w, NULL, 16, NULL, NULL);
     int64_t begin = pc_clock_now_ns();
     CHECK(pump(&w, 5 * SECOND) == PC_PUMP_DONE, "second job");
-    CHECK(pc_clock_now_ns() - begin < SECOND / 2, "%lld ns",
-          (long long)(pc_clock_now_ns() - begin));
+    CHECK(pc_clock_now_ns() - begin < SECOND, "%lld ns", (long long)(pc_clock_now_ns() - begin));
     check_job(&w);
     world_stop(&w);
     CHECK(pc_worker_queue_state(&w.worker) == PC_QUEUE_DRAINING, "not draining");
