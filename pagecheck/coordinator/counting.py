@@ -62,6 +62,6 @@ def queue_notes(pool: Pool, workers: tuple[ChannelReport, ...]) -> list[str]:
         elif state == _native.QUEUE_NONE:
             notes.append(
                 f"{at} was given up ({QUEUE_ENDS.get(end, 'closed')}); the CPU decides its pages "
-                "until it can be opened again"
+                "unless it can be opened again"
             )
     return notes

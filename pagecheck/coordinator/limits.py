@@ -130,8 +130,11 @@ def check_arguments(
 
 def check_queues(engine: str, wq: Sequence[str], *, fallback: bool) -> None:
     """Raises UsageError where work queues are named for an engine that uses none."""
-    if isinstance(wq, str):
+    if isinstance(wq, str | bytes):
         raise UsageError(f"wq {wq!r}: give a list of work queues")
+    for each in wq:
+        if not isinstance(each, str):
+            raise UsageError(f"wq {each!r}: is no text such as '/dev/dsa/wq0.0'")
     if wq and engine in ("cpu", "none"):
         raise UsageError(f"wq {wq[0]!r}: engine {engine} uses no work queue; use engine dsa")
     if fallback and engine != "dsa":

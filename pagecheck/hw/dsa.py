@@ -175,9 +175,8 @@ class DsaEngine:
                 self._worker.open_queue(
                     fd, submit, size, batch, queue.max_transfer, self._deadline_ns
                 )
-        except BaseException:
-            os.close(fd)
-            raise
+        finally:
+            os.close(fd)  # the portal has a duplicate
         return submit
 
     def tend(self) -> int:

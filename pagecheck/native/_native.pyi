@@ -200,7 +200,7 @@ class Worker:
         """Submits pages that may be zero to a DSA work queue from now on.
 
         Args:
-            fd: the queue's device node, open for reading and writing; taken over on success.
+            fd: the queue's device node, open for reading and writing; it is duplicated.
             submit: `enqcmd`, `movdir64b` or `write`.
             size: descriptors in the queue at most.
             batch_max: members of a batch descriptor; less than 2: no batches.
@@ -208,7 +208,7 @@ class Worker:
             deadline_ns: nanoseconds from a submission to its last record.
 
         Raises:
-            OSError: the portal cannot be mapped, or no memory; the fd is still the caller's.
+            OSError: the portal cannot be mapped, or no memory.
         """
 
     def open_model(

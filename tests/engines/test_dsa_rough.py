@@ -34,6 +34,12 @@ def test_a_fault_plan_that_nobody_knows_is_a_mistake(ram: Ram, clean: None, more
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("wqs", [b"model:", [b"model:"], [Path("/dev/dsa/wq0.0")], [0]])
+def test_names_that_are_no_text(clean: None, wqs: object) -> None:
+    with pytest.raises(UsageError, match=r"^wq "):
+        Coordinator(engine="dsa", wq=wqs)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("text", [f"seed={DIGITS}", f"size={DIGITS}K", "transfer=4095"])
 def test_numbers_that_cannot_be(text: str) -> None:
     with pytest.raises(UsageError, match="is not a number from"):
@@ -88,7 +94,6 @@ class Worker:
         if self.busy:
             self.refused_at.append(dsa.time.monotonic_ns())
             raise OSError(errno.EBUSY, "busy")
-        os.close(fd)
         self.state = _native.QUEUE_UP
 
     def queue_state(self) -> tuple[int, int, int]:

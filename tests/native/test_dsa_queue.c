@@ -274,6 +274,35 @@ static void test_batches_too_large(uint32_t most)
     check_end("batches are refused:", of);
 }
 
+static void answer_singles_only(script *s, const hw_desc *desc)
+{
+    (void)s;
+    if (desc->opcode == DSA_OPCODE_BATCH)
+        put(desc, DSA_COMP_BAD_OPCODE, 0);
+    else
+        put_truth(desc);
+}
+
+/* A mask of opcodes without BATCH, which sysfs does not always tell. */
+static void test_batches_unsupported(void)
+{
+    bench b;
+    check_begin();
+    bench_init(&b, SOLID);
+    bench_open(&b, limits_of(64, 128, PAGE));
+    b.device.answer = answer_singles_only;
+    decide(&b, RAM_PAGES); /* two flights are out before the first refusal is seen */
+    CHECK(b.device.batches <= 2, "%zu batches", b.device.batches);
+    b.device.batches = 0;
+    uint64_t before = b.stats.pages_device;
+    decide(&b, RAM_PAGES);
+    CHECK(b.device.batches == 0, "%zu batches", b.device.batches);
+    CHECK(b.stats.pages_device > before, "none by the device");
+    CHECK(b.dsa.queue != NULL, "given up: end %d", b.dsa.end);
+    bench_deinit(&b);
+    check_end("batches are refused:", "all of them, as an opcode");
+}
+
 /* ---- patience ---- */
 
 /* Nothing ever comes: one deadline for all flights, and no memory is touched any more. */
@@ -432,6 +461,7 @@ int main(void)
     test_submissions();
     for (uint32_t most = 1; most <= 64; most *= 4)
         test_batches_too_large(most);
+    test_batches_unsupported();
     test_silence(128);
     test_silence(0);
     test_drain();

@@ -27,7 +27,6 @@ class FakeWorker:
         error = self.refuse(submit)
         if error is not None:
             raise error
-        os.close(fd)
         self.opened.append((submit, batch))
         self.state = _native.QUEUE_UP
 

@@ -241,8 +241,9 @@ static bool look_at_batch(pc_dsa *dsa, pc_queue *queue, const pc_flight *flight)
     dsa->stats->page_faults += status == DSA_COMP_BATCH_PAGE_FAULT;
     if (status != DSA_COMP_BAD_OPCODE && status != DSA_COMP_DESC_CNT_ERANGE)
         return false;
-    /* This queue takes no batches, or none as large: halve until it does. */
-    pc_queue_limit_batches(queue, flight->count / 2);
+    /* This queue takes no batches, or none as large: halve until it does. sysfs does not always
+     * tell: a mask of opcodes that was saved on one kernel can lack BATCH on another. */
+    pc_queue_limit_batches(queue, status == DSA_COMP_BAD_OPCODE ? 0 : flight->count / 2);
     return true;
 }
 

@@ -10,6 +10,7 @@
  * the oldest that is begun: a batch that kills is alone when it does so again. */
 #include "pc_worker.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -58,6 +59,7 @@ bool pc_worker_open_queue(pc_worker *worker, pc_portal *portal, const pc_dsa_lim
         if (block != NULL && block->base != NULL &&
             !pc_dsa_give(&worker->dsa, block->base, block->bytes)) {
             pc_dsa_close(&worker->dsa, PC_QUEUE_CLOSED, 0);
+            errno = ENOSPC;
             return false;
         }
     }

@@ -188,9 +188,18 @@ static PyObject *worker_open_queue(PyObject *object, PyObject *args)
                                           &transfer_max, &deadline_ns))
         return NULL;
     const pc_dsa_limits limits = {size, batch_max, transfer_max, deadline_ns, true, true};
-    if (strcmp(submit, "write") == 0)
-        return open_queue(self, pc_portal_open_write(fd), &limits);
-    return open_queue(self, pc_portal_open_mapped(fd, strcmp(submit, "movdir64b") == 0), &limits);
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (own < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    pc_portal *portal = strcmp(submit, "write") == 0
+                            ? pc_portal_open_write(own)
+                            : pc_portal_open_mapped(own, strcmp(submit, "movdir64b") == 0);
+    if (portal == NULL) {
+        int saved = errno;
+        close(own);
+        errno = saved;
+    }
+    return open_queue(self, portal, &limits);
 }
 
 static int model_mode(const char *name)
