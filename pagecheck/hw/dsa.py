@@ -34,6 +34,7 @@ PAUSE_MAX_NS: Final = 10_000_000_000
 LOOK_NS: Final = 5_000_000  # between two looks at a queue that drains
 STEADY_NS: Final = 10_000_000_000  # a queue that was up this long starts anew with its pauses
 TRIES_MAX: Final = 8
+ENTRIES_MAX: Final = 4096  # more than any device has for all its queues
 _ONLY_NAMED: Final = "takes no batches through a portal; name it with --wq to use it all the same"
 _MODEL_SUBMIT: Final = {"shared": "enqcmd", "dedicated": "movdir64b", "write": "write"}
 
@@ -98,9 +99,12 @@ class DsaEngine:
         try:
             return self._open_one(wqs, index, explicit=engine == "dsa")
         except EngineError as error:
-            if engine == "dsa" and not fallback:
-                raise EngineError(f"cannot initialise DSA: {error}") from error
-            return Picked("cpu", None, None, str(error))
+            if engine == "auto":
+                return Picked("cpu", None, None, str(error))
+            why = f"cannot initialise DSA: {error}"
+            if not fallback:
+                raise EngineError(why) from error
+            return Picked("cpu", None, None, why)
 
     def _open_one(self, wqs: list[str], index: int, *, explicit: bool) -> Picked:
         failures: list[str] = []
@@ -158,7 +162,7 @@ class DsaEngine:
         """The kernel says at mmap whether the portal may be had; if not, write(2) is left."""
         fd = os.open(queue.path, os.O_RDWR | os.O_CLOEXEC)
         submit = queue.submit or "write"
-        size = queue.threshold if queue.mode == "shared" else queue.size
+        size = min(queue.threshold if queue.mode == "shared" else queue.size, ENTRIES_MAX)
         batch = queue.max_batch if queue.batches else 0
         try:
             try:
