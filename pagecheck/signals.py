@@ -1,16 +1,19 @@
 """Signals that end the command, turned into an exception in the main thread.
 
-Danger: an exception that is raised inside a weakref callback or `__del__` is dropped by Python. So
-the signal is also remembered, and long work asks `raise_pending` now and then. Only the first one
+Danger: an exception that is raised inside a weakref callback or `__del__` (the import machinery has
+such callbacks) is dropped by Python, with a traceback on stderr. So the signal is also remembered,
+long work asks `raise_pending` now and then, and that traceback is not shown. Only the first signal
 counts: the clean-up that follows is bounded and must not be disturbed.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 
 TYPE_CHECKING = False  # nothing heavy is imported before the handlers are installed
 if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
     from types import FrameType
 
 _pending: int | None = None
@@ -33,6 +36,12 @@ def install() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
+    sys.unraisablehook = _drop_ours
+
+
+def _drop_ours(dropped: UnraisableHookArgs) -> None:
+    if not isinstance(dropped.exc_value, Terminated):
+        sys.__unraisablehook__(dropped)
 
 
 def raise_pending() -> None:
