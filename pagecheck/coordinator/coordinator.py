@@ -26,6 +26,7 @@ from pagecheck.coordinator.limits import (
     ring_slots,
 )
 from pagecheck.coordinator.pool import Pool, Stop
+from pagecheck.coordinator.process import signals_held
 from pagecheck.errors import UsageError
 from pagecheck.native import _native
 from pagecheck.shm.owner import Owner, sweep
@@ -128,8 +129,9 @@ class Coordinator:
             stall_ns=int(min(stall, 1e9) * 1e9),
         )
         try:
-            self._pool = Pool(self._owner, settings, channels)
-            self._pools.append(self._pool)
+            with signals_held():
+                self._pool = Pool(self._owner, settings, channels)
+                self._pools.append(self._pool)
             import pagecheck.coordinator.counting
             import pagecheck.coordinator.scanning  # noqa: F401  # while the workers start
 
@@ -150,9 +152,8 @@ class Coordinator:
     @property
     def is_running(self) -> bool:
         """Whether jobs are taken and every worker lives; asked of the workers, not remembered."""
-        if self._stop.is_set():
-            return False
-        return self._pool is None or all(channel.is_alive() for channel in self._pool.channels)
+        channels = self._pool.channels if self._pool else []
+        return not self._stop.is_set() and all(channel.is_alive() for channel in channels)
 
     def statistics(self) -> list[ChannelReport]:
         """What each channel works with and has counted since it was started."""

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck.coordinator.outcome import ChannelLost, TooLate
-from pagecheck.coordinator.process import WorkerDied, WorkerProcess
+from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
 from pagecheck.errors import EngineError, InternalError, ResourceError, StartTimeout
 from pagecheck.native import Feed
 from pagecheck.shm.layout import QUEUE_STATE, STATS_WORDS
@@ -301,9 +301,10 @@ class WorkerKeeper:
             if time.monotonic_ns() >= deadline_ns:
                 raise TooLate
             try:
-                ring, process = self._start_worker()
-                with self._swap:
-                    self._ring, self._process = ring, process
+                with signals_held():
+                    ring, process = self._start_worker()
+                    with self._swap:
+                        self._ring, self._process = ring, process
                 if self._ending:  # close() may have seen the old one only
                     continue
                 self._await("ready", None, deadline_ns)

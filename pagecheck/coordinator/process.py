@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from pagecheck.errors import EngineError, InternalError, UsageError
@@ -31,6 +31,17 @@ _BOOT: Final = (
     "import os, sys; sys.path.insert(0, sys.argv[1]); "
     "from pagecheck.workers.program import main; os._exit(main(int(sys.argv[2])))"
 )
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Signals that end the program come before or after: an exception between the start of a
+    process and the note of it would leave the process to nobody. Workers let them in again."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 class WorkerDied(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 
 from pagecheck.errors import EngineError, InternalError, PagecheckError
@@ -27,6 +28,7 @@ def main(fd: int) -> int:
     Returns:
         The process's exit status.
     """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # they were held while it was started
     link = Link.inherited(fd)
     try:
         worker, engine = start(link)
