@@ -104,7 +104,6 @@ class Coordinator:
         self._pool: Pool | None = None
         sweep()
         self._owner = Owner()
-        # Also at the end of the program, for those who forget to close.
         self._end = weakref.finalize(
             self,
             give_back,
