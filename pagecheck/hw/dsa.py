@@ -112,7 +112,7 @@ class DsaEngine:
             name = queue.text if isinstance(queue, wq.Model) else queue.path
             try:
                 submit = self._open_now(queue, named=bool(wqs))
-            except (OSError, EngineError, ValueError) as error:
+            except (OSError, EngineError) as error:
                 failures.append(f"{name}: {_reason(error)}")
                 busy = isinstance(error, OSError) and error.errno == errno.EBUSY
                 if busy and self._queue is None:
@@ -219,7 +219,7 @@ class DsaEngine:
         assert self._queue is not None
         try:
             self._open_now(self._queue, named=self._named)
-        except (OSError, EngineError, ValueError):
+        except (OSError, EngineError, UsageError):  # a model refuses also when memory is short
             self._begin_pause(now)
             return self._retry_at_ns
         self._up_since_ns = now
@@ -274,8 +274,6 @@ def _in_order(queues: list[WorkQueue | wq.Model], index: int) -> list[WorkQueue 
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UsageError):
-        raise error
     if isinstance(error, OSError):
         if error.errno == errno.EBUSY:
             return "in use by another process (a dedicated queue serves one); use a shared queue"

@@ -7,12 +7,15 @@ import contextlib
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
+
+from pagecheck import Report
 
 Bools = npt.NDArray[np.bool_]
 HUGE = 2 << 20
@@ -115,3 +118,23 @@ def huge(pages: int) -> Iterator[Ram]:
         os.close(fd)
     finally:
         NR_HUGE.write_text(str(max(0, int(NR_HUGE.read_text()) - pages)))
+
+
+def _moved_pages() -> tuple[int, ...]:
+    """How many pages the kernel moved or tried to move, since it started."""
+    counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return tuple(int(counts.get(f"pgmigrate_{how}", 0)) for how in ("success", "fail"))
+
+
+def undisturbed(run: Callable[[], Report]) -> Report:
+    """What `run` returns from a run in which the kernel moved no page.
+
+    While it moves one (compaction, also for huge pages), the page is absent from the page tables
+    for a moment and a device faults on it, whatever the driver did.
+    """
+    for _ in range(20):
+        before = _moved_pages()
+        report = run()
+        if _moved_pages() == before:
+            return report
+    pytest.skip("the kernel moved pages in each of 20 runs")

@@ -8,6 +8,7 @@ import time
 import pytest
 
 import pagecheck
+from tests.engines.rams import undisturbed
 from tools.guest import Guest
 
 PLANS = 200
@@ -42,9 +43,10 @@ def test_every_plan_agrees_with_the_cpu(
 
 
 def test_the_device_decides_most_of_what_may_be_zero(guest: Guest) -> None:
-    counted = pagecheck.scan(str(guest.ram_path), engine="dsa", wq=["model:"]).statistics
+    path = str(guest.ram_path)
+    counted = undisturbed(lambda: pagecheck.scan(path, engine="dsa", wq=["model:"])).statistics
     assert counted.pages_device > 10 * counted.pages_completed
-    assert counted.page_faults * 20 <= counted.descriptors  # the kernel may take a page back
+    assert counted.page_faults == 0
 
 
 def test_the_guest_is_well_after_the_device_looked(guest: Guest) -> None:

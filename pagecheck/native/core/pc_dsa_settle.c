@@ -223,12 +223,17 @@ static uint32_t must_be_there(const pc_flight *flight)
     }
 }
 
+static bool is_there(const struct dsa_completion_record *record)
+{
+    return __atomic_load_n(&record->status, __ATOMIC_ACQUIRE) != 0;
+}
+
 /* Whether a record is missing, from member `begin` on, that the device may still write. */
 static bool record_is_missing(const pc_flight *flight, uint32_t begin)
 {
     uint32_t end = must_be_there(flight);
     for (uint32_t i = begin; i < end; i++)
-        if (__atomic_load_n(&flight->records[i].status, __ATOMIC_ACQUIRE) == 0)
+        if (!is_there(&flight->records[i]))
             return true;
     return false;
 }
@@ -250,20 +255,20 @@ static bool look_at_batch(pc_dsa *dsa, pc_queue *queue, const pc_flight *flight)
 /* Waits for every record of the flight. False: not all came in time. */
 static bool wait_for(pc_dsa *dsa, const pc_flight *flight, int64_t deadline_ns)
 {
-    const struct dsa_completion_record *first =
+    const struct dsa_completion_record *records =
         flight->batched ? flight->batch_record : flight->records;
-    if (__atomic_load_n(&first->status, __ATOMIC_ACQUIRE) == 0) {
-        int64_t begin = pc_clock_now_ns();
-        bool came = pc_pace_wait(&dsa->pace, &first->status, flight->submitted_ns, deadline_ns);
-        dsa->stats->wait_ns += (uint64_t)(pc_clock_now_ns() - begin);
-        if (!came)
-            return false;
-    }
-    for (uint32_t i = 1; !flight->batched && i < flight->taken; i++)
-        if (!pc_pace_wait(&dsa->pace, &flight->records[i].status, flight->submitted_ns,
-                          deadline_ns))
-            return false;
-    return true;
+    const uint32_t count = flight->batched ? 1 : flight->taken;
+    uint32_t at = 0;
+    while (at < count && is_there(&records[at]))
+        at++;
+    if (at == count)
+        return true;
+    int64_t begin = pc_clock_now_ns();
+    bool came = true;
+    for (; came && at < count; at++)
+        came = pc_pace_wait(&dsa->pace, &records[at].status, flight->submitted_ns, deadline_ns);
+    dsa->stats->wait_ns += (uint64_t)(pc_clock_now_ns() - begin);
+    return came;
 }
 
 void pc_flight_settle_oldest(pc_dsa *dsa)
