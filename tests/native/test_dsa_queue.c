@@ -1,8 +1,7 @@
-/* The engine's queue: never overrun, given up in time, and everything that the device may still
- * touch stays until it is drained. */
+/* The engine's queue: never overrun, and never asked for more than it can do. */
 #include "dsa_script.h"
 
-enum { MIXED = 0x9d, SOLID = 0xff, NORMAL = 0x00 };
+enum { MIXED = 0x9d, SOLID = 0xff };
 
 /* ---- a device in a thread: it answers what is kept, in any order, and drops what is too much ----
  */
@@ -303,149 +302,6 @@ static void test_batches_unsupported(void)
     check_end("batches are refused:", "all of them, as an opcode");
 }
 
-/* ---- patience ---- */
-
-/* Nothing ever comes: one deadline for all flights, and no memory is touched any more. */
-static void test_silence(uint32_t batch)
-{
-    bench b;
-    answer a[8];
-    check_begin();
-    bench_init(&b, NORMAL);
-    bench_open(&b, limits_of(128, batch, PAGE));
-    b.device.gated = true;
-    b.dsa.queue->limits.deadline_ns = LATE_NS;
-    for (int i = 0; i < 8; i++)
-        start(&b, &a[i], NULL, 0, 120);
-    int64_t begin = pc_clock_now_ns();
-    uint64_t progress = b.progress;
-    for (int i = 0; i < 8; i++)
-        finish(&b, &a[i]);
-    CHECK(pc_clock_now_ns() - begin < 5 * LATE_NS, "%lld ns",
-          (long long)(pc_clock_now_ns() - begin));
-    CHECK(b.progress >= progress + 8 || batch == 0, "no progress was told");
-    CHECK(b.dsa.queue == NULL && b.dsa.end == PC_QUEUE_LOST && b.stats.timeouts == 1, "end %d",
-          b.dsa.end);
-    CHECK(pc_dsa_state(&b.dsa) == PC_QUEUE_DRAINING, "drained");
-    for (int i = 0; i < 8; i++)
-        start(&b, &a[i], NULL, 0, 120); /* by the CPU, at once */
-    bench other = b;                    /* another queue beside the one that drains */
-    pc_dsa_init(&other.stats, &other.dsa);
-    bench_open(&other, limits_of(128, batch, PAGE));
-    other.device.answer = answer_truth;
-    /* The device wakes up: its records are no longer anybody's. */
-    for (size_t i = 0; i < b.device.count; i++) {
-        const hw_desc *d = &b.device.kept[i];
-        for (uint32_t j = 0; d->opcode == DSA_OPCODE_BATCH && j < d->desc_count; j++)
-            put(&list_of(d)[j], MATCH, 0);
-        put(d, MATCH, 0);
-        decide(&other, RAM_PAGES);
-    }
-    for (int i = 0; i < 8; i++)
-        finish(&b, &a[i]);
-    bench_drain(&other);
-    bench_deinit(&b);
-    check_end("nothing ever comes", batch != 0 ? "(batches)" : "(arrays)");
-}
-
-static void test_drain(void)
-{
-    bench b;
-    check_begin();
-    bench_init(&b, MIXED);
-    bench_open(&b, limits_of(16, 128, PAGE));
-    b.device.gated = true;
-    b.device.answer = answer_truth;
-    decide(&b, RAM_PAGES);
-    int64_t begin = pc_clock_now_ns();
-    pc_dsa_close(&b.dsa, PC_QUEUE_CLOSED, 0);
-    CHECK(pc_clock_now_ns() - begin < SECOND / 10, "closing waited");
-    pc_dsa_close(&b.dsa, PC_QUEUE_CLOSED, 0); /* no more than once */
-    decide(&b, RAM_PAGES);
-    CHECK(pc_dsa_state(&b.dsa) == PC_QUEUE_DRAINING, "not draining");
-    begin = pc_clock_now_ns();
-    CHECK(!pc_dsa_deinit(&b.dsa, begin + SECOND / 50), "it says that it is drained");
-    CHECK(pc_clock_now_ns() - begin < SECOND, "it waited too long");
-    CHECK(!__atomic_load_n(&b.device.closed, __ATOMIC_ACQUIRE), "closed");
-    sem_post(&b.device.gate);
-    CHECK(pc_dsa_deinit(&b.dsa, pc_clock_now_ns() + 5 * SECOND), "not drained");
-    CHECK(pc_dsa_state(&b.dsa) == PC_QUEUE_NONE, "state");
-    sem_post(&b.device.gate);
-    bench_deinit(&b);
-    check_end("closing does not wait, draining does, with a bound", "");
-}
-
-/* Given up with something in every state: in flight, being filled, waiting for room. */
-static void test_close_in_between(void)
-{
-    bench b;
-    answer a[3];
-    check_begin();
-    for (uint32_t batch = 0; batch <= 128; batch += 128) {
-        bench_init(&b, MIXED);
-        bench_open(&b, limits_of(2, batch, PAGE));
-        b.dsa.queue->limits.deadline_ns = SECOND / 100;
-        for (int i = 0; i < 3; i++)
-            start(&b, &a[i], NULL, 0, RAM_PAGES); /* the second one waits for room in vain */
-        CHECK(b.dsa.queue == NULL && b.dsa.end == PC_QUEUE_LOST, "still up");
-        for (int i = 0; i < 3; i++)
-            finish(&b, &a[i]);
-        bench_deinit(&b);
-    }
-    check_end("given up while a flight waits for room", "");
-}
-
-/* Given up with a flight that was not submitted yet, whose records are from another use. */
-static void test_close_while_filling(void)
-{
-    bench b;
-    answer a;
-    check_begin();
-    bench_init(&b, SOLID);
-    bench_open(&b, limits_of(64, 128, PAGE));
-    b.device.answer = answer_truth;
-    for (int i = 0; i < 20; i++)
-        decide(&b, RAM_PAGES);
-    for (size_t i = 0; i < RAM_PAGES; i++)
-        b.ram[i * PAGE + 1000] = 1;
-    start(&b, &a, NULL, 0, 64);
-    pc_dsa_finish(&b.dsa, &a.task);
-    memset(a.zero, 0, sizeof a.zero);
-    memset(a.decided, 0, sizeof a.decided);
-    const pc_pages pages = {.base = b.block.base, .count = 64, .page_bytes = PAGE};
-    CHECK(pc_dsa_offload(&b.dsa, &a.task, &pages, 0, 64), "not taken");
-    CHECK(a.task.flights == 1, "%u flights", a.task.flights);
-    const pc_flight *flight = b.dsa.queue->open;
-    for (uint32_t i = 0; i < flight->count; i++)
-        put(&flight->descriptors[i], MATCH, 0); /* what an earlier use could have left */
-    pc_dsa_close(&b.dsa, PC_QUEUE_CLOSED, 0);
-    finish(&b, &a);
-    bench_deinit(&b);
-    check_end("given up while a flight is filled", "");
-}
-
-/* The file is cut while the device has its pages: the old bits are taken back. */
-static void test_cut_file(void)
-{
-    bench b;
-    answer a;
-    check_begin();
-    bench_init(&b, SOLID);
-    bench_open(&b, limits_of(16, 128, PAGE));
-    start(&b, &a, NULL, 0, 64);
-    CHECK(b.device.count == 1, "%zu", b.device.count);
-    CHECK(ftruncate(b.block.fd, 32 * PAGE) == 0, "errno %d", errno);
-    const hw_desc *d = &b.device.kept[0];
-    for (uint32_t i = 0; i < d->desc_count; i++)
-        put(&list_of(d)[i], i < 32 ? MATCH : FAULT, 0);
-    put(d, DSA_COMP_BATCH_FAIL, d->desc_count);
-    pc_dsa_finish(&b.dsa, &a.task);
-    CHECK(a.zero[0] == UINT32_MAX && a.decided[0] == UINT32_MAX, "zero %llx decided %llx",
-          (unsigned long long)a.zero[0], (unsigned long long)a.decided[0]);
-    bench_deinit(&b);
-    check_end("a file that is cut while the device looks", "");
-}
-
 int main(void)
 {
     static const uint32_t sizes[] = {1, 2, 3, 7, 128};
@@ -462,11 +318,5 @@ int main(void)
     for (uint32_t most = 1; most <= 64; most *= 4)
         test_batches_too_large(most);
     test_batches_unsupported();
-    test_silence(128);
-    test_silence(0);
-    test_drain();
-    test_close_in_between();
-    test_close_while_filling();
-    test_cut_file();
     return check_summary();
 }

@@ -152,13 +152,24 @@ class Clock:
         return self.now
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(dsa, "time", made)
+    return made
+
+
+@pytest.fixture
+def engine(worker: FakeWorker, clock: Clock) -> dsa.DsaEngine:
+    """An engine whose queue is up."""
+    made = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
+    made.open("dsa", ["model:"], 0, fallback=False)
+    return made
+
+
 def test_reopening_doubles_its_pauses_and_ends(
-    worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+    worker: FakeWorker, clock: Clock, engine: dsa.DsaEngine
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(dsa, "time", clock)
-    engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
-    engine.open("dsa", ["model:"], 0, fallback=False)
     assert engine.is_running
     assert engine.tend() == dsa.NEVER_NS
     pauses = []
@@ -180,12 +191,8 @@ def test_reopening_doubles_its_pauses_and_ends(
 
 
 def test_a_queue_that_was_steady_starts_with_the_first_pause(
-    worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+    worker: FakeWorker, clock: Clock, engine: dsa.DsaEngine
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(dsa, "time", clock)
-    engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
-    engine.open("dsa", ["model:"], 0, fallback=False)
     for _ in range(3 * dsa.TRIES_MAX):
         clock.now += dsa.STEADY_NS + 1
         worker.state = _native.QUEUE_NONE
@@ -196,11 +203,9 @@ def test_a_queue_that_was_steady_starts_with_the_first_pause(
         assert engine.is_running
 
 
-def test_a_wedged_queue_is_left_alone(worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(dsa, "time", clock)
-    engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
-    engine.open("dsa", ["model:"], 0, fallback=False)
+def test_a_wedged_queue_is_left_alone(
+    worker: FakeWorker, clock: Clock, engine: dsa.DsaEngine
+) -> None:
     worker.state = _native.QUEUE_DRAINING
     engine.tend()
     clock.now += dsa.DRAIN_NS + 1
