@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MESSAGE_BYTES: Final = 65536
 FDS: Final = 4
+POLL_MAX_MS: Final = 2**31 - 1  # poll(2) takes no more: 24 days
 
 
 class Closed(Exception):
@@ -74,6 +75,7 @@ class Link:
             InternalError: what came is no message of ours.
         """
         left_ms = max(0, -((time.monotonic_ns() - deadline_ns) // 1_000_000))
+        left_ms = min(left_ms, POLL_MAX_MS)
         if self._socket.fileno() < 0:
             raise Closed("closed here")
         poll = select.poll()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck.coordinator.outcome import ChannelLost, TooLate
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
-from pagecheck.errors import EngineError, InternalError, ResourceError, StartTimeout
+from pagecheck.errors import EngineError, InternalError, PagecheckError, StartTimeout
 from pagecheck.native import Feed
 from pagecheck.shm.layout import QUEUE_STATE, STATS_WORDS
 from pagecheck.shm.owner import Owner
@@ -244,7 +244,7 @@ class WorkerKeeper:
         kind, block, until_ns = self._awaited
         try:
             reply = self._process.await_reply(kind, min(deadline_ns, until_ns))
-        except (EngineError, InternalError):
+        except PagecheckError:
             self._workerless = True  # it ends after such a reply
             self._awaited = None
             raise
@@ -312,7 +312,7 @@ class WorkerKeeper:
             except WorkerDied as error:
                 failure = str(error)
                 self._failures += 1
-            except (EngineError, InternalError, ResourceError, OSError, ValueError) as error:
+            except (PagecheckError, OSError, ValueError) as error:
                 raise ChannelLost(f"channel {self.index}: {error}") from error
 
     def ask_to_end(self) -> None:

@@ -79,6 +79,11 @@ def test_a_message_before_the_end_is_read(ends: tuple[Link, Link]) -> None:
     assert ends[1].receive(SOON) == ({"last": 1}, [])
 
 
+def test_a_deadline_that_is_years_away(ends: tuple[Link, Link]) -> None:
+    ends[0].send({"x": 1})
+    assert ends[1].receive(1 << 62) == ({"x": 1}, [])
+
+
 @pytest.mark.timeout(2)
 def test_full_buffer_does_not_wait(ends: tuple[Link, Link]) -> None:
     def fill() -> None:
