@@ -32,6 +32,24 @@ class RamBlock(NamedTuple):
         return self.size // self.page_size
 
 
+class Region(NamedTuple):
+    """Where a part of a RAM block lies in the guest's physical memory; vhost-user's words.
+
+    Attributes:
+        guest_phys_addr: guest-physical address of its first byte.
+        memory_size: bytes.
+        userspace_addr: address in the VMM's own memory; 0 where it is not known.
+        mmap_offset: byte offset of its first byte in the backing file.
+
+    Source: QEMU, docs/interop/vhost-user, "Memory regions description".
+    """
+
+    guest_phys_addr: int
+    memory_size: int
+    userspace_addr: int
+    mmap_offset: int
+
+
 class Counts(NamedTuple):
     """Pages by kind; zero + normal + undecided + unchanged = pages, and holes are also zero."""
 
