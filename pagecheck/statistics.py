@@ -53,6 +53,8 @@ class Statistics(NamedTuple):
         submit_ns, wait_ns: wall clock spent submitting, and waiting for records.
         cpu_ns: CPU time of the workers' threads that submit.
         statuses: records by the name of their status.
+        answered, refused: batches that workers answered, and that made no sense to them.
+        latency_ns: wall clock from the beginning of a batch to its answer, over all batches.
     """
 
     descriptors: int
@@ -71,22 +73,26 @@ class Statistics(NamedTuple):
     wait_ns: int
     cpu_ns: int
     statuses: dict[str, int]
+    answered: int
+    refused: int
+    latency_ns: int
 
     @classmethod
     def of(cls, words: Sequence[int]) -> Statistics:
-        """From the words of `shm.layout.STATS`: 15 counters, the state, 64 counts by status."""
+        """From the words of `shm.layout.STATS`: 15 counters, the state, 64 counts by status, and
+        what batches came to."""
         statuses = {
             STATUS_NAMES.get(code, f"status_{code:#04x}"): count
-            for code, count in enumerate(words[16:])
+            for code, count in enumerate(words[16:80])
             if count
         }
-        return cls._make([*words[:15], statuses])
+        return cls._make([*words[:15], statuses, words[80], words[81], words[87]])
 
     @classmethod
     def total(cls, channels: Sequence[ChannelReport]) -> Statistics:
         """Counts over all channels."""
         columns = zip(*(each.words for each in channels), strict=True)
-        return cls.of([sum(column) for column in columns] or [0] * 80)
+        return cls.of([sum(column) for column in columns] or [0] * 112)
 
 
 class ChannelReport(NamedTuple):

@@ -128,7 +128,7 @@ class Channel(WorkerKeeper):
             failure = None if state == _native.PUMP_HUNGRY else self._failure(state)
             if failure is not None:
                 self._process.kill()
-                broken = state == _native.PUMP_BROKEN
+                broken = state in (_native.PUMP_BROKEN, _native.PUMP_GONE)
                 victim = self._mark_dead(failure, broken=broken)
             if stop.is_set() or time.monotonic_ns() >= deadline_ns:
                 return
@@ -145,7 +145,7 @@ class Channel(WorkerKeeper):
 
     def _failure(self, state: int) -> str | None:
         """Why the worker must be replaced, or None."""
-        if state == _native.PUMP_BROKEN:
+        if state in (_native.PUMP_BROKEN, _native.PUMP_GONE):
             return f"worker {self.pid} gave an answer that makes no sense"
         if not self._process.is_alive():
             return self._process.describe_end()

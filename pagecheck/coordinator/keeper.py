@@ -21,7 +21,7 @@ from pagecheck.errors import EngineError, InternalError, PagecheckError, StartTi
 from pagecheck.native import Feed
 from pagecheck.shm.layout import QUEUE_STATE, STATS_WORDS
 from pagecheck.shm.owner import Owner
-from pagecheck.shm.ring import Ring
+from pagecheck.shm.ring import NamedRing
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.block import Block
@@ -66,6 +66,7 @@ class Settings(NamedTuple):
             "kernel": self.kernel,
             "nice": self.nice,
             "device_ns": min(DEVICE_NS, self.stall_ns // 4),
+            "spin_ns": 0,
         }
 
 
@@ -137,10 +138,12 @@ class WorkerKeeper:
         """POSIX name of the ring's segment."""
         return self._ring.segment_name
 
-    def _start_worker(self) -> tuple[Ring, WorkerProcess]:
+    def _start_worker(self) -> tuple[NamedRing, WorkerProcess]:
         settings = self._settings
         self._generation += 1
-        ring = Ring(self._owner, self.index, self._generation, settings.slots, settings.slot_pages)
+        ring = NamedRing(
+            self._owner, self.index, self._generation, settings.slots, settings.slot_pages
+        )
         process: WorkerProcess | None = None
         try:
             process = WorkerProcess(self.index)
@@ -175,7 +178,7 @@ class WorkerKeeper:
             if reply is None:
                 raise StartTimeout(f"channel {self.index}: worker {self.pid} was not ready in time")
             self.picked = reply
-            self._feed = Feed(self._ring.fd, self._ring.submit_name, self._ring.done_name)
+            self._feed = Feed(self._ring.fd, self._ring.control_fd)
         except WorkerDied as error:
             raise EngineError(f"channel {self.index}: {error}") from error
         except OSError as error:
@@ -255,7 +258,7 @@ class WorkerKeeper:
             raise WorkerDied(f"worker {self.pid} did not say {kind!r} in time")
         if kind == "ready":
             self.picked = reply
-            self.feed.rebind(self._ring.fd, self._ring.submit_name, self._ring.done_name)
+            self.feed.rebind(self._ring.fd, self._ring.control_fd)
             self.replaced += 1
             self._workerless = False
         elif kind == "attached" and block is not None:

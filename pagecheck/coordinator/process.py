@@ -109,8 +109,7 @@ class WorkerProcess:
         Raises:
             WorkerDied: it is gone already.
         """
-        names = {"submit": ring.submit_name, "done": ring.done_name, "channel": self.channel}
-        self._send({"open": {**names, **settings}}, (ring.fd,))
+        self._send({"open": {"channel": self.channel, **settings}}, (ring.fd, ring.control_fd))
 
     def attach(self, message: dict[str, Any], fd: int, wake: Callable[[], None]) -> None:
         """Asks it to attach a RAM block; `await_reply("attached", …)` tells the end of it.

@@ -12,6 +12,7 @@ from typing_extensions import Buffer
 Memory: TypeAlias = Buffer | NDArray[Any]
 
 LAYOUT_VERSION: Final[int]
+CONTROL_BYTES: Final[int]
 SLOTS_MAX: Final[int]
 SLOT_PAGES_MAX: Final[int]
 BLOCKS_MAX: Final[int]
@@ -23,6 +24,7 @@ PUMP_HUNGRY: Final[int]
 PUMP_TIMEOUT: Final[int]
 PUMP_INTERRUPTED: Final[int]
 PUMP_BROKEN: Final[int]
+PUMP_GONE: Final[int]
 SERVE_TIMEOUT: Final[int]
 SERVE_ATTENTION: Final[int]
 SERVE_QUEUE: Final[int]
@@ -42,11 +44,16 @@ class Feed:
     One thread at a time may use it; only `raise_attention` may be called beside `pump`.
     """
 
-    def __init__(self, fd: int, submit_name: str, done_name: str, /) -> None:
-        """Maps the segment behind `fd` and opens the semaphores (names with a leading slash).
+    def __init__(self, fd: int, control_fd: int = -1, spin_ns: int = 0, /) -> None:
+        """Maps the segments.
+
+        Args:
+            fd: the channel's segment.
+            control_fd: the control segment; -1 for a VMM, which has none: then `progress` stays 0.
+            spin_ns: look for an answer this long before every sleep.
 
         Raises:
-            OSError: the segment cannot be mapped or a semaphore does not exist.
+            OSError: a segment cannot be mapped.
             ValueError: the segment's header is not one of this layout version.
         """
 
@@ -108,7 +115,7 @@ class Feed:
         are welcome. The GIL is released. Returns one of PUMP_*.
 
         Raises:
-            OSError: the semaphore is gone.
+            OSError: no wait is possible.
         """
 
     def end(self) -> tuple[int, int]:
@@ -125,7 +132,7 @@ class Feed:
     def skip_oldest(self) -> None:
         """After `rebind`: sets the first batch that waits aside as undecided."""
 
-    def rebind(self, fd: int, submit_name: str, done_name: str, /) -> None:
+    def rebind(self, fd: int, control_fd: int, /) -> None:
         """Takes the ring of a new worker; unanswered batches are given out again.
 
         Raises:
@@ -134,6 +141,9 @@ class Feed:
 
     def raise_attention(self) -> None:
         """Tells the worker that a message waits on its socket."""
+
+    def mark_gone(self) -> None:
+        """Tells who submits that nobody answers any more, and wakes it; the worker has ended."""
 
     def progress(self) -> int:
         """The worker's progress word: it rises while the worker does anything."""
@@ -145,16 +155,19 @@ class Feed:
         """Pages decided, pages undecided so far, batches out."""
 
     def close(self) -> None:
-        """Unmaps the segment and closes the semaphores. May be called twice."""
+        """Unmaps the segments. May be called twice."""
 
 class Worker:
     """The worker's end of one ring and the RAM blocks attached to it."""
 
-    def __init__(self, fd: int, submit_name: str, done_name: str, kernel: str, /) -> None:
-        """Maps the segment, opens the semaphores and installs the SIGBUS handler.
+    def __init__(self, fd: int, control_fd: int, kernel: str, spin_ns: int = 0, /) -> None:
+        """Maps the segments and installs the SIGBUS handler.
+
+        Args:
+            spin_ns: look for work this long before every sleep.
 
         Raises:
-            OSError: something cannot be opened or mapped.
+            OSError: something cannot be mapped.
             ValueError: the segment is not one of this layout, or the kernel cannot run here.
         """
 

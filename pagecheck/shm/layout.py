@@ -1,9 +1,11 @@
-"""The channel segment: every shared word, its type and its one writer.
+"""What a worker shares: every word, its type and its one writer.
 
-`native/core/pc_layout.h` is the same table for the C side; a test compares the two. A segment is
-one header, the worker's statistics at STATS_OFFSET, then `slot_count` slots of `slot_bytes`. Each
-slot is a head (below), then `offsets` (uint64[slot_pages], written by the coordinator), then `zero`
-and `decided` (uint64[slot_pages / 64] each, written by the worker).
+`native/core/pc_layout.h` is the same table for the C side; a test compares the two. A channel's
+segment is one header, then `slot_count` slots of `slot_bytes`. Each slot is a head (below), then
+`offsets` (uint64[slot_pages], written by who submits), then `zero` and `decided`
+(uint64[slot_pages / 64] each, written by the worker). Who submits is the coordinator, or the VMM
+that a direct channel was opened for. The control segment is between the worker and the process
+that looks after it, and no VMM sees it.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from typing import Final, Literal, NamedTuple
 
 from pagecheck.native import _native
 
-Writer = Literal["coordinator, once", "coordinator", "worker"]
+Writer = Literal["once", "submitter", "supervisor", "worker", "added to"]
 
 MAGIC: Final = 0x474E495243504350
-STATS_OFFSET: Final = 256
-HEADER_BYTES: Final = 896
+HEADER_BYTES: Final = 256
+STATS_OFFSET: Final = 128
+ASLEEP: Final = 1 << 32
 
 
 class Field(NamedTuple):
@@ -26,7 +29,8 @@ class Field(NamedTuple):
     Attributes:
         offset: bytes from the start of the header or slot.
         type: a `struct` code, native byte order.
-        writer: the only process that ever writes it.
+        writer: the only process that ever writes it; `once`: its creator, before anybody else has
+            it; `added to`: whoever wants the worker to look.
     """
 
     offset: int
@@ -46,18 +50,28 @@ class Field(NamedTuple):
 
 
 HEADER: Final = {
-    "magic": Field(0, "Q", "coordinator, once", "PCPCRING"),
-    "layout_version": Field(8, "I", "coordinator, once", "2"),
-    "header_bytes": Field(12, "I", "coordinator, once", "where the slots begin"),
-    "segment_bytes": Field(16, "Q", "coordinator, once", "size of the whole segment"),
-    "generation": Field(24, "Q", "coordinator, once", "counts the channel's replacements"),
-    "slot_count": Field(32, "I", "coordinator, once", "slots in the ring"),
-    "slot_pages": Field(36, "I", "coordinator, once", "the most pages of a batch"),
-    "slot_bytes": Field(40, "Q", "coordinator, once", "distance between slots"),
-    "wake_at": Field(64, "Q", "coordinator", "post `done` for this sequence and later ones"),
-    "attention": Field(72, "Q", "coordinator", "raised when a message waits on the socket"),
-    "progress": Field(128, "Q", "worker", "rises with every piece of work"),
-    "deciding": Field(136, "Q", "worker", "sequence of the batch in hand, 0 for none"),
+    "magic": Field(0, "Q", "once", "PCPCRING"),
+    "layout_version": Field(8, "I", "once", "3"),
+    "header_bytes": Field(12, "I", "once", "where the slots begin"),
+    "segment_bytes": Field(16, "Q", "once", "size of the whole segment"),
+    "generation": Field(24, "Q", "once", "counts the channel's replacements"),
+    "slot_count": Field(32, "I", "once", "slots in the ring"),
+    "slot_pages": Field(36, "I", "once", "the most pages of a batch"),
+    "slot_bytes": Field(40, "Q", "once", "distance between slots"),
+    "wake_at": Field(
+        64, "Q", "submitter", "the sequence that it sleeps for; 2^64 - 1: awake"
+    ),
+    "asleep": Field(128, "Q", "worker", "1 << 32 | the `submit` that it sleeps on; 0: it is awake"),
+    "done": Field(136, "I", "worker", "futex: raised when the answer of wake_at is there"),
+    "submit": Field(192, "I", "added to", "futex: raised when the worker is to look"),
+    "gone": Field(196, "I", "supervisor", "1: nobody answers any more"),
+}
+
+CONTROL: Final = {
+    "attention": Field(0, "Q", "supervisor", "raised when a message waits on the socket"),
+    "progress": Field(64, "Q", "worker", "rises with every piece of work"),
+    "deciding": Field(72, "Q", "worker", "sequence of the batch in hand, 0 for none"),
+    "stats": Field(STATS_OFFSET, "112Q", "worker", "the words of STATS"),
 }
 
 # What the worker counts. Every word rises only, but for queue_state.
@@ -79,17 +93,26 @@ STATS: Final = {
     "cpu_ns": Field(112, "Q", "worker", "CPU time of the worker's thread, when it last rested"),
     "queue_state": Field(120, "Q", "worker", "0 none, 1 up, 2 draining; << 8: why it ended"),
     "statuses": Field(128, "64Q", "worker", "records by status code"),
+    "answered": Field(640, "Q", "worker", "batches answered and not refused"),
+    "refused": Field(648, "Q", "worker", "batches refused"),
+    "zero": Field(656, "Q", "worker", "pages answered as zero"),
+    "normal": Field(664, "Q", "worker", "pages answered as normal"),
+    "undecided": Field(672, "Q", "worker", "pages left undecided"),
+    "holes": Field(680, "Q", "worker", "pages zero because the file has a hole there"),
+    "bytes": Field(688, "Q", "worker", "bytes of the decided pages, holes included"),
+    "latency_ns": Field(696, "Q", "worker", "wall clock from begin to answer, all batches"),
+    "latencies": Field(704, "24Q", "worker", "batches by it: bucket i is below 1024 << i ns"),
 }
-STATS_WORDS: Final = 80
+STATS_WORDS: Final = 112
 STATUSES: Final = 16  # the word where the counts by status code begin
 QUEUE_STATE: Final = 15  # the word's index
 
 SLOT: Final = {
-    "request": Field(0, "Q", "coordinator", "sequence << 8 | 1 (submitted); stored last"),
-    "kind": Field(8, "I", "coordinator", "1 a range, 2 offsets"),
-    "block": Field(12, "I", "coordinator", "id that the RAM block was attached under"),
-    "first_page": Field(16, "Q", "coordinator", "first page of a range"),
-    "count": Field(24, "I", "coordinator", "pages of the batch"),
+    "request": Field(0, "Q", "submitter", "sequence << 8 | 1 (submitted); stored last"),
+    "kind": Field(8, "I", "submitter", "1 a range, 2 offsets"),
+    "block": Field(12, "I", "submitter", "id that the RAM block was attached under"),
+    "first_page": Field(16, "Q", "submitter", "first page of a range"),
+    "count": Field(24, "I", "submitter", "pages of the batch"),
     "answer": Field(64, "Q", "worker", "sequence << 8 | 1 (done) or 2 (refused); stored last"),
     "refusal": Field(72, "I", "worker", "why the batch was refused"),
 }

@@ -101,7 +101,7 @@ def _is_live(path: str) -> bool:
 
 
 _NAME: Final = re.compile(
-    r"(sem\.)?(pagecheck-(\d+)-[0-9a-f]{16})-(owner|c\d+g\d+-(ring|submit|done)|b\d+s\d+-bitmaps)"
+    r"(pagecheck-(\d+)-[0-9a-f]{16})-(owner|c\d+g\d+-(ring|control)|b\d+s\d+-bitmaps)"
 )
 
 
@@ -111,8 +111,8 @@ def _names_by_token() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in os.listdir(SHM):
         match = _NAME.fullmatch(name)
-        if match and int(match[3]) == os.geteuid() and _is_our_file(name):
-            found.setdefault(match[2], []).append(name)
+        if match and int(match[2]) == os.geteuid() and _is_our_file(name):
+            found.setdefault(match[1], []).append(name)
     return found
 
 

@@ -1,61 +1,62 @@
-"""One channel's ring in shared memory: its segment and its two semaphores."""
+"""One channel's ring in shared memory, and the control segment of the worker behind it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
+from typing import Protocol
 
-import posix_ipc
-
-from pagecheck.errors import ResourceError
 from pagecheck.native import _native
 from pagecheck.shm.layout import STATS_OFFSET, STATS_WORDS, segment_bytes
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.segments import Segment
 
 
-class Ring:
-    """A ring as its creator sees it. A replaced worker gets a new one under new names.
+class Ring(Protocol):
+    """A ring as those who look after its worker see it.
 
     Attributes:
-        fd: the segment's descriptor, to be passed on to the worker.
-        submit_name: semaphore that the coordinator posts and the worker waits for.
-        done_name: the other direction.
+        fd: the segment's descriptor, for the worker and for who submits.
+        control_fd: the control segment's, for the worker only.
     """
+
+    @property
+    def fd(self) -> int: ...  # noqa: D102
+
+    @property
+    def control_fd(self) -> int: ...  # noqa: D102
+
+
+class NamedRing:
+    """A ring that its creator submits to. A replaced worker gets a new one under new names."""
 
     def __init__(
         self, owner: Owner, channel: int, generation: int, slots: int, slot_pages: int
     ) -> None:
-        """Creates the segment and the semaphores.
+        """Creates the segments.
 
         Raises:
             ResourceError: /dev/shm has no room.
         """
         base = owner.name(f"c{channel}g{generation}")
-        self.submit_name = f"{base}-submit"
-        self.done_name = f"{base}-done"
-        self._semaphores: list[str] = []
         self._segment = Segment(f"{base}-ring", segment_bytes(slots, slot_pages))
+        self._control: Segment | None = None
         try:
             _native.segment_format(self._segment.fd, slots, slot_pages, generation)
-            for name in (self.submit_name, self.done_name):
-                self._create_semaphore(name)
+            self._control = Segment(f"{base}-control", _native.CONTROL_BYTES)
         except BaseException:
             self.remove()
             raise
-
-    def _create_semaphore(self, name: str) -> None:
-        try:
-            posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=0o600, initial_value=0).close()
-        except (posix_ipc.Error, OSError) as error:
-            raise ResourceError(f"/dev/shm/sem.{name[1:]}: cannot create: {error}") from error
-        self._semaphores.append(name)
 
     @property
     def fd(self) -> int:
         """The segment's descriptor."""
         return self._segment.fd
+
+    @property
+    def control_fd(self) -> int:
+        """The control segment's descriptor."""
+        return self._control.fd if self._control is not None else -1
 
     @property
     def segment_name(self) -> str:
@@ -64,15 +65,19 @@ class Ring:
 
     def statistics(self) -> list[int]:
         """What the worker has counted: the words of `layout.STATS`; zeros once it is removed."""
-        if self._segment.fd < 0:
-            return [0] * STATS_WORDS
-        raw = os.pread(self._segment.fd, STATS_WORDS * 8, STATS_OFFSET)
-        return list(struct.unpack(f"={STATS_WORDS}Q", raw))
+        return read_statistics(self.control_fd)
 
     def remove(self) -> None:
-        """Removes every name; what is mapped or open stays usable. May be called twice."""
-        while self._semaphores:
-            with contextlib.suppress(posix_ipc.ExistentialError):
-                posix_ipc.unlink_semaphore(self._semaphores.pop())
-        self._segment.remove()
-        self._segment.close()
+        """Removes the names; what is mapped or open stays usable. May be called twice."""
+        for segment in (self._segment, self._control):
+            if segment is not None:
+                segment.remove()
+                segment.close()
+
+
+def read_statistics(control_fd: int) -> list[int]:
+    """The words of `layout.STATS` in a control segment; zeros where it is closed."""
+    if control_fd < 0:
+        return [0] * STATS_WORDS
+    raw = os.pread(control_fd, STATS_WORDS * 8, STATS_OFFSET)
+    return list(struct.unpack(f"={STATS_WORDS}Q", raw))

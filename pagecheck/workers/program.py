@@ -62,8 +62,9 @@ def start(link: Link) -> tuple[Worker, DsaEngine]:
     if settings["nice"]:
         be_nice(settings["nice"])
     kernel = choose_kernel(settings["kernel"])
-    worker = Worker(fds[0], settings["submit"], settings["done"], kernel)
-    os.close(fds[0])
+    worker = Worker(fds[0], fds[1], kernel, settings["spin_ns"])
+    for fd in fds:
+        os.close(fd)
     engine = DsaEngine(worker, settings["device_ns"])
     picked = engine.open(
         settings["engine"], settings["wq"], settings["channel"], fallback=settings["fallback"]

@@ -18,7 +18,6 @@ typedef struct world {
 
 static inline void world_init(world *w)
 {
-    char submit[64], done[64];
     memset(w, 0, sizeof *w);
     bench_init(&w->b, MIXED);
     uint64_t bytes = pc_layout_segment_bytes(WIDE, SLOT_PAGES);
@@ -29,16 +28,13 @@ static inline void world_init(world *w)
     if (memory == MAP_FAILED || !pc_ring_format(memory, bytes, WIDE, SLOT_PAGES, 1))
         abort();
     munmap(memory, bytes);
-    snprintf(submit, sizeof submit, "/pagecheck-dsa-%d-s", (int)getpid());
-    snprintf(done, sizeof done, "/pagecheck-dsa-%d-d", (int)getpid());
-    sem_close(sem_open(submit, O_CREAT, 0600, 0));
-    sem_close(sem_open(done, O_CREAT, 0600, 0));
+    int control = memfd_create("control", MFD_CLOEXEC);
     pc_ring ours, theirs;
-    if (pc_ring_open(segment, submit, done, &ours) != NULL ||
-        pc_ring_open(segment, submit, done, &theirs) != NULL)
+    if (control < 0 || ftruncate(control, (off_t)sizeof(struct pc_control)) != 0 ||
+        pc_ring_open(segment, control, &ours) != NULL ||
+        pc_ring_open(segment, control, &theirs) != NULL)
         abort();
-    sem_unlink(submit);
-    sem_unlink(done);
+    close(control);
     close(segment);
     if (!pc_feed_init(&ours, &w->feed) || !pc_worker_init(&theirs, pc_kernel_auto(), &w->worker))
         abort();
@@ -110,8 +106,7 @@ static inline void world_start(world *w, void *(*serve)(void *))
 static inline void world_stop(world *w)
 {
     __atomic_store_n(&w->stop, 1, __ATOMIC_RELEASE);
-    __atomic_fetch_add(&w->feed.ring.header->attention, 1, __ATOMIC_RELEASE);
-    sem_post(w->feed.ring.submit);
+    pc_ring_raise_attention(&w->feed.ring);
     pthread_join(w->thread, NULL);
 }
 

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -20,18 +21,12 @@ enum { PAGE = 4096, SLOTS = 4, SLOT_PAGES = 128 };
 
 typedef struct fixture {
     int segment;
-    char submit[64], done[64];
     pc_feed feed;
     pc_worker worker;
 } fixture;
 
 static inline void fixture_new_ring(fixture *f, pc_ring *ours, pc_ring *theirs)
 {
-    static int count;
-    snprintf(f->submit, sizeof f->submit, "/pagecheck-test-%d-%d-s", (int)getpid(), count);
-    snprintf(f->done, sizeof f->done, "/pagecheck-test-%d-%d-d", (int)getpid(), count++);
-    sem_close(sem_open(f->submit, O_CREAT | O_EXCL, 0600, 0));
-    sem_close(sem_open(f->done, O_CREAT | O_EXCL, 0600, 0));
     uint64_t bytes = pc_layout_segment_bytes(SLOTS, SLOT_PAGES);
     f->segment = memfd_create("ring", MFD_CLOEXEC);
     if (f->segment < 0 || ftruncate(f->segment, (off_t)bytes) != 0)
@@ -40,11 +35,12 @@ static inline void fixture_new_ring(fixture *f, pc_ring *ours, pc_ring *theirs)
     if (segment == MAP_FAILED || !pc_ring_format(segment, bytes, SLOTS, SLOT_PAGES, 1))
         abort();
     munmap(segment, bytes);
-    if (pc_ring_open(f->segment, f->submit, f->done, ours) != NULL ||
-        pc_ring_open(f->segment, f->submit, f->done, theirs) != NULL)
+    int control = memfd_create("control", MFD_CLOEXEC);
+    if (control < 0 || ftruncate(control, (off_t)sizeof(struct pc_control)) != 0 ||
+        pc_ring_open(f->segment, control, ours) != NULL ||
+        pc_ring_open(f->segment, control, theirs) != NULL)
         abort();
-    sem_unlink(f->submit);
-    sem_unlink(f->done);
+    close(control);
     close(f->segment);
 }
 

@@ -11,7 +11,7 @@ static void put_error(const hw_desc *d)
 
 static uint64_t deciding(const world *w)
 {
-    return __atomic_load_n(&w->feed.ring.header->deciding, __ATOMIC_RELAXED);
+    return __atomic_load_n(&w->feed.ring.control->deciding, __ATOMIC_RELAXED);
 }
 
 /* PC_WINDOW batches are begun; then the coordinator's own words change, and the answers come in

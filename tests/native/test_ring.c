@@ -18,8 +18,7 @@ static void *serve(void *worker)
 
 static void raise_attention(fixture *f)
 {
-    __atomic_fetch_add(&f->feed.ring.header->attention, 1, __ATOMIC_RELEASE);
-    sem_post(f->feed.ring.submit);
+    pc_ring_raise_attention(&f->feed.ring);
 }
 
 enum { PAGES = 1000 };
@@ -246,14 +245,14 @@ static void test_headers(void)
         memcpy(segment + cases[i].offset, &cases[i].value, sizeof(uint64_t));
         munmap(segment, bytes);
         check_begin();
-        CHECK(pc_ring_open(fd, "/none", "/none", &ring) != NULL, "was opened");
+        CHECK(pc_ring_open(fd, -1, &ring) != NULL, "was opened");
         check_end("damaged header:", cases[i].name);
         close(fd);
     }
     check_begin();
     int fd = memfd_create("short", MFD_CLOEXEC);
     pc_ring ring;
-    CHECK(pc_ring_open(fd, "/none", "/none", &ring) != NULL, "was opened");
+    CHECK(pc_ring_open(fd, -1, &ring) != NULL, "was opened");
     check_end("damaged header:", "empty segment");
     close(fd);
 }

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator
-from pagecheck.shm.layout import HEADER, SLOT, SLOT_HEAD_BYTES
+from pagecheck.shm.layout import CONTROL, HEADER, SLOT, SLOT_HEAD_BYTES
 
 PAGE = 4096
 
@@ -80,19 +80,27 @@ def assert_scan_is_right(report, ram: Ram, undecided: set[int] | frozenset[int] 
     assert block.counts.zero + block.counts.normal + len(undecided) == ram.pages
 
 
+def _mapped(name: str) -> mmap.mmap:
+    fd = os.open(f"/dev/shm{name}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return mmap.mmap(fd, 0)
+    finally:
+        os.close(fd)
+
+
 class RingView:
-    """A channel's segment as anybody with the right to may map it."""
+    """A channel's segments as anybody with the right to may map it."""
 
     def __init__(self, name: str) -> None:
-        fd = os.open(f"/dev/shm{name}", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self.memory = mmap.mmap(fd, 0)
-        finally:
-            os.close(fd)
+        self.memory = _mapped(name)
+        self.control_memory = _mapped(name.removesuffix("ring") + "control")
         self.slot_pages = self.header("slot_pages")
 
     def header(self, field: str) -> int:
         return HEADER[field].read(self.memory)
+
+    def control(self, field: str) -> int:
+        return CONTROL[field].read(self.control_memory)
 
     def slot_at(self, sequence: int) -> int:
         index = sequence % self.header("slot_count")
@@ -118,6 +126,7 @@ class RingView:
 
     def close(self) -> None:
         self.memory.close()
+        self.control_memory.close()
 
 
 def state_of(pid: int) -> str:
@@ -147,7 +156,7 @@ def catch_in_hand(coordinator: Coordinator, first_page: int | None = None) -> in
             view = RingView(segment)
         except (ProcessLookupError, FileNotFoundError):
             return False
-        sequence = view.header("deciding")
+        sequence = view.control("deciding")
         asked = view.slot(sequence, "first_page") if sequence else None
         view.close()
         if state_of(pid) != "T":  # killed already, and not replaced yet

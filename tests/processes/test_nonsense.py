@@ -7,9 +7,9 @@ import pytest
 
 from pagecheck import Coordinator
 from pagecheck.native import Feed, Worker, _native
-from pagecheck.shm.layout import HEADER
+from pagecheck.shm.layout import CONTROL, HEADER
 from pagecheck.shm.owner import Owner
-from pagecheck.shm.ring import Ring
+from pagecheck.shm.ring import NamedRing
 from tests.processes.support import (
     Background,
     Ram,
@@ -115,10 +115,21 @@ def test_deciding_and_progress_are_only_watched(ram: Ram):
         block = c.attach(ram.source)
         view = RingView(c.segment_names[0])
         for field in ("progress", "deciding"):
-            at = HEADER[field].offset
-            view.memory[at : at + 8] = ALL.to_bytes(8, "little")
+            at = CONTROL[field].offset
+            view.control_memory[at : at + 8] = ALL.to_bytes(8, "little")
         assert_scan_is_right(c.scan(block), ram)
         assert c.workers_replaced == 0
+        view.close()
+
+
+def test_a_worker_that_says_that_nobody_answers_is_replaced(ram: Ram):
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        view = RingView(c.segment_names[0])
+        at = HEADER["gone"].offset
+        view.memory[at : at + 4] = (1).to_bytes(4, "little")
+        assert c.check(block, ram.offsets).decided.all()
+        assert c.workers_replaced == 1
         view.close()
 
 
@@ -147,7 +158,7 @@ BROKEN = {
 @pytest.mark.parametrize("field", [*BROKEN, "slot_count huge", "short file", "empty file"])
 def test_a_broken_header_is_refused_by_both_sides(field: str):
     owner = Owner()
-    ring = Ring(owner, 0, 1, 4, 64)
+    ring = NamedRing(owner, 0, 1, 4, 64)
     try:
         if field == "short file":
             os.ftruncate(ring.fd, 1000)
@@ -158,9 +169,9 @@ def test_a_broken_header_is_refused_by_both_sides(field: str):
             value = (2**32 - 1 if huge else BROKEN[name]).to_bytes(HEADER[name].size, "little")
             os.pwrite(ring.fd, value, HEADER[name].offset)
         with pytest.raises(ValueError, match="channel segment"):
-            Worker(ring.fd, ring.submit_name, ring.done_name, _native.kernel_auto())
+            Worker(ring.fd, ring.control_fd, _native.kernel_auto())
         with pytest.raises(ValueError, match="channel segment"):
-            Feed(ring.fd, ring.submit_name, ring.done_name)
+            Feed(ring.fd, ring.control_fd)
     finally:
         ring.remove()
         owner.close()

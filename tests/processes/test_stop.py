@@ -60,10 +60,10 @@ def test_slow_worker_is_not_replaced(large_ram: Ram):
         stop(pid)
         scan = Background(lambda: c.scan(block))
         for _ in range(12):
-            seen = view.header("progress")
+            seen = view.control("progress")
             time.sleep(0.2)  # the stillness is the subject here
             os.kill(pid, signal.SIGCONT)
-            wait_for(lambda n=seen: scan.ended or view.header("progress") != n, "progress")
+            wait_for(lambda n=seen: scan.ended or view.control("progress") != n, "progress")
             stop(pid)
         os.kill(pid, signal.SIGCONT)
         assert_scan_is_right(scan.result(), large_ram)

@@ -135,9 +135,9 @@ def test_close_while_a_worker_does_not_answer(ram: Ram):
 
 def test_close_while_a_worker_is_replaced(monkeypatch: pytest.MonkeyPatch, ram: Ram):
     started, go_on = threading.Event(), threading.Event()
-    ring = keeper_module.Ring
+    ring = keeper_module.NamedRing
 
-    def slow_ring(*arguments) -> keeper_module.Ring:
+    def slow_ring(*arguments) -> keeper_module.NamedRing:
         started.set()
         go_on.wait(10)
         return ring(*arguments)
@@ -145,7 +145,7 @@ def test_close_while_a_worker_is_replaced(monkeypatch: pytest.MonkeyPatch, ram: 
     c = Coordinator(1)
     block = c.attach(ram.source)
     os.kill(c.worker_pids[0], signal.SIGKILL)
-    monkeypatch.setattr(keeper_module, "Ring", slow_ring)
+    monkeypatch.setattr(keeper_module, "NamedRing", slow_ring)
     check = Background(lambda: c.check(block, ram.offsets))
     assert started.wait(10)
     begun = time.monotonic()

@@ -34,11 +34,11 @@ def ours(what: str, token: str = TOKEN) -> str:
 
 @pytest.fixture
 def dead(shm: Path) -> list[Path]:
-    """Names of an owner that ended without a word: its own, a segment, a semaphore."""
+    """Names of an owner that ended without a word: its own, two segments."""
     gone = Owner()
     os.close(gone._fd)  # as the kernel does for the dead
     names = [shm / f"{gone.prefix}-owner", shm / f"{gone.prefix}-c0g1-ring"]
-    names.append(shm / f"sem.{gone.prefix}-c0g1-done")
+    names.append(shm / f"{gone.prefix}-c0g1-control")
     for name in names[1:]:
         name.write_bytes(b"x")
     return names

@@ -31,6 +31,7 @@ bool pc_decider_init(const pc_kernel *kernel, uint64_t *progress, pc_decider *de
 {
     decider->kernel = kernel;
     decider->progress = progress;
+    decider->holes = NULL;
     decider->buffer = aligned_alloc(HOST_PAGE, PC_READ_BYTES);
     decider->resident = malloc(2 * PC_RESIDENT_PAGES);
     if (decider->buffer != NULL && decider->resident != NULL)
@@ -211,6 +212,8 @@ static void decide_untouched(const pc_task *j, size_t begin, size_t end, uint64_
             hole_pages = end - begin;
         pc_bits_set(j->zero, begin, hole_pages);
         pc_bits_set(j->decided, begin, hole_pages);
+        if (j->decider->holes != NULL)
+            *j->decider->holes += hole_pages;
         begin += hole_pages;
         offset += hole_pages * page_bytes;
     }

@@ -40,6 +40,7 @@ typedef struct pc_decider {
     unsigned char *buffer;   /* PC_READ_BYTES, for pread */
     unsigned char *resident; /* 2 * PC_RESIDENT_PAGES, for mincore: with a device, and without */
     uint64_t *progress;      /* raised after every piece of work */
+    uint64_t *holes;         /* pages that were answered as holes, or NULL: they are not counted */
 } pc_decider;
 
 struct pc_dsa;

@@ -83,9 +83,9 @@ static void submit(pc_feed *feed, const pc_given *given)
         memcpy(pc_slot_offsets(slot), feed->job.offsets + given->position,
                given->count * sizeof(uint64_t));
     }
-    /* release; pairs with the acquire load in pc_worker.c:answer_next */
+    /* release; pairs with the acquire load in pc_worker.c:request_waits */
     __atomic_store_n(&slot->request, sequence << 8 | PC_REQUEST_SUBMITTED, __ATOMIC_RELEASE);
-    sem_post(feed->ring.submit); /* no system call unless the worker sleeps */
+    pc_ring_wake_worker(&feed->ring); /* no system call unless the worker sleeps */
 }
 
 static void publish_bits(pc_feed *feed, const pc_given *given, const uint64_t *zero,
@@ -128,7 +128,7 @@ static collected collect(pc_feed *feed)
     if (sequence > feed->submitted)
         return NOT_YET;
     struct pc_slot *slot = pc_ring_slot(&feed->ring, sequence);
-    /* acquire; pairs with the release store in pc_worker.c:answer_next */
+    /* acquire; pairs with the release store in pc_worker.c:answer_oldest */
     uint64_t answer = __atomic_load_n(&slot->answer, __ATOMIC_ACQUIRE);
     if (answer >> 8 != sequence) /* an older answer, or 0: not yet. A newer one cannot be. */
         return answer >> 8 > sequence ? BROKEN : NOT_YET;
@@ -157,17 +157,48 @@ static collected collect(pc_feed *feed)
     return COLLECTED;
 }
 
-/* Sleeps until the batch is answered, or longer than that never: the ring is read once more
- * between the store of wake_at and the wait. */
-static pc_wait wait_for(pc_feed *feed, uint64_t sequence, int64_t deadline_ns)
+static bool is_answered(const pc_feed *feed, uint64_t sequence)
 {
     const struct pc_slot *slot = pc_ring_slot(&feed->ring, sequence);
+    return __atomic_load_n(&slot->answer, __ATOMIC_ACQUIRE) >> 8 >= sequence;
+}
+
+static bool is_gone(const pc_feed *feed)
+{
+    /* acquire; pairs with the release store in pc_ring_mark_gone */
+    return __atomic_load_n(&feed->ring.header->gone, __ATOMIC_ACQUIRE) != 0;
+}
+
+/* Looks for the answer without sleeping, for a bounded time. */
+static bool spin(const pc_feed *feed, uint64_t sequence, int64_t deadline_ns)
+{
+    int64_t until_ns = pc_clock_now_ns() + feed->spin_ns;
+    if (until_ns > deadline_ns)
+        until_ns = deadline_ns;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (is_answered(feed, sequence) || is_gone(feed))
+                return true;
+            pc_relax();
+        }
+    } while (pc_clock_now_ns() < until_ns);
+    return false;
+}
+
+/* Sleeps until the batch is answered, or longer than that never: the ring is read once more
+ * between the store of wake_at and the wait. */
+static pc_wait sleep_for(const pc_feed *feed, uint64_t sequence, int64_t deadline_ns)
+{
+    struct pc_header *header = feed->ring.header;
     pc_wait result = PC_WAIT_POSTED;
-    __atomic_store_n(&feed->ring.header->wake_at, sequence, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_worker.c:answer_next */
-    if (__atomic_load_n(&slot->answer, __ATOMIC_ACQUIRE) >> 8 < sequence)
-        result = pc_wait_until(feed->ring.done, deadline_ns);
-    __atomic_store_n(&feed->ring.header->wake_at, UINT64_MAX, __ATOMIC_RELAXED);
+    if (feed->spin_ns > 0 && spin(feed, sequence, deadline_ns))
+        return PC_WAIT_POSTED;
+    uint32_t seen = __atomic_load_n(&header->done, __ATOMIC_ACQUIRE);
+    __atomic_store_n(&header->wake_at, sequence, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_worker.c:answer_oldest */
+    if (!is_answered(feed, sequence) && !is_gone(feed))
+        result = pc_futex_wait(&header->done, seen, deadline_ns);
+    __atomic_store_n(&header->wake_at, UINT64_MAX, __ATOMIC_RELAXED);
     return result;
 }
 
@@ -191,6 +222,8 @@ pc_pump pc_feed_pump(pc_feed *feed, bool hungry, int64_t deadline_ns)
             return hungry ? PC_PUMP_HUNGRY : PC_PUMP_DONE;
         if (all_given && hungry && outstanding <= half)
             return PC_PUMP_HUNGRY;
+        if (is_gone(feed))
+            return PC_PUMP_GONE;
         if (late)
             return PC_PUMP_TIMEOUT;
         /* Wake when half of the ring is free, so that one wake-up pays for several batches; at
@@ -198,7 +231,7 @@ pc_pump pc_feed_pump(pc_feed *feed, bool hungry, int64_t deadline_ns)
         uint64_t target = feed->submitted;
         if ((hungry || !all_given) && occupied(feed) > half)
             target = feed->submitted - half;
-        switch (wait_for(feed, target, deadline_ns)) {
+        switch (sleep_for(feed, target, deadline_ns)) {
         case PC_WAIT_POSTED:
             break;
         case PC_WAIT_TIMEOUT:

@@ -41,6 +41,7 @@ typedef struct pc_feed {
     uint64_t *words;    /* private copy of one answer: zero, then decided */
     uint64_t pages_decided;
     uint64_t pages_undecided;
+    int64_t spin_ns; /* looks for an answer this long before it sleeps */
 } pc_feed;
 
 typedef enum pc_pump {
@@ -49,7 +50,8 @@ typedef enum pc_pump {
     PC_PUMP_TIMEOUT,     /* the deadline passed */
     PC_PUMP_INTERRUPTED, /* a signal came */
     PC_PUMP_BROKEN,      /* the worker's answer makes no sense, or it refused a batch */
-    PC_PUMP_FAILED,      /* the semaphore is gone; errno says why */
+    PC_PUMP_GONE,        /* nobody answers any more */
+    PC_PUMP_FAILED,      /* no wait is possible; errno says why */
 } pc_pump;
 
 /* `ring` is taken over. False: no memory. */

@@ -1,7 +1,11 @@
-/* The channel segment: what the coordinator and one worker share, word by word.
+/* What a worker shares, word by word: its ring with whoever submits batches, its control segment
+ * with the process that looks after it (the coordinator or the service).
  *
- * Every word has one writer, named here and in pagecheck/shm/layout.py (a test compares the two).
- * All integers are native-endian; both sides run on the same host.
+ * The two are apart because a direct channel's ring is a VMM's: what is in it is hostile, and
+ * nobody who looks after the worker believes it. include/pagecheck.h declares the ring for VMM
+ * authors (a test compares the two). Every word has one writer, named here and in
+ * pagecheck/shm/layout.py (a test compares these, too), but for `submit`, which is only ever added
+ * to. All integers are native-endian; both sides run on the same host.
  */
 #ifndef PC_LAYOUT_H
 #define PC_LAYOUT_H
@@ -10,12 +14,12 @@
 #include <stdint.h>
 
 #define PC_SEGMENT_MAGIC UINT64_C(0x474e495243504350) /* "PCPCRING" in memory */
-#define PC_LAYOUT_VERSION 2u
+#define PC_LAYOUT_VERSION 3u
 #define PC_CACHE_LINE 64u
 #define PC_SLOT_ALIGN 128u /* two lines: the adjacent-line prefetcher must not share slots */
 #define PC_SLOTS_MAX 1024u
 #define PC_SLOT_PAGES_MAX 65536u
-#define PC_BLOCKS_MAX 256u
+#define PC_BLOCKS_MAX 1024u
 
 /* A slot's request and answer words are (sequence << 8) | state; sequences start at 1. */
 #define PC_REQUEST_SUBMITTED 1u
@@ -33,7 +37,7 @@
 #define PC_REFUSED_PAGES 4u
 
 struct pc_header {
-    /* Written once by the coordinator, before the worker is started. */
+    /* Written once, before anybody else has the segment. */
     uint64_t magic;
     uint32_t layout_version;
     uint32_t header_bytes;
@@ -43,17 +47,24 @@ struct pc_header {
     uint32_t slot_pages; /* the most pages a batch may have; a multiple of 64 */
     uint64_t slot_bytes;
     uint64_t reserved_constant[2];
-    /* Written by the coordinator. */
-    uint64_t wake_at;   /* the worker posts `done` for answers of this sequence and later */
-    uint64_t attention; /* raised by one when a message waits on the socket */
-    uint64_t reserved_coordinator[6];
+    /* Written by who submits. */
+    uint64_t wake_at; /* the sequence whose answer it sleeps for; UINT64_MAX: it does not sleep */
+    uint64_t reserved_submitter[7];
     /* Written by the worker. */
-    uint64_t progress; /* rises with every piece of work, also inside one batch or page */
-    uint64_t deciding; /* sequence of the batch in hand, 0 when there is none */
-    uint64_t reserved_worker[6];
+    uint64_t asleep; /* 1 << 32 | the value of `submit` that it sleeps on; 0: it is awake */
+    uint32_t done;   /* futex: raised by one when the answer of wake_at is there; at its end too */
+    uint32_t reserved_worker[13];
+    /* Written by who submits and by who looks after the worker, and only ever added to. */
+    uint32_t submit; /* futex: raised by one when the worker is to look */
+    /* Written by who looks after the worker. */
+    uint32_t gone; /* 1: nobody answers any more */
+    uint32_t reserved_supervisor[14];
 };
 
-/* What the worker counts; it lies behind the header. Every word rises only, but for queue_state. */
+#define PC_ASLEEP (UINT64_C(1) << 32)
+#define PC_LATENCIES 24u /* bucket i: less than 1024 << i nanoseconds; the last one: the rest */
+
+/* What the worker counts. Every word rises only, but for queue_state. */
 struct pc_stats {
     uint64_t descriptors;     /* COMPVAL descriptors that a queue took, members of batches too */
     uint64_t batches;         /* batch descriptors that a queue took */
@@ -72,28 +83,50 @@ struct pc_stats {
     uint64_t cpu_ns;       /* CPU time of the worker's thread, brought up to date when it rests */
     uint64_t queue_state;  /* pc_queue_state, and pc_queue_end << 8; see pc_dsa.h */
     uint64_t statuses[64]; /* records by status code */
+    uint64_t answered;     /* batches that were answered and not refused */
+    uint64_t refused;      /* batches that were refused */
+    uint64_t zero;         /* pages answered as zero */
+    uint64_t normal;       /* pages answered as normal */
+    uint64_t undecided;    /* pages left undecided */
+    uint64_t holes;        /* pages answered as zero because the file has a hole there */
+    uint64_t bytes;        /* bytes of the pages that were decided, holes included */
+    uint64_t latency_ns;   /* wall clock from the beginning of a batch to its answer, all batches */
+    uint64_t latencies[PC_LATENCIES]; /* batches by that time */
+};
+
+struct pc_control {
+    /* Written by who looks after the worker. */
+    uint64_t attention; /* raised by one when a message waits on the socket */
+    uint64_t reserved_supervisor[7];
+    /* Written by the worker. */
+    uint64_t progress; /* rises with every piece of work, also inside one batch or page */
+    uint64_t deciding; /* sequence of the batch in hand, 0 when there is none */
+    uint64_t reserved_worker[6];
+    struct pc_stats stats;
 };
 
 struct pc_slot {
-    /* Written by the coordinator; `request` last, with release. */
+    /* Written by who submits; `request` last, with release. */
     uint64_t request;
     uint32_t kind;
     uint32_t block;
     uint64_t first_page;
     uint32_t count;
-    uint32_t reserved_coordinator[9];
+    uint32_t reserved_submitter[9];
     /* Written by the worker; `answer` last, with release. */
     uint64_t answer;
     uint32_t refusal;
     uint32_t reserved_worker[13];
-    /* Then: uint64_t offsets[slot_pages], by the coordinator;
+    /* Then: uint64_t offsets[slot_pages], by who submits;
      *       uint64_t zero[slot_pages / 64], uint64_t decided[slot_pages / 64], by the worker. */
 };
 
-_Static_assert(sizeof(struct pc_header) == 3 * PC_CACHE_LINE, "header is three lines");
+_Static_assert(sizeof(struct pc_header) == 4 * PC_CACHE_LINE, "header is four lines");
 _Static_assert(offsetof(struct pc_header, wake_at) == PC_CACHE_LINE, "one writer per line");
-_Static_assert(offsetof(struct pc_header, progress) == 2 * PC_CACHE_LINE, "one writer per line");
-_Static_assert(sizeof(struct pc_stats) == 5 * PC_SLOT_ALIGN, "statistics are ten lines");
+_Static_assert(offsetof(struct pc_header, asleep) == 2 * PC_CACHE_LINE, "one writer per line");
+_Static_assert(offsetof(struct pc_header, submit) == 3 * PC_CACHE_LINE, "shared words apart");
+_Static_assert(offsetof(struct pc_control, progress) == PC_CACHE_LINE, "one writer per line");
+_Static_assert(sizeof(struct pc_stats) == 14 * PC_CACHE_LINE, "statistics are fourteen lines");
 _Static_assert(sizeof(struct pc_slot) == 2 * PC_CACHE_LINE, "slot head is two lines");
 _Static_assert(offsetof(struct pc_slot, answer) == PC_CACHE_LINE, "one writer per line");
 
@@ -103,20 +136,10 @@ static inline uint64_t pc_layout_slot_bytes(uint64_t slot_pages)
     return (bytes + PC_SLOT_ALIGN - 1u) / PC_SLOT_ALIGN * PC_SLOT_ALIGN;
 }
 
-static inline uint64_t pc_layout_stats_offset(void)
-{
-    return 4u * PC_CACHE_LINE;
-}
-
 static inline uint64_t pc_layout_header_bytes(void)
 {
-    /* A multiple of PC_SLOT_ALIGN, which keeps the slots aligned. */
-    return pc_layout_stats_offset() + sizeof(struct pc_stats);
-}
-
-static inline struct pc_stats *pc_header_stats(struct pc_header *header)
-{
-    return (struct pc_stats *)((char *)header + pc_layout_stats_offset());
+    return sizeof(
+        struct pc_header); /* a multiple of PC_SLOT_ALIGN, which keeps the slots aligned */
 }
 
 static inline uint64_t pc_layout_segment_bytes(uint64_t slot_count, uint64_t slot_pages)

@@ -1,12 +1,15 @@
-/* Maps and checks a channel segment, and waits on its semaphores with a monotonic deadline. */
+/* Maps and checks a channel's segments; waits on futex words with a monotonic deadline. */
 #include "pc_ring.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 bool pc_ring_format(void *segment, uint64_t bytes, uint32_t slot_count, uint32_t slot_pages,
                     uint64_t generation)
@@ -46,7 +49,20 @@ static const char *check_header(const struct pc_header *header, uint64_t file_by
     return NULL;
 }
 
-const char *pc_ring_open(int fd, const char *submit_name, const char *done_name, pc_ring *ring)
+static const char *map_control(int fd, pc_ring *ring)
+{
+    struct stat st;
+    int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    if (fd >= 0 && (fstat(fd, &st) != 0 || st.st_size < (off_t)sizeof *ring->control))
+        return "control segment too short";
+    void *control = mmap(NULL, sizeof *ring->control, PROT_READ | PROT_WRITE, flags, fd, 0);
+    if (control == MAP_FAILED)
+        return "cannot map the control segment";
+    ring->control = control;
+    return NULL;
+}
+
+const char *pc_ring_open(int fd, int control_fd, pc_ring *ring)
 {
     struct stat st;
     memset(ring, 0, sizeof *ring);
@@ -62,14 +78,8 @@ const char *pc_ring_open(int fd, const char *submit_name, const char *done_name,
     }
     struct pc_header copy = *ring->header;
     const char *wrong = check_header(&copy, (uint64_t)st.st_size);
-    if (wrong == NULL && (ring->submit = sem_open(submit_name, 0)) == SEM_FAILED) {
-        ring->submit = NULL;
-        wrong = "cannot open the submit semaphore";
-    }
-    if (wrong == NULL && (ring->done = sem_open(done_name, 0)) == SEM_FAILED) {
-        ring->done = NULL;
-        wrong = "cannot open the done semaphore";
-    }
+    if (wrong == NULL)
+        wrong = map_control(control_fd, ring);
     if (wrong != NULL) {
         pc_ring_close(ring);
         return wrong;
@@ -83,10 +93,8 @@ const char *pc_ring_open(int fd, const char *submit_name, const char *done_name,
 void pc_ring_close(pc_ring *ring)
 {
     int saved = errno; /* the caller reports the failure that led here */
-    if (ring->submit != NULL)
-        sem_close(ring->submit);
-    if (ring->done != NULL)
-        sem_close(ring->done);
+    if (ring->control != NULL)
+        munmap(ring->control, sizeof *ring->control);
     if (ring->header != NULL)
         munmap(ring->header, ring->mapped_bytes);
     memset(ring, 0, sizeof *ring);
@@ -107,17 +115,53 @@ int64_t pc_clock_now_ns(void)
     return (int64_t)now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
-pc_wait pc_wait_until(sem_t *semaphore, int64_t deadline_ns)
+pc_wait pc_futex_wait(const uint32_t *word, uint32_t seen, int64_t deadline_ns)
 {
     if (deadline_ns < 0)
         deadline_ns = 0;
-    struct timespec until = {
+    const struct timespec until = {
         .tv_sec = (time_t)(deadline_ns / INT64_C(1000000000)),
         .tv_nsec = (long)(deadline_ns % INT64_C(1000000000)),
     };
-    if (sem_clockwait(semaphore, CLOCK_MONOTONIC, &until) == 0)
+    /* Of the waits, only this one takes an absolute time, on CLOCK_MONOTONIC. Source: futex(2). */
+    if (syscall(SYS_futex, word, FUTEX_WAIT_BITSET, seen, &until, NULL, FUTEX_BITSET_MATCH_ANY) ==
+            0 ||
+        errno == EAGAIN)
         return PC_WAIT_POSTED;
     if (errno == ETIMEDOUT)
         return PC_WAIT_TIMEOUT;
     return errno == EINTR ? PC_WAIT_INTERRUPTED : PC_WAIT_FAILED;
+}
+
+void pc_futex_wake(const uint32_t *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+void pc_ring_wake_worker(const pc_ring *ring)
+{
+    struct pc_header *header = ring->header;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_worker.c:sleep_until */
+    uint32_t now = __atomic_load_n(&header->submit, __ATOMIC_RELAXED);
+    /* A worker that sleeps on an older value is on its way already. */
+    if (__atomic_load_n(&header->asleep, __ATOMIC_RELAXED) != (PC_ASLEEP | now))
+        return;
+    __atomic_fetch_add(&header->submit, 1, __ATOMIC_RELEASE);
+    pc_futex_wake(&header->submit);
+}
+
+void pc_ring_raise_attention(const pc_ring *ring)
+{
+    __atomic_fetch_add(&ring->control->attention, 1, __ATOMIC_RELEASE);
+    /* Whatever a hostile ring says of its worker's sleep. */
+    __atomic_fetch_add(&ring->header->submit, 1, __ATOMIC_RELEASE);
+    pc_futex_wake(&ring->header->submit);
+}
+
+void pc_ring_mark_gone(const pc_ring *ring)
+{
+    /* release; pairs with the acquire load in pc_feed.c:sleep_for */
+    __atomic_store_n(&ring->header->gone, 1, __ATOMIC_RELEASE);
+    __atomic_fetch_add(&ring->header->done, 1, __ATOMIC_RELEASE); /* its worker is no more */
+    pc_futex_wake(&ring->header->done);
 }

@@ -1,8 +1,9 @@
-/* The loop that every batch passes: wait, copy and check the request, decide, answer, post.
+/* The loop that every batch passes: wait, copy and check the request, decide, answer, wake.
  *
- * The coordinator is checked like any peer: the request is copied once and only the copy is used.
- * Waking: the coordinator stores wake_at, fences and reads the answers again before it sleeps;
- * this side stores the answer, fences and reads wake_at. One of the two sees the other.
+ * Who submits is not believed: the request is copied once and only the copy is used. Waking: who
+ * submits stores wake_at, fences and reads the answers again before it sleeps; this side stores the
+ * answer, fences and reads wake_at. One of the two sees the other. A sleeper is woken once: answers
+ * come in order, so that its answer is there for every later look.
  *
  * With a work queue several batches are begun before the first is answered, so that the CPU
  * prepares one while the device has the others. Danger: a batch that kills its worker must be told
@@ -14,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "pc_bits.h"
 
 typedef struct request {
     uint32_t kind;
@@ -27,12 +30,15 @@ bool pc_worker_init(const pc_ring *ring, const pc_kernel *kernel, pc_worker *wor
     memset(worker, 0, sizeof *worker);
     worker->ring = *ring;
     worker->next = 1;
-    pc_dsa_init(pc_header_stats(ring->header), &worker->dsa);
+    pc_dsa_init(&ring->control->stats, &worker->dsa);
     worker->offsets = malloc(PC_WINDOW * ring->slot_pages * sizeof *worker->offsets);
     for (uint32_t i = 0; worker->offsets != NULL && i < PC_WINDOW; i++)
         worker->begun[i].offsets = worker->offsets + (size_t)i * ring->slot_pages;
-    return worker->offsets != NULL &&
-           pc_decider_init(kernel, &ring->header->progress, &worker->decider);
+    if (worker->offsets == NULL ||
+        !pc_decider_init(kernel, &ring->control->progress, &worker->decider))
+        return false;
+    worker->decider.holes = &ring->control->stats.holes;
+    return true;
 }
 
 bool pc_worker_deinit(pc_worker *worker, int64_t deadline_ns)
@@ -146,13 +152,19 @@ static uint32_t begin(pc_worker *worker, struct pc_slot *slot, const request *as
     return 0;
 }
 
+static bool request_waits(const pc_worker *worker)
+{
+    const struct pc_slot *slot = pc_ring_slot(&worker->ring, worker->next);
+    /* acquire; pairs with the release store in pc_feed.c:submit */
+    return __atomic_load_n(&slot->request, __ATOMIC_ACQUIRE) ==
+           (worker->next << 8 | PC_REQUEST_SUBMITTED);
+}
+
 /* Begins the next batch, if there is one. */
 static bool begin_next(pc_worker *worker)
 {
     struct pc_slot *slot = pc_ring_slot(&worker->ring, worker->next);
-    uint64_t expected = worker->next << 8 | PC_REQUEST_SUBMITTED;
-    /* acquire; pairs with the release store in pc_feed.c:submit */
-    if (__atomic_load_n(&slot->request, __ATOMIC_ACQUIRE) != expected)
+    if (!request_waits(worker))
         return false;
     /* Each field is loaded exactly once: what is checked is what is used. */
     const request asked = {
@@ -163,11 +175,34 @@ static bool begin_next(pc_worker *worker)
     };
     uint32_t at = (worker->oldest + (uint32_t)(worker->next - 1 - worker->answered)) % PC_WINDOW;
     pc_begun *begun = &worker->begun[at];
-    __atomic_store_n(&worker->ring.header->deciding, worker->answered + 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&worker->ring.control->deciding, worker->answered + 1, __ATOMIC_RELAXED);
+    begun->begun_ns = pc_clock_now_ns();
     begun->task.flights = begun->task.offloaded = 0;
     begun->refusal = begin(worker, slot, &asked, begun);
     worker->next++;
     return true;
+}
+
+/* Counts a batch before its answer is stored: who has the answer finds it counted. */
+static void count(struct pc_stats *stats, const pc_begun *begun)
+{
+    const pc_task *task = &begun->task;
+    if (begun->refusal != 0) {
+        stats->refused++;
+        return;
+    }
+    uint64_t zero = pc_bits_count(task->zero, task->batch.count);
+    uint64_t decided = pc_bits_count(task->decided, task->batch.count);
+    uint64_t took_ns = (uint64_t)(pc_clock_now_ns() - begun->begun_ns);
+    uint32_t bucket = took_ns < 1024 ? 0 : 54u - (uint32_t)__builtin_clzll(took_ns);
+    stats->pages_cpu += task->batch.count - task->offloaded;
+    stats->answered++;
+    stats->zero += zero;
+    stats->normal += decided - zero;
+    stats->undecided += task->batch.count - decided;
+    stats->bytes += decided * task->block->page_bytes;
+    stats->latency_ns += took_ns;
+    stats->latencies[bucket < PC_LATENCIES ? bucket : PC_LATENCIES - 1]++;
 }
 
 /* Ends the oldest batch that was begun and answers it. */
@@ -177,11 +212,9 @@ static void answer_oldest(pc_worker *worker)
     pc_begun *begun = &worker->begun[worker->oldest];
     uint64_t sequence = worker->answered + 1;
     struct pc_slot *slot = pc_ring_slot(&worker->ring, sequence);
-    if (begun->refusal == 0) {
-        if (begun->task.flights != 0)
-            pc_dsa_finish(&worker->dsa, &begun->task);
-        worker->dsa.stats->pages_cpu += begun->task.batch.count - begun->task.offloaded;
-    }
+    if (begun->refusal == 0 && begun->task.flights != 0)
+        pc_dsa_finish(&worker->dsa, &begun->task);
+    count(worker->dsa.stats, begun);
     slot->refusal = begun->refusal;
     uint64_t state = begun->refusal == 0 ? PC_ANSWER_DONE : PC_ANSWER_REFUSED;
     /* release; pairs with the acquire load in pc_feed.c:collect */
@@ -189,10 +222,14 @@ static void answer_oldest(pc_worker *worker)
     worker->answered = sequence;
     worker->oldest = (worker->oldest + 1) % PC_WINDOW;
     bool more = worker->next - 1 > sequence;
-    __atomic_store_n(&header->deciding, more ? sequence + 1 : 0, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_feed.c:wait_for */
-    if (sequence >= __atomic_load_n(&header->wake_at, __ATOMIC_RELAXED))
-        sem_post(worker->ring.done); /* EOVERFLOW would mean that wake-ups are waiting already */
+    __atomic_store_n(&worker->ring.control->deciding, more ? sequence + 1 : 0, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_feed.c:sleep_for */
+    uint64_t wake_at = __atomic_load_n(&header->wake_at, __ATOMIC_RELAXED);
+    if (sequence < wake_at || worker->woken_for == wake_at)
+        return;
+    worker->woken_for = wake_at;
+    __atomic_fetch_add(&header->done, 1, __ATOMIC_RELEASE);
+    pc_futex_wake(&header->done);
 }
 
 /* The next piece of work; false: there is none. */
@@ -232,7 +269,7 @@ static void rest(pc_worker *worker)
 
 static bool attention_raised(pc_worker *worker)
 {
-    uint64_t now = __atomic_load_n(&worker->ring.header->attention, __ATOMIC_ACQUIRE);
+    uint64_t now = __atomic_load_n(&worker->ring.control->attention, __ATOMIC_ACQUIRE);
     if (now == worker->attention_seen)
         return false;
     worker->attention_seen = now;
@@ -259,6 +296,44 @@ static pc_serve end_with(pc_worker *worker, pc_serve result)
     return result;
 }
 
+static bool something_waits(const pc_worker *worker)
+{
+    return request_waits(worker) || __atomic_load_n(&worker->ring.control->attention,
+                                                    __ATOMIC_ACQUIRE) != worker->attention_seen;
+}
+
+/* Looks for work without sleeping, for a bounded time. */
+static bool spin(const pc_worker *worker, int64_t deadline_ns)
+{
+    int64_t until_ns = pc_clock_now_ns() + worker->spin_ns;
+    if (until_ns > deadline_ns)
+        until_ns = deadline_ns;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (something_waits(worker))
+                return true;
+            pc_relax();
+        }
+    } while (pc_clock_now_ns() < until_ns);
+    return false;
+}
+
+/* Sleeps until there is something to look at, at most until the absolute time. */
+static pc_wait sleep_until(pc_worker *worker, int64_t deadline_ns)
+{
+    struct pc_header *header = worker->ring.header;
+    pc_wait result = PC_WAIT_POSTED;
+    if (worker->spin_ns > 0 && spin(worker, deadline_ns))
+        return PC_WAIT_POSTED;
+    uint32_t seen = __atomic_load_n(&header->submit, __ATOMIC_ACQUIRE);
+    __atomic_store_n(&header->asleep, PC_ASLEEP | seen, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_ring_wake_worker */
+    if (!something_waits(worker))
+        result = pc_futex_wait(&header->submit, seen, deadline_ns);
+    __atomic_store_n(&header->asleep, 0, __ATOMIC_RELAXED);
+    return result;
+}
+
 pc_serve pc_worker_serve(pc_worker *worker, int64_t deadline_ns)
 {
     for (;;) {
@@ -271,9 +346,9 @@ pc_serve pc_worker_serve(pc_worker *worker, int64_t deadline_ns)
             continue;
         }
         rest(worker);
-        switch (pc_wait_until(worker->ring.submit, deadline_ns)) {
+        switch (sleep_until(worker, deadline_ns)) {
         case PC_WAIT_POSTED:
-            break; /* read the ring again; a stale post only costs a look */
+            break;
         case PC_WAIT_TIMEOUT:
             why = wanted(worker);
             if (why != PC_SERVE_TIMEOUT || !work(worker))

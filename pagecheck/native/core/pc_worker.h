@@ -12,6 +12,7 @@
 typedef struct pc_begun {
     pc_task task;
     uint64_t *offsets; /* private copy of the batch's offsets */
+    int64_t begun_ns;
     uint32_t refusal;
 } pc_begun;
 
@@ -23,6 +24,8 @@ typedef struct pc_worker {
     uint64_t next;     /* sequence of the batch that comes next */
     uint64_t answered; /* sequence of the newest batch that was answered */
     uint64_t attention_seen;
+    uint64_t woken_for;        /* the last wake_at whose sleeper was woken */
+    int64_t spin_ns;           /* looks for work this long before it sleeps */
     pc_begun begun[PC_WINDOW]; /* from `oldest` on, around the end */
     uint32_t oldest;
     uint64_t *offsets; /* of all of them */
@@ -35,7 +38,7 @@ typedef enum pc_serve {
     PC_SERVE_ATTENTION,   /* a message waits on the socket */
     PC_SERVE_QUEUE,       /* the work queue was given up; dsa.end says why */
     PC_SERVE_INTERRUPTED, /* a signal came */
-    PC_SERVE_FAILED,      /* the semaphore is gone; errno says why */
+    PC_SERVE_FAILED,      /* no wait is possible; errno says why */
 } pc_serve;
 
 /* `ring` is taken over. False: no memory. */

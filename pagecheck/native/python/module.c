@@ -8,10 +8,10 @@
 #include "../core/pc_feed.h"
 #include "../core/pc_worker.h"
 
-int py_ring_open(int fd, const char *submit_name, const char *done_name, pc_ring *ring)
+int py_ring_open(int fd, int control_fd, pc_ring *ring)
 {
     errno = 0;
-    const char *wrong = pc_ring_open(fd, submit_name, done_name, ring);
+    const char *wrong = pc_ring_open(fd, control_fd, ring);
     if (wrong == NULL)
         return 0;
     if (errno == 0) {
@@ -63,24 +63,56 @@ static const struct {
     size_t offset;
     size_t bytes;
 } fields[] = {
-    FIELD(header, magic),        FIELD(header, layout_version),
-    FIELD(header, header_bytes), FIELD(header, segment_bytes),
-    FIELD(header, generation),   FIELD(header, slot_count),
-    FIELD(header, slot_pages),   FIELD(header, slot_bytes),
-    FIELD(header, wake_at),      FIELD(header, attention),
-    FIELD(header, progress),     FIELD(header, deciding),
-    FIELD(slot, request),        FIELD(slot, kind),
-    FIELD(slot, block),          FIELD(slot, first_page),
-    FIELD(slot, count),          FIELD(slot, answer),
-    FIELD(slot, refusal),        FIELD(stats, descriptors),
-    FIELD(stats, batches),       FIELD(stats, pages_device),
-    FIELD(stats, pages_sampled), FIELD(stats, pages_completed),
-    FIELD(stats, pages_cpu),     FIELD(stats, page_faults),
-    FIELD(stats, refined),       FIELD(stats, retries),
-    FIELD(stats, queue_full),    FIELD(stats, timeouts),
-    FIELD(stats, opens),         FIELD(stats, submit_ns),
-    FIELD(stats, wait_ns),       FIELD(stats, cpu_ns),
-    FIELD(stats, queue_state),   FIELD(stats, statuses),
+    FIELD(header, magic),
+    FIELD(header, layout_version),
+    FIELD(header, header_bytes),
+    FIELD(header, segment_bytes),
+    FIELD(header, generation),
+    FIELD(header, slot_count),
+    FIELD(header, slot_pages),
+    FIELD(header, slot_bytes),
+    FIELD(header, wake_at),
+    FIELD(header, asleep),
+    FIELD(header, done),
+    FIELD(header, submit),
+    FIELD(header, gone),
+    FIELD(control, attention),
+    FIELD(control, progress),
+    FIELD(control, deciding),
+    FIELD(control, stats),
+    FIELD(slot, request),
+    FIELD(slot, kind),
+    FIELD(slot, block),
+    FIELD(slot, first_page),
+    FIELD(slot, count),
+    FIELD(slot, answer),
+    FIELD(slot, refusal),
+    FIELD(stats, descriptors),
+    FIELD(stats, batches),
+    FIELD(stats, pages_device),
+    FIELD(stats, pages_sampled),
+    FIELD(stats, pages_completed),
+    FIELD(stats, pages_cpu),
+    FIELD(stats, page_faults),
+    FIELD(stats, refined),
+    FIELD(stats, retries),
+    FIELD(stats, queue_full),
+    FIELD(stats, timeouts),
+    FIELD(stats, opens),
+    FIELD(stats, submit_ns),
+    FIELD(stats, wait_ns),
+    FIELD(stats, cpu_ns),
+    FIELD(stats, queue_state),
+    FIELD(stats, statuses),
+    FIELD(stats, answered),
+    FIELD(stats, refused),
+    FIELD(stats, zero),
+    FIELD(stats, normal),
+    FIELD(stats, undecided),
+    FIELD(stats, holes),
+    FIELD(stats, bytes),
+    FIELD(stats, latency_ns),
+    FIELD(stats, latencies),
 };
 
 static PyObject *layout(PyObject *module, PyObject *unused)
@@ -117,30 +149,19 @@ static const struct {
     const char *name;
     long value;
 } constants[] = {
-    {"LAYOUT_VERSION", PC_LAYOUT_VERSION},
-    {"SLOTS_MAX", PC_SLOTS_MAX},
-    {"SLOT_PAGES_MAX", PC_SLOT_PAGES_MAX},
-    {"BLOCKS_MAX", PC_BLOCKS_MAX},
-    {"TOUCH_FREELY", PC_BLOCK_TOUCH_FREELY},
-    {"TRUST_HOLES", PC_BLOCK_TRUST_HOLES},
-    {"ASK_RESIDENT", PC_BLOCK_ASK_RESIDENT},
-    {"PUMP_DONE", PC_PUMP_DONE},
-    {"PUMP_HUNGRY", PC_PUMP_HUNGRY},
-    {"PUMP_TIMEOUT", PC_PUMP_TIMEOUT},
-    {"PUMP_INTERRUPTED", PC_PUMP_INTERRUPTED},
-    {"PUMP_BROKEN", PC_PUMP_BROKEN},
-    {"SERVE_TIMEOUT", PC_SERVE_TIMEOUT},
-    {"SERVE_ATTENTION", PC_SERVE_ATTENTION},
-    {"SERVE_QUEUE", PC_SERVE_QUEUE},
-    {"SERVE_INTERRUPTED", PC_SERVE_INTERRUPTED},
-    {"QUEUE_NONE", PC_QUEUE_NONE},
-    {"QUEUE_UP", PC_QUEUE_UP},
-    {"QUEUE_DRAINING", PC_QUEUE_DRAINING},
-    {"QUEUE_CLOSED", PC_QUEUE_CLOSED},
-    {"QUEUE_LOST", PC_QUEUE_LOST},
-    {"QUEUE_FULL", PC_QUEUE_FULL},
-    {"QUEUE_REFUSED", PC_QUEUE_REFUSED},
-    {"QUEUE_BROKEN", PC_QUEUE_BROKEN},
+    {"LAYOUT_VERSION", PC_LAYOUT_VERSION}, {"CONTROL_BYTES", sizeof(struct pc_control)},
+    {"SLOTS_MAX", PC_SLOTS_MAX},           {"SLOT_PAGES_MAX", PC_SLOT_PAGES_MAX},
+    {"BLOCKS_MAX", PC_BLOCKS_MAX},         {"TOUCH_FREELY", PC_BLOCK_TOUCH_FREELY},
+    {"TRUST_HOLES", PC_BLOCK_TRUST_HOLES}, {"ASK_RESIDENT", PC_BLOCK_ASK_RESIDENT},
+    {"PUMP_DONE", PC_PUMP_DONE},           {"PUMP_HUNGRY", PC_PUMP_HUNGRY},
+    {"PUMP_TIMEOUT", PC_PUMP_TIMEOUT},     {"PUMP_INTERRUPTED", PC_PUMP_INTERRUPTED},
+    {"PUMP_BROKEN", PC_PUMP_BROKEN},       {"PUMP_GONE", PC_PUMP_GONE},
+    {"SERVE_TIMEOUT", PC_SERVE_TIMEOUT},   {"SERVE_ATTENTION", PC_SERVE_ATTENTION},
+    {"SERVE_QUEUE", PC_SERVE_QUEUE},       {"SERVE_INTERRUPTED", PC_SERVE_INTERRUPTED},
+    {"QUEUE_NONE", PC_QUEUE_NONE},         {"QUEUE_UP", PC_QUEUE_UP},
+    {"QUEUE_DRAINING", PC_QUEUE_DRAINING}, {"QUEUE_CLOSED", PC_QUEUE_CLOSED},
+    {"QUEUE_LOST", PC_QUEUE_LOST},         {"QUEUE_FULL", PC_QUEUE_FULL},
+    {"QUEUE_REFUSED", PC_QUEUE_REFUSED},   {"QUEUE_BROKEN", PC_QUEUE_BROKEN},
 };
 
 static int module_exec(PyObject *module)

@@ -39,23 +39,24 @@ static FeedObject *usable(PyObject *object)
 static int feed_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     FeedObject *self = (FeedObject *)object;
-    int fd;
-    const char *submit_name, *done_name;
+    int fd, control_fd = -1;
+    long long spin_ns = 0;
     pc_ring ring;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "iss", &fd, &submit_name, &done_name))
+    if (!PyArg_ParseTuple(args, "i|iL", &fd, &control_fd, &spin_ns))
         return -1;
     if (self->open) {
         PyErr_SetString(PyExc_RuntimeError, "feed is open already");
         return -1;
     }
-    if (py_ring_open(fd, submit_name, done_name, &ring) != 0)
+    if (py_ring_open(fd, control_fd, &ring) != 0)
         return -1;
     if (!pc_feed_init(&ring, &self->feed)) {
         pc_feed_deinit(&self->feed);
         PyErr_NoMemory();
         return -1;
     }
+    self->feed.spin_ns = spin_ns;
     self->open = 1;
     return 0;
 }
@@ -231,7 +232,7 @@ static PyObject *feed_oldest(PyObject *object, PyObject *unused)
         return NULL;
     if (!pc_feed_oldest(&self->feed, &oldest))
         Py_RETURN_NONE;
-    uint64_t deciding = __atomic_load_n(&self->feed.ring.header->deciding, __ATOMIC_RELAXED);
+    uint64_t deciding = __atomic_load_n(&self->feed.ring.control->deciding, __ATOMIC_RELAXED);
     return Py_BuildValue("KIN", (unsigned long long)oldest.position, oldest.count,
                          PyBool_FromLong(deciding == self->feed.collected + 1));
 }
@@ -248,13 +249,12 @@ static PyObject *feed_skip_oldest(PyObject *object, PyObject *unused)
 
 static PyObject *feed_rebind(PyObject *object, PyObject *args)
 {
-    int fd;
-    const char *submit_name, *done_name;
+    int fd, control_fd;
     pc_ring ring;
     FeedObject *self = usable(object);
-    if (self == NULL || !PyArg_ParseTuple(args, "iss", &fd, &submit_name, &done_name))
+    if (self == NULL || !PyArg_ParseTuple(args, "ii", &fd, &control_fd))
         return NULL;
-    if (py_ring_open(fd, submit_name, done_name, &ring) != 0)
+    if (py_ring_open(fd, control_fd, &ring) != 0)
         return NULL;
     if (ring.slot_count != self->feed.ring.slot_count ||
         ring.slot_pages != self->feed.ring.slot_pages) {
@@ -274,8 +274,19 @@ static PyObject *feed_raise_attention(PyObject *object, PyObject *unused)
         PyErr_SetString(PyExc_ValueError, "feed is closed");
         return NULL;
     }
-    __atomic_fetch_add(&self->feed.ring.header->attention, 1, __ATOMIC_RELEASE);
-    sem_post(self->feed.ring.submit);
+    pc_ring_raise_attention(&self->feed.ring);
+    Py_RETURN_NONE;
+}
+
+static PyObject *feed_mark_gone(PyObject *object, PyObject *unused)
+{
+    FeedObject *self = (FeedObject *)object;
+    (void)unused;
+    if (!self->open) {
+        PyErr_SetString(PyExc_ValueError, "feed is closed");
+        return NULL;
+    }
+    pc_ring_mark_gone(&self->feed.ring);
     Py_RETURN_NONE;
 }
 
@@ -286,7 +297,7 @@ static PyObject *feed_progress(PyObject *object, PyObject *unused)
     if (self == NULL)
         return NULL;
     return PyLong_FromUnsignedLongLong(
-        __atomic_load_n(&self->feed.ring.header->progress, __ATOMIC_RELAXED));
+        __atomic_load_n(&self->feed.ring.control->progress, __ATOMIC_RELAXED));
 }
 
 static PyObject *feed_occupied(PyObject *object, PyObject *unused)
@@ -365,6 +376,7 @@ static PyMethodDef feed_methods[] = {
     {"skip_oldest", feed_skip_oldest, METH_NOARGS, NULL},
     {"rebind", feed_rebind, METH_VARARGS, NULL},
     {"raise_attention", feed_raise_attention, METH_NOARGS, NULL},
+    {"mark_gone", feed_mark_gone, METH_NOARGS, NULL},
     {"progress", feed_progress, METH_NOARGS, NULL},
     {"occupied", feed_occupied, METH_NOARGS, NULL},
     {"counts", feed_counts, METH_NOARGS, NULL},

@@ -15,7 +15,7 @@ extern PyMethodDef py_cpu_methods[];
 extern PyMethodDef py_kernel_methods[];
 
 /* Opens a ring; on failure sets OSError or ValueError with what the core said. */
-int py_ring_open(int fd, const char *submit_name, const char *done_name, pc_ring *ring);
+int py_ring_open(int fd, int control_fd, pc_ring *ring);
 
 /* Takes a contiguous buffer of at least `bytes` bytes aligned to 8; else sets ValueError. */
 int py_words_get(PyObject *object, Py_buffer *view, int writable, uint64_t bytes, const char *what);

@@ -40,11 +40,12 @@ static WorkerObject *usable(PyObject *object)
 static int worker_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     WorkerObject *self = (WorkerObject *)object;
-    int fd;
-    const char *submit_name, *done_name, *kernel_name;
+    int fd, control_fd;
+    long long spin_ns = 0;
+    const char *kernel_name;
     pc_ring ring;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "isss", &fd, &submit_name, &done_name, &kernel_name))
+    if (!PyArg_ParseTuple(args, "iis|L", &fd, &control_fd, &kernel_name, &spin_ns))
         return -1;
     const pc_kernel *kernel = pc_kernel_find(kernel_name);
     if (self->open || kernel == NULL || pc_kernel_why_not(kernel) != NULL) {
@@ -55,13 +56,14 @@ static int worker_init(PyObject *object, PyObject *args, PyObject *kwargs)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
-    if (py_ring_open(fd, submit_name, done_name, &ring) != 0)
+    if (py_ring_open(fd, control_fd, &ring) != 0)
         return -1;
     if (!pc_worker_init(&ring, kernel, &self->worker)) {
         pc_worker_deinit(&self->worker, 0);
         PyErr_NoMemory();
         return -1;
     }
+    self->worker.spin_ns = spin_ns;
     self->open = 1;
     return 0;
 }
