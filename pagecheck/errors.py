@@ -47,6 +47,25 @@ class ResourceError(PagecheckError):
     exit_code = 4
 
 
+class LimitError(PagecheckError):
+    """The service's limits do not allow more: clients, blocks, channels, the length of a line."""
+
+    exit_code = 4
+
+
+class AccessError(PagecheckError):
+    """The service does not do this for this user."""
+
+    exit_code = 3
+
+
+class PeerError(PagecheckError):
+    """The other side of a socket (the service, a client, a VMM) hung up, is silent, or does not
+    speak the protocol."""
+
+    exit_code = 3
+
+
 class InternalError(PagecheckError):
     """A bug in pagecheck."""
 

@@ -24,16 +24,18 @@ _UINT64: Final = np.dtype(np.uint64)
 PIECE_BATCHES: Final = 4  # taken at once by a lane when several share a check
 
 
-class _Pieces:
-    """Cuts `total` positions into pieces for several threads."""
+class Pieces:
+    """Cuts positions into pieces for several threads."""
 
     def __init__(self, total: int, piece: int) -> None:
+        """`total` positions, at most `piece` at once."""
         self._total = total
         self._piece = piece
         self._next = 0
         self._lock = threading.Lock()
 
     def take(self) -> tuple[int, int] | None:
+        """The next (position, count), or None."""
         with self._lock:
             first = self._next
             count = min(self._piece, self._total - first)
@@ -137,7 +139,7 @@ def _on_lanes(
 ) -> list[str]:
     """Shares a large check between channels, or waits for a channel. Returns the notes."""
     lanes = min(len(pool.channels), math.ceil(len(pages) / CHECK_PAGES / PIECE_BATCHES))
-    work = _Pieces(len(pages), CHECK_PAGES * PIECE_BATCHES)
+    work = Pieces(len(pages), CHECK_PAGES * PIECE_BATCHES)
 
     def begin(feed: Feed) -> None:
         feed.begin_offsets(block.id, CHECK_PAGES, pages, zero, decided)

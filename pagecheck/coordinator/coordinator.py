@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from pagecheck.coordinator.scanning import ScanResult
     from pagecheck.coordinator.scanwork import Progress
+    from pagecheck.coordinator.selection import Selection
     from pagecheck.model import Access, Holes, Kind
     from pagecheck.report import Answer, Report
     from pagecheck.shm.bitmaps import BlockBitmaps
@@ -303,37 +304,32 @@ class Coordinator:
             SourceError: a page of a diff is part hole, part data.
             EngineError: no channel is left.
         """
-        from pagecheck.report import Report
+        from pagecheck.coordinator.reporting import make_report
 
         started = time.monotonic()
         result = self.scan_block(
             block, kind=kind, max_rate=max_rate, deadline=deadline, progress=progress
         )
-        return Report(
-            source=block.source.text,
-            answer=result.answer,
-            engine=self.engine,
-            kernel=self.kernel,
-            channels=self.channels,
-            page_size=block.ram.page_size,
-            seconds=time.monotonic() - started,
-            startup_seconds=0.0,
-            bytes_checked=result.bytes_checked,
-            blocks=(result.report,),
-            notes=result.notes,
-            workers=result.workers,
-        )
+        return make_report(self, block.source.text, [result], started)
 
     def scan_block(
         self,
         block: Block,
         *,
-        kind: Kind,
-        max_rate: int | None,
-        deadline: float | None,
-        progress: Progress | None,
+        kind: Kind = "full",
+        max_rate: int | None = None,
+        deadline: float | None = None,
+        progress: Progress | None = None,
+        bitmaps: BlockBitmaps | None = None,
+        selection: Selection | None = None,
     ) -> ScanResult:
-        """As `scan`, for callers that make the report themselves."""
+        """As `scan`, for callers that make the report themselves.
+
+        Args:
+            bitmaps: where the answers go, all bits 0; by default new ones.
+            selection: the pages that are looked at, of a full snapshot and at any rate; by default
+                all. Not with engine `none`.
+        """
         from pagecheck.coordinator import counting, scanning
         from pagecheck.coordinator.scanwork import ScanOptions
 
@@ -346,11 +342,18 @@ class Coordinator:
         scanning.check_kind(block, kind, self.engine)
         block.begin_use()
         try:
-            bitmaps = self._new_bitmaps(block)
+            bitmaps = bitmaps or self._new_bitmaps(block)
             if self._pool is None:
                 return scanning.scan_none(block, bitmaps)
             before = self.statistics()
-            result = scanning.scan(self._pool, block, bitmaps, options, Stop(self._stop))
+            stop = Stop(self._stop)
+            if selection is None:
+                result = scanning.scan(self._pool, block, bitmaps, options, stop)
+            else:
+                from pagecheck.coordinator import selecting
+
+                chosen = (self._pool, block, bitmaps, selection, options, stop)
+                result = selecting.scan_selected(*chosen)
             workers = counting.since(before, self.statistics())
             notes = counting.queue_notes(self._pool, workers)
             return result._replace(workers=workers, notes=(*result.notes, *notes))
@@ -363,9 +366,12 @@ class Coordinator:
             block.require_attached()
             self._scans += 1
             what = f"b{block.id}s{self._scans}-bitmaps"
-            from pagecheck.shm.bitmaps import BlockBitmaps
+            from pagecheck.shm.bitmaps import BlockBitmaps, bitmap_bytes
+            from pagecheck.shm.segments import Segment
 
-            bitmaps = BlockBitmaps(self._owner, what, block.ram.pages)
+            segment = Segment(self._owner.name(what), bitmap_bytes(block.ram.pages))
+            bitmaps = BlockBitmaps(segment, block.ram.pages)
+            segment.close()
             last = self._bitmaps.pop(block.id, None)
             self._bitmaps[block.id] = bitmaps
         if last is not None:

@@ -1,7 +1,8 @@
 """The channels of a coordinator and who uses which.
 
-A channel is leased by one thread at a time. Checks are urgent: a scan gives a channel up between
-two spans whenever a check waits for one.
+A channel is leased by one thread at a time, in the order of asking. Checks are urgent: a scan gives
+a channel up between two spans whenever a check waits for one, and after its turn when another scan
+waits.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 END_NS: Final = 300_000_000
 WATCH_S: Final = 0.1
 PAUSE: Final = (0, 0)
+TURN_NS: Final = 50_000_000  # how long a scan keeps a channel that another scan waits for
 
 
 class Stop(threading.Event):
@@ -62,6 +65,13 @@ class Job(NamedTuple):
     pause: Callable[[], None] | None = None
 
 
+class _Place:
+    """One thread's place in a queue."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+
 class Pool:
     """Starts, leases and ends channels."""
 
@@ -77,8 +87,8 @@ class Pool:
         self._free = threading.Condition()
         self._idle: list[Channel] = []
         self._lost: list[Channel] = []
-        self._waiting = 0  # threads that wait for a channel
-        self._urgent = 0  # those of them with an urgent job
+        self._urgent: deque[_Place] = deque()  # the threads that wait for a channel
+        self._patient: deque[_Place] = deque()  # the same for jobs that are not urgent
         self._closed = False
         try:
             for index in range(count):
@@ -168,11 +178,12 @@ class Pool:
         """Feeds one channel after the other until there is no more to take."""
         outcomes: list[Outcome] = []
         ended = paused = False
+        turn_ends_ns = 0
 
         def take() -> tuple[int, int] | None:
             nonlocal ended, paused
-            if self._urgent and not job.urgent:
-                return None  # an urgent job waits: let it have this channel
+            if self._is_wanted(job, turn_ends_ns):
+                return None  # another job's turn: let it have this channel
             piece = job.take()
             ended = piece is None
             paused = piece == PAUSE
@@ -186,12 +197,23 @@ class Pool:
             if channel is None:
                 break
             outcome = Outcome()
+            turn_ends_ns = time.monotonic_ns() + TURN_NS
             try:
                 outcome = channel.run(job.block, job.begin, take, job.stop, job.deadline_ns)
                 outcomes.append(outcome)
             finally:
                 self.release(channel, lost=outcome.lost, doubtful=outcome.doubtful)
         return outcomes
+
+    def _is_wanted(self, job: Job, turn_ends_ns: int) -> bool:
+        """Whether a job that is not urgent must let go of its channel. Looks without the lock: a
+        wait that is seen late only waits for one more span."""
+        if job.urgent or not (self._urgent or self._patient):
+            return False
+        if self._urgent:
+            return True
+        others = any(place.job is not job for place in list(self._patient))
+        return others and time.monotonic_ns() >= turn_ends_ns
 
     def lease_now(self) -> Channel | None:
         """A channel, if one is free at this moment; `release` it."""
@@ -205,12 +227,13 @@ class Pool:
 
     def _lease(self, job: Job) -> Channel | None:
         """Waits for a channel; None when the deadline passed or the job was stopped."""
+        queue = self._urgent if job.urgent else self._patient
+        place = _Place(job)
         with self._free:
-            self._urgent += job.urgent
-            self._waiting += 1
+            self._require_open()
+            queue.append(place)
             try:
-                self._require_open()
-                while not self._idle or (self._urgent and not job.urgent):
+                while not (self._idle and self._is_next(place)):
                     if len(self._lost) == len(self.channels):
                         raise EngineError("no channel is left: every one lost its workers")
                     left = min((job.deadline_ns - time.monotonic_ns()) / 1e9, WATCH_S)
@@ -220,10 +243,14 @@ class Pool:
                     self._require_open()
                 return self._idle.pop()
             finally:
-                self._urgent -= job.urgent
-                self._waiting -= 1
-                if self._waiting and not self._urgent:
+                queue.remove(place)
+                if self._urgent or self._patient:
                     self._free.notify_all()
+
+    def _is_next(self, place: _Place) -> bool:
+        if self._urgent:
+            return self._urgent[0] is place
+        return self._patient[0] is place
 
     def release(self, channel: Channel, *, lost: bool, doubtful: bool = False) -> None:
         """Gives a leased channel back.
@@ -237,7 +264,7 @@ class Pool:
                 self._lost.append(channel)
             else:
                 self._idle.insert(0 if doubtful else len(self._idle), channel)
-            if self._waiting or self._closed:
+            if self._urgent or self._patient or self._closed:
                 self._free.notify_all()
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ def scan_none(block: Block, bitmaps: BlockBitmaps) -> ScanResult:
     before = block.source.stamp()
     _native.bits_set(bitmaps.normal, 0, bitmaps.pages)
     answer: AnswerKind = "at-rest" if was_at_rest(block.source, before, before) else "live"
-    return ScanResult(_block_report(block, bitmaps, bitmaps.counts(diff=False)), answer, 0, ())
+    return ScanResult(block_report(block, bitmaps, bitmaps.counts(diff=False)), answer, 0, ())
 
 
 def scan(
@@ -78,7 +78,7 @@ def scan(
         raise work.error
     after = block.source.stamp()
     notes = [note for outcome in outcomes for note in outcome.notes]
-    notes += _forget_past_end(block, bitmaps, min(work.smallest, before.size, after.size))
+    notes += forget_past_end(block, bitmaps, min(work.smallest, before.size, after.size))
     if options.kind == "diff":
         notes += _forget_new_holes(block, bitmaps)
     if after.size > before.size:
@@ -88,14 +88,14 @@ def scan(
         )
     counts = bitmaps.counts(diff=options.kind == "diff")
     if counts.undecided and not notes:
-        notes.append(_why_undecided(counts.undecided, options.deadline_ns, stop))
+        notes.append(why_undecided(counts.undecided, options.deadline_ns, stop))
     answer: AnswerKind = "at-rest" if was_at_rest(block.source, before, after) else "live"
     looked_at = sum(outcome.decided for outcome in outcomes) * block.ram.page_size
-    report = _block_report(block, bitmaps, counts, diff=options.kind == "diff")
+    report = block_report(block, bitmaps, counts, diff=options.kind == "diff")
     return ScanResult(report, answer, looked_at, tuple(notes))
 
 
-def _forget_past_end(block: Block, bitmaps: BlockBitmaps, smallest: int) -> list[str]:
+def forget_past_end(block: Block, bitmaps: BlockBitmaps, smallest: int) -> list[str]:
     """Bytes past the end of a file that was cut short look like zeros: not decided."""
     inside = block.pages_inside(smallest)
     if inside == bitmaps.pages:
@@ -123,7 +123,8 @@ def _forget_new_holes(block: Block, bitmaps: BlockBitmaps) -> list[str]:
     return [f"{block.source.text}: {forgotten} pages became holes during the scan: undecided"]
 
 
-def _why_undecided(pages: int, deadline_ns: int, stop: Stop) -> str:
+def why_undecided(pages: int, deadline_ns: int, stop: Stop) -> str:
+    """The note on pages that nobody else explained."""
     if stop.is_set():
         return f"the scan was stopped: {pages} pages are undecided"
     if time.monotonic_ns() >= deadline_ns:
@@ -131,9 +132,10 @@ def _why_undecided(pages: int, deadline_ns: int, stop: Stop) -> str:
     return f"{pages} pages could not be read and are undecided"
 
 
-def _block_report(
+def block_report(
     block: Block, bitmaps: BlockBitmaps, counts: Counts, *, diff: bool = False
 ) -> BlockReport:
+    """What is told of the block."""
     unchanged = bitmaps.hole.toreadonly() if diff else None
     return BlockReport(
         block.ram, counts, bitmaps.zero.toreadonly(), bitmaps.normal.toreadonly(), unchanged

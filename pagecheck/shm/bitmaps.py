@@ -1,4 +1,4 @@
-"""The bitmaps of one scan of one block, in a segment of their own.
+"""The bitmaps of one scan of one block, in shared memory of their own.
 
 The coordinator is their only writer. The words are little-endian uint64, bit i % 64 of word i / 64
 is page i: the same bytes as KVM's dirty log and QEMU's mapped-ram bitmap.
@@ -11,8 +11,7 @@ import sys
 
 from pagecheck.model import Counts
 from pagecheck.native import _native
-from pagecheck.shm.owner import Owner
-from pagecheck.shm.segments import Segment
+from pagecheck.shm.segments import Memfd, Segment
 
 
 def _map(fd: int, size: int) -> mmap.mmap:
@@ -21,23 +20,29 @@ def _map(fd: int, size: int) -> mmap.mmap:
     return mmap.mmap(fd, size)  # keeps a duplicate of the descriptor as long as the views live
 
 
+def bitmap_bytes(pages: int) -> int:
+    """Bytes of the three bitmaps of that many pages: zero, normal, hole, one after the other."""
+    return (pages + 63) // 64 * 8 * 3
+
+
 class BlockBitmaps:
     """`zero`, `normal` and `hole` of one block; for a diff snapshot a hole means unchanged.
 
     The views stay valid after `remove`, as long as somebody holds them.
     """
 
-    def __init__(self, owner: Owner, what: str, pages: int) -> None:
-        """Allocates the words, all 0.
+    def __init__(self, store: Segment | Memfd, pages: int, offset: int = 0) -> None:
+        """Takes words that are all 0.
 
-        Raises:
-            ResourceError: /dev/shm has no room.
+        Args:
+            store: at least `bitmap_bytes(pages)` bytes from `offset` on; its descriptor may be
+                closed afterwards.
+            offset: bytes, a multiple of 8.
         """
         self.pages = pages
-        words = (pages + 63) // 64 * 8
-        self._segment = Segment(owner.name(what), max(3 * words, mmap.PAGESIZE))
-        memory = memoryview(_map(self._segment.fd, self._segment.size))
-        self._segment.close()
+        words = bitmap_bytes(pages) // 3
+        self._store = store
+        memory = memoryview(_map(store.fd, store.size))[offset:]
         self.zero = memory[:words]
         self.normal = memory[words : 2 * words]
         self.hole = memory[2 * words : 3 * words]
@@ -64,5 +69,5 @@ class BlockBitmaps:
                 _native.bits_clear(words, page, self.pages - page)
 
     def remove(self) -> None:
-        """Removes the segment's name."""
-        self._segment.remove()
+        """Removes the name, if it has one."""
+        self._store.remove()

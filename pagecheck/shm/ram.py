@@ -270,6 +270,32 @@ def _open_fd(text: str) -> RamSource:
     return _checked(RamSource(text, text, fd))
 
 
+def adopt(fd: int, text: str, name: str) -> RamSource:
+    """A source from a descriptor that somebody else passed on and that stays the caller's.
+
+    Its file system is asked nothing before it is known to be the kernel's own: a FUSE file could
+    hold us for ever. Only tmpfs, memfd and hugetlbfs have seals to ask for. Source: memfd_get_seals
+    in mm/memfd.c.
+
+    Raises:
+        SourceError: it is of another file system, not open for reading, not a file, or empty.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise SourceError(
+            f"{text}: is neither a memfd nor a file on tmpfs or hugetlbfs; only such descriptors "
+            "are taken"
+        ) from error
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+        raise SourceError(f"{text}: is open for writing only; pass it on open for reading")
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
+    except OSError:  # not our file: then its offset is shared with who passed it on
+        return _checked(RamSource(text, name, os.dup(fd), own_description=False))
+    return _checked(RamSource(text, name, own))
+
+
 def _open_shm(text: str) -> RamSource:
     import posix_ipc
 

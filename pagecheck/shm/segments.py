@@ -1,4 +1,5 @@
-"""Shared-memory segments that we create: allocated at once, removed by their creator only.
+"""Shared memory that we create: named segments, removed by their creator only, and memfds, which
+need no name where a descriptor is passed on. Both are allocated at once.
 
 A segment's pages are allocated when it is created, so that a full /dev/shm is an error here and
 never a SIGBUS later. posix_ipc creates and removes; never multiprocessing.shared_memory, whose
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+from typing import Final
 
 import posix_ipc
 
@@ -47,6 +50,56 @@ class Segment:
         """Removes the name; mappings and descriptors stay valid."""
         with contextlib.suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_shared_memory(self.name)
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+# A size that nobody can change, and a set of seals that nobody can add to. Source: fcntl(2).
+SEALS_SIZE: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+F_SEAL_FUTURE_WRITE: Final = 0x0010  # no new writable mapping and no write(2); Linux 5.1
+
+
+class Memfd:
+    """As `Segment`, without a name: it is passed on by its descriptor and goes with the last."""
+
+    def __init__(self, name: str, size: int) -> None:
+        """Creates and allocates it; its size is sealed by `seal`.
+
+        Args:
+            name: what /proc/PID/fd and maps call it; any number may have the same.
+            size: bytes.
+
+        Raises:
+            ResourceError: there is no memory for it, or no descriptor.
+        """
+        self.size = size
+        try:
+            self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError as error:
+            raise ResourceError(f"memfd {name}: cannot create: {error.strerror}") from error
+        try:
+            os.posix_fallocate(self.fd, 0, size)
+        except OSError as error:
+            self.close()
+            raise ResourceError(
+                f"memfd {name}: cannot allocate {size} bytes: {error.strerror}"
+            ) from error
+
+    def seal(self, *, read_only: bool) -> None:
+        """Nobody changes its size any more.
+
+        Args:
+            read_only: nobody but who has mapped it already writes to it any more.
+        """
+        seals = SEALS_SIZE | (F_SEAL_FUTURE_WRITE if read_only else 0)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
+
+    def remove(self) -> None:
+        """Nothing: it has no name."""
 
     def close(self) -> None:
         """Closes the descriptor."""

@@ -1,0 +1,61 @@
+"""From what scans found to the report that callers get."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from pagecheck.coordinator.scanning import ScanResult
+from pagecheck.report import Report
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator.coordinator import Coordinator
+    from pagecheck.model import AnswerKind
+    from pagecheck.statistics import ChannelReport
+
+
+def make_report(
+    coordinator: Coordinator,
+    source: str,
+    results: Sequence[ScanResult],
+    started: float,
+    ready: float | None = None,
+) -> Report:
+    """The report on one or more blocks of a source, which all have the same page size.
+
+    Args:
+        source: as the user named it.
+        started: `time.monotonic` when the caller began.
+        ready: the same when the first batch could be given out; None: at once.
+    """
+    return Report(
+        source=source,
+        answer=weakest(result.answer for result in results),
+        engine=coordinator.engine,
+        kernel=coordinator.kernel,
+        channels=coordinator.channels,
+        page_size=results[0].report.block.page_size,
+        seconds=time.monotonic() - started,
+        startup_seconds=0.0 if ready is None else ready - started,
+        bytes_checked=sum(result.bytes_checked for result in results),
+        blocks=tuple(result.report for result in results),
+        notes=tuple(note for result in results for note in result.notes),
+        workers=summed([result.workers for result in results]),
+    )
+
+
+def weakest(answers: Iterable[AnswerKind]) -> AnswerKind:
+    """What may be said of all blocks together."""
+    given = set(answers)
+    if "live" in given or not given:
+        return "live"
+    return "at-rest" if given == {"at-rest"} else "paused"
+
+
+def summed(scans: Sequence[tuple[ChannelReport, ...]]) -> tuple[ChannelReport, ...]:
+    """What each channel counted over several scans; the last one tells what it works with."""
+    return tuple(
+        same[-1]._replace(words=tuple(map(sum, zip(*(one.words for one in same), strict=True))))
+        for same in zip(*scans, strict=True)
+    )
