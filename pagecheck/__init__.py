@@ -11,9 +11,11 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from typing import Any
 
-    from pagecheck.coordinator import Block, Coordinator, scan
+    from pagecheck.client import Client
+    from pagecheck.coordinator import Block, Coordinator
     from pagecheck.errors import PagecheckError
     from pagecheck.model import Counts, RamBlock
+    from pagecheck.oneshot import scan
     from pagecheck.report import Answer, BlockReport, Report
     from pagecheck.statistics import ChannelReport, Statistics
 
@@ -22,6 +24,7 @@ __all__ = [
     "Block",
     "BlockReport",
     "ChannelReport",
+    "Client",
     "Coordinator",
     "Counts",
     "PagecheckError",
@@ -37,13 +40,14 @@ _HOMES = {
     "Block": "pagecheck.coordinator",
     "BlockReport": "pagecheck.report",
     "ChannelReport": "pagecheck.statistics",
+    "Client": "pagecheck.client",
     "Coordinator": "pagecheck.coordinator",
     "Counts": "pagecheck.model",
     "PagecheckError": "pagecheck.errors",
     "RamBlock": "pagecheck.model",
     "Report": "pagecheck.report",
     "Statistics": "pagecheck.statistics",
-    "scan": "pagecheck.coordinator",
+    "scan": "pagecheck.oneshot",
 }
 
 

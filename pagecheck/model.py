@@ -50,6 +50,22 @@ class Region(NamedTuple):
     mmap_offset: int
 
 
+class Pause(NamedTuple):
+    """How a VM was stopped for a scan.
+
+    Attributes:
+        seconds: how long we held it; 0 where somebody else had stopped it before.
+        stood_still: whether guest RAM provably stood still all the time.
+        expired: whether the longest time passed, so that the VM ran on before the end.
+        stopped_by_us: whether it was running before.
+    """
+
+    seconds: float
+    stood_still: bool
+    expired: bool
+    stopped_by_us: bool
+
+
 class Counts(NamedTuple):
     """Pages by kind; zero + normal + undecided + unchanged = pages, and holes are also zero."""
 

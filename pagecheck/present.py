@@ -53,10 +53,31 @@ def table(report: Report) -> str:
         [
             columns(rows),
             _summary(report),
+            *_pause(report),
+            *_regions(report),
             *_queues(report),
             *(f"note: {printable(n)}" for n in report.notes),
         ]
     )
+
+
+def _pause(report: Report) -> list[str]:
+    if report.pause is None:
+        return []
+    if not report.pause.stopped_by_us:
+        return ["the VM was paused already, and is left so"]
+    return [f"the VM was paused for {report.pause.seconds * 1e3:.1f} ms"]
+
+
+def _regions(report: Report) -> list[str]:
+    """Where the blocks lie in guest-physical memory, where that was asked for."""
+    return [
+        f"{printable(block.block.name)}: guest-physical {region.guest_phys_addr:#x} to "
+        f"{region.guest_phys_addr + region.memory_size - 1:#x} is "
+        f"{size_text(region.memory_size)} at offset {region.mmap_offset:#x}"
+        for block in report.blocks
+        for region in block.regions
+    ]
 
 
 def _queues(report: Report) -> list[str]:
@@ -107,6 +128,27 @@ def _summary(report: Report) -> str:
         f"{report.seconds:.2f} s (start-up {report.startup_seconds:.2f} s), {rate:.1f} GB/s "
         f"checked; {report.answer}: {meaning}"
     )
+
+
+def guest_runs(block: BlockReport) -> Iterator[tuple[int, int, str]]:
+    """The runs of `runs` where the guest sees them, in the order of its addresses.
+
+    Yields:
+        (guest-physical address, bytes, kind); parts of the block that the guest does not see are
+        left out, runs are cut at the edges of regions.
+    """
+    ram = block.block
+    kinds = [
+        (first * ram.page_size, (first + count) * ram.page_size, kind)
+        for first, count, kind in runs(block)
+    ]
+    for region in sorted(block.regions):
+        begin = region.mmap_offset - ram.start
+        end = begin + region.memory_size
+        for first, last, kind in kinds:
+            low, high = max(begin, first), min(end, last)
+            if low < high:
+                yield region.guest_phys_addr + low - begin, high - low, kind
 
 
 def printable(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pagecheck.model import AnswerKind, Counts, RamBlock
+from pagecheck.model import AnswerKind, Counts, Pause, RamBlock, Region
 from pagecheck.statistics import ChannelReport, Statistics
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class BlockReport:
             i / 64 is page i, padding bits 0); `unchanged` is None except for a diff snapshot.
             They stay valid as long as the report lives.
         files: paths of the bitmap files that were written, by `zero`, `normal`, `unchanged`.
+        regions: where its parts lie in guest-physical memory; empty where that was not asked for.
     """
 
     block: RamBlock
@@ -32,6 +33,7 @@ class BlockReport:
     normal: memoryview = field(repr=False, compare=False)
     unchanged: memoryview | None = field(default=None, repr=False, compare=False)
     files: dict[str, str] = field(default_factory=dict)
+    regions: tuple[Region, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """This block's entry in the JSON report."""
@@ -40,6 +42,7 @@ class BlockReport:
             "bytes": self.block.size,
             **self.counts._asdict(),
             "files": self.files,
+            "regions": [region._asdict() for region in self.regions],
         }
 
 
@@ -49,7 +52,8 @@ class Report:
 
     Attributes:
         source: what was scanned, as the user named it.
-        answer: `at-rest` is exact; `live` is a hint, since the RAM may have changed meanwhile.
+        answer: `at-rest` and `paused` are exact; `live` is a hint, since the RAM may have changed
+            meanwhile.
         engine: what decided the pages; `dsa` if any channel had a work queue.
         kernel: the CPU kernel, None for engine `none`.
         channels: workers that took part.
@@ -59,6 +63,7 @@ class Report:
         workers: what each channel worked with and counted during the scan, other work included
             that ran on it meanwhile; empty for engine `none`.
         notes: one line each on what a user should know: a file that shrank, a batch set aside.
+        pause: how the VM was stopped for it; None where that was not asked for.
     """
 
     source: str
@@ -73,6 +78,7 @@ class Report:
     blocks: tuple[BlockReport, ...]
     notes: tuple[str, ...] = ()
     workers: tuple[ChannelReport, ...] = ()
+    pause: Pause | None = None
 
     @property
     def statistics(self) -> Statistics:
@@ -104,6 +110,7 @@ class Report:
             "blocks": [block.to_json() for block in self.blocks],
             "total": self.total._asdict(),
             "notes": list(self.notes),
+            "pause": None if self.pause is None else self.pause._asdict(),
             "statistics": self.statistics._asdict(),
             "workers": [each.to_json() for each in self.workers],
         }

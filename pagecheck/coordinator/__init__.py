@@ -5,6 +5,5 @@ It never reads guest RAM and never opens a work queue.
 
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.coordinator import Coordinator
-from pagecheck.coordinator.oneshot import scan
 
-__all__ = ["Block", "Coordinator", "scan"]
+__all__ = ["Block", "Coordinator"]

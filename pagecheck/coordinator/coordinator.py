@@ -53,6 +53,9 @@ class Coordinator:
     """Owns the channels and their workers; everything is gone after `close`.
 
     Use it as a context manager. Several threads may use one coordinator at once.
+
+    Attributes:
+        settings: what its workers were told; None for engine `none`.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Coordinator:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._pool: Pool | None = None
+        self.settings: Settings | None = None
         sweep()
         self._owner = Owner()
         self._end = weakref.finalize(
@@ -118,7 +122,7 @@ class Coordinator:
         if engine == "none":
             return
         slot_pages = max(batch_pages or 0, default_batch_pages(4096))
-        settings = Settings(
+        settings = self.settings = Settings(
             engine=engine,
             wq=tuple(wq),
             fallback=fallback,

@@ -128,6 +128,17 @@ class WorkerProcess:
         self._send({"detach": {"block": block}})
         wake()
 
+    def tell(
+        self, message: dict[str, Any], fds: tuple[int, ...], wake: Callable[[], None]
+    ) -> None:
+        """Sends a message of the caller's making and wakes the worker.
+
+        Raises:
+            WorkerDied: it is gone.
+        """
+        self._send(message, fds)
+        wake()
+
     def _send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         try:
             self._link.send(message, fds)

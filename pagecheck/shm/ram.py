@@ -80,6 +80,11 @@ class RamSource:
         """Whether a store to a mapping of it leaves no trace in the file's times."""
         return self.magic in (TMPFS, HUGETLBFS)
 
+    @property
+    def is_known_file_system(self) -> bool:
+        """Whether the kernel itself answers for it: a read ends."""
+        return self.is_shared_memory or self.magic in DISK
+
     def flags(self, *, trust_holes: bool) -> int:
         """What workers may do with it: TOUCH_FREELY, TRUST_HOLES, ASK_RESIDENT."""
         flags = 0

@@ -24,6 +24,7 @@ TYPES = {
     "blocks": list,
     "total": dict,
     "notes": list,
+    "pause": type(None),
     "statistics": dict,
     "workers": list,
 }
@@ -53,9 +54,11 @@ def test_json_schema(ram: Path):
     assert report["page_size"] == PAGE
     assert 0 <= report["startup_seconds"] <= report["seconds"] < 10
     (block,) = report["blocks"]
-    assert list(block) == ["name", "bytes", *COUNTS, "files"]
+    assert list(block) == ["name", "bytes", *COUNTS, "files", "regions"]
     assert block["name"] == "guest.ram"
     assert block["files"] == {}
+    assert block["regions"] == []
+    assert report["pause"] is None
     assert report["notes"] == []
     assert_sums(report)
     assert report["total"] == {

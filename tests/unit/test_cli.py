@@ -111,6 +111,6 @@ def test_a_mistake_with_json_is_json() -> None:
     ],
 )
 def test_sizes(text: str, size: int) -> None:
-    from pagecheck.cli import SIZE
+    from pagecheck.cli.options import SIZE
 
     assert SIZE.convert(text, None, None) == size

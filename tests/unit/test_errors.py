@@ -12,6 +12,9 @@ CODES = {
     "EngineError": 3,
     "StartTimeout": 3,
     "ResourceError": 4,
+    "LimitError": 4,
+    "AccessError": 3,
+    "PeerError": 3,
     "InternalError": 4,
 }
 

@@ -28,12 +28,25 @@ MAY_IMPORT = {
     "shm": {"native"},
     "hw": {"native"},
     "workers": {"shm", "hw", "wire", "native"},
-    "coordinator": {"shm", "native", "plan", "wire", "report", "statistics", "bitmap_files"},
+    "coordinator": {"shm", "native", "plan", "wire", "report", "statistics"},
+    "vmm": {"shm", "native", "wire"},
+    "oneshot": {"coordinator", "vmm", "shm", "plan", "report", "bitmap_files"},
+    "protocol": set(),
+    "service": {
+        *("coordinator", "vmm", "shm", "native", "plan", "protocol", "report", "statistics"),
+        "_version",
+    },
+    "client": {"protocol", "shm", "native", "report", "bitmap_files"},
     "report": {"statistics"},
     "present": {"native", "report", "statistics"},
+    "service_table": {"present"},
     "bitmap_files": {"report"},
-    "cli": {"coordinator", "present", "hw", "report", "signals", "streams", "_version"},
-    "__init__": {"coordinator", "report", "statistics", "_version"},
+    "include": set(),
+    "cli": {
+        *("oneshot", "client", "service", "protocol", "present", "service_table", "hw", "report"),
+        *("signals", "streams", "include", "_version"),
+    },
+    "__init__": {"client", "coordinator", "oneshot", "report", "statistics", "_version"},
     "__main__": {"cli", "signals", "streams"},
 }
 

@@ -32,7 +32,7 @@ def test_total_is_the_sum() -> None:
 def test_json_is_the_promised_document() -> None:
     document = json.loads(json.dumps(make_report(A, B).to_json()))
     blocks = [
-        {"name": f"b{n}", "bytes": c.pages * 4096, **c._asdict(), "files": {}}
+        {"name": f"b{n}", "bytes": c.pages * 4096, **c._asdict(), "files": {}, "regions": []}
         for n, c in enumerate((A, B))
     ]
     assert document == {
@@ -49,6 +49,7 @@ def test_json_is_the_promised_document() -> None:
         "blocks": blocks,
         "total": BOTH._asdict(),
         "notes": ["n"],
+        "pause": None,
         "statistics": {**dict.fromkeys(COUNTERS, 0), "statuses": {}},
         "workers": [],
     }

@@ -70,7 +70,7 @@ class Guest:
         Args:
             size_bytes: Guest RAM, a multiple of 1 MiB.
             machine: "q35" or "microvm".
-            backend: "file" or "memfd".
+            backend: "file", "memfd" or "devfd".
             random_mb: MiB of random bytes that the guest keeps; it frees half as many again.
             zeros_mb: MiB of zero bytes that the guest keeps.
             timeout_s: How long boot and filling may take, in seconds.
@@ -90,18 +90,24 @@ class Guest:
         files = locate()
         with ExitStack() as stack:
             ram_file = _ram_file(stack, spec, ram_folder) if backend == "file" else None
+            memfd = _memfd(stack, spec) if backend == "devfd" else None
+            if memfd is not None:
+                ram_file = Path(f"/dev/fd/{memfd}")
             ours, theirs = socket.socketpair()
             stack.callback(ours.close)
             with theirs:
                 command = spec.command_line(files, ram_file, theirs.fileno(), extra)
                 started = time.monotonic()
-                qemu = _start(stack, command, theirs.fileno())
+                passed = (theirs.fileno(),) if memfd is None else (theirs.fileno(), memfd)
+                qemu = _start(stack, command, passed)
             console = Console(qemu)
             console.wait_line(FILLED, deadline)
             boot_s = time.monotonic() - started
             guest = cls(spec, qemu, console, Qmp(ours, deadline))
             guest.boot_s = boot_s
             guest.ram_path = ram_file or _memfd_path(qemu.pid, spec.size_bytes)
+            if memfd is not None:
+                guest.ram_path = Path(f"/proc/{os.getpid()}/fd/{memfd}")
             yield guest
 
     @property
@@ -181,7 +187,14 @@ class Guest:
             raise GuestError(f"guest (QEMU {self.pid}): is {status}, should be {wanted}")
 
 
-def _start(stack: ExitStack, command: list[str], qmp_fd: int) -> "subprocess.Popen[bytes]":
+def _memfd(stack: ExitStack, spec: GuestSpec) -> int:
+    fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC)
+    stack.callback(os.close, fd)
+    os.ftruncate(fd, spec.size_bytes)
+    return fd
+
+
+def _start(stack: ExitStack, command: list[str], fds: tuple[int, ...]) -> "subprocess.Popen[bytes]":
     leash = shutil.which("setpriv")
     if leash is None:
         raise MissingPiece("no setpriv in PATH; apt-get install util-linux")
@@ -190,7 +203,7 @@ def _start(stack: ExitStack, command: list[str], qmp_fd: int) -> "subprocess.Pop
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=(qmp_fd,),
+        pass_fds=fds,
         start_new_session=True,
     )
     stack.callback(_end, qemu)

@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 # microvm with ACPI hangs under TCG while the guest's kernel calibrates its clock.
 MACHINES = {"q35": "q35", "microvm": "microvm,acpi=off"}
-BACKENDS = ("file", "memfd")
+BACKENDS = ("file", "memfd", "devfd")
 
 _KERNEL_MIB = 96  # what a stock kernel, its initramfs and busybox need to come up
 
@@ -23,7 +23,8 @@ class GuestSpec:
     Args:
         size_bytes: Guest RAM, a multiple of 1 MiB.
         machine: A key of MACHINES.
-        backend: "file" (memory-backend-file, shared) or "memfd" (memory-backend-memfd).
+        backend: "file" (memory-backend-file, shared), "memfd" (memory-backend-memfd), or "devfd"
+            (memory-backend-file on /dev/fd/N, a memfd that QEMU inherits).
         random_mb: MiB of random bytes that the guest keeps; it frees half as many again.
         zeros_mb: MiB of zero bytes that the guest keeps.
 
@@ -60,14 +61,15 @@ class GuestSpec:
 
         Args:
             files: The programs to run.
-            ram_file: The file that backs guest RAM; None for a memfd.
+            ram_file: The file that backs guest RAM; None for a memfd of QEMU's own.
             qmp_fd: A connected socket that QEMU inherits and speaks QMP on.
             extra: More arguments for QEMU.
 
         Returns:
             The argument vector; the console is on standard output.
         """
-        backend = f"memory-backend-{self.backend},id=ram,size={self.size_bytes},share=on"
+        kind = "memfd" if self.backend == "memfd" else "file"
+        backend = f"memory-backend-{kind},id=ram,size={self.size_bytes},share=on"
         if ram_file is not None:
             backend += f",mem-path={ram_file}"
         return [

@@ -1,0 +1,88 @@
+"""What several commands have in common: exit codes, sizes, the options of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from pagecheck.hw.wq import DIGITS_MAX
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0    every page was decided
+  1    the scan ran, but pages stayed undecided
+       (deadline, a file cut short, a batch set aside)
+  2    a mistake in what was asked for
+  3    the engine or kernel cannot run here, too few workers start,
+       or the service cannot be used
+  4    /dev/shm is full, a limit of the service, or a bug in pagecheck
+  130  interrupted (SIGINT)       143  terminated (SIGTERM)
+  129  hung up (SIGHUP)           141  nobody reads the output (SIGPIPE)
+"""
+
+_SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class Size(click.ParamType[int]):
+    """Bytes, with K, M, G or T (also KiB and so on) for powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parses the text of an option."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().upper().removesuffix("/S").removesuffix("IB").removesuffix("B")
+        factor = _SUFFIXES.get(text[-1:], 1)
+        number = text[:-1] if factor > 1 else text
+        if not (number.isascii() and number.isdigit() and len(number) <= DIGITS_MAX):
+            self.fail(f"{value!r} is not a size; write bytes or such as 64K, 512M, 4G", param, ctx)
+        return int(number) * factor
+
+
+SIZE = Size()
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_ENGINE = (
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "dsa", "cpu", "none"]),
+        default="auto",
+        show_default=True,
+        help="What decides a page. auto: dsa where a work queue can be used, else cpu. none: every "
+        "page is normal and nothing is read.",
+    ),
+    click.option(
+        "--wq",
+        multiple=True,
+        metavar="QUEUE",
+        help="A DSA work queue such as /dev/dsa/wq0.0, or 'model:' for a software device. Repeat "
+        "it for several: channels take them round robin. Default: those that 'pagecheck devices' "
+        "finds.",
+    ),
+    click.option(
+        "--fallback", is_flag=True, help="With --engine dsa: use the CPU where no queue can be had."
+    ),
+    click.option("--kernel", metavar="NAME", help="CPU kernel; see 'pagecheck kernels'."),
+    click.option("--nice", type=int, default=0, help="Added to the workers' nice value."),
+    click.option(
+        "--stall",
+        type=float,
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="A worker that makes no progress this long is replaced.",
+    ),
+)
+
+
+def engine_options(command: _Command) -> _Command:
+    """Adds what says how pages are decided."""
+    for option in reversed(_ENGINE):
+        command = option(command)
+    return command

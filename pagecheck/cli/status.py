@@ -1,0 +1,65 @@
+"""`pagecheck status`: what a service does, once or live."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import click
+
+from pagecheck.cli.options import EXIT_CODES
+from pagecheck.signals import raise_pending
+
+
+@click.command(epilog=EXIT_CODES, short_help="Show what a service does.")
+@click.option("--socket", "path", type=click.Path(), required=True, help="Where it listens.")
+@click.option(
+    "--watch", is_flag=True, help="Go on showing it, until interrupted; on a terminal in place."
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two looks.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one line per look.")
+def status(path: str, *, watch: bool, interval: float, as_json: bool) -> int:
+    """Show what the service at a socket does: its workers, its clients, what it has counted."""
+    from pagecheck.client import Client
+    from pagecheck.service_table import service_table
+
+    with Client(path) as client:
+        found = client.stats()
+        if not watch:
+            print(json.dumps(found) if as_json else service_table(found, None, 0.0))
+            return 0
+        if as_json or not sys.stdout.isatty():
+            while True:
+                print(json.dumps(found) if as_json else service_table(found, None, 0.0), flush=True)
+                _sleep(interval)
+                found = client.stats()
+        return _live(client, found, interval)
+
+
+def _live(client: Any, first: dict[str, Any], interval: float) -> int:
+    from rich.live import Live
+    from rich.text import Text
+
+    from pagecheck.service_table import service_table
+
+    before = first
+    with Live(Text(service_table(first, None, 0.0)), auto_refresh=False, screen=False) as live:
+        while True:
+            _sleep(interval)
+            now = client.stats()
+            live.update(Text(service_table(now, before, interval)), refresh=True)
+            before = now
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)
+    raise_pending()

@@ -1,0 +1,498 @@
+"""`pagecheck.Client`: the service's Python side."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from pagecheck import errors
+from pagecheck.errors import PagecheckError, PeerError, SourceError, UsageError
+from pagecheck.model import Counts, Pause, RamBlock, Region
+from pagecheck.native import Feed, _native
+from pagecheck.protocol import PROTOCOL, Connection, close_all, parse
+from pagecheck.report import Answer, BlockReport, Report
+from pagecheck.shm.ram import RamSource, open_source
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+CONNECT_S: Final = 10.0
+REPLY_S: Final = 60.0
+CHECK_REPLY_S: Final = 30.0  # beyond the deadline of a check
+NEVER_NS: Final = 1 << 62
+BATCH_PAGES: Final = 128
+
+Progress = Callable[[int, int], None]
+
+
+class RemoteBlock(NamedTuple):
+    """A RAM block that this client attached.
+
+    Attributes:
+        number: what commands and rings call it.
+        regions: where its parts lie in guest-physical memory; empty where that is not known.
+    """
+
+    number: int
+    ram: RamBlock
+    regions: tuple[Region, ...]
+
+
+class Checked(NamedTuple):
+    """What a check found.
+
+    Attributes:
+        answer: `live` is a hint, `at-rest` and `paused` are exact.
+        blocks: bitmaps of every block that was asked for; they stay valid as long as they live.
+    """
+
+    answer: Any
+    blocks: tuple[BlockReport, ...]
+    notes: tuple[str, ...]
+    pause: Pause | None
+    raw: dict[str, Any]
+
+
+class Client:
+    """A connection to a service; a context manager. What it attached goes when it goes.
+
+    Several threads may use one client; their commands wait for each other.
+
+    Attributes:
+        greeting: what the service said of itself: version, protocol, layout, capabilities, limits.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float = CONNECT_S) -> None:
+        """Connects and reads the greeting.
+
+        Args:
+            path: the service's socket.
+            timeout: seconds for both.
+
+        Raises:
+            PeerError: nobody listens there, or it is no service of this protocol.
+            AccessError, LimitError: the service does not let us in.
+        """
+        self._path = os.fspath(path)
+        self._lock = threading.Lock()
+        self._ids = 0
+        self._broken = False
+        deadline_ns = time.monotonic_ns() + int(timeout * 1e9)
+        self._connection = Connection(_connected(self._path, timeout))
+        try:
+            message, fds = self._receive(deadline_ns)
+            close_all(fds)
+            if "error" in message:
+                raise _error(message["error"])
+            greeting = message.get("pagecheck")
+            if not isinstance(greeting, dict):
+                raise PeerError(f"{self._path}: greets as something else than pagecheck")
+            if greeting.get("protocol") != PROTOCOL:
+                raise PeerError(
+                    f"{self._path}: speaks protocol {greeting.get('protocol')}, we speak {PROTOCOL}"
+                )
+        except BaseException:
+            self.close()
+            raise
+        self.greeting: dict[str, Any] = greeting
+
+    def execute(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        fds: Sequence[int] = (),
+        *,
+        timeout: float | None = REPLY_S,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Runs one command, as `service/schema.json` documents them.
+
+        Args:
+            fds: descriptors for the service; they stay the caller's.
+            timeout: seconds; None: as long as it takes.
+            on_event: called with the `data` of every event on the way.
+
+        Returns:
+            The members of `return`, and the descriptors that came, which are the caller's.
+
+        Raises:
+            PagecheckError: the service's own, by its class.
+            PeerError: it hung up or does not answer; the client is of no use any more.
+        """
+        until = NEVER_NS if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
+        with self._lock:
+            if self._broken:
+                raise PeerError(f"{self._path}: the connection was given up")
+            self._ids += 1
+            request = {"execute": command, "arguments": arguments or {}, "id": self._ids}
+            try:
+                self._connection.send(request, tuple(fds), until)
+                while True:
+                    message, received = self._receive(until)
+                    if message.get("id") == self._ids and "event" not in message:
+                        break
+                    close_all(received)
+                    if on_event is not None and message.get("id") == self._ids:
+                        on_event(message.get("data", {}))
+            except BaseException:
+                self._broken = True  # an answer that comes later would be taken for another one's
+                self._connection.close()
+                raise
+        if "error" in message:
+            close_all(received)
+            raise _error(message["error"])
+        return message.get("return", {}), received
+
+    def _receive(self, deadline_ns: int) -> tuple[dict[str, Any], list[int]]:
+        line = self._connection.receive(deadline_ns)
+        if line is None:
+            raise PeerError(f"{self._path}: the service did not answer in time")
+        return parse(line.text), line.fds
+
+    def attach(
+        self,
+        source: str | os.PathLike[str] | int,
+        *,
+        name: str | None = None,
+        page_size: int = 4096,
+        offset: int = 0,
+        length: int | None = None,
+        regions: Iterable[Region] = (),
+        holes: str = "trust",
+        access: str = "auto",
+    ) -> list[RemoteBlock]:
+        """Makes guest RAM known to the service.
+
+        Args:
+            source: a descriptor of a memfd or of a file on tmpfs or hugetlbfs, which stays the
+                caller's; or a path, `shm:/name`, `pid:PID[:NAME]` or `qmp:SOCKET`. A file on tmpfs
+                is opened here and passed on; everything else the service opens, which it does for
+                root and its own user only.
+            regions: where its parts lie in guest-physical memory.
+            access: `read` for a single pass, see `Coordinator.attach`.
+
+        Returns:
+            One block; as many as there are for `pid:` and `qmp:`.
+
+        Raises:
+            SourceError, UsageError, LimitError, AccessError: it is not taken; the text says why.
+        """
+        arguments: dict[str, Any] = {"page_size": page_size, "holes": holes, "access": access}
+        arguments |= {} if name is None else {"name": name}
+        arguments |= {} if not offset else {"offset": offset}
+        arguments |= {} if length is None else {"size": length}
+        given = [region._asdict() for region in regions]
+        arguments |= {"regions": given} if given else {}
+        with contextlib.ExitStack() as stack:
+            fds = self._passed_on(stack, source, arguments)
+            reply, received = self.execute("attach", arguments, fds)
+            close_all(received)
+        return [_remote(each) for each in reply["blocks"]]
+
+    def _passed_on(
+        self, stack: contextlib.ExitStack, source: Any, arguments: dict[str, Any]
+    ) -> list[int]:
+        if isinstance(source, int):
+            return [source]
+        text = os.fspath(source)
+        if text.startswith(("pid:", "qmp:")):
+            if text.startswith("qmp:"):
+                text = f"qmp:{os.path.abspath(text.removeprefix('qmp:'))}"
+            arguments["source"] = text
+            return []
+        ram: RamSource = stack.enter_context(open_source(text))
+        arguments.setdefault("name", ram.name)
+        if ram.is_shared_memory:
+            return [ram.fd]
+        if text.startswith("fd:"):
+            raise SourceError(f"{text}: the service takes descriptors of shared memory only")
+        arguments["source"] = os.path.abspath(text)
+        return []
+
+    def detach(self, block: RemoteBlock) -> None:
+        """The service forgets the block."""
+        self.execute("detach", {"block": block.number})
+
+    def check(
+        self,
+        blocks: Sequence[RemoteBlock],
+        *,
+        ranges: Sequence[dict[str, int]] | None = None,
+        bitmap: int | None = None,
+        kind: str = "full",
+        max_rate: int | None = None,
+        deadline: float | None = None,
+        pause: bool = False,
+        max_pause: float | None = None,
+        progress: Progress | None = None,
+    ) -> Checked:
+        """Decides pages of one block or more.
+
+        Args:
+            ranges: of the only block: `{"first": page, "count": pages}`, or
+                `{"gpa": address, "size": bytes}` where its regions are known.
+            bitmap: of the only block: a descriptor of shared memory whose bits select pages.
+            deadline: seconds; pages not answered by then are undecided.
+            pause: stop the VM meanwhile; for blocks attached as `qmp:`.
+
+        Raises:
+            PagecheckError: the subclass says whose fault it is.
+        """
+        arguments: dict[str, Any] = {
+            "blocks": [block.number for block in blocks],
+            "kind": kind,
+            "pause": pause,
+            "bitmap": bitmap is not None,
+            "progress": progress is not None,
+        }
+        optional = {
+            "ranges": ranges,
+            "max_rate": max_rate,
+            "deadline": deadline,
+            "max_pause": max_pause,
+        }
+        arguments |= {key: value for key, value in optional.items() if value is not None}
+
+        def on_event(event: dict[str, Any]) -> None:
+            if progress is not None:
+                progress(event["done"], event["bytes"])
+
+        reply, fds = self.execute(
+            "check",
+            arguments,
+            [] if bitmap is None else [bitmap],
+            timeout=None if deadline is None else deadline + CHECK_REPLY_S,
+            on_event=on_event,
+        )
+        try:
+            return _checked(reply, fds, blocks)
+        finally:
+            close_all(fds)
+
+    def scan(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        page_size: int = 4096,
+        offset: int = 0,
+        length: int | None = None,
+        kind: str = "full",
+        holes: str = "trust",
+        max_rate: int | None = None,
+        deadline: float | None = None,
+        pause: bool = False,
+        max_pause: float | None = None,
+        gpa: bool = False,
+        out: str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Report:
+        """As `pagecheck.scan`, by the service's workers and engine.
+
+        Returns:
+            The report; `workers` is empty, since the service's workers have other clients, too.
+        """
+        started = time.monotonic()
+        blocks = self.attach(
+            source, page_size=page_size, offset=offset, length=length, holes=holes, access="read"
+        )
+        try:
+            if gpa and not all(block.regions for block in blocks):
+                raise UsageError(
+                    f"{os.fspath(source)}: guest-physical addresses are known for qmp:SOCKET only"
+                )
+            if out is not None:
+                from pagecheck.bitmap_files import prepare
+
+                for block in blocks:
+                    prepare(out, block.ram.name, os.fspath(source))
+            ready = time.monotonic()
+            found = self.check(
+                blocks,
+                kind=kind,
+                max_rate=max_rate,
+                deadline=deadline,
+                pause=pause,
+                max_pause=max_pause if pause else None,
+                progress=progress,
+            )
+        finally:
+            with contextlib.suppress(PagecheckError):
+                for block in blocks:
+                    self.detach(block)
+        report = Report(
+            source=os.fspath(source),
+            answer=found.answer,
+            engine=found.raw["engine"],
+            kernel=found.raw["kernel"],
+            channels=found.raw["channels"],
+            page_size=page_size,
+            seconds=time.monotonic() - started,
+            startup_seconds=ready - started,
+            bytes_checked=found.raw["bytes_checked"],
+            blocks=found.blocks if gpa else tuple(_without_regions(b) for b in found.blocks),
+            notes=found.notes,
+            pause=found.pause,
+        )
+        if out is None:
+            return report
+        from pagecheck.bitmap_files import write
+
+        return write(report, out)
+
+    def open_channel(
+        self, *, slots: int = 16, slot_pages: int = 128, spin_us: int = 0
+    ) -> RemoteChannel:
+        """Opens a direct channel: batches go to a worker of its own through shared memory.
+
+        Args:
+            slots: batches that may be out at once.
+            slot_pages: the most pages of a batch.
+            spin_us: both sides look this long before they sleep.
+        """
+        arguments = {"slots": slots, "slot_pages": slot_pages, "spin_us": spin_us}
+        reply, fds = self.execute("open-channel", arguments)
+        try:
+            if len(fds) != 1:
+                raise PeerError(f"{self._path}: the channel came with {len(fds)} descriptors")
+            feed = Feed(fds[0], -1, spin_us * 1000)
+        finally:
+            close_all(fds)
+        return RemoteChannel(self, reply["channel"], min(slot_pages, BATCH_PAGES), feed)
+
+    def blocks(self) -> list[RemoteBlock]:
+        """The blocks that this client has attached."""
+        reply, _fds = self.execute("query-blocks")
+        return [_remote(each) for each in reply["blocks"]]
+
+    def stats(self) -> dict[str, Any]:
+        """What the service has counted; root and its own user are told of every client."""
+        reply, _fds = self.execute("query-stats")
+        return reply
+
+    def close(self) -> None:
+        """Hangs up. May be called twice."""
+        self._broken = True
+        self._connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+class RemoteChannel:
+    """A direct channel of a client; for one thread at a time."""
+
+    def __init__(self, client: Client, number: int, batch_pages: int, feed: Feed) -> None:
+        self._client = client
+        self._number = number
+        self._batch_pages = batch_pages
+        self._feed = feed
+
+    def check(self, block: RemoteBlock, offsets: ArrayLike, *, deadline: float = REPLY_S) -> Answer:
+        """Decides the pages at the given offsets; no socket and no service's thread is in between.
+
+        Args:
+            offsets: uint64[n] in bytes from the block's start, as in `Coordinator.check`.
+            deadline: seconds from now; pages not answered by then are undecided.
+
+        Raises:
+            UsageError: an offset is misaligned or out of range.
+            PeerError: the channel's worker is gone, or answers nonsense; open another channel.
+        """
+        import numpy as np
+
+        pages = np.array(offsets, np.uint64, ndmin=1)
+        bad = _native.offsets_check(pages, block.ram.page_size, block.ram.size)
+        if bad >= 0:
+            raise UsageError(f"offsets[{bad}] = {int(pages[bad]):#x}: not a page of the block")
+        zero, decided = np.zeros(len(pages), np.bool_), np.zeros(len(pages), np.bool_)
+        partition = np.empty(len(pages), np.uint64)
+        until = time.monotonic_ns() + int(deadline * 1e9)
+        state = _native.PUMP_DONE
+        if len(pages):
+            self._feed.begin_offsets(block.number, self._batch_pages, pages, zero, decided)
+            self._feed.more(0, len(pages))
+            try:
+                state = self._feed.pump(False, until)
+                while state == _native.PUMP_INTERRUPTED:
+                    state = self._feed.pump(False, until)
+            finally:
+                self._feed.end()
+        if state == _native.PUMP_GONE:
+            raise PeerError(f"channel {self._number}: its worker is gone; open another one")
+        if state == _native.PUMP_BROKEN:
+            raise PeerError(f"channel {self._number}: refused, or answered nonsense")
+        notes = () if decided.all() else ("the deadline passed, or pages could not be read",)
+        normal = _native.offsets_partition(pages, zero, partition)
+        return Answer(zero, decided, partition, normal, notes)
+
+    def close(self) -> None:
+        """Ends the channel's worker."""
+        self._feed.close()
+        self._client.execute("close-channel", {"channel": self._number})
+
+
+def _connected(path: str, timeout: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(path)
+    except (OSError, ValueError) as error:
+        connection.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PeerError(
+            f"{path}: no service there: {reason}; start one with pagecheck serve --socket {path}"
+        ) from error
+    return connection
+
+
+def _error(told: Any) -> PagecheckError:
+    """The service's error as our own class."""
+    if not isinstance(told, dict):
+        return PeerError("the service told an error of no known form")
+    known = getattr(errors, str(told.get("class")), None)
+    kind = known if isinstance(known, type) and issubclass(known, PagecheckError) else PeerError
+    return kind(str(told.get("desc")))
+
+
+def _remote(described: dict[str, Any]) -> RemoteBlock:
+    ram = RamBlock(
+        described["name"], described["size"], described["page_size"], described["offset"]
+    )
+    regions = tuple(Region(**region) for region in described["regions"])
+    return RemoteBlock(described["block"], ram, regions)
+
+
+def _checked(reply: dict[str, Any], fds: list[int], blocks: Sequence[RemoteBlock]) -> Checked:
+    if len(fds) != 1 or len(reply["blocks"]) != len(blocks):
+        raise PeerError("the answer to check came without its bitmaps")
+    memory = memoryview(mmap.mmap(fds[0], 0, prot=mmap.PROT_READ))
+    found: list[BlockReport] = []
+    for block, each in zip(blocks, reply["blocks"], strict=True):
+        words = {
+            name: memory[place["offset"] : place["offset"] + place["bytes"]]
+            for name, place in each["bitmaps"].items()
+        }
+        counts = Counts(**each["counts"])
+        unchanged = words.get("unchanged")
+        found.append(
+            BlockReport(
+                block.ram, counts, words["zero"], words["normal"], unchanged, regions=block.regions
+            )
+        )
+    pause = Pause(**reply["pause"]) if reply.get("pause") else None
+    return Checked(reply["answer"], tuple(found), tuple(reply["notes"]), pause, reply)
+
+
+def _without_regions(block: BlockReport) -> BlockReport:
+    return BlockReport(
+        block.block, block.counts, block.zero, block.normal, block.unchanged, block.files
+    )

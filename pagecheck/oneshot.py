@@ -1,0 +1,266 @@
+"""`pagecheck.scan`: one source, once, with everything that it needs started and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pagecheck.coordinator.coordinator import Coordinator
+from pagecheck.coordinator.limits import Engine, default_channels
+from pagecheck.errors import StartTimeout, UsageError
+from pagecheck.model import Counts, Pause, Region
+from pagecheck.plan import make_block
+from pagecheck.shm.ram import RamSource, open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pagecheck.coordinator.scanning import ScanResult
+    from pagecheck.coordinator.scanwork import Progress
+    from pagecheck.model import Access, Holes, Kind, RamBlock
+    from pagecheck.report import Report
+    from pagecheck.vmm import Vm
+
+START_S: Final = 30.0
+MAX_PAUSE_S: Final = 5.0
+
+
+class _Part(NamedTuple):
+    """One block that is to be scanned, and its open file."""
+
+    source: RamSource
+    ram: RamBlock
+    regions: tuple[Region, ...]
+
+
+def scan(
+    source: str | os.PathLike[str],
+    *,
+    engine: Engine = "auto",
+    wq: Sequence[str] = (),
+    fallback: bool = False,
+    kernel: str | None = None,
+    channels: int | None = None,
+    page_size: int = 4096,
+    batch_pages: int | None = None,
+    offset: int = 0,
+    length: int | None = None,
+    kind: Kind = "full",
+    holes: Holes = "trust",
+    nice: int = 0,
+    max_rate: int | None = None,
+    deadline: float | None = None,
+    stall: float = 30.0,
+    pause: bool = False,
+    max_pause: float = MAX_PAUSE_S,
+    gpa: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Decides every page of a RAM snapshot or of a running VM's RAM.
+
+    Args:
+        source: a path, `fd:N` (inherited), `shm:/name`, `pid:PID`, `pid:PID:NAME` (a process's
+            shared guest RAM) or `qmp:SOCKET` (QEMU's blocks).
+        channels: workers; by default one per work queue in `wq`, else the smallest of the usable
+            CPUs, one per 256 MiB of data, and 16.
+        offset, length: the part of the file; not for `pid:` and `qmp:`.
+        deadline: seconds for everything, start-up included; pages not answered by then are
+            undecided.
+        pause: stop the VM meanwhile (`qmp:` only); it runs again afterwards, whatever becomes of
+            us, unless it was stopped before.
+        max_pause: seconds; then the VM runs on, and the answer is a hint.
+        gpa: the report's blocks say where they lie in guest-physical memory (`qmp:` only).
+        out: a folder for the bitmap files and `report.json`; the report then names the files. The
+            folder is made, and proved to be writable, before the scan.
+
+    The other arguments are those of `Coordinator`, `Coordinator.attach` and `Coordinator.scan`.
+
+    Returns:
+        The report; nothing else is left of the scan.
+
+    Raises:
+        PagecheckError: the subclass says whose fault it is.
+    """
+    started = time.monotonic()
+    text = os.fspath(source)
+    if deadline is not None and not deadline > 0:
+        raise UsageError(f"deadline {deadline}: must be more than 0 seconds")
+    if not 0 < max_pause < 1e9:
+        raise UsageError(f"max pause {max_pause}: must be more than 0 seconds")
+    with contextlib.ExitStack() as stack:
+        parts, vm = _open(stack, text, page_size, offset, length)
+        _check_vm(text, vm, parts, kind, pause=pause, gpa=gpa)
+        if out is not None:
+            from pagecheck.bitmap_files import prepare
+
+            for part in parts:
+                prepare(out, part.ram.name, f"/proc/self/fd/{part.source.fd}")
+        if channels is None and not wq:
+            channels = default_channels(sum(min(p.ram.size, p.source.allocated) for p in parts))
+        try:
+            coordinator = Coordinator(
+                channels,
+                engine,
+                wq=wq,
+                fallback=fallback,
+                kernel=kernel,
+                batch_pages=batch_pages,
+                nice=nice,
+                stall=stall,
+                start_timeout=START_S if deadline is None else min(deadline, START_S),
+            )
+        except StartTimeout:
+            if deadline is None or time.monotonic() - started < deadline:
+                raise
+            asked = "dsa" if engine == "dsa" else "cpu"
+            seconds = time.monotonic() - started
+            return _nothing_decided(text, parts, asked, channels or len(wq), seconds)
+        stack.enter_context(coordinator)
+        # One pass: for the CPU, reading costs less than mapping, whose pages would each fault once.
+        # A device can only look at what is mapped.
+        access: Access = "auto" if coordinator.engine == "dsa" else "read"
+        blocks = [
+            coordinator.attach(
+                part.source,
+                page_size=page_size,
+                offset=part.ram.start,
+                length=part.ram.size,
+                holes=holes,
+                access=access,
+            )
+            for part in parts
+        ]
+        from pagecheck.coordinator.reporting import make_report
+
+        ready = time.monotonic()
+        done = 0
+        results: list[ScanResult] = []
+        total = sum(part.ram.size for part in parts)
+
+        def watch(bytes_done: int, _size: int) -> None:
+            if progress is not None:
+                progress(done + bytes_done, total)
+
+        paused = _Paused(vm, max_pause) if vm is not None and pause else None
+        with paused or contextlib.nullcontext():
+            for block in blocks:
+                used = time.monotonic() - started
+                left = None if deadline is None else max(deadline - used, 1e-9)
+                results.append(
+                    coordinator.scan_block(
+                        block, kind=kind, max_rate=max_rate, deadline=left, progress=watch
+                    )
+                )
+                done += block.ram.size
+        report = make_report(coordinator, text, results, started, ready)
+        if gpa:
+            located = zip(report.blocks, parts, strict=True)
+            report = report.with_blocks(tuple(replace(b, regions=p.regions) for b, p in located))
+        if paused is not None:
+            report = paused.told(report)
+    if out is None:
+        return report
+    from pagecheck.bitmap_files import write
+
+    return write(report, out)
+
+
+def _open(
+    stack: contextlib.ExitStack, text: str, page_size: int, offset: int, length: int | None
+) -> tuple[list[_Part], Vm | None]:
+    """Opens the source; the stack closes it."""
+    if not text.startswith(("pid:", "qmp:")):
+        ram = open_source(text)
+        stack.callback(ram.close)
+        return [_Part(ram, make_block(ram.name, ram.size, page_size, offset, length), ())], None
+    if offset or length is not None:
+        raise UsageError(
+            f"{text}: the VM says what its RAM is; --offset and --length are for files"
+        )
+    from pagecheck.vmm import open_vm
+
+    vm = stack.enter_context(open_vm(text))
+    parts = [
+        _Part(
+            ram.source,
+            make_block(ram.source.name, ram.source.size, page_size, ram.start, ram.size),
+            ram.regions,
+        )
+        for ram in vm.rams
+    ]
+    return parts, vm
+
+
+def _check_vm(
+    text: str, vm: Vm | None, parts: list[_Part], kind: Kind, *, pause: bool, gpa: bool
+) -> None:
+    if vm is not None and kind == "diff":
+        raise UsageError(f"{text}: a VM's RAM is no diff snapshot: its holes are zero")
+    if pause and (vm is None or not vm.can_pause):
+        raise UsageError(
+            f"{text}: only QEMU can be paused from here: give qmp:SOCKET, or pause it with the "
+            "VMM's own tool"
+        )
+    if gpa and not all(part.regions for part in parts):
+        raise UsageError(
+            f"{text}: guest-physical addresses are known for qmp:SOCKET only; drop --gpa"
+        )
+
+
+class _Paused:
+    """The VM, stopped while the block of code runs."""
+
+    def __init__(self, vm: Vm, max_seconds: float) -> None:
+        self._vm = vm
+        self._max_seconds = max_seconds
+        self._pause: Pause | None = None
+
+    def __enter__(self) -> None:
+        self._vm.pause(self._max_seconds)
+
+    def __exit__(self, *_error: object) -> None:
+        result = self._vm.resume()
+        self._pause = Pause(
+            result.paused_ns / 1e9, result.stood_still, result.expired, result.stopped_by_us
+        )
+
+    def told(self, report: Report) -> Report:
+        """The report with what the pause was worth."""
+        assert self._pause is not None
+        if self._pause.stood_still:
+            return replace(report, answer="paused", pause=self._pause)
+        why = "the VM was continued by somebody else"
+        if self._pause.expired:
+            why = f"the VM was paused for {self._max_seconds:g} s, the most that was allowed"
+        notes = (*report.notes, f"{why}, and ran on before the end: the answer is a hint")
+        return replace(report, answer="live", pause=self._pause, notes=notes)
+
+
+def _nothing_decided(
+    text: str, parts: list[_Part], engine: str, channels: int, seconds: float
+) -> Report:
+    """The deadline passed while the workers started."""
+    from pagecheck.report import BlockReport, Report
+
+    blocks = []
+    for part in parts:
+        words = memoryview(bytes(-(-part.ram.pages // 64) * 8))
+        counts = Counts(pages=part.ram.pages, undecided=part.ram.pages)
+        blocks.append(BlockReport(part.ram, counts, words, words))
+    return Report(
+        source=text,
+        answer="live",
+        engine=engine,
+        kernel=None,
+        channels=channels,
+        page_size=parts[0].ram.page_size,
+        seconds=seconds,
+        startup_seconds=seconds,
+        bytes_checked=0,
+        blocks=tuple(blocks),
+        notes=("the deadline passed before the workers were ready: every page is undecided",),
+    )

@@ -1,0 +1,170 @@
+"""The service's protocol: JSON lines on a Unix stream socket, descriptors beside them, in QMP's
+manner. Both ends use this file; `service/schema.json` documents every message.
+
+Descriptors travel with the bytes of their line. One call of `sendmsg` is one line, and the kernel
+ends a read behind bytes that descriptors came with, so they belong to the last line that has begun
+by then.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import select
+import socket
+import time
+from typing import Any, Final, NamedTuple
+
+from pagecheck.errors import LimitError, PeerError
+
+PROTOCOL: Final = 1
+LINE_BYTES: Final = 1 << 18
+FDS_PER_LINE: Final = 8
+CAPABILITIES: Final = ("bitmap", "direct-channels", "gpa", "pause", "ranges", "sources")
+
+_RECEIVE_BYTES: Final = 1 << 16
+
+
+class Line(NamedTuple):
+    """One message as it came: the text, and its descriptors, which are the taker's to close."""
+
+    text: bytes
+    fds: list[int]
+
+
+class Connection:
+    """One end of a connected stream socket. One thread receives and one sends at a time."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        """Takes the socket over."""
+        self._socket = connected
+        self._socket.setblocking(False)
+        self._received = bytearray()
+        self._taken = 0  # bytes of the lines that were handed out
+        self._fds: dict[int, list[int]] = {}  # by where in the stream their line begins
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
+    def send(self, message: dict[str, Any], fds: tuple[int, ...], deadline_ns: int) -> None:
+        """Sends one message.
+
+        Args:
+            fds: descriptors that the other side gets copies of.
+            deadline_ns: absolute; a peer that has not taken all of it by then is given up.
+
+        Raises:
+            PeerError: the other side is gone or does not read.
+        """
+        rights: list[tuple[int, int, array.array[int]]] = []
+        if fds:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        rest = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        while rest:
+            try:
+                sent = self._socket.sendmsg([rest], rights, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                if not self._wait(select.POLLOUT, deadline_ns):
+                    raise PeerError("the other side does not read what it is sent") from None
+                continue
+            except OSError as error:
+                raise PeerError(f"the other side hung up: {error.strerror}") from error
+            rest, rights = rest[sent:], []
+
+    def receive(self, deadline_ns: int) -> Line | None:
+        """Waits for one line until the absolute CLOCK_MONOTONIC time.
+
+        Returns:
+            None when the time passed.
+
+        Raises:
+            PeerError: the other side hung up.
+            LimitError: the line is longer than LINE_BYTES, or came with too many descriptors.
+        """
+        while (end := self._received.find(b"\n")) < 0:
+            if len(self._received) > LINE_BYTES:
+                raise LimitError(f"line of more than {LINE_BYTES} bytes")
+            if not self._wait(select.POLLIN, deadline_ns):
+                return None
+            self._read()
+        if end > LINE_BYTES:
+            raise LimitError(f"line of more than {LINE_BYTES} bytes")
+        text = bytes(self._received[:end])
+        del self._received[: end + 1]
+        fds = self._fds.pop(self._taken, [])
+        self._taken += end + 1
+        return Line(text, fds)
+
+    def _read(self) -> None:
+        try:
+            data, fds, flags, _address = socket.recv_fds(
+                self._socket, _RECEIVE_BYTES, FDS_PER_LINE, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise PeerError(f"the other side hung up: {error.strerror}") from error
+        self._received += data
+        begun = self._taken + self._received.rfind(b"\n", 0, max(len(self._received) - 1, 0)) + 1
+        if fds:
+            self._fds.setdefault(begun, []).extend(fds)
+        if flags & socket.MSG_CTRUNC or len(self._fds.get(begun, ())) > FDS_PER_LINE:
+            raise LimitError(f"more than {FDS_PER_LINE} descriptors with one line")
+        if not data:
+            raise PeerError("the other side hung up")
+
+    def is_closed(self) -> bool:
+        """Whether the other side hung up, as far as that can be told without reading."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def _wait(self, events: int, deadline_ns: int) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, events)
+        left_ms = max(0, -((time.monotonic_ns() - deadline_ns) // 1_000_000))
+        return bool(poll.poll(min(left_ms, 2**31 - 1)))
+
+    def has_line(self) -> bool:
+        """Whether `receive` would return at once with a line that came already."""
+        return b"\n" in self._received
+
+    def _drop_fds(self) -> None:
+        for fds in self._fds.values():
+            close_all(fds)
+        self._fds = {}
+
+    def close(self) -> None:
+        """Hangs up and closes what came and was not taken."""
+        self._drop_fds()
+        self._socket.close()
+
+
+def close_all(fds: list[int]) -> None:
+    """Closes descriptors that somebody passed on."""
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def parse(text: bytes) -> dict[str, Any]:
+    """One line as a JSON object.
+
+    Raises:
+        PeerError: it is none.
+    """
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PeerError(f"not JSON: {printable(text)}") from error
+    if not isinstance(message, dict):
+        raise PeerError(f"not a JSON object: {printable(text)}")
+    return message
+
+
+def printable(text: bytes) -> str:
+    """The beginning of something that a peer sent, for a message."""
+    return repr(text[:80])[1:] + ("..." if len(text) > 80 else "")

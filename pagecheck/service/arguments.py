@@ -1,0 +1,165 @@
+"""A command's arguments: taken one by one, checked by type and range, none left over.
+
+Everything here was sent by a client and is believed in nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+from pagecheck.errors import UsageError
+from pagecheck.model import Region
+from pagecheck.service.limits import NAME_CHARS, RANGES_PER_CHECK, REGIONS_PER_BLOCK
+
+_U64 = 1 << 64
+_MISSING: Any = object()
+
+
+class Arguments:
+    """The members of one JSON object; `done` says what nobody asked for."""
+
+    def __init__(self, given: Any, what: str = "arguments") -> None:
+        """Raises UsageError unless it is an object."""
+        if not isinstance(given, dict):
+            raise UsageError(f"{what}: must be a JSON object")
+        self._left = dict(given)
+        self._what = what
+
+    def _take(self, name: str, default: Any) -> Any:
+        value = self._left.pop(name, default)
+        if value is _MISSING:
+            raise UsageError(f"{self._what}: {name!r} is missing")
+        return value
+
+    def integer(self, name: str, low: int, high: int, default: Any = _MISSING) -> Any:
+        """An integer between two bounds, both included; or the default."""
+        value = self._take(name, default)
+        if value is default:
+            return value
+        if type(value) is not int or not low <= value <= high:
+            raise UsageError(f"{name}: must be an integer from {low} to {high}")
+        return value
+
+    def number(self, name: str, default: float | None) -> float | None:
+        """Seconds or another number above 0; or the default."""
+        value = self._take(name, None)
+        if value is None:
+            return default
+        if type(value) not in (int, float) or not 0 < value < 1e12 or math.isnan(value):
+            raise UsageError(f"{name}: must be a number of more than 0")
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        """true or false; false where it is missing."""
+        value = self._take(name, False)
+        if type(value) is not bool:
+            raise UsageError(f"{name}: must be true or false")
+        return value
+
+    def choice(self, name: str, *choices: str) -> str:
+        """One of the given texts; the first where it is missing."""
+        value = self._take(name, choices[0])
+        if value not in choices:
+            raise UsageError(f"{name}: must be one of {', '.join(choices)}")
+        return str(value)
+
+    def text(self, name: str, default: Any = _MISSING, chars: int = NAME_CHARS) -> Any:
+        """A printable text of limited length; or the default."""
+        value = self._take(name, default)
+        if value is default:
+            return value
+        if not isinstance(value, str) or not 0 < len(value) <= chars or not value.isprintable():
+            raise UsageError(f"{name}: must be a printable text of 1 to {chars} characters")
+        return value
+
+    def items(self, name: str, most: int) -> list[Any] | None:
+        """A list of at most that many; None where it is missing."""
+        value = self._take(name, None)
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) > most:
+            raise UsageError(f"{name}: must be a list of at most {most}")
+        return value
+
+    def done(self) -> None:
+        """Raises UsageError where something is left that nobody asked for."""
+        if self._left:
+            unknown = ", ".join(repr(str(name)[:NAME_CHARS]) for name in sorted(self._left)[:5])
+            raise UsageError(f"{self._what}: unknown: {unknown}")
+
+
+def regions(arguments: Arguments) -> tuple[Region, ...]:
+    """The member `regions`: where parts of the file lie in guest-physical memory.
+
+    Raises:
+        UsageError: they overlap in the guest or in the file, or are no numbers.
+    """
+    found: list[Region] = []
+    for index, each in enumerate(arguments.items("regions", REGIONS_PER_BLOCK) or ()):
+        one = Arguments(each, f"regions[{index}]")
+        found.append(
+            Region(
+                one.integer("guest_phys_addr", 0, _U64 - 1),
+                one.integer("memory_size", 1, _U64 - 1),
+                one.integer("userspace_addr", 0, _U64 - 1, 0),
+                one.integer("mmap_offset", 0, _U64 - 1),
+            )
+        )
+        one.done()
+    for field in ("guest_phys_addr", "mmap_offset"):
+        ordered = sorted((getattr(each, field), each.memory_size) for each in found)
+        for (begin, size), (following, _size) in itertools.pairwise(ordered):
+            if begin + size > following:
+                raise UsageError(f"regions: overlap at {field} {following:#x}")
+    return tuple(found)
+
+
+def page_ranges(
+    arguments: Arguments, page_size: int, start: int, known: tuple[Region, ...]
+) -> list[tuple[int, int]] | None:
+    """The member `ranges`, as (first page, number of pages) of the block.
+
+    Args:
+        page_size: of the block, in bytes.
+        start: byte offset in the file of the block's page 0.
+        known: the block's regions, for ranges of guest-physical addresses.
+
+    Raises:
+        UsageError: a range is no multiple of the page size, or outside every region.
+    """
+    given = arguments.items("ranges", RANGES_PER_CHECK)
+    if given is None:
+        return None
+    found: list[tuple[int, int]] = []
+    for index, each in enumerate(given):
+        what = f"ranges[{index}]"
+        one = Arguments(each, what)
+        gpa = one.integer("gpa", 0, _U64 - 1, None)
+        if gpa is None:
+            found.append((one.integer("first", 0, _U64), one.integer("count", 1, _U64)))
+        else:
+            found += _from_guest(what, gpa, one.integer("size", 1, _U64), page_size, start, known)
+        one.done()
+    return found
+
+
+def _from_guest(
+    what: str, gpa: int, size: int, page_size: int, start: int, known: tuple[Region, ...]
+) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    covered = 0
+    for region in known:
+        begin = max(gpa, region.guest_phys_addr)
+        end = min(gpa + size, region.guest_phys_addr + region.memory_size)
+        if begin >= end:
+            continue
+        offset = begin - region.guest_phys_addr + region.mmap_offset - start
+        if offset % page_size or (end - begin) % page_size:
+            raise UsageError(f"{what}: {gpa:#x}+{size:#x}: not whole pages of {page_size} bytes")
+        found.append((offset // page_size, (end - begin) // page_size))
+        covered += end - begin
+    if covered != size:
+        raise UsageError(f"{what}: {gpa:#x}+{size:#x}: not inside the block's regions")
+    return found

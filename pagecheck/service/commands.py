@@ -1,0 +1,327 @@
+"""What a client may ask for: each command's arguments checked, done, and answered.
+
+A command runs in its client's own thread. It may take long; it ends early when the client is gone
+or the service ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from pagecheck._version import __version__
+from pagecheck.errors import AccessError, LimitError, SourceError, UsageError
+from pagecheck.native import _native
+from pagecheck.plan import check_page_size
+from pagecheck.protocol import CAPABILITIES, FDS_PER_LINE, LINE_BYTES, PROTOCOL
+from pagecheck.service.arguments import Arguments, page_ranges, regions
+from pagecheck.service.holdings import HeldBlock, Holdings
+from pagecheck.service.limits import BLOCKS_PER_CLIENT, SLOTS_MAX, SPIN_US_MAX, Peer
+from pagecheck.service.results import Check
+from pagecheck.shm.ram import adopt, open_source
+
+if TYPE_CHECKING:
+    from pagecheck.model import Region
+    from pagecheck.service.service import Service
+    from pagecheck.shm.ram import RamSource
+    from pagecheck.vmm import Vm
+
+PAGE_SIZE_MAX: Final = 1 << 30
+
+
+class Reply:
+    """What a command answers: the members of `return`, and descriptors that go with them and are
+    closed here once they are sent."""
+
+    def __init__(self, members: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+        self.members = members
+        self.fds = fds
+
+
+class Commands:
+    """The commands of one client."""
+
+    def __init__(
+        self,
+        service: Service,
+        peer: Peer,
+        holdings: Holdings,
+        on_progress: Callable[[dict[str, int] | None], None],
+    ) -> None:
+        """Nothing is done yet.
+
+        Args:
+            on_progress: called about ten times a second by commands that take long, with what the
+                client is to be told, or None; raises where the client is gone.
+        """
+        self._service = service
+        self._peer = peer
+        self._holdings = holdings
+        self._on_progress = on_progress
+        self._known: dict[str, Callable[[Arguments, list[int]], Reply]] = {
+            "attach": self._attach,
+            "check": self._check,
+            "close-channel": self._close_channel,
+            "detach": self._detach,
+            "open-channel": self._open_channel,
+            "query-blocks": self._query_blocks,
+            "query-stats": self._query_stats,
+        }
+
+    def greeting(self) -> dict[str, Any]:
+        """What a client is told first."""
+        limits = self._service.limits
+        return {
+            "pagecheck": {
+                "version": __version__,
+                "protocol": PROTOCOL,
+                "layout": _native.LAYOUT_VERSION,
+                "capabilities": list(CAPABILITIES),
+                "limits": {
+                    "blocks": BLOCKS_PER_CLIENT,
+                    "channels": limits.channels,
+                    "clients": limits.clients,
+                    "descriptors": FDS_PER_LINE,
+                    "line_bytes": LINE_BYTES,
+                    "pause_seconds": limits.pause_seconds,
+                    "slots": SLOTS_MAX,
+                    "slot_pages": _native.SLOT_PAGES_MAX,
+                    "spin_us": SPIN_US_MAX,
+                },
+            }
+        }
+
+    def run(self, message: dict[str, Any], fds: list[int]) -> Reply:
+        """Runs one request.
+
+        Args:
+            fds: what came with it; stays the caller's.
+
+        Raises:
+            PagecheckError: it cannot be done; the subclass says whose fault that is.
+        """
+        unknown = message.keys() - {"execute", "arguments", "id"}
+        if unknown or "execute" not in message:
+            raise UsageError("a request has the members 'execute', 'arguments' and 'id'")
+        command = message["execute"]
+        if not isinstance(command, str) or command not in self._known:
+            known = ", ".join(self._known)
+            raise UsageError(f"execute: {str(command)[:40]!r} is not one of {known}")
+        arguments = Arguments(message.get("arguments", {}))
+        return self._known[command](arguments, fds)
+
+    def _attach(self, arguments: Arguments, fds: list[int]) -> Reply:
+        source = arguments.text("source", None, chars=4096)
+        name = arguments.text("name", None)
+        page_size = arguments.integer("page_size", 4096, PAGE_SIZE_MAX, 4096)
+        check_page_size(page_size)
+        offset = arguments.integer("offset", 0, 1 << 62, None)
+        size = arguments.integer("size", 1, 1 << 62, None)
+        given = regions(arguments)
+        look = {
+            "page_size": page_size,
+            "holes": arguments.choice("holes", "trust", "read"),
+            "access": arguments.choice("access", "auto", "map", "read"),
+        }
+        arguments.done()
+        _require_fds("attach", fds, 0 if source is not None else 1)
+        if source is None:
+            ram = adopt(fds[0], name or "descriptor", name or "ram")
+            return self._answer_attach([self._add(ram, look, offset or 0, size, given, None)])
+        if not self._peer.trusted:
+            raise AccessError(
+                "source: only root and the service's own user may name paths, processes and "
+                "shared memory; pass a descriptor on"
+            )
+        if source.startswith(("pid:", "qmp:")):
+            if offset is not None or size is not None or given or name is not None:
+                raise UsageError(f"{source}: the VM says what its RAM is: give page_size at most")
+            return self._answer_attach(self._attach_vm(source, look))
+        ram = _open_named(source, name)
+        return self._answer_attach([self._add(ram, look, offset or 0, size, given, None)])
+
+    def _attach_vm(self, source: str, look: dict[str, Any]) -> list[HeldBlock]:
+        from pagecheck.vmm import open_vm
+
+        vm = open_vm(source)
+        added: list[HeldBlock] = []
+        try:
+            for ram in vm.rams:
+                held = self._add(ram.source, look, ram.start, ram.size, ram.regions, vm)
+                added.append(held)
+        except BaseException:
+            for held in added:
+                self._holdings.remove(held.number)
+            vm.close()
+            raise
+        return added
+
+    def _add(
+        self,
+        ram: RamSource,
+        look: dict[str, Any],
+        offset: int,
+        size: int | None,
+        given: tuple[Region, ...],
+        vm: Vm | None,
+    ) -> HeldBlock:
+        try:
+            self._holdings.require_name(ram.name)
+            end = ram.size if size is None else offset + size
+            most = self._service.limits.block_bytes
+            if end - offset > most:
+                raise LimitError(
+                    f"{ram.name}: {end - offset} bytes; the service takes blocks of up to {most} "
+                    "(--max-block-size)"
+                )
+            for region in given:
+                if region.mmap_offset < offset or region.mmap_offset + region.memory_size > end:
+                    raise UsageError(
+                        f"regions: {region.memory_size:#x} bytes at offset "
+                        f"{region.mmap_offset:#x} are not inside the block"
+                    )
+            block = self._service.coordinator.attach(ram, offset=offset, length=size, **look)
+        except BaseException:
+            ram.close()
+            raise
+        return self._holdings.add(block, given, vm)
+
+    def _answer_attach(self, held: list[HeldBlock]) -> Reply:
+        blocks = [describe(each) for each in held]
+        return Reply({"block": held[0].number, "blocks": blocks})
+
+    def _detach(self, arguments: Arguments, fds: list[int]) -> Reply:
+        number = arguments.integer("block", 0, BLOCKS_PER_CLIENT - 1)
+        arguments.done()
+        _require_fds("detach", fds, 0)
+        self._holdings.remove(number)
+        return Reply({})
+
+    def _check(self, arguments: Arguments, fds: list[int]) -> Reply:
+        numbers = arguments.items("blocks", BLOCKS_PER_CLIENT)
+        if numbers is None:
+            numbers = [arguments.integer("block", 0, BLOCKS_PER_CLIENT - 1)]
+        if not numbers or len(set(map(str, numbers))) != len(numbers):
+            raise UsageError("blocks: must name one block or more, each once")
+        held = [self._holdings.block(n if type(n) is int else -1) for n in numbers]
+        first = held[0].block.ram
+        ranges = page_ranges(arguments, first.page_size, first.start, held[0].regions)
+        with_bitmap = arguments.flag("bitmap")
+        check = Check(
+            held,
+            ranges=ranges,
+            bitmap=fds[0] if with_bitmap and len(fds) == 1 else None,
+            kind=arguments.choice("kind", "full", "diff"),
+            max_rate=arguments.integer("max_rate", 1, 1 << 62, None),
+            deadline=arguments.number("deadline", None),
+            pause=arguments.flag("pause"),
+            max_pause=arguments.number("max_pause", self._service.limits.pause_seconds),
+            progress=self._progress(held, told=arguments.flag("progress")),
+        )
+        arguments.done()
+        _require_fds("check", fds, 1 if with_bitmap else 0)
+        if check.max_pause is not None and check.max_pause > self._service.limits.pause_seconds:
+            raise LimitError(
+                f"max_pause: this service allows {self._service.limits.pause_seconds} s"
+            )
+        return Reply(*check.run(self._service))
+
+    def _progress(self, held: list[HeldBlock], *, told: bool) -> Callable[[int, int], None]:
+        """What a check calls; the blocks come one after the other."""
+        total = sum(each.block.ram.size for each in held)
+        before = last = 0
+
+        def on_progress(done: int, _of_this_block: int) -> None:
+            nonlocal before, last
+            if done < last:  # the next block
+                before += last
+            last = done
+            self._on_progress({"done": before + done, "bytes": total} if told else None)
+
+        return on_progress
+
+    def _open_channel(self, arguments: Arguments, fds: list[int]) -> Reply:
+        slots = arguments.integer("slots", 1, SLOTS_MAX, 16)
+        slot_pages = arguments.integer("slot_pages", 1, _native.SLOT_PAGES_MAX, 128)
+        spin_us = arguments.integer("spin_us", 0, SPIN_US_MAX, 0)
+        arguments.done()
+        _require_fds("open-channel", fds, 0)
+        most = self._service.limits.channels
+        free = set(range(most)) - self._holdings.channels.keys()
+        if not free:
+            raise LimitError(f"{most} channels are open; close one first")
+        slot_pages = -(-slot_pages // 64) * 64
+        channel = self._service.new_channel(min(free), slots, slot_pages, spin_us)
+        try:
+            self._holdings.open(channel)
+        except BaseException:
+            channel.close()
+            raise
+        members = {
+            "channel": channel.number,
+            "slots": slots,
+            "slot_pages": slot_pages,
+            "segment_bytes": channel.size,
+            "engine": channel.engine,
+            "kernel": channel.kernel,
+            "worker": channel.pid,
+        }
+        return Reply(members, (os.dup(channel.fd),))
+
+    def _close_channel(self, arguments: Arguments, fds: list[int]) -> Reply:
+        number = arguments.integer("channel", 0, 255)
+        arguments.done()
+        _require_fds("close-channel", fds, 0)
+        self._holdings.close_channel(number)
+        return Reply({})
+
+    def _query_blocks(self, arguments: Arguments, fds: list[int]) -> Reply:
+        arguments.done()
+        _require_fds("query-blocks", fds, 0)
+        return Reply({"blocks": [describe(held) for held in self._holdings.blocks.values()]})
+
+    def _query_stats(self, arguments: Arguments, fds: list[int]) -> Reply:
+        arguments.done()
+        _require_fds("query-stats", fds, 0)
+        return Reply(self._service.describe(everyone=self._peer.trusted))
+
+
+def describe(held: HeldBlock) -> dict[str, Any]:
+    """A block as clients see it."""
+    ram = held.block.ram
+    return {
+        "block": held.number,
+        "name": ram.name,
+        "offset": ram.start,
+        "size": ram.size,
+        "page_size": ram.page_size,
+        "regions": [region._asdict() for region in held.regions],
+    }
+
+
+def _require_fds(command: str, fds: list[int], wanted: int) -> None:
+    if len(fds) != wanted:
+        raise UsageError(f"{command}: came with {len(fds)} descriptors, needs {wanted}")
+
+
+def _open_named(source: str, name: str | None) -> RamSource:
+    """A path or shared-memory name, opened with our own rights for our own user.
+
+    Raises:
+        SourceError: it is on a file system that could stall a worker for ever.
+    """
+    if source.startswith("fd:"):
+        raise UsageError("source: a descriptor of this process is not yours to name")
+    if not source.startswith("shm:") and not os.path.isabs(source):
+        raise UsageError(f"source: {source!r} is no absolute path")
+    ram = open_source(source)
+    if not ram.is_known_file_system:
+        ram.close()
+        raise SourceError(
+            f"{source}: on a file system that is not tmpfs, hugetlbfs, ext4, xfs or btrfs; the "
+            "service does not open it"
+        )
+    if name is not None:
+        ram.name = name
+    return ram

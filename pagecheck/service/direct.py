@@ -1,0 +1,203 @@
+"""A direct channel: a ring that a VMM's own thread submits to, and the worker behind it.
+
+Facts: the ring's memory is the VMM's, so what is in it is hostile; only its own worker reads it,
+and what is known of that worker comes from its control segment and from the kernel. Decision: a
+worker that dies, or stands still with a batch in hand, is not replaced: the ring says that nobody
+answers any more, whoever waits on it is woken, and the VMM opens another channel when it likes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from pagecheck.coordinator.keeper import Settings
+from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
+from pagecheck.errors import EngineError
+from pagecheck.native import Feed, _native
+from pagecheck.shm.layout import CONTROL, segment_bytes
+from pagecheck.shm.ring import read_statistics
+from pagecheck.shm.segments import Memfd
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator.block import Block
+
+START_NS: Final = 30_000_000_000
+REPLY_NS: Final = 10_000_000_000
+END_NS: Final = 1_000_000_000
+
+log = logging.getLogger(__name__)
+
+
+class DirectChannel:
+    """One ring in a sealed memfd, and its worker.
+
+    Attributes:
+        number: what its client calls it.
+        fd: the ring's memory, for the client.
+        size: bytes of it.
+        engine, kernel: what the worker decides with.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        worker: int,
+        settings: Settings,
+        slots: int,
+        slot_pages: int,
+        spin_us: int,
+    ) -> None:
+        """Starts the worker and waits until it is ready.
+
+        Args:
+            worker: a number of its own among the service's workers; queues are taken by it.
+            spin_us: the worker looks for work this long before every sleep.
+
+        Raises:
+            EngineError: the worker does not start.
+            ResourceError: there is no memory.
+        """
+        self.number = number
+        self.size = segment_bytes(slots, slot_pages)
+        self.is_gone = False
+        self._settings = settings
+        self._lock = threading.Lock()  # its socket is spoken to by one thread at a time
+        self._still_since_ns = 0
+        self._progress = -1
+        self._ring = Memfd("pagecheck-channel", self.size)
+        self._control = Memfd("pagecheck-control", _native.CONTROL_BYTES)
+        self._process: WorkerProcess | None = None
+        self._feed: Feed | None = None
+        try:
+            _native.segment_format(self._ring.fd, slots, slot_pages, 1)
+            self._ring.seal(read_only=False)
+            self._feed = Feed(self._ring.fd, self._control.fd)
+            with signals_held():
+                self._process = WorkerProcess(worker)
+            self._process.open(self, settings.message(1) | {"spin_ns": spin_us * 1000})
+            reply = self._process.await_reply("ready", time.monotonic_ns() + START_NS)
+            if reply is None:
+                raise EngineError(f"channel {number}: its worker was not ready in time")
+        except WorkerDied as error:
+            self.close()
+            raise EngineError(f"channel {number}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+        self.engine: str = reply.get("engine", "cpu")
+        self.kernel: str | None = reply.get("kernel")
+
+    @property
+    def fd(self) -> int:
+        """The ring's descriptor."""
+        return self._ring.fd
+
+    @property
+    def control_fd(self) -> int:
+        """The control segment's descriptor."""
+        return self._control.fd
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid if self._process is not None else 0
+
+    def attach(self, number: int, block: Block) -> None:
+        """Makes a block known to the worker under its client's number.
+
+        Raises:
+            EngineError: the worker is gone; so is the channel then.
+        """
+        message = block.attach_message() | {"block": number}
+        self._tell("attached", {"attach": message}, (block.fd,))
+
+    def detach(self, number: int) -> None:
+        """Makes the worker unmap and close a block; raises as `attach`."""
+        self._tell("detached", {"detach": {"block": number}}, ())
+
+    def _tell(self, reply: str, message: dict[str, object], fds: tuple[int, ...]) -> None:
+        with self._lock:
+            if self.is_gone or self._process is None or self._feed is None:
+                raise EngineError(f"channel {self.number}: its worker is gone; open another one")
+            try:
+                self._process.tell(message, fds, self._feed.raise_attention)
+                if self._process.await_reply(reply, time.monotonic_ns() + REPLY_NS) is not None:
+                    return
+                why = f"worker {self.pid} did not say {reply!r} in time"
+            except WorkerDied as error:
+                why = str(error)
+        self.end(why)
+        raise EngineError(f"channel {self.number}: {why}; open another one")
+
+    def statistics(self) -> list[int]:
+        """The words of `layout.STATS`."""
+        return read_statistics(self._control.fd)
+
+    def look_after(self, now_ns: int) -> None:
+        """Ends the channel where its worker has died or stands still with a batch in hand."""
+        if not self._lock.acquire(blocking=False):
+            return  # it is spoken to or closed at this moment
+        try:
+            why = self._why_dead(now_ns)
+            if why is not None:
+                self.end(why)
+        finally:
+            self._lock.release()
+
+    def _why_dead(self, now_ns: int) -> str | None:
+        if self.is_gone or self._process is None or self._feed is None:
+            return None
+        if not self._process.is_alive():
+            return self._process.describe_end()
+        progress = self._feed.progress()
+        if progress != self._progress or not self._has_batch():
+            self._progress, self._still_since_ns = progress, now_ns
+        elif now_ns - self._still_since_ns >= self._settings.stall_ns:
+            return f"worker {self.pid} stood still with a batch in hand"
+        return None
+
+    def _has_batch(self) -> bool:
+        raw = os.pread(self._control.fd, 8, CONTROL["deciding"].offset)
+        return struct.unpack("=Q", raw) != (0,)
+
+    def end(self, why: str) -> None:
+        """Kills the worker and tells who waits on the ring. May be called twice."""
+        if self.is_gone:
+            return
+        self.is_gone = True
+        log.warning("direct channel %d: %s; it is gone", self.number, why)
+        if self._process is not None:
+            self._process.kill()
+        if self._feed is not None:
+            self._feed.mark_gone()
+
+    def ask_to_end(self) -> None:
+        """Hangs up on the worker, so that several end side by side; `close` follows."""
+        if self._process is not None and self._feed is not None:
+            self._process.ask_to_end()
+            self._feed.raise_attention()
+
+    def close(self) -> None:
+        """Ends the worker, by force where it does not end by itself; the ring says so. The client's
+        own mapping stays valid. May be called twice."""
+        with self._lock:
+            process, self._process = self._process, None
+            feed, self._feed = self._feed, None
+            self.is_gone = True
+            if process is not None:
+                process.ask_to_end()
+                if feed is not None:
+                    feed.raise_attention()
+                if not process.wait_gone(time.monotonic_ns() + END_NS):
+                    process.kill()
+                process.close()
+            if feed is not None:
+                feed.mark_gone()
+                feed.close()
+            self._ring.close()
+            self._control.close()

@@ -1,0 +1,125 @@
+"""What one client has: its blocks, its VMs, its direct channels. All of it goes when it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+from pagecheck.errors import LimitError, PagecheckError, UsageError
+from pagecheck.service.limits import BLOCKS_PER_CLIENT
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator import Block, Coordinator
+    from pagecheck.model import Region
+    from pagecheck.service.counters import Counters
+    from pagecheck.service.direct import DirectChannel
+    from pagecheck.vmm import Vm
+
+log = logging.getLogger(__name__)
+
+
+class HeldBlock(NamedTuple):
+    """One block of a client's.
+
+    Attributes:
+        number: what the client calls it, in commands and in the rings of its channels.
+        vm: where it came from, if the service opened it as `pid:` or `qmp:`.
+    """
+
+    number: int
+    block: Block
+    regions: tuple[Region, ...]
+    vm: Vm | None
+
+
+class Holdings:
+    """Only the client's own thread changes it; the supervisor looks after its channels."""
+
+    def __init__(self, coordinator: Coordinator, counters: Counters) -> None:
+        self._coordinator = coordinator
+        self._counters = counters
+        self.blocks: dict[int, HeldBlock] = {}
+        self.channels: dict[int, DirectChannel] = {}
+
+    def block(self, number: int) -> HeldBlock:
+        """Raises UsageError where there is none of that number."""
+        if number not in self.blocks:
+            raise UsageError(f"block {number}: is not attached by this client")
+        return self.blocks[number]
+
+    def channel(self, number: int) -> DirectChannel:
+        """Raises UsageError where there is none of that number."""
+        if number not in self.channels:
+            raise UsageError(f"channel {number}: is not open")
+        return self.channels[number]
+
+    def require_name(self, name: str) -> None:
+        """Raises UsageError where the client has a block of that name, LimitError where it has too
+        many."""
+        if any(held.block.ram.name == name for held in self.blocks.values()):
+            raise UsageError(f"block {name!r}: is attached already")
+        if len(self.blocks) >= BLOCKS_PER_CLIENT:
+            raise LimitError(f"{BLOCKS_PER_CLIENT} blocks are attached; detach one first")
+
+    def add(self, block: Block, regions: tuple[Region, ...], vm: Vm | None) -> HeldBlock:
+        """Takes the block over and makes it known to the client's channels."""
+        number = min(set(range(BLOCKS_PER_CLIENT)) - self.blocks.keys())
+        held = HeldBlock(number, block, regions, vm)
+        self.blocks[number] = held
+        for channel in self._living():
+            with contextlib.suppress(PagecheckError):  # it is gone; its client learns that there
+                channel.attach(number, block)
+        return held
+
+    def remove(self, number: int) -> None:
+        """Detaches a block everywhere; a VM is let go with its last block.
+
+        Raises:
+            UsageError: there is none of that number.
+        """
+        held = self.block(number)
+        del self.blocks[number]
+        for channel in self._living():
+            with contextlib.suppress(PagecheckError):
+                channel.detach(number)
+        self._coordinator.detach(held.block)
+        if held.vm is not None and all(each.vm is not held.vm for each in self.blocks.values()):
+            held.vm.close()
+
+    def _living(self) -> list[DirectChannel]:
+        return [channel for channel in self.channels.values() if not channel.is_gone]
+
+    def open(self, channel: DirectChannel) -> None:
+        """Takes the channel over and makes every block known to it.
+
+        Raises:
+            EngineError: its worker is gone.
+        """
+        for held in self.blocks.values():
+            channel.attach(held.number, held.block)
+        self.channels[channel.number] = channel
+        self._counters.opened(channel)
+
+    def close_channel(self, number: int) -> None:
+        """Ends a channel.
+
+        Raises:
+            UsageError: there is none of that number.
+        """
+        channel = self.channel(number)
+        del self.channels[number]
+        self._counters.closed(channel, lost=channel.is_gone)
+        channel.close()
+
+    def close(self) -> None:
+        """Gives everything back, whatever fails on the way."""
+        for channel in list(self.channels.values()):
+            channel.ask_to_end()
+        steps = [(self.close_channel, number) for number in list(self.channels)]
+        steps += [(self.remove, number) for number in list(self.blocks)]
+        for step, number in steps:
+            try:
+                step(number)
+            except Exception:
+                log.exception("a client's end: %s %d", step.__name__, number)

@@ -1,0 +1,81 @@
+"""What one service gives to its clients, and who may be one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import Final, NamedTuple
+
+from pagecheck.errors import AccessError, LimitError
+from pagecheck.native import _native
+
+BLOCKS_PER_CLIENT: Final = 32
+CLIENTS_MAX: Final = _native.BLOCKS_MAX // BLOCKS_PER_CLIENT  # then there is a block for everyone
+REGIONS_PER_BLOCK: Final = 1024
+RANGES_PER_CHECK: Final = 8192
+NAME_CHARS: Final = 128
+SLOTS_MAX: Final = 256
+SPIN_US_MAX: Final = 1000
+SEND_NS: Final = 5_000_000_000  # a client that has not read a reply by then is given up
+
+
+class Limits(NamedTuple):
+    """What the user of `pagecheck serve` may set.
+
+    Attributes:
+        clients: connections at a time, 1 to 32.
+        channels: direct channels of one client at a time; each is a worker process.
+        pause_seconds: the longest that a client may have a VM stopped for one check.
+        block_bytes: the largest block; a block costs 3 bits of our memory per page when it is
+            checked, however sparse it is.
+    """
+
+    clients: int = CLIENTS_MAX
+    channels: int = 16
+    pause_seconds: float = 5.0
+    block_bytes: int = 1 << 40
+
+    def check(self) -> Limits:
+        """Raises LimitError where a number is out of range."""
+        if not 1 <= self.clients <= CLIENTS_MAX:
+            raise LimitError(f"{self.clients} clients: must be 1 to {CLIENTS_MAX}")
+        if not 0 <= self.channels <= 256:
+            raise LimitError(f"{self.channels} channels per client: must be 0 to 256")
+        if not self.pause_seconds > 0:
+            raise LimitError(f"max pause {self.pause_seconds}: must be more than 0 seconds")
+        return self
+
+
+def default_block_bytes() -> int:
+    """Four times the memory of this host."""
+    return 4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class Peer(NamedTuple):
+    """Who is at the other end, as the kernel says.
+
+    Attributes:
+        trusted: root, or the user that the service runs as: may also name paths, processes and
+            shared memory, which are then opened with the service's rights.
+    """
+
+    pid: int
+    uid: int
+    trusted: bool
+
+
+def admit(connected: socket.socket, allowed_uids: frozenset[int]) -> Peer:
+    """Looks who connected.
+
+    Raises:
+        AccessError: this user may not.
+
+    Source: unix(7), SO_PEERCRED.
+    """
+    raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _gid = struct.unpack("3i", raw)
+    trusted = uid in (0, os.geteuid())
+    if not trusted and uid not in allowed_uids:
+        raise AccessError(f"user {uid} may not use this service; start it with --allow-uid {uid}")
+    return Peer(pid, uid, trusted)

@@ -1,0 +1,167 @@
+"""The service's counters as Prometheus metrics, computed when they are asked for."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from pagecheck._version import __version__
+from pagecheck.errors import ResourceError, UsageError
+from pagecheck.shm.layout import STATS
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+    from pagecheck.service.service import Service
+
+BUCKETS: Final = 24
+FIRST_BUCKET_S: Final = 1024e-9
+
+# Metric, what it is, and the word of `layout.STATS` it comes from; each by engine.
+BY_ENGINE: Final = (
+    ("checked_bytes", "Bytes of the pages that were decided, holes included.", "bytes"),
+    ("holes", "Pages answered as zero because their file has a hole there.", "holes"),
+    ("batches", "Batches that workers answered.", "answered"),
+    ("refused_batches", "Batches that made no sense to a worker.", "refused"),
+    ("fallback_pages", "Pages meant for a device that the CPU decided.", "pages_completed"),
+    ("device_pages", "Pages decided by a device.", "pages_device"),
+    ("descriptors", "Descriptors that a work queue took.", "descriptors"),
+    ("page_faults", "Page faults that a device reported.", "page_faults"),
+    ("timeouts", "Submissions that a device did not answer in time.", "timeouts"),
+    ("queue_full", "Submissions given up because a work queue stayed full.", "queue_full"),
+)
+# The same for the whole service: metric, what it is, and the counter's name.
+PLAIN: Final = (
+    ("clients_accepted", "Clients that were let in.", "clients_accepted"),
+    ("clients_refused", "Clients that were sent away.", "clients_refused"),
+    ("commands", "Commands of clients.", "commands"),
+    ("command_errors", "Commands that were answered with an error.", "errors"),
+    ("checks", "Commands that checked blocks.", "checks"),
+    ("channels_opened", "Direct channels that were opened.", "channels_opened"),
+    ("channels_lost", "Direct channels whose worker died or hung.", "channels_lost"),
+    ("vm_pauses", "Times that a VM was stopped.", "pauses"),
+    ("vm_pause_seconds", "Time that VMs were stopped.", "pause_seconds"),
+)
+
+
+class ServiceCollector(Collector):
+    """Looks at the counters once per scrape."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterable[Metric]:
+        """Yields every metric."""
+        words = self._service.counters.words()
+        yield self._pages(words)
+        for name, text, field in BY_ENGINE:
+            family = CounterMetricFamily(f"pagecheck_{name}", text, labels=["engine"])
+            for engine, each in words.items():
+                family.add_metric([engine], each[_index(field)])
+            yield family
+        yield self._latency(words)
+        for name, text, counter in PLAIN:
+            number = self._service.counters.number(counter)
+            yield CounterMetricFamily(f"pagecheck_{name}", text, value=number)
+        yield from self._now()
+
+    def _pages(self, words: dict[str, list[int]]) -> Metric:
+        family = CounterMetricFamily(
+            "pagecheck_pages", "Pages that were answered.", labels=["engine", "result"]
+        )
+        for engine, each in words.items():
+            for result in ("zero", "normal", "undecided"):
+                family.add_metric([engine, result], each[_index(result)])
+        # The coordinator answers holes that it finds before a worker has to.
+        family.add_metric(["none", "zero"], self._service.counters.number("holes"))
+        return family
+
+    def _latency(self, words: dict[str, list[int]]) -> Metric:
+        family = HistogramMetricFamily(
+            "pagecheck_batch_duration_seconds",
+            "From the beginning of a batch in its worker to its answer.",
+            labels=["engine"],
+        )
+        begin = _index("latencies")
+        for engine, each in words.items():
+            buckets: list[tuple[str, float]] = []
+            total = 0
+            for index in range(BUCKETS):
+                total += each[begin + index]
+                last = index == BUCKETS - 1
+                buckets.append(("+Inf" if last else f"{FIRST_BUCKET_S * 2**index:.9g}", total))
+            family.add_metric([engine], buckets, sum_value=each[_index("latency_ns")] / 1e9)
+        return family
+
+    def _now(self) -> Iterable[Metric]:
+        service = self._service
+        sessions = service.sessions()
+        blocks = [held for each in sessions for held in list(each.holdings.blocks.values())]
+        gauges = (
+            ("clients", "Clients that are connected.", len(sessions)),
+            ("blocks", "RAM blocks that are attached.", len(blocks)),
+            ("block_bytes", "Bytes of them.", sum(held.block.ram.size for held in blocks)),
+            ("channels", "Direct channels.", sum(len(each.holdings.channels) for each in sessions)),
+            ("workers", "Workers for checks by command.", service.coordinator.channels),
+            ("start_time_seconds", "When the service was started.", service.started),
+        )
+        for name, text, value in gauges:
+            yield GaugeMetricFamily(f"pagecheck_{name}", text, value=value)
+        yield CounterMetricFamily(
+            "pagecheck_worker_restarts",
+            "Workers that died or hung and were replaced.",
+            value=service.coordinator.workers_replaced,
+        )
+        build = {
+            "version": __version__,
+            "engine": service.coordinator.engine,
+            "kernel": service.coordinator.kernel or "none",
+        }
+        yield InfoMetricFamily("pagecheck_build", "What runs here.", value=build)
+
+
+def _index(field: str) -> int:
+    return STATS[field].offset // 8
+
+
+def start_metrics(service: Service, address: str) -> str:
+    """Serves the metrics over HTTP, in threads that end with the process.
+
+    Args:
+        address: HOST:PORT or [V6]:PORT; port 0 takes a free one.
+
+    Returns:
+        The address that it listens on.
+
+    Raises:
+        UsageError: the address makes no sense.
+        ResourceError: it cannot be listened on.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        if not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValueError
+        ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError as error:
+        raise UsageError(
+            f"--metrics {address}: no address; write such as 127.0.0.1:9753 or [::1]:9753"
+        ) from error
+    registry = CollectorRegistry()
+    registry.register(ServiceCollector(service))
+    try:
+        server, _thread = start_http_server(int(port), host, registry)
+    except OSError as error:
+        raise ResourceError(f"--metrics {address}: cannot listen: {error.strerror}") from error
+    shown = f"[{host}]" if ":" in host else host
+    return f"{shown}:{server.server_port}"

@@ -1,0 +1,177 @@
+"""One `check` command: the blocks scanned, their bitmaps in one sealed memfd."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pagecheck.coordinator.reporting import weakest
+from pagecheck.coordinator.selection import Bitmap, Ranges, Selection
+from pagecheck.errors import UsageError
+from pagecheck.model import Pause
+from pagecheck.shm.bitmaps import BlockBitmaps, bitmap_bytes
+from pagecheck.shm.ram import adopt
+from pagecheck.shm.segments import Memfd
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator.scanning import ScanResult
+    from pagecheck.service.holdings import HeldBlock
+    from pagecheck.service.service import Service
+    from pagecheck.vmm import Vm
+
+
+@dataclass
+class Check:
+    """What is to be checked, as the client asked; `run` does it.
+
+    Attributes:
+        held: the blocks, in the order of the answer.
+        ranges: pages of the only block, or None.
+        bitmap: a descriptor whose bits select pages of the only block, or None; the caller's.
+        pause: stop the VM meanwhile, for at most `max_pause` seconds.
+        progress: called now and then with (bytes done, bytes in all); raises where nobody wants
+            the answer any more.
+    """
+
+    held: list[HeldBlock]
+    ranges: list[tuple[int, int]] | None
+    bitmap: int | None
+    kind: Any
+    max_rate: int | None
+    deadline: float | None
+    pause: bool
+    max_pause: float | None
+    progress: Callable[[int, int], None]
+
+    def run(self, service: Service) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """Scans.
+
+        Returns:
+            The members of the answer, and the memfd, which is the caller's.
+
+        Raises:
+            PagecheckError: the subclass says whose fault it is.
+        """
+        with contextlib.ExitStack() as stack:
+            selection = self._selection(stack)
+            vm = self._vm()
+            sizes = [bitmap_bytes(held.block.ram.pages) for held in self.held]
+            memory = Memfd("pagecheck-bitmaps", sum(sizes))
+            stack.callback(memory.close)
+            started = time.monotonic()
+            results: list[ScanResult] = []
+            at = 0
+            pauses: list[Pause] = []
+            with self._paused(service, vm, pauses):
+                for held, size in zip(self.held, sizes, strict=True):
+                    bitmaps = BlockBitmaps(memory, held.block.ram.pages, at)
+                    results.append(self._scan(service, held, bitmaps, selection))
+                    at += size
+            memory.seal(read_only=True)
+            seconds = time.monotonic() - started
+            members = self._members(service, results, pauses, seconds)
+            service.counters.add("checks")
+            holes = sum(result.report.counts.hole for result in results)
+            service.counters.add("holes", holes)
+            fd, memory.fd = memory.fd, -1
+            return members, (fd,)
+
+    def _selection(self, stack: contextlib.ExitStack) -> Selection | None:
+        if self.ranges is None and self.bitmap is None:
+            return None
+        if len(self.held) > 1 or (self.ranges is not None and self.bitmap is not None):
+            raise UsageError("ranges, bitmap: select pages of one block, in one of the two ways")
+        if self.kind != "full" or self.max_rate is not None:
+            raise UsageError("kind, max_rate: go with a check of all pages only")
+        pages = self.held[0].block.ram.pages
+        if self.ranges is not None:
+            return Ranges(self.ranges, pages)
+        assert self.bitmap is not None
+        source = adopt(self.bitmap, "bitmap", "bitmap")
+        stack.callback(source.close)
+        return Bitmap(source.fd, pages)
+
+    def _vm(self) -> Vm | None:
+        vm = self.held[0].vm
+        if self.pause and (vm is None or any(held.vm is not vm for held in self.held)):
+            raise UsageError("pause: only blocks of one VM that was attached as qmp:SOCKET")
+        return vm
+
+    @contextlib.contextmanager
+    def _paused(self, service: Service, vm: Vm | None, pauses: list[Pause]) -> Iterator[None]:
+        """The VM stopped, if that was asked for; puts into the list how it was."""
+        if vm is None or not self.pause:
+            yield
+            return
+        vm.pause(self.max_pause or service.limits.pause_seconds)
+        try:
+            yield
+        finally:
+            result = vm.resume()
+            service.counters.add("pause_seconds", result.paused_ns / 1e9)
+            service.counters.add("pauses", result.stopped_by_us)
+        seconds = result.paused_ns / 1e9
+        pauses.append(Pause(seconds, result.stood_still, result.expired, result.stopped_by_us))
+
+    def _scan(
+        self,
+        service: Service,
+        held: HeldBlock,
+        bitmaps: BlockBitmaps,
+        selection: Selection | None,
+    ) -> ScanResult:
+        return service.coordinator.scan_block(
+            held.block,
+            kind=self.kind,
+            max_rate=self.max_rate,
+            deadline=self.deadline,
+            progress=self.progress,
+            bitmaps=bitmaps,
+            selection=selection,
+        )
+
+    def _members(
+        self, service: Service, results: list[ScanResult], pauses: list[Pause], seconds: float
+    ) -> dict[str, Any]:
+        answer = weakest(result.answer for result in results)
+        notes = [note for result in results for note in result.notes]
+        if pauses:
+            answer = "paused" if pauses[0].stood_still else "live"
+        if pauses and not pauses[0].stood_still:
+            notes.append("the VM ran on before the end: the answer is a hint")
+        blocks: list[dict[str, Any]] = []
+        at = 0
+        for held, result in zip(self.held, results, strict=True):
+            words = bitmap_bytes(held.block.ram.pages) // 3
+            third = "unchanged" if self.kind == "diff" else "hole"
+            places = {
+                name: {"offset": at + index * words, "bytes": words}
+                for index, name in enumerate(("zero", "normal", third))
+            }
+            if self.ranges is not None or self.bitmap is not None:
+                del places[third]
+            blocks.append(
+                {
+                    "block": held.number,
+                    "name": held.block.ram.name,
+                    "size": held.block.ram.size,
+                    "page_size": held.block.ram.page_size,
+                    "counts": result.report.counts._asdict(),
+                    "bitmaps": places,
+                }
+            )
+            at += 3 * words
+        return {
+            "answer": answer,
+            "engine": service.coordinator.engine,
+            "kernel": service.coordinator.kernel,
+            "channels": service.coordinator.channels,
+            "seconds": round(seconds, 6),
+            "bytes_checked": sum(result.bytes_checked for result in results),
+            "blocks": blocks,
+            "notes": notes,
+            "pause": pauses[0]._asdict() if pauses else None,
+        }

@@ -1,0 +1,62 @@
+"""One service from its start to its end: what is opened first is given back last."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pagecheck.coordinator import Coordinator
+from pagecheck.errors import UsageError
+from pagecheck.service.activation import listen
+from pagecheck.service.limits import Limits
+from pagecheck.service.server import serve
+from pagecheck.service.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger(__name__)
+
+
+class Where(NamedTuple):
+    """Where a service listens, and for whom.
+
+    Attributes:
+        path: `--socket`, or None.
+        fd: `--fd`, or None; with neither, systemd's.
+        allowed_uids: users beside root and our own.
+        metrics: HOST:PORT for Prometheus, or None.
+    """
+
+    path: str | None
+    fd: int | None
+    allowed_uids: Sequence[int] = ()
+    metrics: str | None = None
+
+
+def run_service(where: Where, limits: Limits, **engine: Any) -> None:
+    """Serves until a signal ends it. Must be called from the main thread.
+
+    Args:
+        **engine: the arguments of `Coordinator`.
+
+    Raises:
+        PagecheckError: it cannot be started; nothing is left then.
+    """
+    limits.check()
+    if engine.get("engine") == "none":
+        raise UsageError("engine none: the service has nothing to do with it")
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(
+            listen(where.path, where.fd, for_others=bool(where.allowed_uids))
+        )
+        coordinator = stack.enter_context(Coordinator(**engine))
+        assert coordinator.settings is not None
+        service = Service(coordinator, coordinator.settings, limits)
+        stack.callback(service.ending.set)
+        if where.metrics is not None:
+            from pagecheck.service.metrics import start_metrics
+
+            log.info("metrics on http://%s/metrics", start_metrics(service, where.metrics))
+        serve(listener, service, frozenset(where.allowed_uids))

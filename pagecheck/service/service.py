@@ -1,0 +1,124 @@
+"""What all clients of one service share: the coordinator, the limits, the counters; and who looks
+after the direct channels."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from pagecheck.errors import LimitError
+from pagecheck.service.counters import Counters
+from pagecheck.service.direct import DirectChannel
+from pagecheck.statistics import Statistics
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator import Coordinator
+    from pagecheck.coordinator.keeper import Settings
+    from pagecheck.service.limits import Limits
+    from pagecheck.service.session import Session
+
+LOOK_S: Final = 0.1  # between two looks at the workers of direct channels
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Shared by all sessions; `server.py` makes it and ends it.
+
+    Attributes:
+        ending: set when clients are to be sent away.
+    """
+
+    def __init__(self, coordinator: Coordinator, settings: Settings, limits: Limits) -> None:
+        """Starts looking after channels.
+
+        Args:
+            settings: what the workers of direct channels are told.
+        """
+        self.coordinator = coordinator
+        self.limits = limits
+        self.counters = Counters(coordinator)
+        self.ending = threading.Event()
+        self.started = time.time()
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._sessions: dict[int, Session] = {}
+        self._numbers = itertools.count(1)
+        self._workers = itertools.count(coordinator.channels)
+        self._supervisor = threading.Thread(
+            target=self._look_after, name="pagecheck-supervisor", daemon=True
+        )
+        self._supervisor.start()
+
+    def enter(self, session: Session) -> int:
+        """Lets a client in.
+
+        Returns:
+            Its number.
+
+        Raises:
+            LimitError: there are as many as may be.
+        """
+        with self._lock:
+            if len(self._sessions) >= self.limits.clients:
+                raise LimitError(f"{self.limits.clients} clients are connected; try again later")
+            number = next(self._numbers)
+            self._sessions[number] = session
+        self.counters.add("clients_accepted")
+        return number
+
+    def leave(self, number: int) -> None:
+        """Forgets a client that is gone."""
+        with self._lock:
+            self._sessions.pop(number, None)
+
+    def sessions(self) -> list[Session]:
+        """The clients there are at this moment."""
+        with self._lock:
+            return list(self._sessions.values())
+
+    def new_channel(self, number: int, slots: int, slot_pages: int, spin_us: int) -> DirectChannel:
+        """Starts a worker for a direct channel; raises as its constructor."""
+        worker = next(self._workers)
+        return DirectChannel(number, worker, self._settings, slots, slot_pages, spin_us)
+
+    def _look_after(self) -> None:
+        while not self.ending.wait(LOOK_S):
+            now_ns = time.monotonic_ns()
+            for session in self.sessions():
+                for channel in list(session.holdings.channels.values()):
+                    with contextlib.suppress(OSError, ValueError):  # it is being closed
+                        channel.look_after(now_ns)
+
+    def describe(self, *, everyone: bool) -> dict[str, Any]:
+        """What `query-stats` answers.
+
+        Args:
+            everyone: tell of each client; else only how many there are.
+        """
+        words = self.counters.words()
+        sessions = self.sessions()
+        return {
+            "pid": os.getpid(),
+            "uptime_seconds": round(time.time() - self.started, 3),
+            "engine": self.coordinator.engine,
+            "kernel": self.coordinator.kernel,
+            "workers": self.coordinator.channels,
+            "workers_replaced": self.coordinator.workers_replaced,
+            "clients": len(sessions),
+            "blocks": sum(len(session.holdings.blocks) for session in sessions),
+            "channels": sum(len(session.holdings.channels) for session in sessions),
+            "numbers": {name: round(n, 6) for name, n in self.counters.numbers().items()},
+            "engines": {engine: _readable(each) for engine, each in words.items()},
+            "sessions": [session.describe() for session in sessions] if everyone else [],
+        }
+
+
+def _readable(words: list[int]) -> dict[str, Any]:
+    pages = dict(zip(("zero", "normal", "undecided", "holes", "bytes"), words[82:87], strict=True))
+    return {"pages": pages, "latencies": words[88:112], **Statistics.of(words)._asdict()}

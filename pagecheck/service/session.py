@@ -1,0 +1,173 @@
+"""One client: its connection, what it has, and the thread that serves it.
+
+Danger: a client may send anything, send nothing, read nothing, or vanish at any moment. Decision:
+its thread alone waits for it and works for it, every wait ends when the service ends, and whatever
+happens here everything that it has is given back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from pagecheck.errors import InternalError, LimitError, PagecheckError
+from pagecheck.protocol import Connection, Line, close_all, parse
+from pagecheck.service.commands import Commands, Reply, describe
+from pagecheck.service.holdings import Holdings
+from pagecheck.service.limits import SEND_NS, Peer
+
+if TYPE_CHECKING:
+    from pagecheck.service.service import Service
+
+TELL_S: Final = 0.5  # between two events on the progress of a command
+SLICE_NS: Final = 500_000_000  # between two looks at whether the service ends
+
+log = logging.getLogger(__name__)
+
+
+class _Gone(BaseException):
+    """Nobody wants the answer any more. Not an Exception: nothing on the way may take it for an
+    error of the work."""
+
+
+class Session:
+    """A connected client."""
+
+    def __init__(self, service: Service, connected: socket.socket, peer: Peer) -> None:
+        """Lets it in.
+
+        Raises:
+            LimitError: there are too many; the socket stays the caller's.
+        """
+        self._service = service
+        self._peer = peer
+        self._since = time.time()
+        self._doing: str | None = None
+        self._commands_done = 0
+        self._request_id: Any = None
+        self._told = 0.0
+        self.holdings = Holdings(service.coordinator, service.counters)
+        self.number = service.enter(self)
+        self._connection = Connection(connected)
+        self._thread = threading.Thread(
+            target=self._serve, name=f"pagecheck-client-{self.number}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Serves it from now on, in a thread of its own.
+
+        Raises:
+            RuntimeError: no thread can be started; the socket stays the caller's.
+        """
+        try:
+            self._thread.start()
+        except BaseException:
+            self._service.leave(self.number)
+            raise
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a command runs at this moment."""
+        return self._doing is not None
+
+    def join(self, seconds: float) -> bool:
+        """Waits for its end. False: it goes on."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def describe(self) -> dict[str, Any]:
+        """This client as `query-stats` tells of it."""
+        return {
+            "client": self.number,
+            "pid": self._peer.pid,
+            "uid": self._peer.uid,
+            "seconds": round(time.time() - self._since, 3),
+            "commands": self._commands_done,
+            "doing": self._doing,
+            "blocks": [describe(held) for held in list(self.holdings.blocks.values())],
+            "channels": [
+                {"channel": each.number, "worker": each.pid, "gone": each.is_gone}
+                for each in list(self.holdings.channels.values())
+            ],
+        }
+
+    def _serve(self) -> None:
+        log.info("client %d: process %d, user %d", self.number, self._peer.pid, self._peer.uid)
+        why = "the service ends"
+        try:
+            self._commands = Commands(self._service, self._peer, self.holdings, self._on_progress)
+            self._send(Reply(self._commands.greeting()))
+            while not self._service.ending.is_set():
+                line = self._connection.receive(time.monotonic_ns() + SLICE_NS)
+                if line is not None:
+                    self._answer(line)
+        except _Gone:
+            why = "gone while a command ran"
+        except LimitError as error:
+            why = str(error)
+            with contextlib.suppress(PagecheckError):
+                self._send(Reply(_error(error, None)))
+        except PagecheckError as error:
+            why = str(error)
+        except Exception:
+            why = "a bug in pagecheck"
+            log.exception("client %d", self.number)
+        finally:
+            self.holdings.close()
+            self._service.leave(self.number)
+            self._connection.close()
+            log.info("client %d left: %s", self.number, why)
+
+    def _answer(self, line: Line) -> None:
+        """Runs one request; what came with it is closed here."""
+        request_id = self._request_id = None
+        try:
+            message = parse(line.text)
+            request_id = self._request_id = message.get("id")
+            self._doing = str(message.get("execute"))[:40]
+            self._service.counters.add("commands")
+            reply = self._commands.run(message, line.fds)
+            answer = Reply({"return": reply.members}, reply.fds)
+        except PagecheckError as error:
+            self._service.counters.add("errors")
+            answer = Reply(_error(error, request_id))
+        except Exception as error:
+            log.exception("client %d: %s", self.number, self._doing)
+            known = InternalError(f"a bug in pagecheck: {type(error).__name__}")
+            answer = Reply(_error(known, request_id))
+        finally:
+            self._doing = None
+            close_all(line.fds)
+        if request_id is not None:
+            answer.members["id"] = request_id
+        self._commands_done += 1
+        self._send(answer)
+
+    def _send(self, reply: Reply) -> None:
+        """Raises PeerError where the client does not read."""
+        try:
+            self._connection.send(reply.members, reply.fds, time.monotonic_ns() + SEND_NS)
+        finally:
+            close_all(list(reply.fds))
+
+    def _on_progress(self, data: dict[str, int] | None) -> None:
+        if self._service.ending.is_set() or self._connection.is_closed():
+            raise _Gone
+        if data is not None and time.monotonic() - self._told >= TELL_S:
+            self._told = time.monotonic()
+            event = {"event": "PROGRESS", "data": data}
+            if self._request_id is not None:
+                event["id"] = self._request_id
+            self._send(Reply(event))
+
+
+def _error(error: PagecheckError, request_id: Any) -> dict[str, Any]:
+    text = " ".join(str(error).split())
+    members: dict[str, Any] = {"error": {"class": type(error).__name__, "desc": text}}
+    if request_id is not None:
+        members["id"] = request_id
+    return members

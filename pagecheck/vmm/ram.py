@@ -1,0 +1,40 @@
+"""What every way to a running VM gives: its RAM blocks, and what a pause was."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pagecheck.model import Region
+from pagecheck.shm.ram import RamSource
+
+
+class GuestRam(NamedTuple):
+    """One RAM block of a running VM.
+
+    Attributes:
+        source: its file, open and read-only; the caller's to close.
+        start: byte offset of the block in the file.
+        size: bytes.
+        regions: where its parts lie in guest-physical memory; empty where that is not known.
+    """
+
+    source: RamSource
+    start: int
+    size: int
+    regions: tuple[Region, ...]
+
+
+class PauseResult(NamedTuple):
+    """What a pause was, from `pause` until `resume`.
+
+    Attributes:
+        paused_ns: how long we held the VM; 0 where somebody else had stopped it before.
+        stood_still: whether guest RAM provably stood still all the time.
+        expired: whether the longest time passed and the VM was continued early.
+        stopped_by_us: whether it was running before, so that we stopped and continued it.
+    """
+
+    paused_ns: int
+    stood_still: bool
+    expired: bool
+    stopped_by_us: bool

@@ -1,0 +1,114 @@
+"""A QMP server in a thread, for states that a real QEMU is hard to bring into."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+GREETING = {
+    "QMP": {
+        "version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""},
+        "capabilities": ["oob"],
+    }
+}
+
+
+class FakeQemu:
+    """Answers one client after the other.
+
+    Attributes:
+        path: of its socket.
+        status: what query-status says; `stop` and `cont` change it.
+        commands: the names of those that came, in order.
+        answers: command → its value, or a function of its arguments; an exception is an error.
+        events: sent before the next answer to `events_before`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.status = "running"
+        self.commands: list[str] = []
+        self.answers: dict[str, Any] = {"query-migrate": {}}
+        self.events: list[str] = []
+        self.events_before = "query-status"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):  # closed, at the end
+            while True:
+                client, _ = self.listener.accept()
+                with contextlib.suppress(OSError), client:
+                    self._serve(client)
+
+    def _serve(self, client: socket.socket) -> None:
+        self._say(client, GREETING)
+        for asked in _objects(client):
+            try:
+                answer = {"return": self._answer(asked["execute"], asked.get("arguments") or {})}
+            except RuntimeError as error:
+                answer = {"error": {"class": "GenericError", "desc": str(error)}}
+            if asked["execute"] == self.events_before:
+                for event in self.events:
+                    time = {"seconds": 0, "microseconds": 0}
+                    self._say(client, {"event": event, "timestamp": time})
+                self.events = []
+            self._say(client, {**answer, "id": asked.get("id")})
+
+    def _say(self, client: socket.socket, message: dict[str, Any]) -> None:
+        client.sendall(json.dumps(message).encode() + b"\n")
+
+    def _answer(self, command: str, arguments: dict[str, Any]) -> Any:
+        if command == "qmp_capabilities":
+            return {}
+        self.commands.append(command)
+        if command in self.answers:
+            answer = self.answers[command]
+            return answer(arguments) if callable(answer) else answer
+        if command == "query-status":
+            return {"status": self.status, "running": self.status == "running"}
+        if command in ("stop", "cont"):
+            self.status = {"stop": "paused", "cont": "running"}[command]
+            return {}
+        raise RuntimeError(f"The command {command} has not been found")
+
+
+def _objects(client: socket.socket) -> Iterator[dict[str, Any]]:
+    """What the client says; nothing but the JSON itself tells where one object ends."""
+    received = ""
+    while part := client.recv(65536):
+        received += part.decode()
+        while received:
+            try:
+                value, end = json.JSONDecoder().raw_decode(received)
+            except ValueError:
+                break
+            received = received[end:].lstrip()
+            yield value
+
+
+@contextlib.contextmanager
+def fake_qemu(path: Path) -> Iterator[FakeQemu]:
+    """A fake QEMU that listens on a path."""
+    fake = FakeQemu(path)
+    with served(fake.serve, fake.listener):
+        yield fake
+
+
+@contextlib.contextmanager
+def served(serve: Callable[[], None], listener: socket.socket) -> Iterator[None]:
+    """Runs `serve` in a thread until its listener is shut down."""
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()

@@ -1,0 +1,167 @@
+"""From QEMU's answers to open files, where the answers do not fit each other or the kernel's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecheck.errors import SourceError
+from pagecheck.vmm.maps import Mapping
+from pagecheck.vmm.qemu import covering, open_qemu
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+MIB = 1 << 20
+MAP = """FlatView #0
+ AS "memory", root: system
+ Root memory region: system
+  0000000000000000-00000000000fffff (prio 0, ram): mem0
+  0000000000100000-0000000000ffffff (prio 0, ram): mem0 @0000000000100000
+"""
+
+
+class Answers:
+    """In place of a `QemuMonitor` whose process cannot be seen."""
+
+    def __init__(self, path: object) -> None:
+        self.peer_pid = 0
+        self.backends = [{"id": "mem0", "size": 16 * MIB, "share": True}]
+        self.later: list[dict[str, Any]] | None = None
+        self.devices: list[dict[str, Any]] = []
+        self.properties: dict[str, object] = {"mem-path": path}
+        self.said = {"info mtree -f": MAP}
+        self.at = "Host virtual address for 0x0 (mem0) is 0x7f0000000000\r\n"
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        if command == "query-memdev":
+            answer, self.backends = self.backends, self.later or self.backends
+            return answer
+        if command == "query-memory-devices":
+            return self.devices
+        if command == "qom-get":
+            if arguments["property"] not in self.properties:
+                raise SourceError("Property not found")
+            return self.properties[arguments["property"]]
+        return self.said.get(arguments["command-line"], self.at)
+
+
+@pytest.fixture
+def ram(shm_folder: Path) -> Path:
+    path = shm_folder / "ram"
+    path.touch()
+    os.truncate(path, 16 * MIB)
+    return path
+
+
+def opened(answers: Answers) -> tuple[int, int, list[tuple[int, int]]]:
+    """Start, size and regions of the one block that there must be."""
+    (block,) = open_qemu("qmp:x", answers)  # type: ignore[arg-type]
+    block.source.close()
+    return block.start, block.size, [(each[0], each[3]) for each in block.regions]
+
+
+def test_a_file_by_its_path(ram: Path) -> None:
+    assert opened(Answers(str(ram))) == (0, 16 * MIB, [(0, 0)])
+
+
+def test_an_offset_in_the_file(ram: Path) -> None:
+    os.truncate(ram, 17 * MIB)
+    answers = Answers(str(ram))
+    answers.properties["offset"] = MIB
+    assert opened(answers) == (MIB, 16 * MIB, [(0, MIB)])
+
+
+@pytest.mark.parametrize(
+    "path", ["/dev/fd/0", "/proc/self/fd/0", "relative", None, "/dev/shm", "/dev/null", "/nowhere"]
+)
+def test_paths_that_prove_nothing(path: object) -> None:
+    with pytest.raises(SourceError, match=r"cannot open the memory of mem0.*run pagecheck as"):
+        opened(Answers(path))
+
+
+def test_a_file_that_is_too_small(ram: Path) -> None:
+    os.truncate(ram, 15 * MIB)
+    with pytest.raises(SourceError, match="was cut short"):
+        opened(Answers(str(ram)))
+
+
+def test_private_ram(ram: Path) -> None:
+    answers = Answers(str(ram))
+    answers.backends[0]["share"] = False
+    with pytest.raises(SourceError, match=r"mem0 \(16 MiB\) is private.*share=on"):
+        opened(answers)
+
+
+def test_a_map_without_ram(ram: Path) -> None:
+    answers = Answers(str(ram))
+    answers.said["info mtree -f"] = ""
+    with pytest.raises(SourceError, match="shows none of its 1 memory backends"):
+        opened(answers)
+
+
+@pytest.mark.parametrize("at", ["No memory is mapped at address 0x0\r\n", "(pc.rom) is 0x1000"])
+def test_ram_that_is_gone_when_its_address_is_asked(ram: Path, at: str) -> None:
+    answers = Answers(str(ram))
+    answers.at = f"Host virtual address for 0x0 {at}" if at.startswith("(") else at
+    with pytest.raises(SourceError, match=r"not at 0x0 of guest memory any more .*try again"):
+        opened(answers)
+
+
+def test_ram_that_is_plugged_meanwhile(ram: Path) -> None:
+    answers = Answers(str(ram))
+    answers.later = [*answers.backends, {"id": "mem1", "size": MIB, "share": True}]
+    with pytest.raises(SourceError, match="plugged or unplugged while"):
+        opened(answers)
+
+
+def test_a_device_that_is_not_in_the_map(ram: Path) -> None:
+    answers = Answers(str(ram))
+    device = {"memdev": "/objects/mem1", "id": "dimm1", "size": MIB}
+    answers.devices = [{"type": "dimm", "data": device}]
+    with pytest.raises(SourceError, match="'dimm1' is not in guest memory"):
+        opened(answers)
+    device["size"] = 0  # a virtio-mem device with nothing plugged
+    assert opened(answers)[1] == 16 * MIB
+
+
+def test_a_process_that_is_not_qemu(ram: Path) -> None:
+    answers = Answers(str(ram))
+    answers.peer_pid = os.getpid()
+    assert opened(answers)[1] == 16 * MIB
+    answers.properties["mem-path"] = None
+    with pytest.raises(SourceError, match=f"process {os.getpid()}, which listens, does not map"):
+        opened(answers)
+
+
+def part(start: int, end: int, offset: int = 0, inode: int = 7, perms: str = "rw-s") -> Mapping:
+    return Mapping(start, end, perms, offset, 1, inode, "/memfd:ram", True)
+
+
+def test_one_mapping_that_covers() -> None:
+    whole = part(0x1000, 0x9000)
+    assert covering([whole], 0x1000, 0x8000) == whole
+    assert covering([part(0, 0x1000), whole], 0x2000, 0x7000) == whole
+    assert covering([whole], 0x1000, 0x8001) is None
+    assert covering([whole], 0xFFF, 0x8000) is None
+    assert covering([], 0x1000, 1) is None
+
+
+def test_mappings_that_cover_together() -> None:
+    first, second = part(0x1000, 0x3000, 0x10000), part(0x3000, 0x9000, 0x12000)
+    assert covering([first, second], 0x1000, 0x8000) == first
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        part(0x4000, 0x9000, 0x3000),  # a gap
+        part(0x3000, 0x9000, 0x3000),  # elsewhere in the file
+        part(0x3000, 0x9000, 0x2000, inode=8),  # another file
+        part(0x3000, 0x9000, 0x2000, perms="rw-p"),
+    ],
+)
+def test_mappings_that_do_not_belong_together(second: Mapping) -> None:
+    assert covering([part(0x1000, 0x3000), second], 0x1000, 0x8000) is None
