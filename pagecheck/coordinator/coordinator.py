@@ -400,10 +400,7 @@ class Coordinator:
 
 
 @functools.cache
-def _checker() -> Callable[
-    [Pool | None, Block, ArrayLike, threading.Event, int],
-    Answer,
-]:
+def _checker() -> Callable[[Pool | None, Block, ArrayLike, threading.Event, int], Answer]:
     """Loads what needs numpy, which a scan has no use for."""
     from pagecheck.coordinator import checking
 

@@ -181,9 +181,11 @@ class Pool:
         turn_ends_ns = 0
 
         def take() -> tuple[int, int] | None:
-            nonlocal ended, paused
+            nonlocal ended, paused, turn_ends_ns
             if self._is_wanted(job, turn_ends_ns):
                 return None  # another job's turn: let it have this channel
+            # Set here, so that every turn is worth something, however long it took to begin.
+            turn_ends_ns = turn_ends_ns or time.monotonic_ns() + TURN_NS
             piece = job.take()
             ended = piece is None
             paused = piece == PAUSE
@@ -197,7 +199,7 @@ class Pool:
             if channel is None:
                 break
             outcome = Outcome()
-            turn_ends_ns = time.monotonic_ns() + TURN_NS
+            turn_ends_ns = 0
             try:
                 outcome = channel.run(job.block, job.begin, take, job.stop, job.deadline_ns)
                 outcomes.append(outcome)
@@ -213,7 +215,7 @@ class Pool:
         if self._urgent:
             return True
         others = any(place.job is not job for place in list(self._patient))
-        return others and time.monotonic_ns() >= turn_ends_ns
+        return others and turn_ends_ns != 0 and time.monotonic_ns() >= turn_ends_ns
 
     def lease_now(self) -> Channel | None:
         """A channel, if one is free at this moment; `release` it."""

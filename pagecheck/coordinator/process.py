@@ -128,9 +128,7 @@ class WorkerProcess:
         self._send({"detach": {"block": block}})
         wake()
 
-    def tell(
-        self, message: dict[str, Any], fds: tuple[int, ...], wake: Callable[[], None]
-    ) -> None:
+    def tell(self, message: dict[str, Any], fds: tuple[int, ...], wake: Callable[[], None]) -> None:
         """Sends a message of the caller's making and wakes the worker.
 
         Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from tools.bench import channel, cold, commands, costs, dsa, kernels, pool
+from tools.bench import channel, cold, commands, costs, dsa, kernels, pool, sidecar
 from tools.bench.data import BUILD
 from tools.bench.rows import Row, table, write_json
 
@@ -26,6 +26,7 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
     "commands": lambda repeats, _guest: commands.run(repeats),
     "costs": lambda repeats, _guest: costs.run(repeats),
     "dsa": dsa.run,
+    "sidecar": lambda repeats, _guest: sidecar.run(repeats),
 }
 
 

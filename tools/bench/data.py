@@ -3,6 +3,7 @@
 import mmap
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -13,8 +14,12 @@ BUILD = ROOT / "build" / "bench"
 _CHUNK = 64 << 20
 
 
-def compiled(name: str) -> Path:
+def compiled(name: str, *more: Path, includes: Sequence[Path] = ()) -> Path:
     """Compiles `NAME.c` of this folder and returns the program.
+
+    Args:
+        more: other sources.
+        includes: folders of headers.
 
     Raises:
         subprocess.CalledProcessError: it does not compile.
@@ -22,7 +27,8 @@ def compiled(name: str) -> Path:
     BUILD.mkdir(parents=True, exist_ok=True)
     source, program = Path(__file__).parent / f"{name}.c", BUILD / name
     flags = ["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    subprocess.run(["gcc", *flags, source, "-o", program, "-lrt"], check=True)
+    flags += [f"-I{folder}" for folder in includes]
+    subprocess.run(["gcc", *flags, source, *more, "-o", program, "-lrt"], check=True)
     return program
 
 

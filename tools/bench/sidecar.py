@@ -1,0 +1,193 @@
+"""The service from outside: a VMM's packets through direct channels, and a scan by command."""
+
+import contextlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pagecheck import Client, Coordinator, PagecheckError
+from tools.bench.data import ROOT, RamFile, compiled
+from tools.bench.rows import Row, Spread
+
+MIB = 512
+PACKETS = 8192  # 4 GiB: the RAM eight times
+PACE_NS = 200_000
+ROUNDS = 400
+SPIN_US = 400  # longer than the pace: nobody sleeps
+SIZE = 2 << 30
+GIB_PER_PACKET = 128 * 4096 / (1 << 30)
+
+
+@contextlib.contextmanager
+def served() -> Iterator[str]:
+    """A service of its own; gives its socket."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/socket"
+        command = [sys.executable, "-m", "pagecheck", "serve", "--socket", path]
+        process = subprocess.Popen(command)
+        try:
+            until = time.monotonic() + 30
+            while True:
+                try:
+                    Client(path).close()
+                    break
+                except PagecheckError:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.05)
+            yield path
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+class _Vmm:
+    """The C program, spoken to over its pipes."""
+
+    def __init__(self, socket: str) -> None:
+        kernels = sorted((ROOT / "pagecheck/native/core").glob("pc_kernel*.c"))
+        includes = [ROOT / "pagecheck/include", ROOT / "pagecheck/native/core"]
+        program = compiled("sidecar", *kernels, includes=includes)
+        self._process = subprocess.Popen(
+            [program, socket, str(MIB)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, *words: object) -> list[int]:
+        """One command; the numbers of its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(" ".join(map(str, words)) + "\n")
+        self._process.stdin.flush()
+        return [int(number) for number in self._process.stdout.readline().split()]
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.communicate()
+
+
+def run(repeats: int) -> list[Row]:
+    """Round trips, throughput, the CPU time left in the VMM, and a scan by command."""
+    with served() as socket:
+        vmm = _Vmm(socket)
+        try:
+            rows = _trips(vmm, repeats) + _flows(vmm, repeats)
+        finally:
+            vmm.close()
+        return rows + _scan(socket, repeats)
+
+
+def _trips(vmm: _Vmm, repeats: int) -> list[Row]:
+    figures: dict[str, list[float]] = {"ping": [], "check": [], "trip": [], "spin": []}
+    worst: dict[str, list[float]] = {"trip": [], "spin": []}
+    for _ in range(repeats):
+        samples = {
+            "ping": vmm.ask("ping", ROUNDS, PACE_NS),
+            "check": vmm.ask("check", ROUNDS, PACE_NS),
+            "trip": vmm.ask("trip", ROUNDS, PACE_NS, 0),
+            "spin": vmm.ask("trip", ROUNDS, PACE_NS, SPIN_US),
+        }
+        for name, each in samples.items():
+            figures[name].append(statistics.median(each) / 1e3)
+        for name, kept in worst.items():
+            kept.append(statistics.quantiles(samples[name], n=100)[98] / 1e3)
+    check = statistics.median(figures["check"])
+    rows = []
+    for name, what in (("trip", "asleep on both sides"), ("spin", "both sides spin")):
+        above = [t - c for t, c in zip(figures[name], figures["check"], strict=True)]
+        allowed = [1.3 * ping for ping in figures["ping"]] if name == "trip" else [5.0] * repeats
+        p99 = statistics.median(worst[name])
+        rows.append(
+            Row(
+                what=f"one packet through a channel, {what}",
+                case=f"128 zero pages; check itself {check:.1f} us, p99 in all {p99:.1f} us",
+                peer="1.3 x futex ping-pong" if name == "trip" else "5 us",
+                ratio=Spread.of([m / max(a, 0.1) for m, a in zip(allowed, above, strict=True)]),
+                aim=1.0,
+                ours=statistics.median(above),
+                theirs=statistics.median(allowed),
+                limit=statistics.median(figures["ping"]),
+                unit="us",
+            )
+        )
+    return rows
+
+
+def _flows(vmm: _Vmm, repeats: int) -> list[Row]:
+    wall: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
+    commands = {
+        "own": ("own", 2, PACKETS),
+        "two": ("flow", 2, PACKETS, 16, 0),
+        "one": ("own", 1, PACKETS),
+        "sixteen": ("flow", 1, PACKETS, 16, 1),
+        "single": ("flow", 1, PACKETS, 1, 1),
+    }
+    for name, command in commands.items():
+        vmm.ask(*command)  # faults every page in once
+        wall[name], cpu[name] = [], []
+    for _ in range(repeats):
+        for name, command in commands.items():
+            took, used = vmm.ask(*command)
+            wall[name].append(took / PACKETS / 128)
+            cpu[name].append(used / 1e6 / (PACKETS * GIB_PER_PACKET))
+    rows = [
+        Row(
+            what="two channels, 16 packets outstanding each",
+            case="half-half mix, in order",
+            peer="two threads checking in-process",
+            ratio=Spread.of([o / t for o, t in zip(wall["own"], wall["two"], strict=True)]),
+            aim=0.9,
+            ours=statistics.median(wall["two"]),
+            theirs=statistics.median(wall["own"]),
+            limit=statistics.median(wall["own"]),
+        )
+    ]
+    for name, what, aim in (("sixteen", "16 packets", 10.0), ("single", "one packet", None)):
+        rows.append(
+            Row(
+                what=f"CPU left in the VMM, {what} per wait",
+                case="half-half mix, in order",
+                peer="one thread checking in-process",
+                ratio=Spread.of([o / t for o, t in zip(cpu["one"], cpu[name], strict=True)]),
+                aim=aim,
+                ours=statistics.median(cpu[name]),
+                theirs=statistics.median(cpu["one"]),
+                limit=None,
+                unit="ms/GiB",
+            )
+        )
+    return rows
+
+
+def _scan(socket: str, repeats: int) -> list[Row]:
+    with RamFile("half", SIZE) as ram, Client(socket) as client, Coordinator() as coordinator:
+        path = Path(ram.path)
+        block = coordinator.attach(path, access="read")
+        (remote,) = client.attach(path, access="read")
+        embedded, served_by = [], []
+        for repeat in range(-1, repeats):
+            start = time.perf_counter()
+            coordinator.scan(block)
+            middle = time.perf_counter()
+            client.check([remote])
+            end = time.perf_counter()
+            if repeat >= 0:
+                embedded.append(middle - start)
+                served_by.append(end - middle)
+    per_page = 1e9 / (SIZE // 4096)
+    return [
+        Row(
+            what="a scan by command",
+            case="2 GiB, half-half mix",
+            peer="embedded coordinator",
+            ratio=Spread.of([e / s for e, s in zip(embedded, served_by, strict=True)]),
+            aim=0.97,
+            ours=statistics.median(served_by) * per_page,
+            theirs=statistics.median(embedded) * per_page,
+            limit=None,
+        )
+    ]
