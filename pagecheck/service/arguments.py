@@ -27,58 +27,62 @@ class Arguments:
         self._left = dict(given)
         self._what = what
 
-    def _take(self, name: str, default: Any) -> Any:
-        value = self._left.pop(name, default)
-        if value is _MISSING:
+    def _has(self, name: str, default: Any) -> bool:
+        """Whether the member is there; a null is, and is of the wrong type.
+
+        Raises:
+            UsageError: it is not, and there is no default.
+        """
+        if name not in self._left and default is _MISSING:
             raise UsageError(f"{self._what}: {name!r} is missing")
-        return value
+        return name in self._left
 
     def integer(self, name: str, low: int, high: int, default: Any = _MISSING) -> Any:
         """An integer between two bounds, both included; or the default."""
-        value = self._take(name, default)
-        if value is default:
-            return value
+        if not self._has(name, default):
+            return default
+        value = self._left.pop(name)
         if type(value) is not int or not low <= value <= high:
             raise UsageError(f"{name}: must be an integer from {low} to {high}")
         return value
 
     def number(self, name: str, default: float | None) -> float | None:
         """Seconds or another number above 0; or the default."""
-        value = self._take(name, None)
-        if value is None:
+        if not self._has(name, default):
             return default
+        value = self._left.pop(name)
         if type(value) not in (int, float) or not 0 < value < 1e12 or math.isnan(value):
             raise UsageError(f"{name}: must be a number of more than 0")
         return float(value)
 
     def flag(self, name: str) -> bool:
         """true or false; false where it is missing."""
-        value = self._take(name, False)
+        value = self._left.pop(name, False)
         if type(value) is not bool:
             raise UsageError(f"{name}: must be true or false")
         return value
 
     def choice(self, name: str, *choices: str) -> str:
         """One of the given texts; the first where it is missing."""
-        value = self._take(name, choices[0])
+        value = self._left.pop(name, choices[0])
         if value not in choices:
             raise UsageError(f"{name}: must be one of {', '.join(choices)}")
         return str(value)
 
     def text(self, name: str, default: Any = _MISSING, chars: int = NAME_CHARS) -> Any:
         """A printable text of limited length; or the default."""
-        value = self._take(name, default)
-        if value is default:
-            return value
+        if not self._has(name, default):
+            return default
+        value = self._left.pop(name)
         if not isinstance(value, str) or not 0 < len(value) <= chars or not value.isprintable():
             raise UsageError(f"{name}: must be a printable text of 1 to {chars} characters")
         return value
 
     def items(self, name: str, most: int) -> list[Any] | None:
         """A list of at most that many; None where it is missing."""
-        value = self._take(name, None)
-        if value is None:
+        if not self._has(name, None):
             return None
+        value = self._left.pop(name)
         if not isinstance(value, list) or len(value) > most:
             raise UsageError(f"{name}: must be a list of at most {most}")
         return value

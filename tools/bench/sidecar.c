@@ -6,10 +6,11 @@
  *   check ROUNDS PACE_NS          ns per check of one packet in this process
  *   trip ROUNDS PACE_NS SPIN_US   ns per packet through a channel and back
  *   own THREADS PACKETS           wall ns, CPU ns: packets checked by THREADS here
- *   flow THREADS PACKETS OUT ALL  wall ns, CPU ns of this process: the same through THREADS
- *                                 channels, OUT packets outstanding; with ALL 1 it waits for all of
- *                                 them, with 0 for half
+ *   flow THREADS PACKETS OUT PERCENT  wall ns, CPU ns of this process: the same through THREADS
+ *                                 channels, OUT packets outstanding; every wait is for PERCENT of
+ *                                 them
  */
+#include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -21,6 +22,7 @@
 #define PAGES 128u
 #define PAGE_BYTES 4096u
 #define THREADS_MAX 8
+#define OUT_MAX 64
 
 static pagecheck_client client;
 static uint32_t block;
@@ -33,7 +35,7 @@ typedef struct lane {
     pagecheck_channel channel;
     uint64_t first, packets;
     uint32_t outstanding;
-    int all;
+    int percent;
     uint64_t normal; /* so that no compiler drops the work */
 } lane;
 
@@ -85,14 +87,13 @@ static void *own_lane(void *argument)
     return NULL;
 }
 
-static void take(lane *l, uint64_t packet, uint64_t ticket)
+static void take(lane *l, const uint64_t *offsets, uint64_t ticket)
 {
-    uint64_t offsets[PAGES], sorted[PAGES], zero[2], decided[2];
+    uint64_t sorted[PAGES], zero[2], decided[2];
     if (pagecheck_wait(&l->channel, ticket, in(20), zero, decided) != 0) {
         fprintf(stderr, "sidecar: %s\n", l->channel.error);
         exit(1);
     }
-    offsets_of(packet, offsets);
     l->normal += pagecheck_partition(offsets, zero, decided, PAGES, sorted);
 }
 
@@ -100,22 +101,21 @@ static void take(lane *l, uint64_t packet, uint64_t ticket)
 static void *flow_lane(void *argument)
 {
     lane *l = argument;
-    uint64_t offsets[PAGES], *tickets = calloc(l->packets, sizeof *tickets);
-    uint64_t given = 0, taken = 0;
+    uint64_t offsets[OUT_MAX][PAGES], tickets[OUT_MAX], given = 0, taken = 0;
     while (taken < l->packets) {
-        while (given < l->packets && given - taken < l->outstanding) {
-            offsets_of(l->first + given, offsets);
-            if (pagecheck_submit(&l->channel, block, offsets, PAGES, &tickets[given]) != 0)
+        for (; given < l->packets && given - taken < l->outstanding; given++) {
+            uint64_t *mine = offsets[given % OUT_MAX];
+            offsets_of(l->first + given, mine);
+            if (pagecheck_submit(&l->channel, block, mine, PAGES, &tickets[given % OUT_MAX]) != 0)
                 die(l->channel.error);
-            given++;
         }
-        uint64_t until = l->all || given == l->packets ? given : taken + (given - taken + 1) / 2;
-        take(l, l->first + until - 1, tickets[until - 1]);
-        for (uint64_t i = taken; i < until - 1; i++)
-            take(l, l->first + i, tickets[i]);
+        uint64_t until = taken + ((given - taken) * (uint64_t)l->percent + 99) / 100;
+        uint64_t newest = until - 1;
+        take(l, offsets[newest % OUT_MAX], tickets[newest % OUT_MAX]);
+        for (; taken < newest; taken++)
+            take(l, offsets[taken % OUT_MAX], tickets[taken % OUT_MAX]);
         taken = until;
     }
-    free(tickets);
     return NULL;
 }
 
@@ -140,14 +140,14 @@ static void open_channel(uint32_t slots, uint32_t spin_us, pagecheck_channel *ch
     channel->spin_ns = (int64_t)spin_us * 1000;
 }
 
-static void flow(int count, uint64_t packets, uint32_t outstanding, int all)
+static void flow(int count, uint64_t packets, uint32_t outstanding, int percent)
 {
     static lane lanes[THREADS_MAX];
     memset(lanes, 0, sizeof lanes);
     for (int i = 0; i < count; i++) {
         open_channel(outstanding, 0, &lanes[i].channel);
         lanes[i].outstanding = outstanding;
-        lanes[i].all = all;
+        lanes[i].percent = percent;
         /* Its worker touches every page once before the clock runs. */
         lanes[i].packets = ram_pages / PAGES;
         flow_lane(&lanes[i]);

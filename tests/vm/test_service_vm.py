@@ -1,0 +1,184 @@
+"""The service beside a running QEMU: attached by QMP and by process, paused, continued for sure."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from pagecheck import Client, PagecheckError
+from pagecheck.errors import LimitError, UsageError
+from tests.vm.oracle import zero_pages
+from tools.guest import Guest
+from tools.guest.fetch import GuestFiles
+
+pytestmark = pytest.mark.timeout(180)
+
+SERVE = [sys.executable, "-m", "pagecheck", "serve", "--channels", "2", "--max-pause", "20"]
+
+
+class Beside(NamedTuple):
+    """A running guest with a QMP socket for the service, and a service."""
+
+    guest: Guest
+    qmp: str
+    folder: str
+
+    @property
+    def socket(self) -> str:
+        return f"{self.folder}/socket"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        service = subprocess.Popen([*SERVE, "--socket", self.socket])
+        until = time.monotonic() + 30
+        while True:
+            try:
+                Client(self.socket).close()
+                return service
+            except PagecheckError:
+                assert time.monotonic() < until
+                assert service.poll() is None
+
+
+@pytest.fixture(scope="module")
+def beside(guest_files: GuestFiles) -> Iterator[Beside]:
+    with tempfile.TemporaryDirectory() as folder:
+        extra = ["-qmp", f"unix:{folder}/qmp,server=on,wait=off"]
+        with Guest.boot(backend="memfd", random_mb=4, zeros_mb=4, extra=extra) as guest:
+            yield Beside(guest, f"qmp:{folder}/qmp", folder)
+
+
+@pytest.fixture
+def service(beside: Beside) -> Iterator[subprocess.Popen[bytes]]:
+    process = beside.start()
+    yield process
+    process.terminate()
+    assert process.wait(20) in (0, -signal.SIGKILL)
+
+
+def status(guest: Guest) -> str:
+    return str(guest.qmp("query-status")["status"])
+
+
+def wait_for(guest: Guest, wanted: str) -> None:
+    until = time.monotonic() + 20
+    while status(guest) != wanted:
+        assert time.monotonic() < until, f"the guest is {status(guest)}, not {wanted}"
+
+
+def bits(words: memoryview, pages: int) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(words, np.uint8), bitorder="little")[:pages].astype(bool)
+
+
+@pytest.mark.usefixtures("service")
+@pytest.mark.parametrize("by", ["qmp", "pid"])
+def test_a_paused_guest_page_for_page(beside: Beside, by: str) -> None:
+    guest = beside.guest
+    guest.pause()
+    try:
+        before = os.stat(guest.ram_path).st_blocks
+        expected = zero_pages(guest.ram_path, 4096)
+        with Client(beside.socket) as client:
+            source = beside.qmp if by == "qmp" else f"pid:{guest.pid}"
+            blocks = client.attach(source)
+            checked = client.check(blocks, pause=by == "qmp")
+            assert checked.answer == ("paused" if by == "qmp" else "live")
+            (block,) = checked.blocks
+            assert np.array_equal(bits(block.zero, len(expected)), expected)
+            assert np.array_equal(bits(block.normal, len(expected)), ~expected)
+            channel = client.open_channel()
+            offsets = np.random.default_rng(1).integers(0, len(expected), 2000) * 4096
+            answer = channel.check(blocks[0], offsets.astype(np.uint64))
+            assert answer.decided.all()
+            assert np.array_equal(answer.zero, expected[offsets // 4096])
+            if by == "qmp":
+                # The firmware's part lies at the same addresses as in the file.
+                some = client.check(blocks, ranges=[{"gpa": 16 << 20, "size": 4 << 20}])
+                found = bits(some.blocks[0].zero, len(expected))
+                assert np.array_equal(found[4096:5120], expected[4096:5120])
+                assert some.blocks[0].counts.pages == 1024
+        assert os.stat(guest.ram_path).st_blocks == before
+        assert status(guest) == "paused"
+    finally:
+        guest.resume()
+
+
+@pytest.mark.usefixtures("service")
+def test_scan_via_pauses_and_continues(beside: Beside) -> None:
+    command = [sys.executable, "-m", "pagecheck", "scan", "--via", beside.socket, "--pause"]
+    ran = subprocess.run(
+        [*command, "--gpa", beside.qmp], capture_output=True, check=True, timeout=60, text=True
+    )
+    assert "paused: the guest was paused" in ran.stdout
+    assert "guest-physical 0x0" in ran.stdout
+    assert status(beside.guest) == "running"
+    with Client(beside.socket) as client:
+        numbers = client.stats()["numbers"]
+        assert numbers["pauses"] == 1
+        assert 0 < numbers["pause_seconds"] < 5
+    assert beside.guest.wait_check().endswith(" OK")
+
+
+def held_up(beside: Beside) -> subprocess.Popen[bytes]:
+    """A client whose check holds the guest for as long as it lives."""
+    command = [sys.executable, "-m", "pagecheck", "scan", "--via", beside.socket, "--pause"]
+    client = subprocess.Popen(
+        [*command, "--max-pause", "20", "--max-rate", "1M", beside.qmp], stderr=subprocess.DEVNULL
+    )
+    wait_for(beside.guest, "paused")
+    return client
+
+
+def test_the_guest_runs_again_after_the_client_is_killed(
+    beside: Beside, service: subprocess.Popen[bytes]
+) -> None:
+    client = held_up(beside)
+    client.kill()
+    client.wait(10)
+    wait_for(beside.guest, "running")
+    assert service.poll() is None
+    with Client(beside.socket) as other:
+        assert other.check(other.attach(beside.qmp)).blocks[0].counts.undecided == 0
+
+
+def test_the_guest_runs_again_after_the_service_is_killed(
+    beside: Beside, service: subprocess.Popen[bytes]
+) -> None:
+    client = held_up(beside)
+    service.kill()
+    wait_for(beside.guest, "running")
+    assert client.wait(20) == 3
+    service.wait(10)
+
+
+def test_the_guest_runs_again_when_the_service_is_told_to_end(
+    beside: Beside, service: subprocess.Popen[bytes]
+) -> None:
+    client = held_up(beside)
+    service.terminate()
+    wait_for(beside.guest, "running")
+    assert service.wait(20) == 0
+    assert client.wait(20) == 3
+
+
+@pytest.mark.usefixtures("service")
+def test_pauses_that_are_not_allowed(beside: Beside, tmp_path: Path) -> None:
+    with Client(beside.socket) as client:
+        by_process = client.attach(f"pid:{beside.guest.pid}")
+        with pytest.raises(UsageError, match="qmp:SOCKET"):
+            client.check(by_process, pause=True)
+        for block in by_process:
+            client.detach(block)
+        by_qmp = client.attach(beside.qmp)
+        with pytest.raises(LimitError, match="20"):
+            client.check(by_qmp, pause=True, max_pause=21)
+    assert status(beside.guest) == "running"
