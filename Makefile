@@ -47,7 +47,8 @@ check: $(TOOLS)
 	$(CC) -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -fsyntax-only \
 	    -I$(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])') \
 	    pagecheck/native/*/*.c
-	$(BIN)/clang-format --dry-run --Werror $(wildcard pagecheck/native/*/*.[ch] tests/native/*.c tools/bench/*.[ch])
+	$(BIN)/clang-format --dry-run --Werror $(wildcard pagecheck/native/*/*.[ch] pagecheck/include/*.h \
+	    tests/native/*.[ch] tools/bench/*.[ch] examples/*.c)
 
 native native-sanitize native-aarch64:
 	$(MAKE) --no-print-directory -C tests/native $(patsubst native-%,%,$(@:native=native-test))

@@ -1,0 +1,1030 @@
+/* pagecheck for VMM authors: which pages of a batch are zero, asked of `pagecheck serve`.
+ *
+ * One self-contained header for C11 and C++11 on 64-bit Linux; compile C with -D_GNU_SOURCE or
+ * -D_DEFAULT_SOURCE. A Unix socket sets things up; a batch then costs stores into shared memory,
+ * and a system call only where somebody sleeps:
+ *
+ *     pagecheck_client client;
+ *     pagecheck_channel channel; // one per sender thread
+ *     pagecheck_channel_options options = {16, 128, 0};
+ *     uint64_t zero[2], decided[2], ticket; // (128 + 63) / 64 words
+ *     int64_t soon = pagecheck_now_ns() + 1000000000;
+ *     uint32_t block;
+ *     if (pagecheck_connect("/run/pagecheck.sock", soon, &client) != 0 ||
+ *         pagecheck_attach(&client, "pc.ram", ram_fd, 4096, NULL, 0, soon, &block) != 0 ||
+ *         pagecheck_open_channel(&client, &options, soon, &channel) != 0)
+ *         return check_myself(client.error);
+ *     // For each packet; up to 16 may be out at a time.
+ *     if (pagecheck_submit(&channel, block, offsets, 128, &ticket) != 0 ||
+ *         pagecheck_wait(&channel, ticket, pagecheck_now_ns() + 100000000, zero, decided) != 0)
+ *         check_myself(channel.error);
+ *     else
+ *         normal = pagecheck_partition(offsets, zero, decided, 128, sorted);
+ *     // sorted[0 .. normal - 1] are sent in full, the others as zero.
+ *     pagecheck_close_channel(&client, &channel, soon);
+ *     pagecheck_disconnect(&client);
+ *
+ * Danger: a page wrongly called zero loses a guest's memory.
+ * - Only a zero bit says zero. Neither bit is undecided, and undecided pages are normal.
+ * - While the guest runs an answer is a hint: the page may have been written since. Look for dirty
+ *   pages after the answer, as after a check of your own.
+ * - The service can vanish at any time. Every call returns 0 or a negative errno; after a failure
+ *   no page is zero and the VMM checks for itself.
+ *
+ * Threads: a client is used by one thread at a time, and so is a channel; channels are independent
+ * of each other and, but for opening and closing, of the client. No thread or signal is used here.
+ *
+ * Times: deadlines are absolute CLOCK_MONOTONIC nanoseconds; to pagecheck_wait 0 means: only look.
+ *
+ * Versions: pagecheck_connect fails with -EPROTONOSUPPORT unless the service speaks
+ * PAGECHECK_PROTOCOL and lays rings out as PAGECHECK_LAYOUT_VERSION. Either number rises with every
+ * change that an older header could not live with. Names in pgck_ and PGCK_ are the header's own.
+ */
+#ifndef PAGECHECK_H
+#define PAGECHECK_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#if !defined(__linux__) || !defined(__LP64__)
+#error "pagecheck.h is for 64-bit Linux"
+#endif
+
+#define PAGECHECK_PROTOCOL 1u
+#define PAGECHECK_LAYOUT_VERSION 3u
+
+/* ---- The ring: docs/shm-layout.md, version 3 ---- */
+
+#define PAGECHECK_SEGMENT_MAGIC UINT64_C(0x474e495243504350) /* "PCPCRING" in memory */
+#define PAGECHECK_SLOTS_MAX 1024u
+#define PAGECHECK_SLOT_PAGES_MAX 65536u
+#define PAGECHECK_SLOT_ALIGN 128u
+
+/* A slot's request and answer words are (sequence << 8) | state; sequences start at 1. */
+#define PAGECHECK_REQUEST_SUBMITTED 1u
+#define PAGECHECK_ANSWER_DONE 1u
+#define PAGECHECK_ANSWER_REFUSED 2u
+
+#define PAGECHECK_PAGES_RANGE 1u   /* `count` pages from page index `first_page` */
+#define PAGECHECK_PAGES_OFFSETS 2u /* `count` byte offsets in the slot's offsets array */
+#define PAGECHECK_REFUSED_COUNT 1u
+#define PAGECHECK_REFUSED_KIND 2u
+#define PAGECHECK_REFUSED_BLOCK 3u
+#define PAGECHECK_REFUSED_PAGES 4u
+
+#define PAGECHECK_ASLEEP (UINT64_C(1) << 32)
+
+/* Four cache lines, each written by one side; integers are native-endian. */
+struct pagecheck_ring_header {
+    /* Written once, before anybody else has the segment. */
+    uint64_t magic;
+    uint32_t layout_version;
+    uint32_t header_bytes;
+    uint64_t segment_bytes;
+    uint64_t generation;
+    uint32_t slot_count;
+    uint32_t slot_pages; /* the most pages a batch may have; a multiple of 64 */
+    uint64_t slot_bytes;
+    uint64_t reserved_constant[2];
+    /* Written by the VMM. */
+    uint64_t wake_at; /* the sequence whose answer it sleeps for; UINT64_MAX: it does not sleep */
+    uint64_t reserved_submitter[7];
+    /* Written by the worker. */
+    uint64_t asleep; /* 1 << 32 | the value of `submit` that it sleeps on; 0: it is awake */
+    uint32_t done;   /* futex: raised by one when the answer of wake_at is there; at its end too */
+    uint32_t reserved_worker[13];
+    /* Raised by the VMM and by the service, and only ever added to. */
+    uint32_t submit; /* futex: raised by one when the worker is to look */
+    /* Written by the service. */
+    uint32_t gone; /* 1: nobody answers any more */
+    uint32_t reserved_supervisor[14];
+};
+
+struct pagecheck_slot {
+    /* Written by the VMM; `request` last, with release. */
+    uint64_t request;
+    uint32_t kind;
+    uint32_t block;
+    uint64_t first_page;
+    uint32_t count;
+    uint32_t reserved_submitter[9];
+    /* Written by the worker; `answer` last, with release. */
+    uint64_t answer;
+    uint32_t refusal;
+    uint32_t reserved_worker[13];
+    /* Then: uint64_t offsets[slot_pages], by the VMM;
+     *       uint64_t zero[slot_pages / 64], uint64_t decided[slot_pages / 64], by the worker. */
+};
+
+#ifdef __cplusplus
+#define PAGECHECK_ASSERT(condition, text) static_assert(condition, text)
+#else
+#define PAGECHECK_ASSERT(condition, text) _Static_assert(condition, text)
+#endif
+
+PAGECHECK_ASSERT(sizeof(struct pagecheck_ring_header) == 256, "header is four lines");
+PAGECHECK_ASSERT(offsetof(struct pagecheck_ring_header, wake_at) == 64, "one writer per line");
+PAGECHECK_ASSERT(offsetof(struct pagecheck_ring_header, asleep) == 128, "one writer per line");
+PAGECHECK_ASSERT(offsetof(struct pagecheck_ring_header, submit) == 192, "shared words apart");
+PAGECHECK_ASSERT(sizeof(struct pagecheck_slot) == 128, "slot head is two lines");
+PAGECHECK_ASSERT(offsetof(struct pagecheck_slot, answer) == 64, "one writer per line");
+
+/* ---- What the caller holds ---- */
+
+typedef struct pagecheck_client {
+    char error[256]; /* what the last failure was, with the service's class and text */
+    /* The rest is the header's own. */
+    int socket;
+    int passed; /* a descriptor that came and was not claimed, or -1 */
+    int failed; /* why the connection cannot be used any more, a negative errno; or 0 */
+    uint64_t requests;
+    char *line;           /* what came, from malloc */
+    size_t room;          /* bytes of `line` */
+    size_t filled, taken; /* those that came, and of them the last line's */
+} pagecheck_client;
+
+/* A part of the block as the guest and the VMM see it; all in bytes. */
+typedef struct pagecheck_region {
+    uint64_t guest_phys_addr;
+    uint64_t memory_size;
+    uint64_t userspace_addr;
+    uint64_t mmap_offset; /* of its first byte, in the file */
+} pagecheck_region;
+
+typedef struct pagecheck_channel_options {
+    uint32_t slots;      /* batches that can be out at a time */
+    uint32_t slot_pages; /* the most pages of a batch, a multiple of 64 */
+    uint32_t spin_us;    /* the worker looks this long before it sleeps; burns its CPU */
+} pagecheck_channel_options;
+
+enum { PGCK_FREE, PGCK_OUT, PGCK_FORGOTTEN };
+
+/* A batch that is out, remembered where the other side cannot change it. */
+typedef struct pgck_batch {
+    uint64_t sequence;
+    uint32_t count;
+    int state;
+} pgck_batch;
+
+typedef struct pagecheck_channel {
+    int64_t spin_ns;   /* may be set: pagecheck_wait looks this long before it sleeps */
+    const char *error; /* what the last failure was; a static text */
+    uint32_t refusal;  /* PAGECHECK_REFUSED_*, where the last wait found a refusal; else 0 */
+    uint32_t id;       /* the service's number for it */
+    uint32_t slots;
+    uint32_t slot_pages;
+    /* The rest is the header's own. */
+    struct pagecheck_ring_header *header;
+    size_t mapped_bytes;
+    uint64_t slot_bytes;
+    uint64_t submitted; /* sequence of the newest batch */
+    pgck_batch *batches;
+    int socket;  /* the client's, to see the service hang up; -1: there is none */
+    bool lost;   /* the service hung up */
+    bool broken; /* an answer made no sense: nothing is believed any more */
+} pagecheck_channel;
+
+/* ---- Batches ----
+ *
+ * The slots hold the truth; the futex words only wake. Who goes to sleep says so, fences, and looks
+ * once more; who has something to say stores it, fences, and looks who sleeps. One of the two sees
+ * the other:
+ *
+ *     this header                             the worker
+ *     store request (release), fence,         store asleep, fence,
+ *         read asleep and submit                  read request (acquire)
+ *     store wake_at, fence,                   store answer (release), fence,
+ *         read answer and gone (acquire)          read wake_at
+ *
+ * The service stores gone (release) before it raises done: who saw done raised sees gone. */
+
+/* A sleeper looks this often whether the service hung up: a service that was killed together with
+ * its workers raises no word. */
+#define PGCK_LOOK_NS INT64_C(100000000)
+
+/* Linux's numbers under names of our own: not every libc has them without its extensions. */
+#define PGCK_FUTEX_WAKE 1
+#define PGCK_FUTEX_WAIT_BITSET 9
+#define PGCK_FUTEX_ANY 0xffffffffu /* FUTEX_BITSET_MATCH_ANY */
+#define PGCK_GET_SEALS 1034        /* F_GET_SEALS */
+#define PGCK_SEALS 7               /* F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW */
+
+/* CLOCK_MONOTONIC. */
+static inline int64_t pagecheck_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * INT64_C(1000000000) + (int64_t)now.tv_nsec;
+}
+
+static inline void pgck_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield" ::: "memory");
+#endif
+}
+
+static inline int pgck_say(pagecheck_channel *channel, int code, const char *text)
+{
+    channel->error = text;
+    return code;
+}
+
+static inline struct pagecheck_slot *pgck_slot(const pagecheck_channel *channel, uint64_t sequence)
+{
+    char *slots = (char *)(channel->header + 1);
+    uint64_t at = sequence % channel->slots * channel->slot_bytes;
+    return (struct pagecheck_slot *)(void *)(slots + at);
+}
+
+static inline uint64_t *pgck_offsets(struct pagecheck_slot *slot)
+{
+    return (uint64_t *)(void *)(slot + 1);
+}
+
+static inline bool pgck_answered(const pagecheck_channel *channel, uint64_t sequence)
+{
+    const struct pagecheck_slot *slot = pgck_slot(channel, sequence);
+    return __atomic_load_n(&slot->answer, __ATOMIC_ACQUIRE) >> 8 >= sequence;
+}
+
+static inline bool pgck_gone(const pagecheck_channel *channel)
+{
+    return channel->lost || __atomic_load_n(&channel->header->gone, __ATOMIC_ACQUIRE) != 0;
+}
+
+/* The futex words are shared between processes: no call says PRIVATE. */
+static inline void pgck_wake_worker(struct pagecheck_ring_header *header)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the worker's, behind asleep */
+    uint32_t now = __atomic_load_n(&header->submit, __ATOMIC_RELAXED);
+    /* A worker that sleeps on an older value is on its way already. */
+    if (__atomic_load_n(&header->asleep, __ATOMIC_RELAXED) != (PAGECHECK_ASLEEP | now))
+        return;
+    __atomic_fetch_add(&header->submit, 1u, __ATOMIC_RELEASE);
+    syscall(SYS_futex, &header->submit, PGCK_FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+/* 0, which promises nothing, or a negative errno. */
+static inline int pgck_futex_wait(const uint32_t *word, uint32_t seen, int64_t deadline_ns)
+{
+    struct timespec until;
+    until.tv_sec = (time_t)(deadline_ns / INT64_C(1000000000));
+    until.tv_nsec = (long)(deadline_ns % INT64_C(1000000000));
+    /* Of the waits, only this one takes an absolute time, on CLOCK_MONOTONIC. Source: futex(2). */
+    long woken =
+        syscall(SYS_futex, word, PGCK_FUTEX_WAIT_BITSET, seen, &until, NULL, PGCK_FUTEX_ANY);
+    return woken == 0 || errno == EAGAIN || errno == EINTR ? 0 : -errno;
+}
+
+static inline bool pgck_hung_up(int fd)
+{
+    struct pollfd at = {fd, 0, 0};
+    return fd >= 0 && poll(&at, 1, 0) > 0 && (at.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+/* Whether the slot whose turn it is can be used: 0, -EAGAIN, -ECONNRESET, -EPROTO. */
+static inline int pgck_room(pagecheck_channel *channel)
+{
+    pgck_batch *batch = &channel->batches[(channel->submitted + 1) % channel->slots];
+    if (channel->broken)
+        return pgck_say(channel, -EPROTO, "an earlier answer made no sense");
+    if (pgck_gone(channel))
+        return pgck_say(channel, -ECONNRESET, "nobody answers any more");
+    if (batch->state == PGCK_FORGOTTEN && pgck_answered(channel, batch->sequence))
+        batch->state = PGCK_FREE;
+    if (batch->state != PGCK_FREE)
+        return pgck_say(channel, -EAGAIN, "every slot is in use");
+    return 0;
+}
+
+/* The pages are `offsets`, or without them `count` pages from `first` on. */
+static inline int pgck_submit(pagecheck_channel *channel, uint32_t block, uint64_t first,
+                              const uint64_t *offsets, uint32_t count, uint64_t *ticket)
+{
+    *ticket = 0; /* no batch's */
+    if (count == 0 || count > channel->slot_pages)
+        return pgck_say(channel, -EINVAL, "no pages, or more than slot_pages");
+    int code = pgck_room(channel);
+    if (code != 0)
+        return code;
+    uint64_t sequence = ++channel->submitted;
+    struct pagecheck_slot *slot = pgck_slot(channel, sequence);
+    pgck_batch batch = {sequence, count, PGCK_OUT};
+    channel->batches[sequence % channel->slots] = batch;
+    slot->kind = offsets != NULL ? PAGECHECK_PAGES_OFFSETS : PAGECHECK_PAGES_RANGE;
+    slot->block = block;
+    slot->first_page = first;
+    slot->count = count;
+    if (offsets != NULL)
+        memcpy(pgck_offsets(slot), offsets, count * sizeof *offsets);
+    /* release; pairs with the worker's acquire load, behind which it reads the rest */
+    __atomic_store_n(&slot->request, sequence << 8 | PAGECHECK_REQUEST_SUBMITTED, __ATOMIC_RELEASE);
+    pgck_wake_worker(channel->header);
+    *ticket = sequence;
+    return 0;
+}
+
+/* Gives a batch out: `count` pages at byte offsets in the block.
+ * -EINVAL: `count` is 0 or more than slot_pages. -EAGAIN: the slot whose turn it is has a ticket
+ * that was not taken, or a forgotten one without its answer; slots are used in turn, so waiting for
+ * the oldest ticket helps. -ECONNRESET and -EPROTO as of pagecheck_wait. */
+static inline int pagecheck_submit(pagecheck_channel *channel, uint32_t block,
+                                   const uint64_t *offsets, uint32_t count, uint64_t *ticket)
+{
+    /* Without offsets it would be a range. */
+    return pgck_submit(channel, block, 0, offsets, offsets != NULL ? count : 0, ticket);
+}
+
+/* The same for `count` pages from page index `first_page` on. */
+static inline int pagecheck_submit_range(pagecheck_channel *channel, uint32_t block,
+                                         uint64_t first_page, uint32_t count, uint64_t *ticket)
+{
+    return pgck_submit(channel, block, first_page, NULL, count, ticket);
+}
+
+static inline int pgck_refused(pagecheck_channel *channel, uint32_t refusal)
+{
+    static const char *const texts[] = {
+        "refused for no known reason",
+        "refused: no pages, or too many",
+        "refused: neither a range nor offsets",
+        "refused: no such block",
+        "refused: a page is misaligned or outside its block",
+    };
+    channel->refusal = refusal;
+    return pgck_say(channel, -EPROTO, texts[refusal <= PAGECHECK_REFUSED_PAGES ? refusal : 0]);
+}
+
+/* Copies the bits, each word loaded once, and checks the copy: a zero bit without its decided bit
+ * or a bit past the batch is no answer. */
+static inline bool pgck_copy(const pagecheck_channel *channel, const pgck_batch *batch,
+                             uint64_t *zero, uint64_t *decided)
+{
+    const uint64_t *from = pgck_offsets(pgck_slot(channel, batch->sequence)) + channel->slot_pages;
+    uint32_t words = (batch->count + 63u) / 64u;
+    uint64_t wrong = 0;
+    for (uint32_t i = 0; i < words; i++) {
+        zero[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+        decided[i] = __atomic_load_n(&from[channel->slot_pages / 64u + i], __ATOMIC_RELAXED);
+        wrong |= zero[i] & ~decided[i];
+    }
+    if (batch->count % 64u != 0)
+        wrong |= decided[words - 1] >> (batch->count % 64u);
+    return wrong == 0;
+}
+
+static inline void pgck_clear(const pgck_batch *batch, uint64_t *zero, uint64_t *decided)
+{
+    memset(zero, 0, (batch->count + 63u) / 64u * sizeof *zero);
+    memset(decided, 0, (batch->count + 63u) / 64u * sizeof *decided);
+}
+
+/* 0: the answer is taken; -EAGAIN: there is none yet; -EPROTO. */
+static inline int pgck_take(pagecheck_channel *channel, pgck_batch *batch, uint64_t *zero,
+                            uint64_t *decided)
+{
+    struct pagecheck_slot *slot = pgck_slot(channel, batch->sequence);
+    /* acquire; pairs with the worker's release store, before which it wrote the rest */
+    uint64_t answer = __atomic_load_n(&slot->answer, __ATOMIC_ACQUIRE);
+    if (answer >> 8 < batch->sequence)
+        return -EAGAIN;
+    if (answer == (batch->sequence << 8 | PAGECHECK_ANSWER_REFUSED)) {
+        batch->state = PGCK_FREE;
+        return pgck_refused(channel, __atomic_load_n(&slot->refusal, __ATOMIC_RELAXED));
+    }
+    if (answer != (batch->sequence << 8 | PAGECHECK_ANSWER_DONE) ||
+        !pgck_copy(channel, batch, zero, decided)) {
+        pgck_clear(batch, zero, decided);
+        channel->broken = true;
+        return pgck_say(channel, -EPROTO, "the answer makes no sense");
+    }
+    batch->state = PGCK_FREE;
+    return 0;
+}
+
+/* Looks for the answer without sleeping, for a bounded time. */
+static inline bool pgck_spin(const pagecheck_channel *channel, uint64_t sequence,
+                             int64_t deadline_ns)
+{
+    int64_t until_ns = pagecheck_now_ns() + channel->spin_ns;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (pgck_answered(channel, sequence) || pgck_gone(channel))
+                return true;
+            pgck_relax();
+        }
+    } while (pagecheck_now_ns() < (until_ns < deadline_ns ? until_ns : deadline_ns));
+    return false;
+}
+
+/* Returns when it is time to look again: 0, or a negative errno when it cannot sleep. */
+static inline int pgck_sleep(pagecheck_channel *channel, uint64_t sequence, int64_t deadline_ns)
+{
+    struct pagecheck_ring_header *header = channel->header;
+    if (channel->spin_ns > 0 && pgck_spin(channel, sequence, deadline_ns))
+        return 0;
+    int64_t until_ns = pagecheck_now_ns() + PGCK_LOOK_NS;
+    int code = 0;
+    if (until_ns > deadline_ns || channel->socket < 0)
+        until_ns = deadline_ns;
+    uint32_t seen = __atomic_load_n(&header->done, __ATOMIC_ACQUIRE);
+    __atomic_store_n(&header->wake_at, sequence, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the worker's, behind answer */
+    if (!pgck_answered(channel, sequence) && !pgck_gone(channel))
+        code = pgck_futex_wait(&header->done, seen, until_ns);
+    __atomic_store_n(&header->wake_at, UINT64_MAX, __ATOMIC_RELAXED);
+    if (code != -ETIMEDOUT)
+        return code;
+    channel->lost = pgck_hung_up(channel->socket);
+    return 0;
+}
+
+static inline pgck_batch *pgck_find(pagecheck_channel *channel, uint64_t ticket)
+{
+    pgck_batch *batch = &channel->batches[ticket % channel->slots];
+    if (batch->sequence == ticket && batch->state == PGCK_OUT)
+        return batch;
+    channel->error = "no such ticket is out";
+    return NULL;
+}
+
+/* Takes a batch's answer; tickets in any order, each once. `zero` and `decided` have
+ * (count + 63) / 64 words, bit i % 64 of word i / 64 is page i; they are 0 after a failure.
+ * -ETIMEDOUT: not yet; the ticket can be waited for again, or forgotten. -ECONNRESET: nobody
+ * answers any more. -EPROTO: the batch was refused (channel->refusal is not 0, the ticket is used
+ * up), or an answer made no sense and the channel is good for nothing. -EINVAL: no such ticket is
+ * out; the words are untouched. Signals do not end the wait. */
+static inline int pagecheck_wait(pagecheck_channel *channel, uint64_t ticket, int64_t deadline_ns,
+                                 uint64_t *zero, uint64_t *decided)
+{
+    pgck_batch *batch = pgck_find(channel, ticket);
+    channel->refusal = 0;
+    if (batch == NULL)
+        return -EINVAL;
+    pgck_clear(batch, zero, decided);
+    if (channel->broken)
+        return pgck_say(channel, -EPROTO, "an earlier answer made no sense");
+    for (;;) {
+        bool gone = pgck_gone(channel); /* read first: what was answered before that counts */
+        int code = pgck_take(channel, batch, zero, decided);
+        if (code != -EAGAIN)
+            return code;
+        if (gone)
+            return pgck_say(channel, -ECONNRESET, "nobody answers any more");
+        if (deadline_ns <= 0 || pagecheck_now_ns() >= deadline_ns)
+            return pgck_say(channel, -ETIMEDOUT, "no answer yet");
+        code = pgck_sleep(channel, ticket, deadline_ns);
+        if (code != 0)
+            return pgck_say(channel, code, "cannot sleep on a futex");
+    }
+}
+
+/* Gives a ticket up; its slot is used again once its answer is there. 0 or -EINVAL. */
+static inline int pagecheck_forget(pagecheck_channel *channel, uint64_t ticket)
+{
+    pgck_batch *batch = pgck_find(channel, ticket);
+    if (batch == NULL)
+        return -EINVAL;
+    batch->state = PGCK_FORGOTTEN;
+    return 0;
+}
+
+/* Sorts a batch's offsets into `out`, another array: normal and undecided pages first, then zero
+ * pages, each in their order. Returns how many are not zero. */
+static inline uint32_t pagecheck_partition(const uint64_t *offsets, const uint64_t *zero,
+                                           const uint64_t *decided, uint32_t count, uint64_t *out)
+{
+    uint32_t normal = count;
+    for (uint32_t i = 0; i < count; i += 64) {
+        uint64_t inside = count - i < 64 ? (UINT64_C(1) << (count - i)) - 1 : UINT64_MAX;
+        normal -= (uint32_t)__builtin_popcountll(zero[i / 64] & decided[i / 64] & inside);
+    }
+    uint32_t next_normal = 0, next_zero = normal;
+    for (uint32_t i = 0; i < count; i++) { /* no branch: which pages are zero has no pattern */
+        uint32_t is_zero = (uint32_t)((zero[i / 64] & decided[i / 64]) >> (i % 64) & 1u);
+        out[is_zero ? next_zero : next_normal] = offsets[i];
+        next_zero += is_zero;
+        next_normal += 1u - is_zero;
+    }
+    return normal;
+}
+
+/* ---- The segment ---- */
+
+static inline void pagecheck_channel_unmap(pagecheck_channel *channel)
+{
+    if (channel->header != NULL)
+        munmap(channel->header, channel->mapped_bytes);
+    if (channel->socket >= 0)
+        close(channel->socket);
+    free(channel->batches);
+    channel->header = NULL;
+    channel->batches = NULL;
+    channel->socket = -1;
+}
+
+/* A static text that says what is wrong, or NULL. Every word is loaded once. */
+static inline const char *pgck_geometry(pagecheck_channel *channel, uint64_t file_bytes)
+{
+    struct pagecheck_ring_header *header = channel->header;
+    uint32_t slots = __atomic_load_n(&header->slot_count, __ATOMIC_RELAXED);
+    uint32_t pages = __atomic_load_n(&header->slot_pages, __ATOMIC_RELAXED);
+    if (__atomic_load_n(&header->magic, __ATOMIC_RELAXED) != PAGECHECK_SEGMENT_MAGIC)
+        return "no channel segment (wrong magic)";
+    if (__atomic_load_n(&header->layout_version, __ATOMIC_RELAXED) != PAGECHECK_LAYOUT_VERSION)
+        return "channel segment of another layout version";
+    if (slots == 0 || slots > PAGECHECK_SLOTS_MAX || pages == 0 ||
+        pages > PAGECHECK_SLOT_PAGES_MAX || pages % 64u != 0)
+        return "channel segment with an impossible geometry";
+    uint64_t slot_bytes = sizeof(struct pagecheck_slot) + pages * UINT64_C(8) + pages / 64u * 16u;
+    slot_bytes = (slot_bytes + PAGECHECK_SLOT_ALIGN - 1) / PAGECHECK_SLOT_ALIGN;
+    slot_bytes *= PAGECHECK_SLOT_ALIGN;
+    if (__atomic_load_n(&header->header_bytes, __ATOMIC_RELAXED) != sizeof *header ||
+        __atomic_load_n(&header->slot_bytes, __ATOMIC_RELAXED) != slot_bytes ||
+        __atomic_load_n(&header->segment_bytes, __ATOMIC_RELAXED) > file_bytes ||
+        file_bytes < sizeof *header + slots * slot_bytes)
+        return "channel segment whose sizes disagree";
+    channel->slots = slots;
+    channel->slot_pages = pages;
+    channel->slot_bytes = slot_bytes;
+    return NULL;
+}
+
+static inline const char *pgck_map(int fd, pagecheck_channel *channel)
+{
+    struct stat st;
+    /* What is not sealed could shrink below the mapping, which would be SIGBUS. */
+    int seals = fcntl(fd, PGCK_GET_SEALS);
+    if (seals < 0 || (seals & PGCK_SEALS) != PGCK_SEALS)
+        return "channel segment without its seals";
+    if (fstat(fd, &st) != 0 || st.st_size < (off_t)sizeof *channel->header)
+        return "channel segment too short";
+    channel->mapped_bytes = (size_t)st.st_size;
+    void *mapped = mmap(NULL, channel->mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (mapped == MAP_FAILED)
+        return "cannot map the channel segment";
+    channel->header = (struct pagecheck_ring_header *)mapped;
+    const char *wrong = pgck_geometry(channel, channel->mapped_bytes);
+    if (wrong != NULL)
+        return wrong;
+    for (uint32_t i = 0; i < channel->slots; i++)
+        if (__atomic_load_n(&pgck_slot(channel, i)->request, __ATOMIC_RELAXED) != 0)
+            return "channel segment that was used before";
+    channel->batches = (pgck_batch *)calloc(channel->slots, sizeof *channel->batches);
+    return channel->batches == NULL ? "no memory" : NULL;
+}
+
+/* Maps a new channel's segment and checks its seals, size and header; `fd` stays the caller's.
+ * 0 or -EPROTO; after a failure there is nothing to unmap. Needs no client. */
+static inline int pagecheck_channel_map(int fd, pagecheck_channel *channel)
+{
+    memset(channel, 0, sizeof *channel);
+    channel->socket = -1;
+    const char *wrong = pgck_map(fd, channel);
+    if (wrong == NULL)
+        return 0;
+    pagecheck_channel_unmap(channel);
+    return pgck_say(channel, -EPROTO, wrong);
+}
+
+/* ---- JSON, as far as the service's lines need it ---- */
+
+static inline const char *pgck_blank(const char *at)
+{
+    return at + strspn(at, " \t\r");
+}
+
+/* What ends the name or value at `at`: a comma, colon or bracket; or NULL. No depth is too deep. */
+static inline const char *pgck_value_end(const char *at)
+{
+    size_t depth = 0;
+    bool quoted = false;
+    for (; *at != '\0'; at++) {
+        if (*at == '"')
+            quoted = !quoted;
+        else if (quoted)
+            at += *at == '\\' && at[1] != '\0';
+        else if (depth == 0 && strchr(",:}]", *at) != NULL)
+            return at;
+        else if (*at == '[' || *at == '{')
+            depth++;
+        else if (*at == ']' || *at == '}')
+            depth--;
+    }
+    return NULL;
+}
+
+/* The value of an object's member, or NULL. */
+static inline const char *pgck_member(const char *object, const char *key)
+{
+    size_t length = strlen(key);
+    const char *at = object != NULL && *object == '{' ? object : NULL;
+    while (at != NULL && (at == object || *at == ',')) {
+        const char *name = pgck_blank(at + 1);
+        const char *colon = pgck_value_end(name);
+        if (colon == NULL || *colon != ':')
+            return NULL;
+        const char *value = pgck_blank(colon + 1);
+        if (*name == '"' && strncmp(name + 1, key, length) == 0 && name[length + 1] == '"')
+            return value;
+        at = pgck_value_end(value);
+    }
+    return NULL;
+}
+
+/* UINT64_MAX: no such member, or no whole number. */
+static inline uint64_t pgck_number(const char *object, const char *key)
+{
+    const char *at = pgck_member(object, key);
+    size_t digits = at != NULL ? strspn(at, "0123456789") : 0;
+    bool whole = digits > 0 && digits < 20 && strchr(",} \t\r", at[digits]) != NULL;
+    return whole ? strtoull(at, NULL, 10) : UINT64_MAX;
+}
+
+/* ---- The connection ----
+ *
+ * The calls on a client return 0 or a negative errno, with client->error saying more. -EREMOTEIO:
+ * the service answered with an error; nothing else has changed. After any other failure but -EINVAL
+ * the connection cannot be used: every call returns the same until pagecheck_disconnect. Those are
+ * -ECONNRESET: the service hung up; -EPROTO: it broke the protocol; -ETIMEDOUT: what was asked for
+ * may have happened all the same; and the errno of a system call. */
+
+__attribute__((format(printf, 3, 4))) static inline int pgck_fail(pagecheck_client *client,
+                                                                  int code, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(client->error, sizeof client->error, format, arguments);
+    va_end(arguments);
+    return code;
+}
+
+/* What a failed call means on a socket whose calls end after a time. */
+static inline int pgck_errno(pagecheck_client *client, const char *doing)
+{
+    int code = errno == EPIPE ? ECONNRESET : errno == EAGAIN ? ETIMEDOUT : errno;
+    return pgck_fail(client, -code, "%s: %s", doing, strerror(code));
+}
+
+/* Gives the socket's next call its time. */
+static inline int pgck_limit(pagecheck_client *client, int64_t deadline_ns)
+{
+    int64_t left_us = (deadline_ns - pagecheck_now_ns()) / 1000;
+    struct timeval left;
+    if (left_us <= 0)
+        return pgck_fail(client, -ETIMEDOUT, "the service did not answer in time");
+    left.tv_sec = (time_t)(left_us / 1000000);
+    left.tv_usec = (suseconds_t)(left_us % 1000000);
+    if (setsockopt(client->socket, SOL_SOCKET, SO_RCVTIMEO, &left, sizeof left) != 0 ||
+        setsockopt(client->socket, SOL_SOCKET, SO_SNDTIMEO, &left, sizeof left) != 0)
+        return pgck_errno(client, "setsockopt");
+    return 0;
+}
+
+#define PGCK_LINE_BYTES (1u << 20) /* longer ones the service does not send */
+
+/* Room for the head of a control message and one descriptor; the kernel would fill CMSG_SPACE with
+ * two. */
+typedef union pgck_control {
+    struct cmsghdr head;
+    char bytes[CMSG_SPACE(sizeof(int))];
+} pgck_control;
+
+static inline void pgck_message(struct iovec *part, pgck_control *control, struct msghdr *message)
+{
+    memset(message, 0, sizeof *message);
+    memset(control, 0, sizeof *control);
+    message->msg_iov = part;
+    message->msg_iovlen = 1;
+    message->msg_control = control;
+    message->msg_controllen = CMSG_LEN(sizeof(int));
+}
+
+/* Sends a line; a descriptor goes with its first bytes. */
+static inline int pgck_send(pagecheck_client *client, char *line, int fd, int64_t deadline_ns)
+{
+    struct iovec part = {line, strlen(line)};
+    while (part.iov_len > 0) {
+        struct msghdr message;
+        pgck_control control;
+        pgck_message(&part, &control, &message);
+        control.head.cmsg_level = SOL_SOCKET;
+        control.head.cmsg_type = SCM_RIGHTS;
+        control.head.cmsg_len = CMSG_LEN(sizeof fd);
+        memcpy(CMSG_DATA(&control.head), &fd, sizeof fd);
+        if (fd < 0)
+            message.msg_controllen = 0;
+        int code = pgck_limit(client, deadline_ns);
+        if (code != 0)
+            return code;
+        ssize_t sent = sendmsg(client->socket, &message, MSG_NOSIGNAL);
+        if (sent < 0 && errno != EINTR)
+            return pgck_errno(client, "sendmsg");
+        if (sent > 0) {
+            part.iov_base = (char *)part.iov_base + sent;
+            part.iov_len -= (size_t)sent;
+            fd = -1;
+        }
+    }
+    return 0;
+}
+
+/* Room for more of a line: a reply repeats what was asked for. */
+static inline int pgck_grow(pagecheck_client *client)
+{
+    if (client->filled < client->room)
+        return 0;
+    if (client->room >= PGCK_LINE_BYTES)
+        return pgck_fail(client, -EPROTO, "the service sent too long a line");
+    size_t room = client->room == 0 ? 4096 : 2 * client->room;
+    char *line = (char *)realloc(client->line, room);
+    if (line == NULL)
+        return pgck_fail(client, -ENOMEM, "no memory");
+    client->line = line;
+    client->room = room;
+    return 0;
+}
+
+static inline int pgck_receive(pagecheck_client *client, int64_t deadline_ns)
+{
+    struct msghdr message;
+    pgck_control control;
+    int code = pgck_grow(client);
+    if (code == 0)
+        code = pgck_limit(client, deadline_ns);
+    if (code != 0)
+        return code;
+    struct iovec part = {client->line + client->filled, client->room - client->filled};
+    pgck_message(&part, &control, &message);
+    ssize_t got = recvmsg(client->socket, &message, MSG_CMSG_CLOEXEC);
+    if (got < 0)
+        return errno == EINTR ? 0 : pgck_errno(client, "recvmsg");
+    if (control.head.cmsg_type == SCM_RIGHTS && control.head.cmsg_len == CMSG_LEN(sizeof(int))) {
+        if (client->passed >= 0)
+            close(client->passed);
+        memcpy(&client->passed, CMSG_DATA(&control.head), sizeof(int));
+    }
+    if (got == 0)
+        return pgck_fail(client, -ECONNRESET, "the service hung up");
+    client->filled += (size_t)got;
+    return 0;
+}
+
+/* Reads the next line into client->line. */
+static inline int pgck_line(pagecheck_client *client, int64_t deadline_ns)
+{
+    char *end = NULL;
+    client->filled -= client->taken;
+    if (client->filled > 0)
+        memmove(client->line, client->line + client->taken, client->filled);
+    client->taken = 0;
+    while (client->filled == 0 ||
+           (end = (char *)memchr(client->line, '\n', client->filled)) == NULL) {
+        int code = pgck_receive(client, deadline_ns);
+        if (code != 0)
+            return code;
+    }
+    *end = '\0';
+    client->taken = (size_t)(end - client->line) + 1;
+    return 0;
+}
+
+/* The text of {"class": .., "desc": ..} as it came. */
+static inline int pgck_error(pagecheck_client *client, const char *error)
+{
+    const char *end = pgck_value_end(error);
+    int length = end != NULL && end - error < 200 ? (int)(end - error) : 200;
+    return pgck_fail(client, -EREMOTEIO, "the service says %.*s", length, error);
+}
+
+/* Sends a request, if there is one, and waits for its answer, of which `key` is a member. */
+static inline int pgck_exchange(pagecheck_client *client, char *request, int fd, const char *key,
+                                int64_t deadline_ns, const char **answer)
+{
+    int code = request != NULL ? pgck_send(client, request, fd, deadline_ns) : 0;
+    while (code == 0 && (code = pgck_line(client, deadline_ns)) == 0) {
+        const char *reply = pgck_blank(client->line);
+        const char *error = pgck_member(reply, "error");
+        *answer = pgck_member(reply, key);
+        if (error != NULL) /* only one request is out: it is that one's */
+            return pgck_error(client, error);
+        if (*answer != NULL && (request == NULL || pgck_number(reply, "id") == client->requests))
+            return 0;
+        if (pgck_member(reply, "event") == NULL)
+            code = pgck_fail(client, -EPROTO, "the service sent no answer: %.100s", reply);
+    }
+    return code;
+}
+
+/* Asks for something; a descriptor that came with the answer is client->passed. */
+static inline int pgck_ask(pagecheck_client *client, char *request, int fd, int64_t deadline_ns,
+                           const char **answer)
+{
+    if (client->failed != 0)
+        return client->failed;
+    if (client->passed >= 0)
+        close(client->passed);
+    client->passed = -1;
+    client->requests++; /* the id that `request` has */
+    int code = pgck_exchange(client, request, fd, "return", deadline_ns, answer);
+    if (code != -EREMOTEIO)
+        client->failed = code;
+    return code;
+}
+
+/* The same for what has one argument, a number, and returns nothing. */
+static inline int pgck_tell(pagecheck_client *client, const char *command, const char *argument,
+                            uint32_t value, int64_t deadline_ns)
+{
+    char request[160];
+    const char *answer;
+    snprintf(request, sizeof request,
+             "{\"execute\":\"%s\",\"arguments\":{\"%s\":%" PRIu32 "},\"id\":%" PRIu64 "}\n",
+             command, argument, value, client->requests + 1);
+    return pgck_ask(client, request, -1, deadline_ns, &answer);
+}
+
+/* Hangs up; the service forgets what this client attached, and its channels end with -ECONNRESET.
+ * They are still to be closed or unmapped. May be called twice. */
+static inline void pagecheck_disconnect(pagecheck_client *client)
+{
+    if (client->passed >= 0)
+        close(client->passed);
+    if (client->socket >= 0) {
+        shutdown(client->socket, SHUT_RDWR); /* the channels have copies of the descriptor */
+        close(client->socket);
+    }
+    free(client->line);
+    client->line = NULL;
+    client->room = client->filled = client->taken = 0;
+    client->socket = client->passed = -1;
+    client->failed = -ENOTCONN;
+}
+
+/* 0 while the service has not hung up, else -ECONNRESET. Asks nothing of it. */
+static inline int pagecheck_check(const pagecheck_client *client)
+{
+    return client->socket < 0 || pgck_hung_up(client->socket) ? -ECONNRESET : 0;
+}
+
+static inline int pgck_connect(pagecheck_client *client, const char *path, int64_t deadline_ns)
+{
+    struct sockaddr_un address;
+    int code;
+    memset(&address, 0, sizeof address);
+    address.sun_family = AF_UNIX;
+    if (strlen(path) >= sizeof address.sun_path)
+        return pgck_fail(client, -ENAMETOOLONG, "%s: too long for a socket", path);
+    memcpy(address.sun_path, path, strlen(path));
+    client->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (client->socket < 0)
+        return pgck_errno(client, "socket");
+    do { /* it waits while the service's backlog is full */
+        code = pgck_limit(client, deadline_ns);
+        if (code != 0)
+            return code;
+        code = connect(client->socket, (const struct sockaddr *)&address, sizeof address);
+    } while (code != 0 && errno == EINTR);
+    return code != 0 ? pgck_errno(client, path) : 0;
+}
+
+/* Connects, and reads and checks the greeting. After a failure there is nothing to disconnect. */
+static inline int pagecheck_connect(const char *path, int64_t deadline_ns, pagecheck_client *client)
+{
+    const char *greeting = NULL;
+    memset(client, 0, sizeof *client);
+    client->socket = client->passed = -1;
+    int code = pgck_connect(client, path, deadline_ns);
+    if (code == 0)
+        code = pgck_exchange(client, NULL, -1, "pagecheck", deadline_ns, &greeting);
+    if (code == 0 && (pgck_number(greeting, "protocol") != PAGECHECK_PROTOCOL ||
+                      pgck_number(greeting, "layout") != PAGECHECK_LAYOUT_VERSION))
+        code = pgck_fail(client, -EPROTONOSUPPORT,
+                         "the service does not speak protocol %u, layout %u: %.150s",
+                         PAGECHECK_PROTOCOL, PAGECHECK_LAYOUT_VERSION, greeting);
+    if (code != 0)
+        pagecheck_disconnect(client);
+    return code;
+}
+
+/* The request, from malloc; NULL: no memory. */
+static inline char *pgck_attach_request(const char *name, uint64_t page_size, uint64_t id,
+                                        const pagecheck_region *regions, uint32_t nregions)
+{
+    size_t room = 160 + strlen(name) + nregions * (size_t)160;
+    char *request = (char *)malloc(room);
+    if (request == NULL)
+        return NULL;
+    size_t at = (size_t)snprintf(request, room,
+                                 "{\"execute\":\"attach\",\"id\":%" PRIu64
+                                 ",\"arguments\":{\"name\":\"%s\",\"page_size\":%" PRIu64 "%s",
+                                 id, name, page_size, nregions != 0 ? ",\"regions\":" : "");
+    for (uint32_t i = 0; i < nregions; i++)
+        at +=
+            (size_t)snprintf(request + at, room - at,
+                             "%c{\"guest_phys_addr\":%" PRIu64 ",\"memory_size\":%" PRIu64
+                             ",\"userspace_addr\":%" PRIu64 ",\"mmap_offset\":%" PRIu64 "}",
+                             i == 0 ? '[' : ',', regions[i].guest_phys_addr, regions[i].memory_size,
+                             regions[i].userspace_addr, regions[i].mmap_offset);
+    snprintf(request + at, room - at, "%s}}\n", nregions != 0 ? "]" : "");
+    return request;
+}
+
+/* Hands the RAM behind `fd` over for reading; `fd` stays the caller's. `name` is printable, without
+ * quotes and backslashes; `regions` may be NULL. Offsets of pages are bytes from the file's start.
+ * -EINVAL: such a name. */
+static inline int pagecheck_attach(pagecheck_client *client, const char *name, int fd,
+                                   uint64_t page_size, const pagecheck_region *regions,
+                                   uint32_t nregions, int64_t deadline_ns, uint32_t *block)
+{
+    const char *answer = NULL;
+    *block = UINT32_MAX; /* no block's */
+    for (const char *at = name; *at != '\0'; at++)
+        if ((unsigned char)*at < ' ' || *at == '"' || *at == '\\')
+            return pgck_fail(client, -EINVAL, "block name that JSON cannot hold as it is");
+    char *request = pgck_attach_request(name, page_size, client->requests + 1, regions, nregions);
+    if (request == NULL)
+        return pgck_fail(client, -ENOMEM, "no memory");
+    int code = pgck_ask(client, request, fd, deadline_ns, &answer);
+    free(request);
+    uint64_t number = code == 0 ? pgck_number(answer, "block") : 0;
+    if (number > UINT32_MAX)
+        return client->failed = pgck_fail(client, -EPROTO, "attach: no block: %.150s", answer);
+    if (code == 0)
+        *block = (uint32_t)number;
+    return code;
+}
+
+/* No batch of the block may be out. */
+static inline int pagecheck_detach(pagecheck_client *client, uint32_t block, int64_t deadline_ns)
+{
+    return pgck_tell(client, "detach", "block", block, deadline_ns);
+}
+
+/* Unmaps the channel whatever it returns. */
+static inline int pagecheck_close_channel(pagecheck_client *client, pagecheck_channel *channel,
+                                          int64_t deadline_ns)
+{
+    pagecheck_channel_unmap(channel);
+    return pgck_tell(client, "close-channel", "channel", channel->id, deadline_ns);
+}
+
+/* Takes the answer's segment: it must be what the answer says. */
+static inline int pgck_open_answered(pagecheck_client *client, const char *answer,
+                                     pagecheck_channel *channel)
+{
+    uint64_t id = pgck_number(answer, "channel");
+    if (client->passed < 0 || id > UINT32_MAX)
+        return pgck_fail(client, -EPROTO, "open-channel: no segment or number: %.150s", answer);
+    if (pagecheck_channel_map(client->passed, channel) != 0)
+        return pgck_fail(client, -EPROTO, "open-channel: %s", channel->error);
+    channel->id = (uint32_t)id;
+    channel->socket = fcntl(client->socket, F_DUPFD_CLOEXEC, 0);
+    if (channel->socket >= 0 && pgck_number(answer, "slots") == channel->slots &&
+        pgck_number(answer, "slot_pages") == channel->slot_pages)
+        return 0;
+    int code = channel->socket < 0 ? pgck_errno(client, "open-channel: dup")
+                                   : pgck_fail(client, -EPROTO, "open-channel: another geometry");
+    pagecheck_channel_unmap(channel);
+    return code;
+}
+
+/* Opens a channel; after a failure there is nothing to close. */
+static inline int pagecheck_open_channel(pagecheck_client *client,
+                                         const pagecheck_channel_options *options,
+                                         int64_t deadline_ns, pagecheck_channel *channel)
+{
+    char request[200];
+    const char *answer = NULL;
+    snprintf(request, sizeof request,
+             "{\"execute\":\"open-channel\",\"id\":%" PRIu64 ",\"arguments\":{\"slots\":%" PRIu32
+             ",\"slot_pages\":%" PRIu32 ",\"spin_us\":%" PRIu32 "}}\n",
+             client->requests + 1, options->slots, options->slot_pages, options->spin_us);
+    int code = pgck_ask(client, request, -1, deadline_ns, &answer);
+    if (code == 0)
+        client->failed = code = pgck_open_answered(client, answer, channel);
+    return code;
+}
+
+#endif
