@@ -1,14 +1,15 @@
 """What people see: sizes, columns, the table, runs."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecheck.model import Counts, RamBlock
-from pagecheck.present import ProgressBar, columns, printable, runs, size_text, table
+from pagecheck.model import Counts, RamBlock, Region
+from pagecheck.present import ProgressBar, columns, guest_runs, printable, runs, size_text, table
 from pagecheck.report import BlockReport, Report
 
 KINDS = ("zero", "normal", "unchanged", "undecided")
@@ -119,3 +120,20 @@ def test_bar_appears_after_a_second() -> None:
         bar._started -= 10
         bar(1, 2)
     assert "scanning" in stream.getvalue()
+
+
+def test_runs_where_the_guest_sees_them() -> None:
+    """Two regions, out of order and with a part that the guest does not see."""
+    zero, normal = bytearray(8), bytearray(8)
+    zero[0], normal[0] = 0b00001111, 0b11110000
+    regions = (Region(1 << 32, 4 * 4096, 0, 0x10000 + 4 * 4096), Region(0, 2 * 4096, 0, 0x10000))
+    block = BlockReport(
+        RamBlock("b", 8 * 4096, 4096, 0x10000),
+        Counts(8, 4, 0, 4),
+        memoryview(zero),
+        memoryview(normal),
+        regions=regions,
+    )
+    assert list(guest_runs(block)) == [(0, 0x2000, "zero"), (1 << 32, 0x4000, "normal")]
+    cut = replace(block, regions=(Region(0x7000, 3 * 4096, 0, 0x10000 + 3 * 4096),))
+    assert list(guest_runs(cut)) == [(0x7000, 0x1000, "zero"), (0x8000, 0x2000, "normal")]

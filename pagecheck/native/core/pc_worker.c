@@ -183,7 +183,9 @@ static bool begin_next(pc_worker *worker)
     return true;
 }
 
-/* Counts a batch before its answer is stored: who has the answer finds it counted. */
+/* Counts a batch before its answer is stored: who has the answer finds it counted. The bits are in
+ * the ring, where a hostile submitter may change them under us: counts stay plausible whatever they
+ * say. */
 static void count(struct pc_stats *stats, const pc_begun *begun)
 {
     const pc_task *task = &begun->task;
@@ -193,6 +195,8 @@ static void count(struct pc_stats *stats, const pc_begun *begun)
     }
     uint64_t zero = pc_bits_count(task->zero, task->batch.count);
     uint64_t decided = pc_bits_count(task->decided, task->batch.count);
+    if (zero > decided)
+        zero = decided;
     uint64_t took_ns = (uint64_t)(pc_clock_now_ns() - begun->begun_ns);
     uint32_t bucket = took_ns < 1024 ? 0 : 54u - (uint32_t)__builtin_clzll(took_ns);
     stats->pages_cpu += task->batch.count - task->offloaded;

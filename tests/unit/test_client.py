@@ -1,0 +1,129 @@
+"""`Client` against peers that are no service, or a bad one."""
+
+import contextlib
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pagecheck import Client
+from pagecheck.errors import LimitError, PeerError, UsageError
+
+GREETING = {"pagecheck": {"version": "0", "protocol": 1, "layout": 3, "limits": {}}}
+Serve = Callable[[socket.socket], None]
+
+
+@contextlib.contextmanager
+def peer(serve: Serve) -> Iterator[str]:
+    """A socket whose one client is served by a function."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
+        path = f"{folder}/s"
+        listening.bind(path)
+        listening.listen()
+
+        def accept() -> None:
+            connected, _ = listening.accept()
+            with connected, contextlib.suppress(OSError):
+                serve(connected)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield path
+        thread.join(10)
+
+
+def lines(*messages: object) -> Serve:
+    """Says these, then reads what comes until the end."""
+
+    def serve(connected: socket.socket) -> None:
+        for message in messages:
+            connected.sendall(json.dumps(message).encode() + b"\n")
+        while connected.recv(4096):
+            pass
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("serve", "said"),
+    [
+        (lambda s: s.close(), "hung up"),
+        (lambda s: s.sendall(b"SSH-2.0-x\n"), "not JSON"),
+        (lambda s: s.sendall(b"[1]\n"), "not a JSON object"),
+        (lambda s: s.sendall(b"x" * 300_000), "line of more than"),
+        (lines({"QMP": {}}), "something else"),
+        (lines({"pagecheck": {"protocol": 2}}), "speaks protocol 2, we speak 1"),
+        (lines({"error": "odd"}), "no known form"),
+        (lines({"error": {"class": "Strange", "desc": "said so"}}), "said so"),
+        (lines({"error": {"class": "__class__", "desc": "said so"}}), "said so"),
+    ],
+)
+def test_no_service(serve: Serve, said: str) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with peer(serve) as path, pytest.raises((PeerError, LimitError), match=said):
+        Client(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_silent_one_is_given_up_in_time() -> None:
+    began = time.monotonic()
+    with peer(lines()) as path, pytest.raises(PeerError, match="in time"):
+        Client(path, timeout=0.2)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("path", ["/nonexistent/socket", "/etc/passwd", "x" * 300, "a\0b"])
+def test_nobody_there(path: str) -> None:
+    with pytest.raises(PeerError, match="no service there"):
+        Client(path)
+
+
+def test_errors_come_as_their_class() -> None:
+    told = {"error": {"class": "UsageError", "desc": "block 7: is not attached"}, "id": 1}
+    with (
+        peer(lines(GREETING, told)) as path,
+        Client(path) as client,
+        pytest.raises(UsageError, match="block 7"),
+    ):
+        client.blocks()
+
+
+def test_after_a_lost_answer_nothing_is_believed() -> None:
+    with peer(lines(GREETING)) as path, Client(path) as client:
+        with pytest.raises(PeerError, match="in time"):
+            client.execute("query-blocks", timeout=0.05)
+        with pytest.raises(PeerError, match="given up"):
+            client.blocks()
+
+
+def test_answers_to_others_and_events_are_passed_over() -> None:
+    events: list[dict[str, int]] = []
+    said = [
+        {"event": "PROGRESS", "data": {"done": 1}, "id": 1},
+        {"event": "PROGRESS", "data": {"done": 2}, "id": 9},
+        {"return": {"wrong": True}, "id": 0},
+        {"return": {"right": True}, "id": 1},
+    ]
+    with peer(lines(GREETING, *said)) as path, Client(path) as client:
+        reply, fds = client.execute("check", on_event=events.append)
+    assert reply == {"right": True}
+    assert events == [{"done": 1}]
+    assert fds == []
+
+
+def test_descriptors_that_nobody_asked_for_are_closed() -> None:
+    def serve(connected: socket.socket) -> None:
+        with open(os.devnull) as null:
+            line = json.dumps(GREETING).encode() + b"\n"
+            socket.send_fds(connected, [line], [null.fileno()] * 3)
+            connected.recv(10)
+
+    before = len(os.listdir("/proc/self/fd"))
+    with peer(serve) as path:
+        Client(path).close()
+    assert len(os.listdir("/proc/self/fd")) == before
