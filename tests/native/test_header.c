@@ -1,11 +1,6 @@
 /* include/pagecheck.h against the core: one layout, one protocol of waking, and a distrust of the
  * other side that lets nothing wrong through. */
-#include <pagecheck.h>
-
-#include <stdio.h>
-
-#include "check.h"
-#include "fixture.h"
+#include "header_fixture.h"
 
 #define SAME(ours, theirs, field)                                                                  \
     _Static_assert(offsetof(struct ours, field) == offsetof(struct theirs, field) &&               \
@@ -57,98 +52,6 @@ _Static_assert(PAGECHECK_REFUSED_COUNT == PC_REFUSED_COUNT, "count");
 _Static_assert(PAGECHECK_REFUSED_KIND == PC_REFUSED_KIND, "kind");
 _Static_assert(PAGECHECK_REFUSED_BLOCK == PC_REFUSED_BLOCK, "block");
 _Static_assert(PAGECHECK_REFUSED_PAGES == PC_REFUSED_PAGES, "pages");
-
-enum { PAGES = 1024, SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL };
-
-/* A channel as a VMM has it, and its worker. */
-typedef struct pair {
-    pagecheck_channel channel;
-    pc_worker worker;
-    pc_block block;
-    pthread_t thread;
-} pair;
-
-static int64_t soon(void)
-{
-    return pagecheck_now_ns() + SECOND / 50;
-}
-
-static int64_t late(void)
-{
-    return pagecheck_now_ns() + 60 * SECOND;
-}
-
-static int new_segment(uint32_t slots, uint32_t slot_pages, int seals)
-{
-    uint64_t bytes = pc_layout_segment_bytes(slots, slot_pages);
-    int fd = memfd_create("ring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)
-        abort();
-    void *segment = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (segment == MAP_FAILED || !pc_ring_format(segment, bytes, slots, slot_pages, 1))
-        abort();
-    munmap(segment, bytes);
-    if (seals != 0 && fcntl(fd, F_ADD_SEALS, seals) != 0)
-        abort();
-    return fd;
-}
-
-static void pair_init(int ram, pair *p)
-{
-    pc_ring ring;
-    memset(p, 0, sizeof *p);
-    int fd = new_segment(SLOTS, SLOT_PAGES, SEALS);
-    if (pagecheck_channel_map(fd, &p->channel) != 0 || pc_ring_open(fd, -1, &ring) != NULL ||
-        !pc_guard_install() || !pc_worker_init(&ring, pc_kernel_auto(), &p->worker))
-        abort();
-    close(fd);
-    p->block = ram_block(ram, PAGES, PC_BLOCK_TRUST_HOLES, false);
-    p->worker.blocks[0] = &p->block;
-}
-
-static void pair_deinit(pair *p)
-{
-    memset(p->worker.blocks, 0, sizeof p->worker.blocks); /* they are the test's */
-    pc_worker_deinit(&p->worker, 0);
-    pagecheck_channel_unmap(&p->channel);
-}
-
-static void *serve(void *worker)
-{
-    pc_worker_serve(worker, late());
-    return NULL;
-}
-
-static void start(pair *p)
-{
-    pthread_create(&p->thread, NULL, serve, &p->worker);
-}
-
-static void stop(pair *p)
-{
-    pc_ring_raise_attention(&p->worker.ring);
-    pthread_join(p->thread, NULL);
-}
-
-/* A worker that answers what waits, in this thread. */
-static void answer_now(pair *p)
-{
-    pc_worker_serve(&p->worker, soon());
-}
-
-/* Pages 0, 1, 63 and 64 hold data; 2 is written with zeros, the others are holes. */
-static int new_ram(void)
-{
-    int fd = ram_file(PAGES, UINT64_C(0x8000000000000003), 4);
-    if (pwrite(fd, "x", 1, 64 * PAGE + 7) != 1)
-        abort();
-    return fd;
-}
-
-static bool is_normal(uint64_t page)
-{
-    return page < 2 || page == 63 || page == 64;
-}
 
 static void test_round_trips(int64_t spin_ns, const char *of)
 {
@@ -443,158 +346,6 @@ static void test_partition(void)
     check_end("normal pages first", "");
 }
 
-/* ---- The connection, with a service that says what the case wants ---- */
-
-#define GREETING "{\"pagecheck\": {\"protocol\": 1, \"layout\": 3}}\n"
-#define CHANNEL "{\"return\": {\"channel\": 7, \"slots\": 4, \"slot_pages\": 128}, \"id\": 1}\n"
-
-typedef struct script {
-    const char *name, *greeting, *reply; /* no reply: hangs up; "": says nothing */
-    int connects, opens, passed;         /* expected codes; descriptors beside the reply */
-    bool in_bytes;                       /* sends every byte by itself */
-} script;
-
-typedef struct service {
-    const script *says;
-    int listener;
-} service;
-
-static void say(int to, const char *text, int passed, bool in_bytes)
-{
-    union {
-        struct cmsghdr head;
-        char bytes[CMSG_SPACE(3 * sizeof(int))];
-    } control;
-    int fd = new_segment(SLOTS, SLOT_PAGES, SEALS), fds[3] = {fd, fd, fd};
-    for (size_t at = 0, n; at < strlen(text); at += n) {
-        struct iovec part = {(void *)(uintptr_t)(text + at), in_bytes ? 1 : strlen(text)};
-        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-        size_t bytes = (size_t)passed * sizeof *fds;
-        n = part.iov_len;
-        if (passed > 0 && at == 0) {
-            control.head = (struct cmsghdr){CMSG_LEN(bytes), SOL_SOCKET, SCM_RIGHTS};
-            memcpy(CMSG_DATA(&control.head), fds, bytes);
-            message.msg_control = &control;
-            message.msg_controllen = CMSG_SPACE(bytes);
-        }
-        if (sendmsg(to, &message, MSG_NOSIGNAL) < 0)
-            break; /* the client has heard enough */
-    }
-    close(fd);
-}
-
-static void *play(void *argument)
-{
-    service *s = argument;
-    char byte = 0;
-    int to = accept(s->listener, NULL, NULL);
-    say(to, s->says->greeting, 0, s->says->in_bytes);
-    while (byte != '\n' && recv(to, &byte, 1, 0) == 1) {
-    }
-    if (byte == '\n' && s->says->reply != NULL) {
-        say(to, s->says->reply, s->says->passed, s->says->in_bytes);
-        while (recv(to, &byte, 1, 0) == 1) {
-        }
-    }
-    close(to);
-    return NULL;
-}
-
-/* Descriptors that are open; none may be left behind. */
-static int count_fds(void)
-{
-    int count = 0;
-    for (int fd = 0; fd < 256; fd++)
-        count += fcntl(fd, F_GETFD) >= 0;
-    return count;
-}
-
-static void test_script(const script *says)
-{
-    static pagecheck_client client;
-    const pagecheck_channel_options options = {4, 128, 0};
-    struct sockaddr_un at = {.sun_family = AF_UNIX};
-    service s = {says, socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-    pagecheck_channel channel;
-    pthread_t thread;
-    int before = count_fds();
-    snprintf(at.sun_path, sizeof at.sun_path, "/tmp/pagecheck-test-%d", (int)getpid());
-    if (bind(s.listener, (struct sockaddr *)&at, sizeof at) != 0 || listen(s.listener, 1) != 0)
-        abort();
-    pthread_create(&thread, NULL, play, &s);
-    check_begin();
-    int64_t until = pagecheck_now_ns() + (says->opens == -ETIMEDOUT ? SECOND / 4 : 20 * SECOND);
-    int code = pagecheck_connect(at.sun_path, until, &client);
-    CHECK(code == says->connects, "connect: %d: %s", code, client.error);
-    if (code == 0) {
-        code = pagecheck_open_channel(&client, &options, until, &channel);
-        CHECK(code == says->opens, "open: %d: %s", code, client.error);
-        CHECK(code != 0 || (channel.id == 7 && channel.slots == 4), "channel %u", channel.id);
-        if (code == 0)
-            pagecheck_channel_unmap(&channel);
-        else if (code != -EREMOTEIO)
-            CHECK(pagecheck_detach(&client, 0, until) == code, "it goes on");
-        pagecheck_disconnect(&client);
-    }
-    CHECK(pagecheck_detach(&client, 0, until) == -ENOTCONN, "after the end");
-    pthread_join(thread, NULL);
-    CHECK(count_fds() == before, "%d descriptors, not %d", count_fds(), before);
-    check_end("service:", says->name);
-    close(s.listener);
-    unlink(at.sun_path);
-}
-
-static void test_services(void)
-{
-    static char deep[200001], endless[3 << 20];
-    memset(deep, '[', sizeof deep - 2);
-    deep[sizeof deep - 2] = '\n';
-    memset(endless, 'x', sizeof endless - 1);
-    const script scripts[] = {
-        {"as it should be", GREETING, CHANNEL, 0, 0, 1, false},
-        {"byte by byte", GREETING, CHANNEL, 0, 0, 1, true},
-        {"events before the reply", GREETING, "{\"event\": \"X\"}\n\t{ \"event\" :[]}\n" CHANNEL, 0,
-         0, 1, false},
-        {"unknown members",
-         "{\"x\":[{\"]\":\"\\\"}\"}],\"pagecheck\":{\"layout\":3,\"protocol\":1}}\n", CHANNEL, 0, 0,
-         1, false},
-#ifndef __aarch64__ /* qemu-aarch64 leaves open what it has no room to pass on */
-        {"three descriptors", GREETING, CHANNEL, 0, 0, 3, false},
-#endif
-        {"no descriptor", GREETING, CHANNEL, 0, -EPROTO, 0, false},
-        {"another id", GREETING, "{\"return\": {\"channel\": 7}, \"id\": 2}\n", 0, -EPROTO, 1,
-         false},
-        {"another geometry", GREETING,
-         "{\"return\": {\"channel\": 7, \"slots\": 8, \"slot_pages\": 128}, \"id\": 1}\n", 0,
-         -EPROTO, 1, false},
-        {"a number that is none", GREETING,
-         "{\"return\": {\"channel\": -7, \"slots\": 4, \"slot_pages\": 128}, \"id\": 1}\n", 0,
-         -EPROTO, 1, false},
-        {"an error", GREETING, "{\"error\": {\"class\": \"UsageError\", \"desc\": \"no\"}}\n", 0,
-         -EREMOTEIO, 1, false},
-        {"hangs up", GREETING, NULL, 0, -ECONNRESET, 0, false},
-        {"says nothing", GREETING, "", 0, -ETIMEDOUT, 0, false},
-        {"no JSON", GREETING, "\\\"{:,\n", 0, -EPROTO, 1, false},
-        {"a deep line", GREETING, deep, 0, -EPROTO, 1, false},
-        {"an endless line", GREETING, endless, 0, -EPROTO, 1, false},
-        {"half a line", GREETING, "{\"event\": {\"desc\": \"x", 0, -ETIMEDOUT, 0, false},
-        {"another protocol", "{\"pagecheck\": {\"protocol\": 2, \"layout\": 3}}\n", NULL,
-         -EPROTONOSUPPORT, 0, 0, false},
-        {"another layout", "{\"pagecheck\": {\"protocol\": 1, \"layout\": 30}}\n", NULL,
-         -EPROTONOSUPPORT, 0, 0, false},
-        {"QMP", "{\"QMP\": {\"version\": {}}}\n", NULL, -EPROTO, 0, 0, false},
-        {"refuses us", "{\"error\": {\"class\": \"AccessError\", \"desc\": \"no\"}}\n", NULL,
-         -EREMOTEIO, 0, 0, false},
-    };
-    for (size_t i = 0; i < sizeof scripts / sizeof *scripts; i++)
-        test_script(&scripts[i]);
-    pagecheck_client client;
-    check_begin();
-    CHECK(pagecheck_connect("/nowhere/at/all", late(), &client) == -ENOENT, "%s", client.error);
-    CHECK(pagecheck_connect("/nowhere", 0, &client) == -ETIMEDOUT, "%s", client.error);
-    check_end("no service", "");
-}
-
 /* ---- Many channels at once ---- */
 
 enum { CHANNELS = 4 };
@@ -694,7 +445,6 @@ int main(int argc, char **argv)
     test_damaged_segments();
     test_unsafe_segments();
     test_partition();
-    test_services();
     test_stress(0, "without spinning");
     test_stress(20000, "with spinning");
     return check_summary();

@@ -160,7 +160,8 @@ void pc_ring_raise_attention(const pc_ring *ring)
 
 void pc_ring_mark_gone(const pc_ring *ring)
 {
-    /* release; pairs with the acquire load in pc_feed.c:sleep_for */
+    /* In this order: who reads `done` after it was raised here, as every sleeper does, sees `gone`.
+     * release; pairs with the acquire load in pc_feed.c:is_gone */
     __atomic_store_n(&ring->header->gone, 1, __ATOMIC_RELEASE);
     __atomic_fetch_add(&ring->header->done, 1, __ATOMIC_RELEASE); /* its worker is no more */
     pc_futex_wake(&ring->header->done);

@@ -351,7 +351,9 @@ pc_serve pc_worker_serve(pc_worker *worker, int64_t deadline_ns)
         }
         rest(worker);
         switch (sleep_until(worker, deadline_ns)) {
-        case PC_WAIT_POSTED:
+        case PC_WAIT_POSTED: /* a submitter that only ever wakes must not hold the caller either */
+            if (pc_clock_now_ns() >= deadline_ns)
+                return end_with(worker, PC_SERVE_TIMEOUT);
             break;
         case PC_WAIT_TIMEOUT:
             why = wanted(worker);
