@@ -15,7 +15,7 @@ from pagecheck import errors
 from pagecheck.errors import PagecheckError, PeerError, SourceError, UsageError
 from pagecheck.model import Counts, Pause, RamBlock, Region
 from pagecheck.native import Feed, _native
-from pagecheck.protocol import PROTOCOL, Connection, close_all, parse
+from pagecheck.protocol import PROTOCOL, REPLY_BYTES, Connection, close_all, parse
 from pagecheck.report import Answer, BlockReport, Report
 from pagecheck.shm.ram import RamSource, open_source
 
@@ -27,6 +27,7 @@ REPLY_S: Final = 60.0
 CHECK_REPLY_S: Final = 30.0  # beyond the deadline of a check
 NEVER_NS: Final = 1 << 62
 BATCH_PAGES: Final = 128
+NAME_CHARS: Final = 128  # what a service takes
 
 Progress = Callable[[int, int], None]
 
@@ -84,7 +85,7 @@ class Client:
         self._ids = 0
         self._broken = False
         deadline_ns = time.monotonic_ns() + int(timeout * 1e9)
-        self._connection = Connection(_connected(self._path, timeout))
+        self._connection = Connection(_connected(self._path, timeout), REPLY_BYTES)
         try:
             message, fds = self._receive(deadline_ns)
             close_all(fds)
@@ -207,7 +208,7 @@ class Client:
             arguments["source"] = text
             return []
         ram: RamSource = stack.enter_context(open_source(text))
-        arguments.setdefault("name", ram.name)
+        arguments.setdefault("name", _sendable(ram.name))
         if ram.is_shared_memory:
             return [ram.fd]
         if text.startswith("fd:"):
@@ -438,6 +439,11 @@ class RemoteChannel:
         """Ends the channel's worker."""
         self._feed.close()
         self._client.execute("close-channel", {"channel": self._number})
+
+
+def _sendable(name: str) -> str:
+    """A file's name as a block's: printable, and not longer than the service takes."""
+    return "".join(c if c.isprintable() else "?" for c in name)[:NAME_CHARS] or "ram"
 
 
 def _connected(path: str, timeout: float) -> socket.socket:

@@ -20,7 +20,8 @@ from typing import Any, Final, NamedTuple
 from pagecheck.errors import LimitError, PeerError
 
 PROTOCOL: Final = 1
-LINE_BYTES: Final = 1 << 18
+LINE_BYTES: Final = 1 << 18  # of a request
+REPLY_BYTES: Final = 1 << 26
 FDS_PER_LINE: Final = 8
 CAPABILITIES: Final = ("bitmap", "direct-channels", "gpa", "pause", "ranges", "sources")
 
@@ -37,8 +38,13 @@ class Line(NamedTuple):
 class Connection:
     """One end of a connected stream socket. One thread receives and one sends at a time."""
 
-    def __init__(self, connected: socket.socket) -> None:
-        """Takes the socket over."""
+    def __init__(self, connected: socket.socket, line_bytes: int = LINE_BYTES) -> None:
+        """Takes the socket over.
+
+        Args:
+            line_bytes: longer lines are not taken.
+        """
+        self._line_bytes = line_bytes
         self._socket = connected
         self._socket.setblocking(False)
         self._received = bytearray()
@@ -82,16 +88,16 @@ class Connection:
 
         Raises:
             PeerError: the other side hung up.
-            LimitError: the line is longer than LINE_BYTES, or came with too many descriptors.
+            LimitError: the line is too long, or came with too many descriptors.
         """
         while (end := self._received.find(b"\n")) < 0:
-            if len(self._received) > LINE_BYTES:
-                raise LimitError(f"line of more than {LINE_BYTES} bytes")
+            if len(self._received) > self._line_bytes:
+                raise LimitError(f"line of more than {self._line_bytes} bytes")
             if not self._wait(select.POLLIN, deadline_ns):
                 return None
             self._read()
-        if end > LINE_BYTES:
-            raise LimitError(f"line of more than {LINE_BYTES} bytes")
+        if end > self._line_bytes:
+            raise LimitError(f"line of more than {self._line_bytes} bytes")
         text = bytes(self._received[:end])
         del self._received[: end + 1]
         fds = self._fds.pop(self._taken, [])
@@ -137,6 +143,11 @@ class Connection:
             close_all(fds)
         self._fds = {}
 
+    def hang_up(self) -> None:
+        """Ends every wait of another thread for this socket; `close` follows."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Hangs up and closes what came and was not taken."""
         self._drop_fds()
@@ -157,12 +168,16 @@ def parse(text: bytes) -> dict[str, Any]:
         PeerError: it is none.
     """
     try:
-        message = json.loads(text)
+        message = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise PeerError(f"not JSON: {printable(text)}") from error
     if not isinstance(message, dict):
         raise PeerError(f"not a JSON object: {printable(text)}")
     return message
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
 
 
 def printable(text: bytes) -> str:

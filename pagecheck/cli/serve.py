@@ -17,7 +17,12 @@ from pagecheck.cli.options import EXIT_CODES, SIZE, engine_options
 @click.option(
     "--socket", "path", type=click.Path(), metavar="PATH", help="Listen there, mode 0600."
 )
-@click.option("--fd", type=int, metavar="N", help="Listen on an inherited descriptor.")
+@click.option(
+    "--fd",
+    type=click.IntRange(0, 2**31 - 1),
+    metavar="N",
+    help="Listen on an inherited descriptor.",
+)
 @engine_options
 @click.option(
     "--channels",
@@ -111,7 +116,7 @@ def serve(
         clients=max_clients,
         channels=max_channels,
         pause_seconds=max_pause,
-        block_bytes=max_block_size or default_block_bytes(),
+        block_bytes=default_block_bytes() if max_block_size is None else max_block_size,
     )
     where = Where(os.fspath(path) if path else None, fd, allowed_uids, metrics)
     run_service(where, limits, **engine)

@@ -4,15 +4,19 @@ it tells systemd."""
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import stat
+import time
+from collections.abc import Iterator
 from typing import Final
 
 from pagecheck.errors import ResourceError, UsageError
 
 LISTEN_FD: Final = 3
 BACKLOG: Final = 128
+LOCK_S: Final = 5.0
 
 
 class Listener:
@@ -101,11 +105,12 @@ def _bind(path: str, *, for_others: bool) -> Listener:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old = os.umask(0o177)
     try:
-        _remove_stale(path)
-        listening.bind(path)
-        if for_others:
-            os.chmod(path, 0o666)
-        listening.listen(BACKLOG)
+        with _only_one(os.path.dirname(path) or "."):
+            _remove_stale(path)
+            listening.bind(path)
+            if for_others:
+                os.chmod(path, 0o666)
+            listening.listen(BACKLOG)
         return Listener(listening, path, path)
     except OSError as error:
         listening.close()
@@ -116,6 +121,25 @@ def _bind(path: str, *, for_others: bool) -> Listener:
         raise
     finally:
         os.umask(old)
+
+
+@contextlib.contextmanager
+def _only_one(folder: str) -> Iterator[None]:
+    """One start at a time in a folder: between bind and listen a socket looks like a stale one."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + LOCK_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _remove_stale(path: str) -> None:

@@ -37,13 +37,17 @@ class Arguments:
             raise UsageError(f"{self._what}: {name!r} is missing")
         return name in self._left
 
+    def _at(self, name: str) -> str:
+        """The member as a message names it."""
+        return name if self._what == "arguments" else f"{self._what}.{name}"
+
     def integer(self, name: str, low: int, high: int, default: Any = _MISSING) -> Any:
         """An integer between two bounds, both included; or the default."""
         if not self._has(name, default):
             return default
         value = self._left.pop(name)
         if type(value) is not int or not low <= value <= high:
-            raise UsageError(f"{name}: must be an integer from {low} to {high}")
+            raise UsageError(f"{self._at(name)}: must be an integer from {low} to {high}")
         return value
 
     def number(self, name: str, default: float | None) -> float | None:
@@ -52,21 +56,21 @@ class Arguments:
             return default
         value = self._left.pop(name)
         if type(value) not in (int, float) or not 0 < value < 1e12 or math.isnan(value):
-            raise UsageError(f"{name}: must be a number of more than 0")
+            raise UsageError(f"{self._at(name)}: must be a number of more than 0")
         return float(value)
 
     def flag(self, name: str) -> bool:
         """true or false; false where it is missing."""
         value = self._left.pop(name, False)
         if type(value) is not bool:
-            raise UsageError(f"{name}: must be true or false")
+            raise UsageError(f"{self._at(name)}: must be true or false")
         return value
 
     def choice(self, name: str, *choices: str) -> str:
         """One of the given texts; the first where it is missing."""
         value = self._left.pop(name, choices[0])
         if value not in choices:
-            raise UsageError(f"{name}: must be one of {', '.join(choices)}")
+            raise UsageError(f"{self._at(name)}: must be one of {', '.join(choices)}")
         return str(value)
 
     def text(self, name: str, default: Any = _MISSING, chars: int = NAME_CHARS) -> Any:
@@ -75,7 +79,9 @@ class Arguments:
             return default
         value = self._left.pop(name)
         if not isinstance(value, str) or not 0 < len(value) <= chars or not value.isprintable():
-            raise UsageError(f"{name}: must be a printable text of 1 to {chars} characters")
+            raise UsageError(
+                f"{self._at(name)}: must be a printable text of 1 to {chars} characters"
+            )
         return value
 
     def items(self, name: str, most: int) -> list[Any] | None:
@@ -84,7 +90,7 @@ class Arguments:
             return None
         value = self._left.pop(name)
         if not isinstance(value, list) or len(value) > most:
-            raise UsageError(f"{name}: must be a list of at most {most}")
+            raise UsageError(f"{self._at(name)}: must be a list of at most {most}")
         return value
 
     def done(self) -> None:
@@ -111,6 +117,8 @@ def regions(arguments: Arguments) -> tuple[Region, ...]:
                 one.integer("mmap_offset", 0, _U64 - 1),
             )
         )
+        if found[-1].guest_phys_addr + found[-1].memory_size > _U64:
+            raise UsageError(f"regions[{index}]: ends past the last address")
         one.done()
     for field in ("guest_phys_addr", "mmap_offset"):
         ordered = sorted((getattr(each, field), each.memory_size) for each in found)

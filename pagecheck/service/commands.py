@@ -202,9 +202,13 @@ class Commands:
         numbers = arguments.items("blocks", BLOCKS_PER_CLIENT)
         if numbers is None:
             numbers = [arguments.integer("block", 0, BLOCKS_PER_CLIENT - 1)]
-        if not numbers or len(set(map(str, numbers))) != len(numbers):
-            raise UsageError("blocks: must name one block or more, each once")
-        held = [self._holdings.block(n if type(n) is int else -1) for n in numbers]
+        if (
+            any(type(n) is not int for n in numbers)
+            or len({*numbers}) != len(numbers)
+            or not numbers
+        ):
+            raise UsageError("blocks: must be the numbers of one block or more, each once")
+        held = [self._holdings.block(number) for number in numbers]
         first = held[0].block.ram
         ranges = page_ranges(arguments, first.page_size, first.start, held[0].regions)
         with_bitmap = arguments.flag("bitmap")

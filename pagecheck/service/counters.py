@@ -45,17 +45,12 @@ class Counters:
             self._open.add(channel)
             self._numbers["channels_opened"] += 1
 
-    def closed(self, channel: DirectChannel, *, lost: bool) -> None:
-        """Its words stay counted; called before it is closed.
-
-        Args:
-            lost: its worker died or hung.
-        """
+    def closed(self, channel: DirectChannel) -> None:
+        """Its words stay counted; called before it is closed."""
         with self._lock:
             if channel not in self._open:
                 return
             self._open.discard(channel)
-            self._numbers["channels_lost"] += lost
             past = self._past.get(channel.engine, [0] * STATS_WORDS)
             self._past[channel.engine] = _sum([past, channel.statistics()])
 

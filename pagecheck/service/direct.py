@@ -13,6 +13,7 @@ import os
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.coordinator.keeper import Settings
@@ -41,6 +42,7 @@ class DirectChannel:
         fd: the ring's memory, for the client.
         size: bytes of it.
         engine, kernel: what the worker decides with.
+        on_lost: called when the worker died or hung.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class DirectChannel:
         self.number = number
         self.size = segment_bytes(slots, slot_pages)
         self.is_gone = False
+        self.on_lost: Callable[[], None] | None = None
         self._settings = settings
         self._lock = threading.Lock()  # its socket is spoken to by one thread at a time
         self._still_since_ns = 0
@@ -170,6 +173,8 @@ class DirectChannel:
         if self.is_gone:
             return
         self.is_gone = True
+        if self.on_lost is not None:
+            self.on_lost()
         log.warning("direct channel %d: %s; it is gone", self.number, why)
         if self._process is not None:
             self._process.kill()

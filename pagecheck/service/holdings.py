@@ -109,7 +109,7 @@ class Holdings:
         """
         channel = self.channel(number)
         del self.channels[number]
-        self._counters.closed(channel, lost=channel.is_gone)
+        self._counters.closed(channel)
         channel.close()
 
     def close(self) -> None:

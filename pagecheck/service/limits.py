@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import Final, NamedTuple
 
-from pagecheck.errors import AccessError, LimitError
+from pagecheck.errors import AccessError, UsageError
 from pagecheck.native import _native
 
 BLOCKS_PER_CLIENT: Final = 32
@@ -17,6 +17,7 @@ RANGES_PER_CHECK: Final = 8192
 NAME_CHARS: Final = 128
 SLOTS_MAX: Final = 256
 SPIN_US_MAX: Final = 1000
+RESERVED_CLIENTS: Final = 2  # for root and our own user, where others may connect
 SEND_NS: Final = 5_000_000_000  # a client that has not read a reply by then is given up
 
 
@@ -37,13 +38,15 @@ class Limits(NamedTuple):
     block_bytes: int = 1 << 40
 
     def check(self) -> Limits:
-        """Raises LimitError where a number is out of range."""
+        """Raises UsageError where a number is out of range."""
         if not 1 <= self.clients <= CLIENTS_MAX:
-            raise LimitError(f"{self.clients} clients: must be 1 to {CLIENTS_MAX}")
+            raise UsageError(f"{self.clients} clients: must be 1 to {CLIENTS_MAX}")
         if not 0 <= self.channels <= 256:
-            raise LimitError(f"{self.channels} channels per client: must be 0 to 256")
-        if not self.pause_seconds > 0:
-            raise LimitError(f"max pause {self.pause_seconds}: must be more than 0 seconds")
+            raise UsageError(f"{self.channels} channels per client: must be 0 to 256")
+        if not 0 < self.pause_seconds < 1e9:
+            raise UsageError(f"max pause {self.pause_seconds}: must be more than 0 seconds")
+        if self.block_bytes < 4096:
+            raise UsageError(f"max block size {self.block_bytes}: must be 4096 bytes or more")
         return self
 
 

@@ -29,7 +29,7 @@ FIRST_BUCKET_S: Final = 1024e-9
 
 # Metric, what it is, and the word of `layout.STATS` it comes from; each by engine.
 BY_ENGINE: Final = (
-    ("checked_bytes", "Bytes of the pages that were decided, holes included.", "bytes"),
+    ("checked_bytes", "Bytes of the pages that workers decided.", "bytes"),
     ("holes", "Pages answered as zero because their file has a hole there.", "holes"),
     ("batches", "Batches that workers answered.", "answered"),
     ("refused_batches", "Batches that made no sense to a worker.", "refused"),
@@ -68,6 +68,8 @@ class ServiceCollector(Collector):
             family = CounterMetricFamily(f"pagecheck_{name}", text, labels=["engine"])
             for engine, each in words.items():
                 family.add_metric([engine], each[_index(field)])
+            if field == "holes":  # those that no worker had to be asked about
+                family.add_metric(["none"], self._service.counters.number("holes"))
             yield family
         yield self._latency(words)
         for name, text, counter in PLAIN:
@@ -134,34 +136,43 @@ def _index(field: str) -> int:
     return STATS[field].offset // 8
 
 
-def start_metrics(service: Service, address: str) -> str:
+def parse_address(address: str) -> tuple[str, int]:
+    """HOST:PORT or [V6]:PORT as host and port.
+
+    Raises:
+        UsageError: it makes no sense.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        if not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
+            raise ValueError
+        if host.startswith("[") and host.endswith("]"):
+            return str(ipaddress.IPv6Address(host[1:-1])), int(port)
+        return str(ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host)), int(port)
+    except ValueError as error:
+        raise UsageError(
+            f"--metrics {address}: no address; write such as 127.0.0.1:9753 or [::1]:9753"
+        ) from error
+
+
+def start_metrics(service: Service, address: tuple[str, int]) -> str:
     """Serves the metrics over HTTP, in threads that end with the process.
 
     Args:
-        address: HOST:PORT or [V6]:PORT; port 0 takes a free one.
+        address: host and port; port 0 takes a free one.
 
     Returns:
         The address that it listens on.
 
     Raises:
-        UsageError: the address makes no sense.
         ResourceError: it cannot be listened on.
     """
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        if not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ValueError
-        ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError as error:
-        raise UsageError(
-            f"--metrics {address}: no address; write such as 127.0.0.1:9753 or [::1]:9753"
-        ) from error
+    host, port = address
+    shown = f"[{host}]" if ":" in host else host
     registry = CollectorRegistry()
     registry.register(ServiceCollector(service))
     try:
-        server, _thread = start_http_server(int(port), host, registry)
+        server, _thread = start_http_server(port, host, registry)
     except OSError as error:
-        raise ResourceError(f"--metrics {address}: cannot listen: {error.strerror}") from error
-    shown = f"[{host}]" if ":" in host else host
+        raise ResourceError(f"--metrics {shown}:{port}: cannot listen: {error.strerror}") from error
     return f"{shown}:{server.server_port}"

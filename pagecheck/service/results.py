@@ -31,6 +31,7 @@ class Check:
         held: the blocks, in the order of the answer.
         ranges: pages of the only block, or None.
         bitmap: a descriptor whose bits select pages of the only block, or None; the caller's.
+        deadline: seconds for all blocks together.
         pause: stop the VM meanwhile, for at most `max_pause` seconds.
         progress: called now and then with (bytes done, bytes in all); raises where nobody wants
             the answer any more.
@@ -45,6 +46,7 @@ class Check:
     pause: bool
     max_pause: float | None
     progress: Callable[[int, int], None]
+    _until: float | None = None
 
     def run(self, service: Service) -> tuple[dict[str, Any], tuple[int, ...]]:
         """Scans.
@@ -62,6 +64,7 @@ class Check:
             memory = Memfd("pagecheck-bitmaps", sum(sizes))
             stack.callback(memory.close)
             started = time.monotonic()
+            self._until = None if self.deadline is None else started + self.deadline
             results: list[ScanResult] = []
             at = 0
             pauses: list[Pause] = []
@@ -127,7 +130,7 @@ class Check:
             held.block,
             kind=self.kind,
             max_rate=self.max_rate,
-            deadline=self.deadline,
+            deadline=None if self._until is None else max(self._until - time.monotonic(), 1e-9),
             progress=self.progress,
             bitmaps=bitmaps,
             selection=selection,

@@ -47,6 +47,11 @@ def run_service(where: Where, limits: Limits, **engine: Any) -> None:
     limits.check()
     if engine.get("engine") == "none":
         raise UsageError("engine none: the service has nothing to do with it")
+    address = None
+    if where.metrics is not None:
+        from pagecheck.service.metrics import parse_address, start_metrics
+
+        address = parse_address(where.metrics)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(
             listen(where.path, where.fd, for_others=bool(where.allowed_uids))
@@ -55,8 +60,6 @@ def run_service(where: Where, limits: Limits, **engine: Any) -> None:
         assert coordinator.settings is not None
         service = Service(coordinator, coordinator.settings, limits)
         stack.callback(service.ending.set)
-        if where.metrics is not None:
-            from pagecheck.service.metrics import start_metrics
-
-            log.info("metrics on http://%s/metrics", start_metrics(service, where.metrics))
+        if address is not None:
+            log.info("metrics on http://%s/metrics", start_metrics(service, address))
         serve(listener, service, frozenset(where.allowed_uids))

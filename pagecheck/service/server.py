@@ -123,6 +123,8 @@ def _drain(service: Service) -> None:
     while any(each.is_working for each in service.sessions()) and time.monotonic() < until:
         time.sleep(0.01)
     service.ending.set()
+    for session in service.sessions():
+        session.hang_up()
     until = time.monotonic() + LEAVE_S
     for session in service.sessions():
         session.join(max(0.0, until - time.monotonic()))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pagecheck.errors import LimitError
 from pagecheck.service.counters import Counters
 from pagecheck.service.direct import DirectChannel
+from pagecheck.service.limits import RESERVED_CLIENTS
 from pagecheck.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -55,8 +56,11 @@ class Service:
         )
         self._supervisor.start()
 
-    def enter(self, session: Session) -> int:
+    def enter(self, session: Session, *, trusted: bool) -> int:
         """Lets a client in.
+
+        Args:
+            trusted: root or our own user, for whom some places are kept.
 
         Returns:
             Its number.
@@ -65,8 +69,11 @@ class Service:
             LimitError: there are as many as may be.
         """
         with self._lock:
-            if len(self._sessions) >= self.limits.clients:
-                raise LimitError(f"{self.limits.clients} clients are connected; try again later")
+            most = self.limits.clients
+            if not trusted:
+                most = max(1, most - RESERVED_CLIENTS)
+            if len(self._sessions) >= most:
+                raise LimitError(f"{most} clients are connected; try again later")
             number = next(self._numbers)
             self._sessions[number] = session
         self.counters.add("clients_accepted")
@@ -85,7 +92,9 @@ class Service:
     def new_channel(self, number: int, slots: int, slot_pages: int, spin_us: int) -> DirectChannel:
         """Starts a worker for a direct channel; raises as its constructor."""
         worker = next(self._workers)
-        return DirectChannel(number, worker, self._settings, slots, slot_pages, spin_us)
+        channel = DirectChannel(number, worker, self._settings, slots, slot_pages, spin_us)
+        channel.on_lost = lambda: self.counters.add("channels_lost")
+        return channel
 
     def _look_after(self) -> None:
         while not self.ending.wait(LOOK_S):

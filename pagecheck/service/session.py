@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.errors import InternalError, LimitError, PagecheckError
 from pagecheck.protocol import Connection, Line, close_all, parse
-from pagecheck.service.commands import Commands, Reply, describe
+from pagecheck.service.commands import Commands, Reply
 from pagecheck.service.holdings import Holdings
 from pagecheck.service.limits import SEND_NS, Peer
 
@@ -51,7 +51,7 @@ class Session:
         self._request_id: Any = None
         self._told = 0.0
         self.holdings = Holdings(service.coordinator, service.counters)
-        self.number = service.enter(self)
+        self.number = service.enter(self, trusted=peer.trusted)
         self._connection = Connection(connected)
         self._thread = threading.Thread(
             target=self._serve, name=f"pagecheck-client-{self.number}", daemon=True
@@ -74,6 +74,10 @@ class Session:
         """Whether a command runs at this moment."""
         return self._doing is not None
 
+    def hang_up(self) -> None:
+        """Ends its waits for the client."""
+        self._connection.hang_up()
+
     def join(self, seconds: float) -> bool:
         """Waits for its end. False: it goes on."""
         self._thread.join(seconds)
@@ -88,7 +92,10 @@ class Session:
             "seconds": round(time.time() - self._since, 3),
             "commands": self._commands_done,
             "doing": self._doing,
-            "blocks": [describe(held) for held in list(self.holdings.blocks.values())],
+            "blocks": [
+                {"block": held.number, "name": held.block.ram.name, "size": held.block.ram.size}
+                for held in list(self.holdings.blocks.values())
+            ],
             "channels": [
                 {"channel": each.number, "worker": each.pid, "gone": each.is_gone}
                 for each in list(self.holdings.channels.values())

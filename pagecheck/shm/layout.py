@@ -58,9 +58,7 @@ HEADER: Final = {
     "slot_count": Field(32, "I", "once", "slots in the ring"),
     "slot_pages": Field(36, "I", "once", "the most pages of a batch"),
     "slot_bytes": Field(40, "Q", "once", "distance between slots"),
-    "wake_at": Field(
-        64, "Q", "submitter", "the sequence that it sleeps for; 2^64 - 1: awake"
-    ),
+    "wake_at": Field(64, "Q", "submitter", "the sequence that it sleeps for; 2^64 - 1: awake"),
     "asleep": Field(128, "Q", "worker", "1 << 32 | the `submit` that it sleeps on; 0: it is awake"),
     "done": Field(136, "I", "worker", "futex: raised when the answer of wake_at is there"),
     "submit": Field(192, "I", "added to", "futex: raised when the worker is to look"),

@@ -89,6 +89,7 @@ def test_a_check_counts_exactly(
         "pages_total{engine=cpu,result=zero}": zero - holes,
         "pages_total{engine=cpu,result=normal}": known_ram.pages - zero,
         "pages_total{engine=none,result=zero}": holes,
+        "holes_total{engine=none}": holes,
         "checked_bytes_total{engine=cpu}": (known_ram.pages - holes) * PAGE,
         "batch_duration_seconds_count{engine=cpu}": batches,
         "commands_total{}": 1,

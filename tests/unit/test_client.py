@@ -55,7 +55,7 @@ def lines(*messages: object) -> Serve:
         (lambda s: s.close(), "hung up"),
         (lambda s: s.sendall(b"SSH-2.0-x\n"), "not JSON"),
         (lambda s: s.sendall(b"[1]\n"), "not a JSON object"),
-        (lambda s: s.sendall(b"x" * 300_000), "line of more than"),
+        (lambda s: s.sendall(b"x" * (1 << 26) + b"x" * 8), "line of more than"),
         (lines({"QMP": {}}), "something else"),
         (lines({"pagecheck": {"protocol": 2}}), "speaks protocol 2, we speak 1"),
         (lines({"error": "odd"}), "no known form"),
