@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CONNECT_S: Final = 10.0
 REPLY_S: Final = 60.0
+QUEUE_S: Final = 0.01
 CHECK_REPLY_S: Final = 30.0  # beyond the deadline of a check
 NEVER_NS: Final = 1 << 62
 BATCH_PAGES: Final = 128
@@ -449,15 +450,22 @@ def _sendable(name: str) -> str:
 def _connected(path: str, timeout: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout)
+    until = time.monotonic() + timeout
     try:
-        connection.connect(path)
+        while True:
+            try:
+                connection.connect(path)
+                return connection
+            except BlockingIOError:  # its queue is full, and a Unix socket does not wait for that
+                if time.monotonic() > until:
+                    raise
+                time.sleep(QUEUE_S)
     except (OSError, ValueError) as error:
         connection.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise PeerError(
             f"{path}: no service there: {reason}; start one with pagecheck serve --socket {path}"
         ) from error
-    return connection
 
 
 def _error(told: Any) -> PagecheckError:

@@ -23,6 +23,7 @@ PROTOCOL: Final = 1
 LINE_BYTES: Final = 1 << 18  # of a request
 REPLY_BYTES: Final = 1 << 26
 FDS_PER_LINE: Final = 8
+HALF_LINE_NS: Final = 2_000_000_000
 CAPABILITIES: Final = ("bitmap", "direct-channels", "gpa", "pause", "ranges", "sources")
 
 _RECEIVE_BYTES: Final = 1 << 16
@@ -50,6 +51,7 @@ class Connection:
         self._received = bytearray()
         self._taken = 0  # bytes of the lines that were handed out
         self._fds: dict[int, list[int]] = {}  # by where in the stream their line begins
+        self._fds_since_ns = 0
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -88,11 +90,15 @@ class Connection:
 
         Raises:
             PeerError: the other side hung up.
-            LimitError: the line is too long, or came with too many descriptors.
+            LimitError: the line is too long, came with too many descriptors, or does not end although
+                it brought some: they are not kept for long, since one of them may be the other end
+                of this socket, which would then never hang up.
         """
         while (end := self._received.find(b"\n")) < 0:
             if len(self._received) > self._line_bytes:
                 raise LimitError(f"line of more than {self._line_bytes} bytes")
+            if self._fds and time.monotonic_ns() - self._fds_since_ns > HALF_LINE_NS:
+                raise LimitError("descriptors came with a line that does not end")
             if not self._wait(select.POLLIN, deadline_ns):
                 return None
             self._read()
@@ -117,6 +123,7 @@ class Connection:
         begun = self._taken + self._received.rfind(b"\n", 0, max(len(self._received) - 1, 0)) + 1
         if fds:
             self._fds.setdefault(begun, []).extend(fds)
+            self._fds_since_ns = time.monotonic_ns()
         if flags & socket.MSG_CTRUNC or len(self._fds.get(begun, ())) > FDS_PER_LINE:
             raise LimitError(f"more than {FDS_PER_LINE} descriptors with one line")
         if not data:

@@ -73,7 +73,10 @@ def scan(
             options.progress(work.done_pages * page, block.ram.size)
 
     job = Job(block, begin, work.take, stop, options.deadline_ns, urgent=False, pause=work.pause)
-    outcomes = pool.run(job, len(pool.channels), watch)
+    try:
+        outcomes = pool.run(job, len(pool.channels), watch)
+    finally:
+        work.close()
     if work.error is not None:
         raise work.error
     after = block.source.stamp()

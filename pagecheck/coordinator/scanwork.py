@@ -117,6 +117,11 @@ class ScanWork:
             cost_ns = taken[1] * self._block.ram.page_size * 1_000_000_000 // self._rate
             self._next_ns = max(self._next_ns, time.monotonic_ns()) + cost_ns
 
+    def close(self) -> None:
+        """Lets go of a walk that was ended early; it holds this object, which holds it."""
+        with self._lock:
+            self._runs = iter(())
+
     def pause(self) -> None:
         """Waits until the rate allows more, the scan is stopped or its deadline passes."""
         until = min(self._next_ns, self._deadline_ns)

@@ -15,7 +15,7 @@ from typing import Final
 from pagecheck.errors import ResourceError, UsageError
 
 LISTEN_FD: Final = 3
-BACKLOG: Final = 128
+BACKLOG: Final = 1024
 LOCK_S: Final = 5.0
 
 

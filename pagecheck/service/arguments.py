@@ -9,9 +9,14 @@ import itertools
 import math
 from typing import Any
 
-from pagecheck.errors import UsageError
+from pagecheck.errors import LimitError, UsageError
 from pagecheck.model import Region
-from pagecheck.service.limits import NAME_CHARS, RANGES_PER_CHECK, REGIONS_PER_BLOCK
+from pagecheck.service.limits import (
+    NAME_CHARS,
+    PIECES_PER_CHECK,
+    RANGES_PER_CHECK,
+    REGIONS_PER_BLOCK,
+)
 
 _U64 = 1 << 64
 _MISSING: Any = object()
@@ -140,6 +145,7 @@ def page_ranges(
 
     Raises:
         UsageError: a range is no multiple of the page size, or outside every region.
+        LimitError: guest-physical ranges cross too many regions.
     """
     given = arguments.items("ranges", RANGES_PER_CHECK)
     if given is None:
@@ -153,6 +159,8 @@ def page_ranges(
             found.append((one.integer("first", 0, _U64), one.integer("count", 1, _U64)))
         else:
             found += _from_guest(what, gpa, one.integer("size", 1, _U64), page_size, start, known)
+        if len(found) > PIECES_PER_CHECK:
+            raise LimitError(f"ranges: more than {PIECES_PER_CHECK} pieces of regions")
         one.done()
     return found
 

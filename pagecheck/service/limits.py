@@ -14,6 +14,7 @@ BLOCKS_PER_CLIENT: Final = 32
 CLIENTS_MAX: Final = _native.BLOCKS_MAX // BLOCKS_PER_CLIENT  # then there is a block for everyone
 REGIONS_PER_BLOCK: Final = 1024
 RANGES_PER_CHECK: Final = 8192
+PIECES_PER_CHECK: Final = 65536  # what ranges of guest-physical addresses come to
 NAME_CHARS: Final = 128
 SLOTS_MAX: Final = 256
 SPIN_US_MAX: Final = 1000

@@ -14,11 +14,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from pagecheck.errors import InternalError, LimitError, PagecheckError
+from pagecheck.errors import InternalError, LimitError, PagecheckError, UsageError
 from pagecheck.protocol import Connection, Line, close_all, parse
 from pagecheck.service.commands import Commands, Reply
 from pagecheck.service.holdings import Holdings
-from pagecheck.service.limits import SEND_NS, Peer
+from pagecheck.service.limits import NAME_CHARS, SEND_NS, Peer
 
 if TYPE_CHECKING:
     from pagecheck.service.service import Service
@@ -134,7 +134,7 @@ class Session:
         request_id = self._request_id = None
         try:
             message = parse(line.text)
-            request_id = self._request_id = message.get("id")
+            request_id = self._request_id = _checked_id(message)
             self._doing = str(message.get("execute"))[:40]
             self._service.counters.add("commands")
             reply = self._commands.run(message, line.fds)
@@ -170,6 +170,20 @@ class Session:
             if self._request_id is not None:
                 event["id"] = self._request_id
             self._send(Reply(event))
+
+
+def _checked_id(message: dict[str, Any]) -> str | int | None:
+    """The request's id, which is sent back.
+
+    Raises:
+        UsageError: it is neither a short text nor an integer.
+    """
+    given = message.get("id")
+    if given is None or (type(given) is int and abs(given) < 1 << 63):
+        return given
+    if isinstance(given, str) and len(given) <= NAME_CHARS:
+        return given
+    raise UsageError(f"id: must be a text of at most {NAME_CHARS} characters, or an integer")
 
 
 def _error(error: PagecheckError, request_id: Any) -> dict[str, Any]:
