@@ -122,8 +122,8 @@ def test_a_whole_session(checked: Checked, known_ram: KnownRam, tmp_path: Any) -
         "disk.ram",
     ]
 
-    message, fds = checked.execute("check", {"block": block, "progress": True}, id=[1, "two"])
-    assert message["id"] == [1, "two"]
+    message, fds = checked.execute("check", {"block": block, "progress": True}, id="one, two")
+    assert message["id"] == "one, two"
     found = mapped(fds[0], message["return"]["blocks"][0]["bitmaps"], known_ram.pages)
     assert (found["zero"] == known_ram.zero).all()
     assert (found["hole"] == known_ram.hole).all()
