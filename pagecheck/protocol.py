@@ -90,9 +90,9 @@ class Connection:
 
         Raises:
             PeerError: the other side hung up.
-            LimitError: the line is too long, came with too many descriptors, or does not end although
-                it brought some: they are not kept for long, since one of them may be the other end
-                of this socket, which would then never hang up.
+            LimitError: the line is too long, came with too many descriptors, or does not end
+                although it brought some: they are not kept for long, since one of them may be the
+                other end of this socket, which would then never hang up.
         """
         while (end := self._received.find(b"\n")) < 0:
             if len(self._received) > self._line_bytes:
