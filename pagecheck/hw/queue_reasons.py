@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 
+from pagecheck.hw.repairs import last_command, set_up_device, set_up_queue
 from pagecheck.hw.sysfs import DOCUMENT, printable
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
@@ -41,44 +42,60 @@ def device_refused(device: Device, *, pasid: bool) -> str | None:
     if device.state == "halted":
         return "state is halted, an error stopped it; see dmesg, then load the idxd driver again"
     if device.state != "enabled":
-        return f"state is {device.state}; accel-config enable-device {device.name}"
+        return (
+            f"state is {device.state}{last_command(device.cmd_status)}; "
+            f"accel-config enable-device {device.name}, or set it up as in {DOCUMENT}"
+        )
     return None
 
 
-def misconfigured(queue: WorkQueue, files: Folder, opcodes: int) -> str | None:
+def misconfigured(device: Device, queue: WorkQueue, files: Folder, opcodes: int) -> str | None:
     """What sysfs says against the queue, or None."""
-    at = f"{queue.device}/{queue.name}"
-    kind = files.text("type")
-    driver = files.text("driver_name", "user")  # since Linux 6.7
+    wrong = _wrong_attribute(queue, files, opcodes)
     state = files.text("state")
+    driver = files.has("driver_name")
     if files.problem is not None:
         return files.problem
-    if kind == "none":
-        return f"not configured (type is none); accel-config config-wq, see {DOCUMENT}"
-    again = f"accel-config disable-wq {at}, config-wq {at}"
-    if kind != "user":
-        return f"type is {kind}, not user; {again} -y user -n pagecheck -d user, enable-wq {at}"
-    if driver != "user":
-        return f"driver_name is {driver!r}, not user; {again} -d user, enable-wq {at}"
-    if queue.size == 0:
+    if queue.size == 0 and files.text("type") == "none":
+        return f"not configured (type is none); set it up as in {DOCUMENT}"
+    if wrong is not None and queue.size == 0:
         return (
-            f"size is 0 entries; accel-config disable-device {queue.device}, "
-            f"config-wq {at} -s 128, enable-device {queue.device}, enable-wq {at}"
+            f"{wrong}; only a disabled device takes a size, which clears its other queues: "
+            f"{set_up_device(device, queue, driver=driver)}"
         )
-    if queue.mode == "shared" and queue.threshold == 0:
-        return f"threshold is 0 entries; {again} -t {max(queue.size - 1, 1)}, enable-wq {at}"
-    if queue.max_transfer < PAGE_BYTES:
-        return (
-            f"max_transfer_size is {queue.max_transfer} bytes, less than a page of {PAGE_BYTES}; "
-            f"{again} -x 2097152, enable-wq {at}"
-        )
-    if not opcodes & COMPARE_PATTERN:
-        return (
-            "op_config (or the device's op_cap) lacks COMPVAL, bit 6; "
-            f"accel-config disable-wq {at}, write a mask with bit 6 to op_config, enable-wq {at}"
-        )
+    if wrong is not None:
+        return f"{wrong}; {repair(device, queue, files)}"
     if state != "enabled":
-        return f"state is {state}; accel-config enable-wq {at}"
+        failed = last_command(device.cmd_status)
+        return f"state is {state}{failed}; accel-config enable-wq {queue.device}/{queue.name}"
+    return None
+
+
+def repair(device: Device, queue: WorkQueue, files: Folder) -> str:
+    """The commands that give a queue the configuration that pagecheck wants."""
+    enabled = files.text("state") == "enabled"
+    return set_up_queue(device, queue, enabled=enabled, driver=files.has("driver_name"))
+
+
+def _wrong_attribute(queue: WorkQueue, files: Folder, opcodes: int) -> str | None:
+    kind = files.text("type")
+    driver = files.text("driver_name", "user")  # since Linux 6.7
+    if kind == "none":
+        return "not configured (type is none)"
+    if kind != "user":
+        return f"type is {kind}, not user"
+    if driver != "user":
+        return f"driver_name is {driver!r}, not user"
+    if queue.size == 0:
+        return "size is 0 entries"
+    if queue.mode == "shared" and queue.threshold == 0:
+        return "threshold is 0 entries"
+    if not files.text("name", "unknown"):
+        return "it has no name, without which it cannot be enabled"
+    if queue.max_transfer < PAGE_BYTES:
+        return f"max_transfer_size is {queue.max_transfer} bytes, less than a page of {PAGE_BYTES}"
+    if not opcodes & COMPARE_PATTERN:
+        return "op_config (or the device's op_cap) lacks COMPVAL, bit 6"
     return None
 
 
@@ -102,9 +119,13 @@ def unopenable(host: Host, queue: WorkQueue) -> str | None:
 
 
 def with_submission(
-    host: Host, queue: WorkQueue, opcodes: int, op_cap: int, *, probe: bool
+    host: Host, queue: WorkQueue, opcodes: int, op_cap: int, again: str, *, probe: bool
 ) -> WorkQueue:
-    """The queue with how it would be submitted to, or with why it cannot be."""
+    """The queue with how it would be submitted to, or with why it cannot be.
+
+    Args:
+        again: the commands that configure it as it should be.
+    """
     submit = INSTRUCTIONS[queue.mode]
     notes = []
     lacking = host.cpu_why_not(submit)
@@ -120,9 +141,10 @@ def with_submission(
             "mapping the portal is not permitted: submits by write(2); "
             f"give the process CAP_SYS_RAWIO, see {DOCUMENT}"
         )
-    no_batches = _why_no_batches(queue, submit, opcodes, op_cap)
+    no_batches = _why_no_batches(queue, submit, opcodes, op_cap, again)
     if no_batches is not None:
         notes.append(no_batches)
+    notes += _faults_that_cost(queue, again)
     return queue._replace(
         submit=submit, batches=no_batches is None, note="; ".join(notes) if notes else None
     )
@@ -156,18 +178,29 @@ def _open_refused(queue: WorkQueue, code: int) -> str:
     return f"{queue.path}: opening it: {os.strerror(code)}; see dmesg and {DOCUMENT}"
 
 
-def _why_no_batches(queue: WorkQueue, submit: str, opcodes: int, op_cap: int) -> str | None:
-    at = f"{queue.device}/{queue.name}"
+def _faults_that_cost(queue: WorkQueue, again: str) -> list[str]:
+    """Settings with which a fault costs more than the page: notes."""
+    found = []
+    if not queue.ats:
+        found.append(
+            "ats_disable is 1: records that the device cannot write are lost without a word, "
+            f"each costs the queue; {again}"
+        )
+    elif not queue.prs:
+        found.append(
+            "prs_disable is 1: the device waits for no page, so that a list or record that the "
+            f"kernel moved fails its batch; {again}"
+        )
+    return found
+
+
+def _why_no_batches(
+    queue: WorkQueue, submit: str, opcodes: int, op_cap: int, again: str
+) -> str | None:
     if queue.max_batch < 2:
-        return (
-            f"no batches: max_batch_size is {queue.max_batch}; "
-            f"accel-config disable-wq {at}, config-wq {at} -c 1024, enable-wq {at}"
-        )
+        return f"no batches: max_batch_size is {queue.max_batch}; {again}"
     if op_cap & BATCH and not opcodes & BATCH:
-        return (
-            "no batches: op_config lacks BATCH, bit 1; "
-            f"accel-config disable-wq {at}, write a mask with bit 1 to op_config, enable-wq {at}"
-        )
+        return f"no batches: op_config lacks BATCH, bit 1; {again}"
     if submit != "write":
         return None
     if queue.version < VERSION_2:

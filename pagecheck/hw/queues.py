@@ -21,9 +21,11 @@ from pagecheck.hw.queue_reasons import (
     PAGE_BYTES,
     device_refused,
     misconfigured,
+    repair,
     unopenable,
     with_submission,
 )
+from pagecheck.hw.repairs import ENTRIES
 from pagecheck.hw.sysfs import Folder, digits, names, printable
 from pagecheck.native import _native
 
@@ -36,7 +38,8 @@ class WorkQueue(
     namedtuple(
         "WorkQueue",
         "name path device mode size threshold max_batch max_transfer version numa_node submit "
-        "batches unusable note",
+        "batches unusable note ats prs enqcmds_retries",
+        defaults=(True, True, 0),
     )
 ):
     """One work queue; a number that sysfs does not tell is 0.
@@ -47,7 +50,8 @@ class WorkQueue(
         device: such as dsa0.
         mode: "shared", "dedicated" or, where sysfs holds neither, "unknown".
         size: entries.
-        threshold: entries that a shared queue admits from users; 0 for a dedicated one.
+        threshold: entries that a shared queue admits, which is all that anybody can use: the
+            kernel's own submissions for users are bounded by it too; 0 for a dedicated queue.
         max_batch: descriptors of a batch.
         max_transfer: bytes of a descriptor.
         version: of the device: 0x100 (Sapphire and Emerald Rapids), 0x200 (Granite Rapids).
@@ -56,6 +60,11 @@ class WorkQueue(
         batches: whether a batch descriptor can be submitted that way.
         unusable: None, or one line: why it cannot be used; and the fix.
         note: None, or one line: why a usable queue is slower than it could be; and the fix.
+        ats: whether the device may ask the IOMMU for translations ahead; where not (ats_disable),
+            a record that it cannot write is lost.
+        prs: whether the device may ask for absent pages (prs_disable is 0); descriptors with a page
+            to compare never do.
+        enqcmds_retries: how often the kernel tries a write(2) to a full shared queue.
     """
 
     __slots__ = ()
@@ -73,15 +82,23 @@ class WorkQueue(
     batches: bool
     unusable: str | None
     note: str | None
+    ats: bool
+    prs: bool
+    enqcmds_retries: int
 
 
 class Device(
-    namedtuple("Device", "name version state numa_node max_batch max_transfer queues unusable")
+    namedtuple(
+        "Device",
+        "name version state cmd_status entries numa_node max_batch max_transfer queues unusable",
+    )
 ):
     """One DSA device; the fields are as those of its queues.
 
     Attributes:
         state: "enabled", "disabled", "halted", or what else sysfs holds.
+        cmd_status: of the last command that an administrator gave it; 0 is success.
+        entries: of all its queues together.
         queues: all its work queues, usable or not, in order.
     """
 
@@ -89,6 +106,8 @@ class Device(
     name: str
     version: int
     state: str
+    cmd_status: int
+    entries: int
     numa_node: int
     max_batch: int
     max_transfer: int
@@ -241,6 +260,8 @@ def _device_itself(files: Folder, number: int) -> Device:
         name=f"dsa{number}",
         version=files.number("version"),
         state=files.text("state"),
+        cmd_status=files.number("cmd_status", 0),
+        entries=files.number("max_work_queues_size", ENTRIES) or ENTRIES,
         numa_node=files.number("numa_node", -1),
         max_batch=files.number("max_batch_size"),
         max_transfer=files.number("max_transfer_size"),
@@ -277,13 +298,17 @@ def _queue(
         batches=False,
         unusable=None,
         note=None,
+        ats=files.number("ats_disable", 0) == 0,
+        prs=files.number("prs_disable", 0) == 0,
+        enqcmds_retries=files.number("enqcmds_retries", 0),
     )
     opcodes = files.opcodes("op_config", op_cap)  # absent where the device cannot restrict them
     why = f"device {device.name}: {device.unusable}" if device.unusable else None
-    why = why or misconfigured(queue, files, opcodes) or unopenable(host, queue)
+    why = why or misconfigured(device, queue, files, opcodes) or unopenable(host, queue)
     if why is not None:
         return queue._replace(unusable=why)
-    return with_submission(host, queue, opcodes, op_cap, probe=probe)
+    again = repair(device, queue, files)
+    return with_submission(host, queue, opcodes, op_cap, again, probe=probe)
 
 
 def _queue_numbers(name: str) -> tuple[int, int] | None:

@@ -25,6 +25,10 @@ class Folder:
             f"no idxd driver writes that, see {DOCUMENT}"
         )
 
+    def has(self, name: str) -> bool:
+        """Whether there is such an attribute: not on every kernel."""
+        return os.path.exists(f"{self.path}/{name}")
+
     def text(self, name: str, default: str | None = None) -> str:
         """The value, short and printable; `default`, if there is one, where the file is absent."""
         raw = self._read(name, optional=default is not None)

@@ -1,5 +1,5 @@
 """A tree such as the idxd driver shows in sysfs, with device nodes, in a temporary folder,
-and what tests ask of it."""
+and what tests ask of it; `accel_config.py` changes it as an administrator does."""
 
 import os
 from collections.abc import Callable
@@ -32,6 +32,8 @@ class Tree:
         defaults = {
             "version": SPR,
             "state": "enabled",
+            "cmd_status": "0",
+            "max_work_queues_size": 128,
             "numa_node": 0,
             "max_batch_size": 1024,
             "max_transfer_size": 1 << 31,
@@ -48,6 +50,12 @@ class Tree:
         defaults = {
             "type": "user",
             "driver_name": "user",
+            "name": "pagecheck",
+            "group_id": 0,
+            "priority": 10,
+            "ats_disable": 0,
+            "prs_disable": 0,
+            "enqcmds_retries": 32,
             "state": "enabled",
             "mode": "shared",
             "size": 64,

@@ -39,6 +39,9 @@ def test_sapphire_rapids_shared(tree: Tree) -> None:
         batches=True,  # although the kernel hides the opcode
         unusable=None,
         note=None,
+        ats=True,
+        prs=True,
+        enqcmds_retries=32,
     )
 
 

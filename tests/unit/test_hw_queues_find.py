@@ -94,6 +94,7 @@ REASONS = [
     "driver_name is",
     "size is 0 entries",
     "threshold is 0 entries",
+    "it has no name",
     "max_transfer_size is",
     "lacks COMPVAL",
     "does not exist",
@@ -110,6 +111,8 @@ REASONS = [
     "holds",
     "lacks ENQCMD",
     "no DSA device",
+    "ats_disable is 1",
+    "prs_disable is 1",
 ]
 
 
