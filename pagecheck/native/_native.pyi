@@ -157,6 +157,60 @@ class Feed:
     def close(self) -> None:
         """Unmaps the segments. May be called twice."""
 
+class Portal:
+    """One work queue by hand, for probing: the caller's own descriptors go in.
+
+    One thread uses it; `close` may run in another one, as the last call.
+    """
+
+    def __init__(self, memory: Memory, /) -> None:
+        """Holds the memory in which descriptors, records and pages lie until `close` returned.
+
+        Raises:
+            ValueError: it is not aligned to 64 bytes.
+        """
+
+    @property
+    def address(self) -> int:
+        """Address of the memory's first byte."""
+
+    def open_queue(self, fd: int, submit: str, /) -> None:
+        """Opens a device node's queue, duplicating `fd`; `submit` as for `Worker.open_queue`.
+
+        Raises:
+            OSError: the portal cannot be mapped (EPERM: CAP_SYS_RAWIO is wanted; ENOSYS: the CPU
+                lacks the instruction).
+        """
+
+    def open_model(
+        self,
+        mode: str,
+        size: int,
+        threshold: int,
+        batch: int,
+        transfer: int,
+        version: int,
+        seed: int,
+        faults: str,
+        delay_ns: int,
+        /,
+    ) -> None:
+        """The same on a software device; see `Worker.open_model`."""
+
+    def submit(self, offset: int, count: int, /) -> int:
+        """Submits `count` descriptors of 64 bytes that begin at `offset` in the memory.
+
+        Returns:
+            How many were taken; 0: the queue is full.
+
+        Raises:
+            OSError: the kernel refused the first one.
+            ValueError: it is not open, or they lie outside the memory.
+        """
+
+    def close(self) -> None:
+        """Waits until the device holds nothing of ours: for as long as the device likes."""
+
 class Worker:
     """The worker's end of one ring and the RAM blocks attached to it."""
 

@@ -1,5 +1,5 @@
 /* `Worker`: the worker's end of one ring, with the RAM blocks that it maps or reads. */
-#include "py_native.h"
+#include "py_model.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -204,47 +204,28 @@ static PyObject *worker_open_queue(PyObject *object, PyObject *args)
     return open_queue(self, portal, &limits);
 }
 
-static int model_mode(const char *name)
-{
-    static const char *const names[] = {"shared", "dedicated", "write"};
-    for (int i = 0; i < 3; i++)
-        if (strcmp(name, names[i]) == 0)
-            return i;
-    return -1;
-}
-
 static PyObject *worker_open_model(PyObject *object, PyObject *args)
 {
-    const char *mode, *faults;
-    unsigned int size, threshold, batch, version;
-    unsigned long long transfer, seed, delay_ns;
-    long long deadline_ns;
-    char why[200];
     dsa_model_options options;
     WorkerObject *self = usable(object);
-    if (self == NULL ||
-        !PyArg_ParseTuple(args, "sIIIKIKsKL", &mode, &size, &threshold, &batch, &transfer, &version,
-                          &seed, &faults, &delay_ns, &deadline_ns))
+    if (self == NULL)
         return NULL;
-    dsa_model_defaults(&options);
-    options.mode = (dsa_model_mode)model_mode(mode);
-    options.size = size;
-    options.threshold = threshold;
-    options.max_batch = batch;
-    options.max_transfer = transfer;
-    options.version = version;
-    options.seed = seed;
-    options.faults = faults;
-    options.delay_ns = delay_ns;
-    dsa_model *model = model_mode(mode) < 0 ? NULL : dsa_model_open(&options, why, sizeof why);
-    if (model == NULL) {
-        PyErr_SetString(PyExc_ValueError, model_mode(mode) < 0 ? "no such mode" : why);
+    Py_ssize_t last = PyTuple_Size(args) - 1;
+    PyObject *deadline = last < 0 ? NULL : PyTuple_GetItem(args, last);
+    long long deadline_ns = deadline == NULL ? 0 : PyLong_AsLongLong(deadline);
+    PyObject *device = PyErr_Occurred() ? NULL : PyTuple_GetSlice(args, 0, last);
+    dsa_model *model = device == NULL ? NULL : py_model_open(device, &options);
+    Py_XDECREF(device);
+    if (model == NULL)
         return NULL;
-    }
-    bool batches = options.mode != DSA_MODEL_WRITE || version >= 2;
+    bool batches = options.mode != DSA_MODEL_WRITE || options.version >= 2;
     bool shared = options.mode != DSA_MODEL_DEDICATED;
-    const pc_dsa_limits limits = {
-        shared ? threshold : size, batches ? batch : 0, transfer, deadline_ns, true, true};
+    const pc_dsa_limits limits = {shared ? options.threshold : options.size,
+                                  batches ? options.max_batch : 0,
+                                  options.max_transfer,
+                                  deadline_ns,
+                                  true,
+                                  true};
     pc_portal *portal = pc_portal_open_model(model, options.mode);
     if (portal == NULL)
         dsa_model_close(model);
