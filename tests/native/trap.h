@@ -1,6 +1,8 @@
 /* Executes in software the instructions that submit to a work queue and wait for it, where this
  * CPU raises SIGILL for them or the portal page raises SIGSEGV. The code under test runs as it was
  * compiled: the memory operand, the register operand and the flags are the instruction's own.
+ * Between trap_step(true) and trap_step(false) the thread runs one instruction at a time, and store
+ * fences and write(2) are seen as well.
  *
  * trap_decode() is plain C and runs anywhere; the rest is x86-64. Include it once per program.
  * Source: Intel SDM, volume 2, chapter 2 (prefixes, ModRM, SIB) and the pages of each instruction.
@@ -160,6 +162,7 @@ static inline bool trap_decode(const uint8_t *at, const uint64_t regs[TRAP_REGS]
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 
 /* What stands in for the device. All are called inside the signal handler of the thread that
@@ -169,10 +172,14 @@ static struct {
     void (*movdir64b)(const trap_instruction *what, const void *descriptor);
     void (*umonitor)(const trap_instruction *what);
     void (*umwait)(const trap_instruction *what, uint64_t tsc_deadline);
+    /* Seen while stepping only. `write` takes the place of the system call; -errno is an error. */
+    void (*sfence)(void);
+    long (*write)(int fd, const void *bytes, size_t count);
 } trap_hooks;
 
 enum {
     TRAP_ZF = 0x40,
+    TRAP_TF = 0x100,
     TRAP_FLAGS = 0x8d5, /* CF PF AF ZF SF OF */
 };
 
@@ -221,6 +228,38 @@ static inline bool trap_execute(const trap_instruction *what, const uint64_t *re
     return false;
 }
 
+/* Tells of what the thread executes next, while stepping. A write(2) that has a hook is skipped. */
+static inline void trap_look(greg_t *saved)
+{
+    static const uint8_t sfence[] = {0x0f, 0xae, 0xf8}, syscall[] = {0x0f, 0x05};
+    for (;;) {
+        const uint8_t *at = (const uint8_t *)saved[REG_RIP];
+        if (memcmp(at, sfence, sizeof sfence) == 0 && trap_hooks.sfence != NULL)
+            trap_hooks.sfence();
+        if (memcmp(at, syscall, sizeof syscall) != 0 || saved[REG_RAX] != SYS_write ||
+            trap_hooks.write == NULL)
+            return;
+        saved[REG_RAX] = trap_hooks.write((int)saved[REG_RDI], (const void *)saved[REG_RSI],
+                                          (size_t)saved[REG_RDX]);
+        saved[REG_RIP] += (greg_t)sizeof syscall;
+    }
+}
+
+static inline void trap_on_step(int number, siginfo_t *info, void *context)
+{
+    (void)number, (void)info;
+    trap_look(((ucontext_t *)context)->uc_mcontext.gregs);
+}
+
+/* One instruction at a time from here on, in this thread; or no longer. */
+static inline void trap_step(bool on)
+{
+    if (on)
+        __asm__ volatile("pushfq\n\torq %0, (%%rsp)\n\tpopfq" ::"i"(TRAP_TF) : "memory", "cc");
+    else
+        __asm__ volatile("pushfq\n\tandq %0, (%%rsp)\n\tpopfq" ::"i"(~TRAP_TF) : "memory", "cc");
+}
+
 static inline void trap_on_signal(int number, siginfo_t *fault, void *context)
 {
     greg_t *saved = ((ucontext_t *)context)->uc_mcontext.gregs;
@@ -229,9 +268,11 @@ static inline void trap_on_signal(int number, siginfo_t *fault, void *context)
     (void)fault;
     trap_registers(saved, regs);
     if (trap_decode((const uint8_t *)saved[REG_RIP], regs, &what) &&
-        trap_execute(&what, regs, &saved[REG_EFL]))
+        trap_execute(&what, regs, &saved[REG_EFL])) {
         saved[REG_RIP] += (greg_t)what.bytes;
-    else
+        if ((saved[REG_EFL] & TRAP_TF) != 0)
+            trap_look(saved); /* it runs before the next step is told */
+    } else
         signal(number, SIG_DFL); /* it is executed again and ends the process as it should */
 }
 
@@ -256,6 +297,8 @@ static inline void trap_install(void)
     action.sa_flags = SA_SIGINFO;
     sigaction(SIGILL, &action, NULL);
     sigaction(SIGSEGV, &action, NULL);
+    action.sa_sigaction = trap_on_step;
+    sigaction(SIGTRAP, &action, NULL);
 }
 
 #endif

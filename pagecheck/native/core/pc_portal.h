@@ -23,9 +23,10 @@ typedef struct pc_portal_ops {
     const char *name; /* "enqcmd", "movdir64b", "write" */
 
     /* Submits `count` descriptors that lie one after the other, aligned to 64 bytes; what they
-     * name must be complete in memory. Returns how many the queue took, from the first on: 0 when
-     * it was full (ENQCMD's Retry, EAGAIN), or -errno when it refused the first. MOVDIR64B has no
-     * answer: all are counted as taken, and the caller keeps within the queue's size. */
+     * name must be written already: a fence of its own orders it. Returns how many the queue took,
+     * from the first on: 0 when it was full (ENQCMD's Retry, EAGAIN), or -errno when it refused the
+     * first. MOVDIR64B has no answer: all are counted as taken, and the caller keeps within the
+     * queue's size. */
     long (*submit)(pc_portal *portal, const void *descriptors, size_t count);
 
     /* Names memory that descriptors may use from now on, and memory that none uses any more.
@@ -42,6 +43,19 @@ typedef struct pc_portal_ops {
 struct pc_portal {
     const pc_portal_ops *ops;
 };
+
+/* Stands ahead of every submission of every kind, inside `submit`: ENQCMD, MOVDIR64B and the
+ * kernel's ENQCMDS may pass older stores of this CPU, and the device would then find a descriptor
+ * list or a record that is not written yet. write(2) does not fence for its caller: between the
+ * copy of the descriptor and the enqueue of idxd_submit_user_descriptor there is no barrier. */
+static inline void pc_portal_fence(void)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("sfence" ::: "memory");
+#else
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* for a software device: there is no other here */
+#endif
+}
 
 /* NULL: this CPU has the instruction; else a static text that says what is missing. */
 const char *pc_enqcmd_why_not(void);

@@ -28,13 +28,13 @@ typedef struct pc_portal_mapped {
 /* True: Retry. */
 __attribute__((target("enqcmd"))) static bool pc_enqcmd(void *to, const void *descriptor)
 {
-    _mm_sfence();
+    pc_portal_fence();
     return _enqcmd(to, descriptor) != 0;
 }
 
 __attribute__((target("movdir64b"))) static void pc_movdir64b(void *to, const void *descriptor)
 {
-    _mm_sfence();
+    pc_portal_fence();
     _movdir64b(to, descriptor);
 }
 

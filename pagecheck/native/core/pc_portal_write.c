@@ -1,8 +1,9 @@
 /* write(2) to a work queue's character device: the kernel submits, one descriptor at a time.
  *
  * Where it refuses the mapping (no CAP_SYS_RAWIO) this is the only way in. It checks each
- * descriptor first, and on DSA 1.0 refuses batch descriptors with EINVAL. Source:
- * idxd_cdev_write and idxd_submit_user_descriptor in Linux' drivers/dma/idxd. */
+ * descriptor first, and on DSA 1.0 refuses batch descriptors with EINVAL. It orders nothing for its
+ * caller (see pc_portal_fence). Source: idxd_cdev_write and idxd_submit_user_descriptor in Linux'
+ * drivers/dma/idxd. */
 #include "pc_portal.h"
 
 #include <errno.h>
@@ -22,6 +23,7 @@ static long pc_submit_write(pc_portal *portal, const void *descriptors, size_t c
     const pc_portal_file *file = (const pc_portal_file *)portal;
     ssize_t wrote;
     do {
+        pc_portal_fence();
         wrote = write(file->fd, descriptors, count * PC_DESCRIPTOR_BYTES);
     } while (wrote < 0 && errno == EINTR);
     if (wrote < 0)
