@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from pagecheck.hw.probe import Probe
     from pagecheck.hw.queues import Device
 
 
@@ -48,14 +49,25 @@ def kernels(*, as_json: bool) -> int:
 
 @click.command(short_help="List the DSA devices and work queues and what is wrong with them.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, nothing else.")
-def devices(*, as_json: bool) -> int:
+@click.option("--probe", is_flag=True, help="Try each usable queue, or those named, by hand.")
+@click.option("--out", metavar="FILE", help="With --probe: write everything there, for a report.")
+@click.argument("wq", nargs=-1)
+def devices(*, as_json: bool, probe: bool, out: str | None, wq: tuple[str, ...]) -> int:
     """List the Intel DSA devices of this host and their work queues.
 
     Each queue that looks usable is opened for an instant and closed again, to learn how descriptors
     may be submitted by this user. For a queue that cannot be used it says why, and what to do.
+
+    With --probe each usable queue, or each WQ that is named (a device node, or model:), is tried:
+    comparisons of a zero, a normal and an absent page, a batch, and a queue that is filled up. The
+    completion records are shown as they came back and judged. Exit code 1: something was wrong.
     """
     from pagecheck.hw.queues import list_devices, why_no_device
 
+    if probe:
+        return _probe(list(wq), out, as_json=as_json)
+    if wq or out is not None:
+        raise click.UsageError("a WQ or --out goes with --probe; drop it, or add --probe")
     found = list_devices(probe=True)
     if as_json:
         print(json.dumps({"version": 1, "devices": [_device_json(device) for device in found]}))
@@ -64,6 +76,62 @@ def devices(*, as_json: bool) -> int:
     else:
         print(why_no_device())
     return 0
+
+
+def _probe(names: list[str], out: str | None, *, as_json: bool) -> int:
+    from pagecheck.errors import EngineError
+    from pagecheck.hw.probe import probe
+    from pagecheck.hw.queues import list_devices, why_no_device
+
+    found = list_devices(probe=True)
+    usable = [q.path for device in found for q in device.queues if q.unusable is None]
+    if not names and not usable:
+        why = why_no_device() if not found else "no queue is usable, 'pagecheck devices' says why"
+        raise EngineError(f"nothing to probe: {why}")
+    probes = [probe(name) for name in names or usable]
+    document = {
+        "version": 1,
+        "devices": [_device_json(device) for device in found],
+        "probes": [each.to_json() for each in probes],
+    }
+    if out is not None:
+        _write_report(out, document)
+    if as_json:
+        print(json.dumps(document))
+    else:
+        _print_probes(probes)
+    return 0 if all(each.ok for each in probes) else 1
+
+
+def _write_report(path: str, document: dict[str, Any]) -> None:
+    """A new file with the document, the host and sysfs as it stands; nothing is replaced."""
+    import platform
+
+    from pagecheck._version import __version__
+    from pagecheck.errors import OutputError
+    from pagecheck.hw.queues import Host, cpu_facts, sysfs_facts
+
+    host = {"pagecheck": __version__, "kernel": platform.release(), "machine": platform.machine()}
+    facts = {**document, "host": host | cpu_facts(Host()), "sysfs": sysfs_facts(Host())}
+    try:
+        with open(path, "x") as file:
+            json.dump(facts, file, indent=1)
+            file.write("\n")
+    except FileExistsError as error:
+        raise OutputError(f"{path}: exists; give a new name, nothing is replaced") from error
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write: {error.strerror}") from error
+
+
+def _print_probes(probes: list[Probe]) -> None:
+    for each in probes:
+        print(f"{each.queue}: {'ok' if each.ok else 'WRONG'}")
+        for step in each.steps:
+            print(f"  {step.name:<12} {'ok' if step.ok else 'WRONG':<5}  {step.said}")
+            if step.descriptor and not step.ok:
+                print(f"{'descriptor':>20}  {step.descriptor}")
+            for record in step.records[:1] if step.ok else step.records:
+                print(f"{'record':>20}  {record}")
 
 
 def _device_json(device: Device) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from pagecheck.hw.queue_reasons import (
     with_submission,
 )
 from pagecheck.hw.repairs import ENTRIES
-from pagecheck.hw.sysfs import Folder, digits, names, printable
+from pagecheck.hw.sysfs import Folder, attributes, digits, names, printable
 from pagecheck.native import _native
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
@@ -227,6 +227,23 @@ def why_no_device(host: Host | None = None) -> str:
         f"no DSA device: {folder} does not exist; "
         "no such hardware, or the idxd driver is not loaded (modprobe idxd)"
     )
+
+
+def cpu_facts(host: Host) -> dict[str, str]:
+    """What this CPU lacks of the submission instructions, or "yes" for each, for a report."""
+    return {name: host.cpu_why_not(name) or "yes" for name in ("enqcmd", "movdir64b", "umwait")}
+
+
+def sysfs_facts(host: Host) -> dict[str, dict[str, str]]:
+    """Every attribute of every DSA device and queue, by folder below sysfs' devices, for a
+    report."""
+    facts = {}
+    for number in _device_numbers(host):
+        device = f"dsa{number}"
+        parts = [each for each in names(f"{host.devices}/{device}") if each[:2] in ("wq", "en")]
+        for folder in (device, *(f"{device}/{each}" for each in sorted(parts))):
+            facts[folder] = attributes(f"{host.devices}/{folder}")
+    return facts
 
 
 def _choice(host: Host) -> str:

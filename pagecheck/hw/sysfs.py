@@ -82,6 +82,17 @@ class Folder:
         return None
 
 
+def attributes(folder: str) -> dict[str, str]:
+    """Every readable attribute of a folder, each short and printable, for a report."""
+    found = {}
+    for name in sorted(names(folder)):
+        path = f"{folder}/{name}"
+        if os.path.isfile(path) and os.access(path, os.R_OK):
+            value = Folder(folder)._read(name, optional=True)
+            found[printable(name, _SHOWN)] = printable(value or "", 200)
+    return found
+
+
 def names(folder: str) -> list[str]:
     """What a folder holds; nothing where it cannot be listed."""
     try:

@@ -4,6 +4,7 @@ A page is a hole, written zeros, or written with one byte that is not zero.
 """
 
 import contextlib
+import ctypes
 import mmap
 import os
 import tempfile
@@ -68,6 +69,15 @@ class HugeRam(Ram):
         begin = offset // HUGE * HUGE
         with mmap.mmap(self.fd, HUGE, offset=begin) as page:
             page[offset - begin : offset - begin + len(content)] = bytes(content)
+
+
+def punch(fd: int, offset: int, size: int) -> None:
+    """Takes this part out of the file, which keeps its size."""
+    keep_size, punch_hole = 1, 2  # linux/falloc.h
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    if libc.fallocate(fd, keep_size | punch_hole, offset, size) != 0:
+        raise OSError(ctypes.get_errno(), "fallocate")
 
 
 def zero_pages(fd: int, page_size: int, start: int = 0) -> Bools:
