@@ -15,7 +15,7 @@ import contextlib
 import time
 from typing import Any, Final
 
-from pagecheck.errors import SourceError, UsageError
+from pagecheck.errors import PeerError, SourceError, UsageError
 from pagecheck.vmm.monitor import Gone, Monitor
 
 RETRY_S: Final = 0.05
@@ -85,13 +85,14 @@ class Hold:
 
         Raises:
             UsageError: it was asked for before and not ended.
-            SourceError: QEMU does not stop it, or a migration is going on.
+            SourceError: a migration is going on.
+            PeerError: QEMU does not stop it.
         """
         async with self._one:
             if self._asked:
                 raise UsageError(f"{self._monitor.name}: is paused already; resume it first")
-            state = await self._monitor.execute("query-migrate")
-            if state.get("status") in MIGRATING:
+            migration = (await self._monitor.ask("query-migrate")).optional("status")
+            if migration is not None and migration.text() in MIGRATING:
                 raise SourceError(
                     f"{self._monitor.name}: is not paused during its migration, which would leave "
                     "the guest stopped at the destination; scan it without pausing"
@@ -108,7 +109,7 @@ class Hold:
                 self._look()
             except Exception:
                 self._asked = False  # no pause; where this does not help, the timer or the end does
-                with contextlib.suppress(SourceError):
+                with contextlib.suppress(SourceError, PeerError):
                     await self._continue()
                 raise
             self._moved = self._moved or status not in STILL
@@ -133,7 +134,7 @@ class Hold:
 
         Raises:
             UsageError: it was not paused.
-            SourceError: QEMU does not answer or does not continue it.
+            PeerError: QEMU does not answer or does not continue it.
         """
         async with self._one:
             if not self._asked:
@@ -181,7 +182,7 @@ class Hold:
                         await self._continue()
                     except Gone:
                         return True
-                    except SourceError:
+                    except (SourceError, PeerError):
                         await asyncio.sleep(RETRY_S)
         except TimeoutError:
             return False
@@ -199,7 +200,7 @@ class Hold:
                     await self._continue()
                 except Gone:
                     self._ours = False
-                except SourceError:
+                except (SourceError, PeerError):
                     await asyncio.sleep(RETRY_S)
 
     async def _continue(self) -> None:
@@ -207,12 +208,12 @@ class Hold:
 
         Raises:
             Gone: QEMU ended.
-            SourceError: it did not work this time.
+            PeerError, SourceError: it did not work this time.
         """
         while self._ours:
             try:
                 status = await self._status()
-            except SourceError:
+            except (SourceError, PeerError):
                 self._moved = True  # what happened without a connection is not known
                 await self._monitor.connect()
                 continue
@@ -225,7 +226,7 @@ class Hold:
                 finally:
                     self._look()  # our own RESUME, which ends the hold
                 if self._ours and await self._status() != "running":
-                    raise SourceError(f"{self._monitor.name}: does not run after cont")
+                    raise PeerError(f"{self._monitor.name}: does not run after cont")
                 self._end_hold()
             elif status in PASSING:
                 await asyncio.sleep(RETRY_S)
@@ -233,8 +234,7 @@ class Hold:
                 self._end_hold()  # running, or in a state that `stop` does not lead to
 
     async def _status(self) -> str:
-        answer = await self._monitor.execute("query-status")
-        return str(answer.get("status"))
+        return (await self._monitor.ask("query-status")).member("status").text()
 
     def _look(self) -> None:
         """Takes notice of the events until now."""

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from pagecheck.errors import EngineError, InternalError, SourceError, UsageError
+from pagecheck.errors import EngineError, InternalError, PeerError, SourceError, UsageError
 from pagecheck.vmm.ram import PauseResult
 from pagecheck.wire import Closed, Link
 
@@ -35,7 +35,7 @@ _BOOT: Final = (
     "from pagecheck.vmm.watchdog import main; "
     "os._exit(main(int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))"
 )
-_ERRORS: Final = {each.__name__: each for each in (SourceError, UsageError, EngineError)}
+_ERRORS: Final = {each.__name__: each for each in (SourceError, PeerError, UsageError, EngineError)}
 
 
 @contextlib.contextmanager
@@ -152,7 +152,8 @@ class QemuMonitor:
             path: QEMU's socket of -qmp unix:PATH.
 
         Raises:
-            SourceError: the socket cannot be connected to, or speaks no QMP.
+            SourceError: the socket cannot be connected to.
+            PeerError: it speaks no QMP, or says nothing.
             EngineError: no process can be started, or `qemu.qmp` is not installed.
         """
         self.name = f"qmp:{path}"
@@ -192,7 +193,8 @@ class QemuMonitor:
             What it returned, as JSON values.
 
         Raises:
-            SourceError: QEMU refused it, does not answer in 10 s, or ended.
+            PeerError: QEMU refused it, does not answer in 10 s, or ended.
+            SourceError: the watchdog died.
         """
         return self._ask({"execute": command, "arguments": arguments})
 
@@ -204,7 +206,8 @@ class QemuMonitor:
 
         Raises:
             UsageError: it is paused by us already, or the time makes no sense.
-            SourceError: QEMU does not stop it, or a migration is going on.
+            SourceError: a migration is going on, or the watchdog died.
+            PeerError: QEMU does not stop it.
         """
         if not 0 < max_seconds < 1e9:
             raise UsageError(f"{self.name}: cannot pause for {max_seconds} s; give more than 0")
@@ -214,7 +217,7 @@ class QemuMonitor:
             self._paused = was or self._ask({"status": {}})["status"] == "running"
             try:
                 done = self._ask({"pause": {"max_ns": int(max_seconds * 1e9)}})
-            except (SourceError, UsageError):
+            except (SourceError, PeerError, UsageError):
                 self._paused = was and self._paused
                 raise
             self._paused = bool(done["stopped_by_us"])
@@ -224,8 +227,8 @@ class QemuMonitor:
 
         Raises:
             UsageError: there was no pause.
-            SourceError: QEMU does not continue it or ended, or the watchdog died, so that nothing
-                is known of the pause.
+            PeerError: QEMU does not continue it or ended.
+            SourceError: the watchdog died, so that nothing is known of the pause.
         """
         with self._one:
             result = PauseResult(**self._ask({"resume": {}}))
@@ -236,7 +239,7 @@ class QemuMonitor:
         """Whether guest RAM stands still at this moment, whoever stopped the VM.
 
         Raises:
-            SourceError: QEMU does not answer or ended.
+            PeerError: QEMU does not answer or ended.
         """
         return bool(self._ask({"status": {}})["still"])
 
@@ -283,7 +286,7 @@ class QemuMonitor:
             process = self._start()
             if paused:
                 self._value(process.ask({"rescue": {}}), "return")
-        except (SourceError, EngineError, _Died) as error:
+        except (SourceError, PeerError, EngineError, _Died) as error:
             return SourceError(f"{self.name}: {reason}, and another one: {error}")
         did = "the VM was continued" if paused else "the connection was made anew"
         return SourceError(f"{self.name}: {reason}; {did}; start the scan again")
@@ -296,7 +299,7 @@ class QemuMonitor:
             finally:
                 self._process = None
                 process.end(END_S)
-        except (SourceError, EngineError, _Died) as error:
+        except (SourceError, PeerError, EngineError, _Died) as error:
             log.error("%s: the VM may stand still: %s; run cont on its monitor", self.name, error)
 
     def _value(self, message: dict[str, Any], key: str) -> Any:

@@ -13,8 +13,9 @@ import os
 import re
 from typing import Any, Final, NamedTuple
 
-from pagecheck.errors import SourceError
+from pagecheck.errors import PeerError, SourceError
 from pagecheck.model import Region
+from pagecheck.vmm.answers import SIZE_MAX, Answer
 from pagecheck.vmm.maps import Mapping, OpenFile, ProcessMemory
 from pagecheck.vmm.mtree import RamRange, parse_mtree
 from pagecheck.vmm.pause import QemuMonitor
@@ -24,6 +25,7 @@ from pagecheck.vmm.ram import GuestRam
 # Source: hmp_gpa2hva() in QEMU's monitor/misc.c (7.2), monitor/hmp-cmds.c.
 _HVA: Final = re.compile(r"Host virtual address for 0x[0-9a-f]+ \((.+)\) is 0x([0-9a-f]+)\s*")
 _OBJECTS: Final = "/objects/"
+_SPACE: Final = 1 << 64  # bytes of guest-physical memory
 
 
 class Backend(NamedTuple):
@@ -53,11 +55,13 @@ def open_qemu(text: str, monitor: QemuMonitor) -> list[GuestRam]:
     Raises:
         SourceError: some of the VM's RAM is private, cannot be opened, or was plugged or unplugged
             meanwhile.
+        PeerError: QEMU refuses a question, or its answer makes no sense.
     """
     backends = _backends(monitor)
     pieces: dict[str, list[RamRange]] = {}
     for each in parse_mtree(_human(monitor, "info mtree -f")):
         if each.block in backends:
+            _require_inside(text, each, backends[each.block])
             pieces.setdefault(each.block, []).append(each)
     if not pieces:
         raise SourceError(
@@ -85,28 +89,50 @@ def open_qemu(text: str, monitor: QemuMonitor) -> list[GuestRam]:
     return rams
 
 
+def _asked(monitor: QemuMonitor, command: str, **arguments: Any) -> Answer:
+    return Answer(monitor.name, command, monitor.execute(command, **arguments))
+
+
 def _backends(monitor: QemuMonitor) -> dict[str, Backend]:
-    found = monitor.execute("query-memdev")
-    return {
-        each["id"]: Backend(each["id"], each["size"], bool(each.get("share")))
-        for each in found
-        if "id" in each
-    }
+    found: dict[str, Backend] = {}
+    for each in _asked(monitor, "query-memdev").items():
+        if (name := each.optional("id")) is None:
+            continue
+        share = each.optional("share")
+        size, is_shared = each.member("size").size(), share is not None and share.flag()
+        if name.text() in found:
+            raise name.wrong("an id of one backend only")
+        found[name.text()] = Backend(name.text(), size, is_shared)
+    return found
 
 
 def _human(monitor: QemuMonitor, line: str) -> str:
-    return str(monitor.execute("human-monitor-command", **{"command-line": line}))
+    return _asked(monitor, "human-monitor-command", **{"command-line": line}).text()
+
+
+def _require_inside(text: str, part: RamRange, backend: Backend) -> None:
+    inside = 0 < part.size <= backend.size - part.offset and part.gpa + part.size <= _SPACE
+    if not inside:
+        raise PeerError(
+            f"{text}: QEMU's memory map shows {part.size:#x} bytes at offset {part.offset:#x} of "
+            f"{backend.id}, which has {backend.size:#x}; give the socket of a QEMU's -qmp"
+        )
 
 
 def _require_mapped(text: str, monitor: QemuMonitor, pieces: dict[str, list[RamRange]]) -> None:
     """Plugged memory must be in the memory map; a virtio-mem device may have nothing plugged."""
-    for device in monitor.execute("query-memory-devices"):
-        plugged: dict[str, Any] = device["data"]
-        name = str(plugged.get("memdev", "")).removeprefix(_OBJECTS)
-        if name and plugged.get("size") and name not in pieces:
+    for device in _asked(monitor, "query-memory-devices").items():
+        plugged = device.member("data")
+        memdev, size = plugged.optional("memdev"), plugged.optional("size")
+        if memdev is None or size is None or not size.size():
+            continue
+        name = memdev.text().removeprefix(_OBJECTS)
+        if name and name not in pieces:
+            known = plugged.optional("id")
+            shown = name if known is None else known.text()
             raise SourceError(
-                f"{text}: memory device {plugged.get('id', name)!r} is not in guest memory at this "
-                "moment; it is being plugged or unplugged: try again"
+                f"{text}: memory device {shown!r} is not in guest memory at this moment; it is "
+                "being plugged or unplugged: try again"
             )
 
 
@@ -191,12 +217,13 @@ class _Files:
         except OSError as error:
             raise self._unreachable(backend, f", and {path}: {error.strerror}") from error
         start = self._property(backend, "offset")  # since QEMU 8.1
-        return OpenFile(fd, own_description=True), start if isinstance(start, int) else 0
+        known = type(start) is int and 0 <= start <= SIZE_MAX
+        return OpenFile(fd, own_description=True), start if known else 0
 
     def _property(self, backend: Backend, name: str) -> Any:
         try:
             return self._monitor.execute("qom-get", path=_OBJECTS + backend.id, property=name)
-        except SourceError:
+        except PeerError:
             return None
 
     def _unreachable(self, backend: Backend, more: str) -> SourceError:

@@ -22,7 +22,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
-from pagecheck.errors import EngineError, InternalError, PagecheckError, SourceError
+from pagecheck.errors import EngineError, InternalError, PagecheckError, PeerError
 from pagecheck.wire import Closed, Link
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Watchdog:
             async with asyncio.timeout(REQUEST_S):
                 return {"return": await self._carry_out(message)}
         except TimeoutError:
-            return _failure(SourceError(f"{name}: QEMU did not get ready in {REQUEST_S:.0f} s"))
+            return _failure(PeerError(f"{name}: QEMU did not get ready in {REQUEST_S:.0f} s"))
         except PagecheckError as error:
             return _failure(error)
         except Exception as error:
@@ -166,7 +166,11 @@ def _failure(error: PagecheckError) -> dict[str, Any]:
 
 def _say(link: Link, message: dict[str, Any]) -> bool:
     """Sends it; False where nobody hears it any more."""
-    text = json.dumps(message).encode()
+    try:
+        text = json.dumps(message).encode()
+    except RecursionError:  # an answer that could just be read
+        message = {**_failure(PeerError("QEMU's answer is nested too deeply")), "id": message["id"]}
+        text = json.dumps(message).encode()
     with contextlib.suppress(Closed):
         if len(text) <= PACKET_BYTES:
             link.send(message)

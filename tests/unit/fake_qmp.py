@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pagecheck.vmm import pause
+
 GREETING = {
     "QMP": {
         "version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""},
@@ -27,6 +31,8 @@ class FakeQemu:
         commands: the names of those that came, in order.
         answers: command → its value, or a function of its arguments; an exception is an error.
         events: sent before the next answer to `events_before`.
+        raw: command → bytes that are sent in place of its answer, made from the request's id; None
+            hangs up.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,6 +42,8 @@ class FakeQemu:
         self.answers: dict[str, Any] = {"query-migrate": {}}
         self.events: list[str] = []
         self.events_before = "query-status"
+        self.raw: dict[str, Callable[[Any], bytes | None]] = {}
+        self._client: socket.socket | None = None
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
         self.listener.listen()
@@ -47,9 +55,22 @@ class FakeQemu:
                 with contextlib.suppress(OSError), client:
                     self._serve(client)
 
+    def say(self, line: bytes) -> None:
+        """Sends it to the client that there is."""
+        assert self._client is not None
+        self._client.sendall(line)
+
     def _serve(self, client: socket.socket) -> None:
+        self._client = client
         self._say(client, GREETING)
         for asked in _objects(client):
+            if asked["execute"] in self.raw:
+                self.commands.append(asked["execute"])
+                said = self.raw[asked["execute"]](asked.get("id"))
+                if said is None:
+                    return
+                client.sendall(said)
+                continue
             try:
                 answer = {"return": self._answer(asked["execute"], asked.get("arguments") or {})}
             except RuntimeError as error:
@@ -91,6 +112,13 @@ def _objects(client: socket.socket) -> Iterator[dict[str, Any]]:
                 break
             received = received[end:].lstrip()
             yield value
+
+
+def in_watchdog(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Has watchdogs that are started from now on run a line of Python first."""
+    where = "from pagecheck.vmm.watchdog import main; "
+    assert where in pause._BOOT
+    monkeypatch.setattr(pause, "_BOOT", pause._BOOT.replace(where, f"{code}; {where}"))
 
 
 @contextlib.contextmanager

@@ -7,14 +7,14 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pagecheck.errors import EngineError, SourceError
+from pagecheck.errors import EngineError, PeerError, SourceError
 from pagecheck.vmm import QemuMonitor
-from tests.unit.fake_qmp import FakeQemu, fake_qemu, served
+from tests.unit.fake_qmp import FakeQemu, fake_qemu, in_watchdog
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -118,7 +118,7 @@ def test_a_stop_that_is_refused(qemu: FakeQemu) -> None:
 
     qemu.answers["stop"] = refuse
     with QemuMonitor(str(qemu.path)) as monitor:
-        with pytest.raises(SourceError, match="QEMU refused stop: not today"):
+        with pytest.raises(PeerError, match="QEMU refused stop: not today"):
             monitor.pause(60)
         del qemu.answers["stop"]
         monitor.pause(60)
@@ -138,25 +138,20 @@ def test_a_cont_that_is_refused_is_tried_again_at_the_end(qemu: FakeQemu) -> Non
     qemu.answers["cont"] = refuse
     with QemuMonitor(str(qemu.path)) as monitor:
         monitor.pause(60)
-        with pytest.raises(SourceError, match="QEMU refused cont: not yet"):
+        with pytest.raises(PeerError, match="QEMU refused cont: not yet"):
             monitor.resume()
     assert qemu.status == "running"
     assert len(tries) == 4
 
 
 def test_a_missing_library_is_said(qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pagecheck.vmm import pause
-
-    boot = "import sys; sys.modules['qemu.qmp'] = None; " + pause._BOOT
-    monkeypatch.setattr(pause, "_BOOT", boot)
+    in_watchdog(monkeypatch, "sys.modules['qemu.qmp'] = None")
     with pytest.raises(EngineError, match=r"pip install qemu\.qmp"):
         QemuMonitor(str(qemu.path))
 
 
 def test_a_watchdog_that_cannot_start(qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pagecheck.vmm import pause
-
-    monkeypatch.setattr(pause, "_BOOT", "raise SystemExit(7)")
+    in_watchdog(monkeypatch, "raise SystemExit(7)")
     with pytest.raises(EngineError, match="is gone, before it was ready"):
         QemuMonitor(str(qemu.path))
 
@@ -164,11 +159,7 @@ def test_a_watchdog_that_cannot_start(qemu: FakeQemu, monkeypatch: pytest.Monkey
 def test_a_vm_that_cannot_be_let_go_is_said(
     qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from pagecheck.vmm import pause
-
-    boot = "import pagecheck.vmm.watchdog as w; w.CONTINUE_S = 0.3; "
-    where = "from pagecheck.vmm.watchdog import main; "
-    monkeypatch.setattr(pause, "_BOOT", pause._BOOT.replace(where, boot + where))
+    in_watchdog(monkeypatch, "import pagecheck.vmm.watchdog as w; w.CONTINUE_S = 0.3")
 
     def refuse(_arguments: object) -> None:
         raise RuntimeError("never")
@@ -178,56 +169,6 @@ def test_a_vm_that_cannot_be_let_go_is_said(
         monitor.pause(60)
     assert [each.levelno for each in caplog.records] == [logging.ERROR]
     assert "run cont" in caplog.text
-
-
-@contextlib.contextmanager
-def peer(path: Path, talk: Callable[[socket.socket], None]) -> Iterator[None]:
-    """Listens on a path, and talks to one client."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen()
-
-    def serve() -> None:
-        with contextlib.suppress(OSError):
-            client, _ = listener.accept()
-            with client:
-                talk(client)
-
-    with served(serve, listener):
-        yield
-
-
-def until_closed(client: socket.socket) -> None:
-    while client.recv(4096):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [
-        (b"", "no QMP greeting in 5 s.*one client at a time"),
-        (b"220 mail ready\r\n", "does not speak QMP"),
-        (b"[]\n", "does not speak QMP"),
-        (b'{"QMP": 5}\n', "does not speak QMP"),
-        (b'{"QMP": {"version": {}, "capabilities": []}}\nnonsense\n', "does not speak QMP"),
-        (b"\xff\xfe\n", "does not speak QMP"),
-    ],
-)
-def test_a_peer_that_is_no_qemu(tmp_path: Path, said: bytes, message: str) -> None:
-    def talk(client: socket.socket) -> None:
-        client.sendall(said)
-        until_closed(client)
-
-    begun = time.monotonic()
-    with peer(tmp_path / "qmp", talk), pytest.raises(SourceError, match=message) as caught:
-        QemuMonitor(str(tmp_path / "qmp"))
-    assert "\n" not in str(caught.value)
-    assert time.monotonic() - begun < BOUND_S
-
-
-def test_a_peer_that_hangs_up(tmp_path: Path) -> None:
-    with peer(tmp_path / "qmp", lambda _client: None), pytest.raises(SourceError, match="QMP"):
-        QemuMonitor(str(tmp_path / "qmp"))
 
 
 def test_other_clients_wait_in_front(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pagecheck.errors import SourceError
+from pagecheck.errors import PeerError, SourceError
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.qemu import covering, open_qemu
 
@@ -27,6 +27,7 @@ class Answers:
     """In place of a `QemuMonitor` whose process cannot be seen."""
 
     def __init__(self, path: object) -> None:
+        self.name = "qmp:x"
         self.peer_pid = 0
         self.backends = [{"id": "mem0", "size": 16 * MIB, "share": True}]
         self.later: list[dict[str, Any]] | None = None
@@ -43,7 +44,7 @@ class Answers:
             return self.devices
         if command == "qom-get":
             if arguments["property"] not in self.properties:
-                raise SourceError("Property not found")
+                raise PeerError("Property not found")
             return self.properties[arguments["property"]]
         return self.said.get(arguments["command-line"], self.at)
 
@@ -165,3 +166,76 @@ def test_mappings_that_cover_together() -> None:
 )
 def test_mappings_that_do_not_belong_together(second: Mapping) -> None:
     assert covering([part(0x1000, 0x3000), second], 0x1000, 0x8000) is None
+
+
+BACKEND = {"id": "mem0", "size": 16 * MIB, "share": True}
+
+
+@pytest.mark.parametrize(
+    "backends",
+    [
+        5,
+        None,
+        {},
+        [5],
+        [[]],
+        [{"id": "mem0", "share": True}],
+        [{**BACKEND, "size": "16M"}],
+        [{**BACKEND, "size": -1}],
+        [{**BACKEND, "size": 1 << 64}],
+        [{**BACKEND, "size": True}],
+        [{**BACKEND, "id": 5}],
+        [{**BACKEND, "share": "on"}],
+        [BACKEND, BACKEND],
+    ],
+)
+def test_backends_of_the_wrong_shape(ram: Path, backends: Any) -> None:
+    answers = Answers(str(ram))
+    answers.backends = backends
+    with pytest.raises(PeerError, match=r"^qmp:x: the answer to query-memdev.*: must be"):
+        opened(answers)
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        5,
+        {},
+        [5],
+        [{}],
+        [{"data": []}],
+        [{"data": {"memdev": 5, "size": 1}}],
+        [{"data": {"memdev": "/objects/mem1", "size": "1"}}],
+        [{"data": {"memdev": "/objects/mem1", "size": 1, "id": {}}}],
+    ],
+)
+def test_memory_devices_of_the_wrong_shape(ram: Path, devices: Any) -> None:
+    answers = Answers(str(ram))
+    answers.devices = devices
+    with pytest.raises(PeerError, match=r"^qmp:x: the answer to query-memory-devices.*: must be"):
+        opened(answers)
+
+
+@pytest.mark.parametrize("text", [5, None, ["FlatView"], {}])
+def test_a_map_that_is_no_text(ram: Path, text: Any) -> None:
+    answers = Answers(str(ram))
+    answers.said["info mtree -f"] = text
+    with pytest.raises(PeerError, match=r"^qmp:x: the answer to human-monitor-command: must be"):
+        opened(answers)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  0000000000100000-00000000000fffff (prio 0, ram): mem0",
+        "  0000000000000000-0000000001000000 (prio 0, ram): mem0",
+        "  0000000000000000-00000000000fffff (prio 0, ram): mem0 @0000000001000000",
+        "  ffffffffffff0000-1000000000000ffff (prio 0, ram): mem0",
+        f"  {'0' * 100_000}-{'f' * 100_000} (prio 0, ram): mem0",
+    ],
+)
+def test_a_map_of_more_than_there_is(ram: Path, line: str) -> None:
+    answers = Answers(str(ram))
+    answers.said["info mtree -f"] = f'FlatView #0\n AS "memory", root: system\n{line}\n'
+    with pytest.raises(PeerError, match=r"^qmp:x: QEMU's memory map shows"):
+        opened(answers)

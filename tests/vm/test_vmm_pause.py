@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pagecheck.errors import SourceError, UsageError
+from pagecheck.errors import PeerError, SourceError, UsageError
 from pagecheck.vmm import QemuMonitor
 from tests.vm.bare_qemu import BareQemu, bare_qemu, memfd_backend
 from tools.guest.fetch import GuestFiles
@@ -160,7 +160,7 @@ def test_commands(qemu: BareQemu) -> None:
         assert monitor.execute("query-memdev")[0]["id"] == "mem0"
         path = monitor.execute("qom-get", path="/machine", property="memory-backend")
         assert path == "/objects/mem0"
-        with pytest.raises(SourceError, match="QEMU refused no-such"):
+        with pytest.raises(PeerError, match="QEMU refused no-such"):
             monitor.execute("no-such")
         large = monitor.execute("query-qmp-schema")
         assert len(json.dumps(large)) > 100_000
@@ -280,9 +280,9 @@ def test_qemu_is_killed(qemu: BareQemu, paused: bool, caplog: pytest.LogCaptureF
         qemu.process.kill()
         qemu.process.wait(SECONDS)
         begun = time.monotonic()
-        with pytest.raises(SourceError, match=ENDED):
+        with pytest.raises(PeerError, match=ENDED):
             monitor.resume() if paused else monitor.is_stopped()
-        with pytest.raises(SourceError, match=ENDED):
+        with pytest.raises(PeerError, match=ENDED):
             monitor.execute("query-status")
     assert time.monotonic() - begun < SECONDS
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
