@@ -34,6 +34,14 @@ STATUS_NAMES: Final = {
 }
 
 
+STATUS_MASK: Final = 0x3F  # bits 7 and 6 of the status byte are no part of the code
+
+
+def status_name(code: int) -> str:
+    """The name of a status code, or its number."""
+    return STATUS_NAMES.get(code, f"status_{code:#04x}")
+
+
 class Statistics(NamedTuple):
     """What the workers counted; pages and descriptors in numbers, times in nanoseconds.
 
@@ -81,11 +89,7 @@ class Statistics(NamedTuple):
     def of(cls, words: Sequence[int]) -> Statistics:
         """From the words of `shm.layout.STATS`: 15 counters, the state, 64 counts by status, and
         what batches came to."""
-        statuses = {
-            STATUS_NAMES.get(code, f"status_{code:#04x}"): count
-            for code, count in enumerate(words[16:80])
-            if count
-        }
+        statuses = {status_name(code): count for code, count in enumerate(words[16:80]) if count}
         return cls._make([*words[:15], statuses, words[80], words[81], words[87]])
 
     @classmethod
@@ -93,6 +97,40 @@ class Statistics(NamedTuple):
         """Counts over all channels."""
         columns = zip(*(each.words for each in channels), strict=True)
         return cls.of([sum(column) for column in columns] or [0] * 112)
+
+
+class Failure(NamedTuple):
+    """The first descriptor of a channel that came back with a failure, or never.
+
+    Page faults are no failures: pages come and go.
+
+    Attributes:
+        descriptor: its 64 bytes, as submitted.
+        record: its completion record, 32 bytes; all 0 where none was written.
+    """
+
+    descriptor: bytes
+    record: bytes
+
+    @classmethod
+    def of(cls, kept: tuple[bytes, bytes] | None) -> Failure | None:
+        """From what a worker kept."""
+        return None if kept is None else cls(*kept)
+
+    @property
+    def status(self) -> str:
+        """The name of its status; `no_record` where none was written."""
+        if self.record[0] == 0:
+            return "no_record"
+        return status_name(self.record[0] & STATUS_MASK)
+
+    def to_json(self) -> dict[str, str]:
+        """The bytes in hexadecimal."""
+        return {
+            "status": self.status,
+            "descriptor": self.descriptor.hex(),
+            "record": self.record.hex(),
+        }
 
 
 class ChannelReport(NamedTuple):
@@ -103,6 +141,7 @@ class ChannelReport(NamedTuple):
         queue: the work queue as users name it, or None.
         submit: how descriptors were submitted: "enqcmd", "movdir64b", "write", or None.
         why: one line: why this engine and queue.
+        failure: of its work queues, the first since the channel was opened.
     """
 
     channel: int
@@ -111,6 +150,7 @@ class ChannelReport(NamedTuple):
     submit: str | None
     why: str
     words: tuple[int, ...]
+    failure: Failure | None = None
 
     def to_json(self) -> dict[str, Any]:
         """This channel's entry in the JSON report."""
@@ -121,4 +161,5 @@ class ChannelReport(NamedTuple):
             "submit": self.submit,
             "why": self.why,
             "statistics": Statistics.of(self.words)._asdict(),
+            "failure": None if self.failure is None else self.failure.to_json(),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.native import _native
-from pagecheck.statistics import ChannelReport, Statistics
+from pagecheck.statistics import ChannelReport, Failure, Statistics
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.pool import Pool
@@ -28,6 +28,7 @@ def look(pool: Pool) -> list[ChannelReport]:
             submit=channel.picked.get("submit"),
             why=channel.picked.get("why", ""),
             words=tuple(channel.statistics()),
+            failure=Failure.of(channel.failure()),
         )
         for channel in pool.channels
     ]

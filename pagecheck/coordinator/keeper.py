@@ -95,6 +95,7 @@ class WorkerKeeper:
         self._attached: dict[int, Block] = {}
         self._swap = threading.Lock()  # held while the ring becomes another one
         self._past = [0] * STATS_WORDS
+        self._past_failure: tuple[bytes, bytes] | None = None
         # What the last worker that was ready said: `engine`, `queue`, `submit`, `why`, `kernel`.
         self.picked: dict[str, Any] = {}
         self._ring, self._process = self._start_worker()
@@ -126,6 +127,11 @@ class WorkerKeeper:
         """The words of `shm.layout.STATS`, summed over all workers of this channel so far."""
         with self._swap:
             return [a + b for a, b in zip(self._past, self._ring.statistics(), strict=True)]
+
+    def failure(self) -> tuple[bytes, bytes] | None:
+        """The first failing descriptor of this channel's work queues and its record."""
+        with self._swap:
+            return self._past_failure or self._ring.failure()
 
     @property
     def queue_state(self) -> int:
@@ -165,6 +171,7 @@ class WorkerKeeper:
         with self._swap:
             counted = self._ring.statistics()
             self._past = [a + b for a, b in zip(self._past, counted, strict=True)]
+            self._past_failure = self._past_failure or self._ring.failure()
             self._ring.remove()
 
     def await_ready(self, deadline_ns: int) -> None:

@@ -306,6 +306,10 @@ class Worker:
         """QUEUE_NONE, QUEUE_UP or QUEUE_DRAINING; why the last queue ended (QUEUE_CLOSED, _LOST,
         _FULL, _REFUSED, _BROKEN); and the errno of QUEUE_REFUSED."""
 
+    def queue_failure(self) -> tuple[bytes, bytes] | None:
+        """The first descriptor (64 bytes) of any queue of this worker that came back with a status
+        that is neither an answer nor a page fault, or never, and its record (32 bytes)."""
+
     def serve(self, deadline_ns: int, /) -> int:
         """Answers batches until a message, the end of a queue, a signal or the deadline; every
         batch that was begun is answered then. Returns one of SERVE_*."""

@@ -20,6 +20,7 @@ Writer = Literal["once", "submitter", "supervisor", "worker", "added to"]
 MAGIC: Final = 0x474E495243504350
 HEADER_BYTES: Final = 256
 STATS_OFFSET: Final = 128
+FAILURE_OFFSET: Final = 1024
 ASLEEP: Final = 1 << 32
 
 
@@ -70,6 +71,14 @@ CONTROL: Final = {
     "progress": Field(64, "Q", "worker", "rises with every piece of work"),
     "deciding": Field(72, "Q", "worker", "sequence of the batch in hand, 0 for none"),
     "stats": Field(STATS_OFFSET, "112Q", "worker", "the words of STATS"),
+    "failure": Field(FAILURE_OFFSET, "16Q", "worker", "the words of FAILURE"),
+}
+
+# The first descriptor that came back with a failure, or never, and its completion record.
+FAILURE: Final = {
+    "kept": Field(0, "Q", "worker", "1: there is one; stored last"),
+    "descriptor": Field(8, "64B", "worker", "as it was submitted"),
+    "record": Field(72, "32B", "worker", "as it was found"),
 }
 
 # What the worker counts. Every word rises only, but for queue_state.

@@ -7,7 +7,13 @@ import struct
 from typing import Protocol
 
 from pagecheck.native import _native
-from pagecheck.shm.layout import STATS_OFFSET, STATS_WORDS, segment_bytes
+from pagecheck.shm.layout import (
+    FAILURE,
+    FAILURE_OFFSET,
+    STATS_OFFSET,
+    STATS_WORDS,
+    segment_bytes,
+)
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.segments import Segment
 
@@ -67,6 +73,10 @@ class NamedRing:
         """What the worker has counted: the words of `layout.STATS`; zeros once it is removed."""
         return read_statistics(self.control_fd)
 
+    def failure(self) -> tuple[bytes, bytes] | None:
+        """The worker's first failing descriptor and its record, if there is one."""
+        return read_failure(self.control_fd)
+
     def remove(self) -> None:
         """Removes the names; what is mapped or open stays usable. May be called twice."""
         for segment in (self._segment, self._control):
@@ -81,3 +91,19 @@ def read_statistics(control_fd: int) -> list[int]:
         return [0] * STATS_WORDS
     raw = os.pread(control_fd, STATS_WORDS * 8, STATS_OFFSET)
     return list(struct.unpack(f"={STATS_WORDS}Q", raw))
+
+
+def read_failure(control_fd: int) -> tuple[bytes, bytes] | None:
+    """The first failing descriptor and its record in a control segment; None where there is none.
+
+    Danger: `kept` is stored last, so it is read first.
+    """
+    if control_fd < 0:
+        return None
+    kept, descriptor, record = FAILURE["kept"], FAILURE["descriptor"], FAILURE["record"]
+    if os.pread(control_fd, kept.size, FAILURE_OFFSET) == bytes(kept.size):
+        return None
+    return (
+        os.pread(control_fd, descriptor.size, FAILURE_OFFSET + descriptor.offset),
+        os.pread(control_fd, record.size, FAILURE_OFFSET + record.offset),
+    )

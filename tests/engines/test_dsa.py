@@ -189,6 +189,52 @@ def test_a_queue_that_was_given_up_is_opened_again(ram: Ram, clean: None) -> Non
             assert_exact(coordinator.scan(block), ram)
 
 
+@pytest.mark.parametrize(
+    ("plan", "status", "byte"),
+    [
+        ("hw-error", "hardware_error", 0x20),
+        ("invalid-flags", "invalid_flags", 0x11),
+        ("lost-all", "no_record", 0),
+    ],
+)
+def test_the_first_failure_is_in_the_report(
+    ram: Ram, clean: None, plan: str, status: str, byte: int
+) -> None:
+    [worker] = on_model(ram, f"faults={plan},seed=5").workers
+    document = worker.to_json()
+    assert document["failure"]["status"] == status
+    descriptor = bytes.fromhex(document["failure"]["descriptor"])
+    record = bytes.fromhex(document["failure"]["record"])
+    assert (len(descriptor), len(record)) == (64, 32)
+    assert descriptor[7] in (1, 6)  # BATCH, COMPVAL
+    assert record[0] & 0x3F == byte
+    if byte:
+        assert document["statistics"]["statuses"][status] > 0  # counted, whatever became of it
+
+
+@pytest.mark.parametrize("plan", ["none", "page-fault", "list-fault", "abandoned"])
+def test_faults_are_no_failures(ram: Ram, clean: None, plan: str) -> None:
+    if plan == "abandoned":  # members that no fence can have kept from running are missing
+        [worker] = on_model(ram, f"faults={plan},seed=5").workers
+        assert worker.failure is None
+    else:
+        report = undisturbed(lambda: on_model(ram, f"faults={plan},seed=5"))
+        assert report.workers[0].failure is None
+        assert report.statistics.timeouts == 0
+
+
+def test_the_first_failure_outlives_its_worker(ram: Ram, clean: None) -> None:
+    with Coordinator(engine="dsa", wq=["model:faults=hw-error,seed=5"], stall=STALL) as coordinator:
+        block = coordinator.attach(ram.source)
+        coordinator.scan(block)
+        [before] = coordinator.statistics()
+        assert before.failure is not None
+        os.kill(coordinator.worker_pids[0], 9)
+        coordinator.scan(block)
+        assert coordinator.workers_replaced == 1
+        assert coordinator.statistics()[0].failure == before.failure
+
+
 def test_blocks_come_and_go_while_a_queue_drains(ram: Ram, clean: None) -> None:
     queue = "model:faults=stuck-close"
     with Coordinator(engine="dsa", wq=[queue], stall=STALL) as coordinator:

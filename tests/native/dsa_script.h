@@ -165,6 +165,7 @@ typedef struct bench {
     pc_block block;     /* the same, read-only */
     uint64_t progress;
     struct pc_stats stats;
+    struct pc_failure failure;
     pc_decider decider;
     pc_dsa dsa;
     script device;
@@ -187,7 +188,7 @@ static inline void bench_init(bench *b, uint32_t zeros)
     b->block = ram_block(fd, RAM_PAGES, PC_BLOCK_TOUCH_FREELY, true);
     if (!pc_guard_install() || !pc_decider_init(pc_kernel_auto(), &b->progress, &b->decider))
         abort();
-    pc_dsa_init(&b->stats, &b->dsa);
+    pc_dsa_init(&b->stats, &b->failure, &b->dsa);
 }
 
 static inline pc_dsa_limits limits_of(uint32_t size, uint32_t batch, uint64_t transfer)

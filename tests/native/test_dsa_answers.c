@@ -172,11 +172,14 @@ static void begin_four(bench *b, answer *a, uint32_t zeros)
 }
 
 /* Members of `present` tell the truth, then the batch says `word` and `done`. The queue is given
- * up where a record may still come. */
-static void test_batch(const char *name, uint32_t word, uint32_t done, uint32_t present, bool lost)
+ * up where a record may still come, `end` says as what; else all four are decided by the device,
+ * those that did not run when they go out again. */
+static void test_batch(const char *name, uint32_t word, uint32_t done, uint32_t present,
+                       pc_queue_end end)
 {
     bench b;
     answer a;
+    bool lost = end != PC_QUEUE_CLOSED;
     check_begin();
     begin_four(&b, &a, NORMAL);
     const hw_desc batch = b.device.kept[0];
@@ -185,18 +188,24 @@ static void test_batch(const char *name, uint32_t word, uint32_t done, uint32_t 
             put_truth(&list_of(&batch)[i]);
     put(&batch, word, done);
     uint64_t progress = b.progress;
+    b.device.answer = answer_truth;
     finish(&b, &a);
     CHECK(b.progress > progress, "no progress was told");
     CHECK((b.dsa.queue == NULL) == lost, "given up: %d", b.dsa.queue == NULL);
-    CHECK(!lost || b.dsa.end == PC_QUEUE_LOST, "end %d", b.dsa.end);
-    CHECK(b.stats.pages_device == (uint32_t)__builtin_popcount(present) || lost, "by the device");
+    CHECK(!lost || b.dsa.end == end, "end %d", b.dsa.end);
+    CHECK(b.stats.pages_device == FOUR || lost, "%d by the device", (int)b.stats.pages_device);
+    CHECK(b.stats.statuses[word & 0x3f] > 0, "not counted");
+    bool good = (word & 0x3f) == 1 || (word & 0x3f) == 5 || (word & 0x3f) == 6;
+    CHECK(b.failure.kept == !good, "kept: %d", (int)b.failure.kept);
+    CHECK(good || (memcmp(b.failure.descriptor, &batch, sizeof batch) == 0 &&
+                   b.failure.record[0] == (uint8_t)word),
+          "another failure was kept");
     /* What comes too late belongs to no page of the next batch. */
     if (lost) {
         for (uint32_t i = 0; i < FOUR; i++)
             put(&list_of(&batch)[i], MATCH, 0);
         put(&batch, DSA_COMP_SUCCESS, FOUR);
         check_answer(&b, &a);
-        b.device.answer = answer_truth;
         decide(&b, RAM_PAGES);
         CHECK(pc_dsa_state(&b.dsa) == PC_QUEUE_DRAINING, "it is not drained");
     }
@@ -206,27 +215,39 @@ static void test_batch(const char *name, uint32_t word, uint32_t done, uint32_t 
 
 static void test_batches(void)
 {
-    test_batch("success", DSA_COMP_SUCCESS, FOUR, 0xf, false);
-    test_batch("success, a member is missing", DSA_COMP_SUCCESS, FOUR, 0xb, true);
-    test_batch("success, all are missing", DSA_COMP_SUCCESS, FOUR, 0, true);
-    test_batch("failed, all are there", DSA_COMP_BATCH_FAIL, FOUR, 0xf, false);
-    test_batch("failed, few counted, all are there", DSA_COMP_BATCH_FAIL, 1, 0xf, false);
+    const pc_queue_end up = PC_QUEUE_CLOSED, lost = PC_QUEUE_LOST, broken = PC_QUEUE_BROKEN;
+    test_batch("success", DSA_COMP_SUCCESS, FOUR, 0xf, up);
+    test_batch("success, a member is missing", DSA_COMP_SUCCESS, FOUR, 0xb, lost);
+    test_batch("success, all are missing", DSA_COMP_SUCCESS, FOUR, 0, lost);
+    test_batch("failed, all are there", DSA_COMP_BATCH_FAIL, FOUR, 0xf, up);
+    test_batch("failed, few counted, all are there", DSA_COMP_BATCH_FAIL, 1, 0xf, up);
     /* Only a fence lets members go unanswered, and none is ever asked for. */
-    test_batch("failed, the last two are missing", DSA_COMP_BATCH_FAIL, 2, 0x3, true);
-    test_batch("failed, none counted, all are missing", DSA_COMP_BATCH_FAIL, 0, 0, true);
-    test_batch("list fault", DSA_COMP_BATCH_PAGE_FAULT, 2, 0x3, false);
-    test_batch("list fault at the first", DSA_COMP_BATCH_PAGE_FAULT, 0, 0, false);
-    test_batch("list fault, a write", 0x80 | DSA_COMP_BATCH_PAGE_FAULT, 1, 0x1, false);
-    test_batch("list fault, the wrong one is missing", DSA_COMP_BATCH_PAGE_FAULT, 2, 0x5, true);
-    test_batch("list fault past the end", DSA_COMP_BATCH_PAGE_FAULT, 900, 0x3, true);
-    test_batch("list fault past the end, all there", DSA_COMP_BATCH_PAGE_FAULT, 900, 0xf, false);
-    test_batch("bad opcode", DSA_COMP_BAD_OPCODE, 0, 0, false);
-    test_batch("count out of range", DSA_COMP_DESC_CNT_ERANGE, 77, 0, false);
-    test_batch("misaligned list", DSA_COMP_DESCLIST_ALIGN, 0, 0, false);
-    test_batch("unknown, all are there", 0x3f, 0, 0xf, false);
-    test_batch("unknown, one is missing", 0x3f, 0, 0x7, true);
-    test_batch("no code, one is missing", 0x40, 0, 0xe, true);
-    test_batch("hardware error, all are missing", DSA_COMP_HW_ERR1, 0, 0, true);
+    test_batch("failed, the last two are missing", DSA_COMP_BATCH_FAIL, 2, 0x3, lost);
+    test_batch("failed, none counted, all are missing", DSA_COMP_BATCH_FAIL, 0, 0, lost);
+    test_batch("list fault", DSA_COMP_BATCH_PAGE_FAULT, 2, 0x3, up);
+    test_batch("list fault at the first", DSA_COMP_BATCH_PAGE_FAULT, 0, 0, up);
+    test_batch("list fault, a write", 0x80 | DSA_COMP_BATCH_PAGE_FAULT, 1, 0x1, up);
+    test_batch("list fault, the wrong one is missing", DSA_COMP_BATCH_PAGE_FAULT, 2, 0x5, lost);
+    test_batch("list fault past the end", DSA_COMP_BATCH_PAGE_FAULT, 900, 0x3, lost);
+    test_batch("list fault past the end, all there", DSA_COMP_BATCH_PAGE_FAULT, 900, 0xf, up);
+    test_batch("bad opcode", DSA_COMP_BAD_OPCODE, 0, 0, up);
+    test_batch("invalid flags", DSA_COMP_INVALID_FLAGS, 0, 0, up);
+    test_batch("reserved field", DSA_COMP_NOZERO_RESERVE, 0, 0, up);
+    test_batch("transfer size", DSA_COMP_XFER_ERANGE, 0, 0, up);
+    test_batch("count out of range", DSA_COMP_DESC_CNT_ERANGE, 77, 0, up);
+    test_batch("bad value of a field", 0x15, 0, 0, up);
+    test_batch("misaligned list", DSA_COMP_DESCLIST_ALIGN, 0, 0, up);
+    test_batch("interrupt handle", DSA_COMP_INT_HANDLE_INVAL, 0, 0, up);
+    test_batch("misaligned address", DSA_COMP_ADDR_ALIGN, 0, 0, up);
+    test_batch("traffic class", DSA_COMP_TRAFFIC_CLASS_CONF, 0, 0, up);
+    test_batch("refused, but some ran", DSA_COMP_INVALID_FLAGS, 0, 0x6, up);
+    test_batch("unknown, all are there", 0x3f, 0, 0xf, up);
+    test_batch("unknown, one is missing", 0x3f, 0, 0x7, broken);
+    test_batch("no code, one is missing", 0x40, 0, 0xe, broken);
+    test_batch("hardware error, all are there", DSA_COMP_HW_ERR1, 0, 0xf, up);
+    test_batch("hardware error, all are missing", DSA_COMP_HW_ERR1, 0, 0, broken);
+    test_batch("hardware error on a write, one is missing", DSA_COMP_HW_ERR_DRB, 3, 0x7, broken);
+    test_batch("translation error, all are missing", DSA_COMP_TRANSLATION_FAIL, 0, 0, broken);
 }
 
 /* Members answer, the batch never does: their proofs count, the wait ends in time. */
@@ -278,7 +299,7 @@ static void test_batch_record_first(void)
     CHECK(b.dsa.queue == NULL && b.dsa.end == PC_QUEUE_LOST, "still up");
     pthread_create(&thread, NULL, batch_first, &batch);
     bench other = b; /* the same engine's memory, seen by the next queue */
-    pc_dsa_init(&other.stats, &other.dsa);
+    pc_dsa_init(&other.stats, &other.failure, &other.dsa);
     bench_open(&other, limits_of(16, 128, 1 << 21));
     other.device.answer = answer_truth;
     for (int i = 0; i < 50; i++)

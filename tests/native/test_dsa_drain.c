@@ -29,7 +29,7 @@ static void test_silence(uint32_t batch)
     for (int i = 0; i < 8; i++)
         start(&b, &a[i], NULL, 0, 120); /* by the CPU, at once */
     bench other = b;                    /* another queue beside the one that drains */
-    pc_dsa_init(&other.stats, &other.dsa);
+    pc_dsa_init(&other.stats, &other.failure, &other.dsa);
     bench_open(&other, limits_of(128, batch, PAGE));
     other.device.answer = answer_truth;
     /* The device wakes up: its records are no longer anybody's. */

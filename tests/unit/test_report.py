@@ -7,7 +7,7 @@ import pytest
 
 from pagecheck.model import Counts, RamBlock
 from pagecheck.report import BlockReport, Report
-from pagecheck.statistics import Statistics
+from pagecheck.statistics import ChannelReport, Failure, Statistics
 
 A = Counts(pages=10, zero=4, hole=1, normal=3, undecided=2, unchanged=1)
 B = Counts(pages=100, zero=20, hole=5, normal=30, undecided=40, unchanged=10)
@@ -65,3 +65,18 @@ def test_with_blocks_keeps_the_rest() -> None:
 def test_a_report_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_report(A).seconds = 0.0  # type: ignore[misc]
+
+
+def test_a_failure_is_told_in_hexadecimal() -> None:
+    record = bytes([0xE1]) + bytes(31)  # bits 7 and 6 are no part of the code
+    channel = ChannelReport(0, "dsa", "model:", "enqcmd", "named", (0,) * 112)
+    assert channel.to_json()["failure"] is None
+    failure = Failure(bytes(range(64)), record)
+    assert channel._replace(failure=failure).to_json()["failure"] == {
+        "status": "hardware_error_on_write",
+        "descriptor": bytes(range(64)).hex(),
+        "record": record.hex(),
+    }
+    assert Failure(bytes(64), bytes([0x3E]) + bytes(31)).status == "status_0x3e"
+    assert Failure(bytes(64), bytes(32)).status == "no_record"
+    assert Failure.of(None) is None

@@ -10,6 +10,7 @@ from pagecheck.native import _native
 from pagecheck.shm import layout
 from pagecheck.shm.layout import (
     CONTROL,
+    FAILURE,
     HEADER,
     SLOT,
     SLOT_HEAD_BYTES,
@@ -19,7 +20,7 @@ from pagecheck.shm.layout import (
 )
 
 LINE = 64
-TABLES = {"header": HEADER, "control": CONTROL, "stats": STATS, "slot": SLOT}
+TABLES = {"header": HEADER, "control": CONTROL, "stats": STATS, "slot": SLOT, "failure": FAILURE}
 
 
 def python_table() -> dict[str, tuple[int, int]]:

@@ -30,6 +30,7 @@ typedef struct bench {
     pc_block block;
     pc_decider decider;
     struct pc_stats stats;
+    struct pc_failure failure;
     pc_dsa dsa;
     uint64_t pages;
     uint64_t *offsets; /* of every page, packet by packet */
@@ -153,7 +154,7 @@ static void set_up(bench *b, const char *kernel, const char *kind, bool apart, u
     }
     map_ram(b, kind);
     order_pages(b, apart);
-    pc_dsa_init(&b->stats, &b->dsa);
+    pc_dsa_init(&b->stats, &b->failure, &b->dsa);
 }
 
 static void open_queue(bench *b, pc_portal *portal, bool sample, bool runs)

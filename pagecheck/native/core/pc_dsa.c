@@ -44,6 +44,7 @@ static pc_flight *open_flight(pc_dsa *dsa, pc_task *task)
     flight->next = NULL;
     flight->task = task;
     flight->count = flight->taken = flight->rounds = 0;
+    flight->single = false;
     flight->pages = flight->groups = 0; /* its old records mean nothing now */
     task->flights++;
     return flight;
@@ -170,7 +171,7 @@ static const struct dsa_hw_desc *arrange(const pc_queue *queue, pc_flight *fligh
 {
     struct dsa_completion_record *records = flight->records;
     const uint32_t count = flight->count;
-    flight->batched = count > 1 && queue->limits.batch_max >= 2;
+    flight->batched = count > 1 && queue->limits.batch_max >= 2 && !flight->single;
     flight->entries = flight->batched ? 1 : count;
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < count; i++)
@@ -216,7 +217,7 @@ static void refused(pc_dsa *dsa, pc_queue *queue, pc_flight *flight, int error)
 {
     if (error == EINVAL && flight->batched) {
         pc_queue_limit_batches(queue, 0);
-        pc_flight_abandon(dsa, flight);
+        pc_flight_launch(dsa, flight);
         return;
     }
     pc_flight_abandon(dsa, flight);

@@ -52,6 +52,7 @@ typedef struct pc_queue pc_queue;
 
 typedef struct pc_dsa {
     struct pc_stats *stats;
+    struct pc_failure *failure;
     pc_queue *queue;    /* NULL: none is up */
     pc_queue *draining; /* given up, not yet known to be drained */
     pc_queue_end end;   /* of the last queue */
@@ -59,7 +60,7 @@ typedef struct pc_dsa {
     pc_pace pace;
 } pc_dsa;
 
-void pc_dsa_init(struct pc_stats *stats, pc_dsa *dsa);
+void pc_dsa_init(struct pc_stats *stats, struct pc_failure *failure, pc_dsa *dsa);
 /* Gives the queue up and waits for the draining until the absolute time. What is not drained by
  * then is left to the end of the process. False: something is left. */
 bool pc_dsa_deinit(pc_dsa *dsa, int64_t deadline_ns);

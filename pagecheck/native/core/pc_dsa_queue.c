@@ -20,10 +20,11 @@
 #define TRANSFER_MAX (UINT64_C(1) << 31) /* the most of any device; a size has 32 bits */
 #define LOOK_NS 1000000
 
-void pc_dsa_init(struct pc_stats *stats, pc_dsa *dsa)
+void pc_dsa_init(struct pc_stats *stats, struct pc_failure *failure, pc_dsa *dsa)
 {
     memset(dsa, 0, sizeof *dsa);
     dsa->stats = stats;
+    dsa->failure = failure;
 }
 
 /* What stays the same in every use of a flight's memory. */

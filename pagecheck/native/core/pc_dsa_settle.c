@@ -85,18 +85,35 @@ static void refine(pc_dsa *dsa, leftover *left, pc_task *task, const pc_member *
 }
 
 /* Every status but the two that are answers. True: an error, not a fault. */
-static bool settle_other(pc_dsa *dsa, leftover *left, pc_task *task, const pc_member *member,
-                         const struct dsa_completion_record *record, uint32_t word)
+static bool settle_other(pc_dsa *dsa, pc_queue *queue, leftover *left, pc_task *task,
+                         const pc_member *member, uint32_t i)
 {
-    uint32_t status = word & 0xffu;
-    dsa->stats->statuses[status]++;
+    const struct dsa_hw_desc *descriptor = &left->flight->descriptors[i];
+    const struct dsa_completion_record *record = &left->flight->records[i];
+    uint32_t word = record_word(record), status = word & 0xffu;
+    pc_dsa_count_record(dsa, descriptor, record);
+    if (status == DSA_COMP_XFER_ERANGE && pc_queue_learn_transfer(queue, descriptor->xfer_size)) {
+        pc_flight_complete(dsa, task, member->index, member->pages);
+        return false;
+    }
     bool fault = status == DSA_COMP_PAGE_FAULT_NOBOF || status == DSA_COMP_PAGE_FAULT_IR;
-    dsa->stats->page_faults += fault;
     if (fault && word >> 8 == 0)
         refine(dsa, left, task, member, record, true);
     else
         pc_flight_complete(dsa, task, member->index, member->pages);
     return !fault;
+}
+
+/* A member without a record. True: an error; not where its batch never came so far. */
+static bool settle_missing(pc_dsa *dsa, leftover *left, pc_task *task, const pc_member *member,
+                           pc_batch_end end)
+{
+    bool never_ran = end == PC_BATCH_CUT || end == PC_BATCH_REFUSED;
+    if (never_ran && left->flight->rounds < PC_DSA_ROUNDS)
+        keep(left, task, member->index, member->pages);
+    else
+        pc_flight_complete(dsa, task, member->index, member->pages);
+    return !never_ran;
 }
 
 /* Learns how many pages a descriptor should cover. */
@@ -140,9 +157,10 @@ static uint32_t settle_all_zero(const pc_flight *flight)
     return count;
 }
 
-/* All records that will come are in; the first `proven` are bits already. Returns how many pages
- * are to go out again, as members. */
-static uint32_t settle_members(pc_dsa *dsa, pc_queue *queue, pc_flight *flight, uint32_t proven)
+/* All records that will come are in; the first `proven` are bits already; `end` is that of the
+ * batch. Returns how many pages are to go out again, as members. */
+static uint32_t settle_members(pc_dsa *dsa, pc_queue *queue, pc_flight *flight, uint32_t proven,
+                               pc_batch_end end)
 {
     pc_task *task = flight->task;
     leftover left = {flight, 0};
@@ -170,9 +188,10 @@ static uint32_t settle_members(pc_dsa *dsa, pc_queue *queue, pc_flight *flight, 
                 refine(dsa, &left, task, &member, record, false);
             }
         } else if ((word & 0xffu) != 0) {
-            errors += settle_other(dsa, &left, task, &member, record, word);
-        } else { /* it never ran, or nobody said so */
-            errors += i < flight->taken;
+            errors += settle_other(dsa, queue, &left, task, &member, i);
+        } else if (i < flight->taken) {
+            errors += settle_missing(dsa, &left, task, &member, end);
+        } else {
             pc_flight_complete(dsa, task, member.index, member.pages);
         }
     }
@@ -202,21 +221,21 @@ static pc_flight *take_oldest(pc_queue *queue)
     return flight;
 }
 
-/* How many members, from the first on, must have a record, by what the batch's own record says: not
- * those past a fault in the list, and none of a batch that was refused as a whole (3.8, 3.9). A
- * failed batch has them all: only a fence abandons members, and none is ever asked for. */
+static uint32_t batch_status(const pc_flight *flight)
+{
+    return record_word(flight->batch_record) & 0xffu;
+}
+
+/* How many members, from the first on, must have a record. Of a batch that an error ended nobody
+ * knows, so all are waited for; of a failed one, too: only a fence abandons members, and none is
+ * ever asked for. */
 static uint32_t must_be_there(const pc_flight *flight)
 {
-    uint32_t status = record_word(flight->batch_record) & 0xffu;
     uint32_t done = flight->batch_record->bytes_completed;
-    switch (status) {
-    case DSA_COMP_BATCH_PAGE_FAULT:
+    switch (pc_batch_end_of(batch_status(flight))) {
+    case PC_BATCH_CUT:
         return done < flight->count ? done : flight->count;
-    case DSA_COMP_BAD_OPCODE:
-    case DSA_COMP_INVALID_FLAGS:
-    case DSA_COMP_NOZERO_RESERVE:
-    case DSA_COMP_DESC_CNT_ERANGE:
-    case DSA_COMP_DESCLIST_ALIGN:
+    case PC_BATCH_REFUSED:
         return 0;
     default:
         return flight->count;
@@ -231,6 +250,8 @@ static bool is_there(const struct dsa_completion_record *record)
 /* Whether a record is missing, from member `begin` on, that the device may still write. */
 static bool record_is_missing(const pc_flight *flight, uint32_t begin)
 {
+    if (begin == flight->count)
+        return false;
     uint32_t end = must_be_there(flight);
     for (uint32_t i = begin; i < end; i++)
         if (!is_there(&flight->records[i]))
@@ -238,18 +259,18 @@ static bool record_is_missing(const pc_flight *flight, uint32_t begin)
     return false;
 }
 
-/* True: the batch was refused for its size, and the next ones are smaller. */
-static bool look_at_batch(pc_dsa *dsa, pc_queue *queue, const pc_flight *flight)
+/* The batch's own record. */
+static pc_batch_end settle_batch(pc_dsa *dsa, pc_queue *queue, pc_flight *flight)
 {
-    uint32_t status = record_word(flight->batch_record) & 0xffu;
-    dsa->stats->statuses[status]++;
-    dsa->stats->page_faults += status == DSA_COMP_BATCH_PAGE_FAULT;
-    if (status != DSA_COMP_BAD_OPCODE && status != DSA_COMP_DESC_CNT_ERANGE)
-        return false;
-    /* This queue takes no batches, or none as large: halve until it does. sysfs does not always
-     * tell: a mask of opcodes that was saved on one kernel can lack BATCH on another. */
-    pc_queue_limit_batches(queue, status == DSA_COMP_BAD_OPCODE ? 0 : flight->count / 2);
-    return true;
+    uint32_t status = batch_status(flight);
+    if (status == DSA_COMP_SUCCESS) { /* as nearly all: nothing to learn */
+        dsa->stats->statuses[DSA_COMP_SUCCESS]++;
+        queue->unbatched = 0;
+        return PC_BATCH_RAN;
+    }
+    pc_dsa_count_record(dsa, flight->batch, flight->batch_record);
+    pc_queue_learn_from_batch(queue, flight, status);
+    return pc_batch_end_of(status);
 }
 
 /* Waits for every record of the flight. False: not all came in time. */
@@ -271,6 +292,31 @@ static bool wait_for(pc_dsa *dsa, const pc_flight *flight, int64_t deadline_ns)
     return came;
 }
 
+/* Keeps what was waited for in vain: the batch, or the first descriptor without a record. */
+static void keep_missing(pc_dsa *dsa, const pc_flight *flight)
+{
+    uint32_t at = 0;
+    if (flight->batched) {
+        pc_dsa_keep_failure(dsa, flight->batch, flight->batch_record);
+        return;
+    }
+    while (is_there(&flight->records[at]))
+        at++;
+    pc_dsa_keep_failure(dsa, &flight->descriptors[at], &flight->records[at]);
+}
+
+/* The device may still write a record of the oldest flight: nothing of its queue is used again. */
+static void give_up(pc_dsa *dsa, const pc_flight *flight, bool came)
+{
+    pc_queue_end why = PC_QUEUE_LOST;
+    dsa->stats->timeouts += !came;
+    if (!came)
+        keep_missing(dsa, flight);
+    else if (pc_batch_end_of(batch_status(flight)) == PC_BATCH_BROKEN)
+        why = PC_QUEUE_BROKEN;
+    pc_dsa_close(dsa, why, 0);
+}
+
 void pc_flight_settle_oldest(pc_dsa *dsa)
 {
     pc_queue *queue = dsa->queue;
@@ -278,22 +324,17 @@ void pc_flight_settle_oldest(pc_dsa *dsa)
     bool came = wait_for(dsa, flight, flight->submitted_ns + queue->limits.deadline_ns);
     uint32_t proven = came ? settle_all_zero(flight) : 0;
     if (!came || (flight->batched && record_is_missing(flight, proven))) {
-        dsa->stats->timeouts += !came;
-        pc_dsa_close(dsa, PC_QUEUE_LOST, 0);
+        give_up(dsa, flight, came);
         return;
     }
     take_oldest(queue);
-    bool too_large = flight->batched && look_at_batch(dsa, queue, flight);
-    uint32_t errors = queue->errors;
-    uint32_t again = settle_members(dsa, queue, flight, proven);
-    if (too_large) /* several may be on their way: they say nothing of smaller ones */
-        queue->errors = errors;
+    pc_batch_end end = flight->batched ? settle_batch(dsa, queue, flight) : PC_BATCH_RAN;
+    uint32_t again = settle_members(dsa, queue, flight, proven, end);
     pc_decider_advance(flight->task->decider);
-    if (again != 0) {
+    if (again != 0)
         pc_flight_launch(dsa, flight);
-    } else {
+    else
         retire(queue, flight);
-    }
     if (queue->errors >= ERRORS_MAX && dsa->queue == queue)
         pc_dsa_close(dsa, PC_QUEUE_BROKEN, 0);
 }
@@ -301,13 +342,16 @@ void pc_flight_settle_oldest(pc_dsa *dsa)
 void pc_flight_abandon(pc_dsa *dsa, pc_flight *flight)
 {
     pc_task *task = flight->task;
+    if (flight->batched && flight->taken != 0 && is_there(flight->batch_record))
+        pc_dsa_count_record(dsa, flight->batch, flight->batch_record);
     for (uint32_t i = 0; i < flight->count; i++) {
         const pc_member member = flight->members[i];
         uint32_t word = i < flight->taken ? record_word(&flight->records[i]) : 0;
+        if ((word & 0xffu) != 0)
+            pc_dsa_count_record(dsa, &flight->descriptors[i], &flight->records[i]);
         if (word == STATUS_ZERO) {
             pc_bits_set(task->zero, member.index, member.pages);
             dsa->stats->pages_device += member.pages;
-            dsa->stats->statuses[DSA_COMP_SUCCESS]++;
         } else {
             pc_flight_complete(dsa, task, member.index, member.pages);
         }

@@ -94,6 +94,15 @@ struct pc_stats {
     uint64_t latencies[PC_LATENCIES]; /* batches by that time */
 };
 
+/* The first descriptor of a worker that came back with a failure, or never, and its record: for who
+ * looks into it. */
+struct pc_failure {
+    uint64_t kept; /* 1: there is one; stored last, with release */
+    uint8_t descriptor[64];
+    uint8_t record[32];
+    uint64_t reserved[3];
+};
+
 struct pc_control {
     /* Written by who looks after the worker. */
     uint64_t attention; /* raised by one when a message waits on the socket */
@@ -103,6 +112,7 @@ struct pc_control {
     uint64_t deciding; /* sequence of the batch in hand, 0 when there is none */
     uint64_t reserved_worker[6];
     struct pc_stats stats;
+    struct pc_failure failure;
 };
 
 struct pc_slot {
@@ -127,6 +137,7 @@ _Static_assert(offsetof(struct pc_header, asleep) == 2 * PC_CACHE_LINE, "one wri
 _Static_assert(offsetof(struct pc_header, submit) == 3 * PC_CACHE_LINE, "shared words apart");
 _Static_assert(offsetof(struct pc_control, progress) == PC_CACHE_LINE, "one writer per line");
 _Static_assert(sizeof(struct pc_stats) == 14 * PC_CACHE_LINE, "statistics are fourteen lines");
+_Static_assert(sizeof(struct pc_failure) == 2 * PC_CACHE_LINE, "a failure is two lines");
 _Static_assert(sizeof(struct pc_slot) == 2 * PC_CACHE_LINE, "slot head is two lines");
 _Static_assert(offsetof(struct pc_slot, answer) == PC_CACHE_LINE, "one writer per line");
 

@@ -30,7 +30,7 @@ bool pc_worker_init(const pc_ring *ring, const pc_kernel *kernel, pc_worker *wor
     memset(worker, 0, sizeof *worker);
     worker->ring = *ring;
     worker->next = 1;
-    pc_dsa_init(&ring->control->stats, &worker->dsa);
+    pc_dsa_init(&ring->control->stats, &ring->control->failure, &worker->dsa);
     worker->offsets = malloc(PC_WINDOW * ring->slot_pages * sizeof *worker->offsets);
     for (uint32_t i = 0; worker->offsets != NULL && i < PC_WINDOW; i++)
         worker->begun[i].offsets = worker->offsets + (size_t)i * ring->slot_pages;

@@ -253,11 +253,25 @@ static PyObject *worker_queue_state(PyObject *object, PyObject *unused)
     return Py_BuildValue("iii", (int)state, (int)self->worker.dsa.end, self->worker.dsa.error);
 }
 
+static PyObject *worker_queue_failure(PyObject *object, PyObject *unused)
+{
+    WorkerObject *self = usable(object);
+    (void)unused;
+    if (self == NULL)
+        return NULL;
+    const struct pc_failure *failure = self->worker.dsa.failure;
+    if (failure->kept == 0)
+        Py_RETURN_NONE;
+    return Py_BuildValue("y#y#", failure->descriptor, (Py_ssize_t)sizeof failure->descriptor,
+                         failure->record, (Py_ssize_t)sizeof failure->record);
+}
+
 static PyMethodDef worker_methods[] = {
     {"open_queue", worker_open_queue, METH_VARARGS, NULL},
     {"open_model", worker_open_model, METH_VARARGS, NULL},
     {"close_queue", worker_close_queue, METH_NOARGS, NULL},
     {"queue_state", worker_queue_state, METH_NOARGS, NULL},
+    {"queue_failure", worker_queue_failure, METH_NOARGS, NULL},
     {"attach", worker_attach, METH_VARARGS, NULL},
     {"detach", worker_detach, METH_VARARGS, NULL},
     {"serve", worker_serve, METH_VARARGS, NULL},
