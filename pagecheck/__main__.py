@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed has none
 import sys
+
+# Until `install` an interrupt ends the program as it ends any other: Python's own handler would
+# print a traceback of what is being imported. `_signal` is built in, so that this comes first.
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 from pagecheck.signals import Terminated, install
 from pagecheck.streams import leave, open_missing, say

@@ -42,7 +42,8 @@ class StartTimeout(EngineError):
 
 
 class ResourceError(PagecheckError):
-    """The host has no room for what pagecheck needs, such as a full /dev/shm."""
+    """The host has no room for what pagecheck needs: a full /dev/shm, a limit on open files,
+    processes, threads, file sizes or memory."""
 
     exit_code = 4
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from pagecheck.model import Counts
 from pagecheck.native import _native
+from pagecheck.printable import printable, printable_lines
 from pagecheck.report import BlockReport, Report
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def table(report: Report) -> str:
         rows.append(_row("total", size, report.total, diff=diff))
     return "\n".join(
         [
-            columns(rows),
-            _summary(report),
+            printable_lines(columns(rows)),
+            printable(_summary(report)),
             *_pause(report),
             *_regions(report),
             *_queues(report),
@@ -149,11 +150,6 @@ def guest_runs(block: BlockReport) -> Iterator[tuple[int, int, str]]:
             low, high = max(begin, first), min(end, last)
             if low < high:
                 yield region.guest_phys_addr + low - begin, high - low, kind
-
-
-def printable(name: str) -> str:
-    """A name without the characters that would disturb a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def runs(block: BlockReport) -> Iterator[tuple[int, int, str]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pagecheck.present import columns, printable, size_text
+from pagecheck.present import columns, size_text
+from pagecheck.printable import printable, printable_lines
 
 
 def service_table(now: dict[str, Any], before: dict[str, Any] | None, seconds: float) -> str:
@@ -29,7 +30,7 @@ def service_table(now: dict[str, Any], before: dict[str, Any] | None, seconds: f
     parts = [head, counted, "", columns(_engines(now, before, seconds))]
     if now["sessions"]:
         parts += ["", columns(_sessions(now["sessions"]))]
-    return "\n".join(parts)
+    return printable_lines("\n".join(parts))
 
 
 def _engines(now: dict[str, Any], before: dict[str, Any] | None, seconds: float) -> list[list[str]]:

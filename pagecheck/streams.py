@@ -6,9 +6,13 @@ import contextlib
 import os
 import sys
 
+from pagecheck.printable import printable, printable_lines
+
+SAID_MAX = 1 << 16  # more than anything that was cut before
+
 TYPE_CHECKING = False  # nothing heavy is imported before the signal handlers are installed
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 
 def open_missing() -> None:
@@ -26,9 +30,26 @@ def open_missing() -> None:
 
 
 def say(text: str) -> None:
-    """One line on stderr; where that cannot be written the exit code has to do."""
+    """One line on stderr, whatever the text holds; where that cannot be written the exit code has
+    to do."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text, SAID_MAX), file=sys.stderr, flush=True)
+
+
+def log_to_stderr(level: int) -> None:
+    """Makes logging write to stderr from `level` on; every message is one printable line."""
+    import logging
+
+    class OneLine(logging.Formatter):
+        def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+            return printable(super().formatMessage(record))
+
+        def formatException(self, ei: Any) -> str:  # noqa: N802
+            return printable_lines(super().formatException(ei))
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine("pagecheck: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def leave(code: int) -> NoReturn:

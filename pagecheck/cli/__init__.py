@@ -17,7 +17,9 @@ from pagecheck.cli.options import EXIT_CODES
 from pagecheck.cli.scan import scan
 from pagecheck.cli.serve import serve
 from pagecheck.cli.status import status
-from pagecheck.errors import InternalError, PagecheckError
+from pagecheck.errors import EngineError, InternalError, PagecheckError, ResourceError
+from pagecheck.printable import printable
+from pagecheck.shortage import explain, forbidden, is_forbidden
 from pagecheck.signals import Terminated
 from pagecheck.streams import say
 
@@ -53,7 +55,7 @@ for _command in (scan, serve, status, kernels, devices):
 
 
 def _fail(name: str, text: str, code: int, *, as_json: bool) -> int:
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     if as_json:
         print(json.dumps({"version": 1, "error": {"class": name, "message": text}}))
     say(f"pagecheck: {text}")
@@ -91,6 +93,16 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _bug(error: Exception, *, as_json: bool) -> int:
+    # Only who starts a process knows that EAGAIN means a limit on processes.
+    shortage = None if isinstance(error, BlockingIOError) else explain(error)
+    if shortage is not None:
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        text = f"{where}{shortage}"
+        return _fail(ResourceError.__name__, text, ResourceError.exit_code, as_json=as_json)
+    if is_forbidden(error) and not os.environ.get("PAGECHECK_DEBUG"):
+        assert isinstance(error, OSError)
+        text = forbidden("a system call (PAGECHECK_DEBUG=1 shows where)", error.errno or 0)
+        return _fail(EngineError.__name__, text, EngineError.exit_code, as_json=as_json)
     if os.environ.get("PAGECHECK_DEBUG"):
         raise error
     what = f"a bug in pagecheck: {type(error).__name__}: {error}; PAGECHECK_DEBUG=1 shows where"

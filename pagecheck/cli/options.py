@@ -16,9 +16,11 @@ Exit codes:
   1    the scan ran, but pages stayed undecided
        (deadline, a file cut short, a batch set aside)
   2    a mistake in what was asked for
-  3    the engine or kernel cannot run here, too few workers start,
-       or the service or QEMU does not answer as it should
-  4    /dev/shm is full, a limit of the service, or a bug in pagecheck
+  3    the engine or kernel cannot run here, a system call is forbidden,
+       too few workers start, or the service or QEMU does not answer as
+       it should
+  4    a shortage (/dev/shm, memory, open files, processes, file size),
+       a limit of the service, or a bug in pagecheck
   130  interrupted (SIGINT)       143  terminated (SIGTERM)
   129  hung up (SIGHUP)           141  nobody reads the output (SIGPIPE)
 """

@@ -13,7 +13,7 @@ import click
 from pagecheck.cli.options import EXIT_CODES, SIZE, engine_options
 from pagecheck.hw.wq import parse as parse_queue
 from pagecheck.signals import raise_pending
-from pagecheck.streams import say
+from pagecheck.streams import log_to_stderr, say
 
 if TYPE_CHECKING:
     from pagecheck.report import Report
@@ -135,7 +135,7 @@ def scan(
     if ranges and as_json:
         raise click.UsageError("--ranges and --json exclude each other")
     if verbose:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="pagecheck: %(message)s")
+        log_to_stderr(logging.INFO)
     for queue in options["wq"]:
         parse_queue(queue)
     run = _how(options.pop("via"), options)
@@ -199,4 +199,4 @@ def _print_report(report: Report, *, ranges: bool, as_json: bool) -> None:
         for first, count, kind in present.runs(block):
             print(first, count, kind)
     for note in report.notes:
-        say(f"note: {present.printable(note)}")
+        say(f"note: {note}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from typing import Any
 
 import click
 
 from pagecheck.cli.options import EXIT_CODES, SIZE, engine_options
+from pagecheck.streams import log_to_stderr
 
 
 @click.command(epilog=EXIT_CODES, short_help="Serve VMMs and tools beside them.")
@@ -101,11 +101,7 @@ def serve(
 
         print(json.dumps({"protocol": PROTOCOL, "features": list(CAPABILITIES)}))
         return 0
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        stream=sys.stderr,
-        format="pagecheck: %(message)s",
-    )
+    log_to_stderr(logging.INFO if verbose else logging.WARNING)
     from pagecheck.hw.wq import parse as parse_queue
     from pagecheck.service.limits import Limits, default_block_bytes
     from pagecheck.service.run import Where, run_service

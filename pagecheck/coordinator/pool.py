@@ -21,6 +21,7 @@ from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
+from pagecheck.shortage import refused
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +138,7 @@ class Pool:
 
         Raises:
             EngineError: no channel is left.
+            ResourceError: no thread can be started.
         """
         if lanes == 1 and watch is None:
             return self._lane(job)
@@ -157,9 +159,14 @@ class Pool:
         started: list[threading.Thread] = []
         try:
             for thread in threads:
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError as error:  # fewer lanes do the same work
+                    if not started:
+                        raise refused("cannot start a thread", error) from error
+                    break
                 started.append(thread)
-            for thread in threads:
+            for thread in started:
                 while thread.is_alive():
                     thread.join(WATCH_S)
                     if watch is not None:

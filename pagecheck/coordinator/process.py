@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from pagecheck.errors import EngineError, InternalError, UsageError
 from pagecheck.shm.ring import Ring
+from pagecheck.shortage import refused
 from pagecheck.wire import Closed, Link
 
 REAP_NS: Final = 5_000_000_000
@@ -28,7 +29,7 @@ REAP_NS: Final = 5_000_000_000
 log = logging.getLogger(__name__)
 
 _BOOT: Final = (
-    "import os, sys; sys.path.insert(0, sys.argv[1]); "
+    "import os, sys; sys.path.append(sys.argv[1]); "  # the standard library comes first
     "from pagecheck.workers.program import main; os._exit(main(int(sys.argv[2])))"
 )
 
@@ -55,7 +56,7 @@ class WorkerProcess:
         """Starts it; `open` and its reply `ready` make it ready.
 
         Raises:
-            EngineError: no process can be started.
+            EngineError: no process can be started here; ResourceError: not at this moment.
         """
         self.channel = channel
         self._closed = False
@@ -63,21 +64,23 @@ class WorkerProcess:
             raise EngineError("cannot start workers: sys.executable is not set")
         self._once = threading.Lock()
         with contextlib.ExitStack() as undo:
+            call = "socketpair"
             try:
                 self._link, theirs = Link.pair()
                 undo.callback(self._link.close)
                 with contextlib.closing(theirs):
+                    call = "memfd_create"
                     self._stderr = os.memfd_create("pagecheck-worker-stderr")
                     undo.callback(os.close, self._stderr)
+                    call = "vfork, execve, pipe2 or setsid"
                     self._process = self._spawn(theirs.fileno())
                     undo.callback(self._process.wait)
                     undo.callback(self._process.kill)
+                call = "pidfd_open"
                 self._pidfd = os.pidfd_open(self._process.pid)
             except OSError as error:
-                raise EngineError(
-                    f"channel {channel}: cannot start a worker: {error.strerror}; "
-                    "use fewer channels"
-                ) from error
+                doing = f"channel {channel}: cannot start a worker"
+                raise refused(doing, error, call) from error
             undo.pop_all()
 
     def _spawn(self, fd: int) -> subprocess.Popen[bytes]:

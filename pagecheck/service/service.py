@@ -15,6 +15,7 @@ from pagecheck.errors import LimitError
 from pagecheck.service.counters import Counters
 from pagecheck.service.direct import DirectChannel
 from pagecheck.service.limits import RESERVED_CLIENTS
+from pagecheck.shortage import refused
 from pagecheck.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -54,7 +55,10 @@ class Service:
         self._supervisor = threading.Thread(
             target=self._look_after, name="pagecheck-supervisor", daemon=True
         )
-        self._supervisor.start()
+        try:
+            self._supervisor.start()
+        except RuntimeError as error:
+            raise refused("cannot start a thread", error) from error
 
     def enter(self, session: Session, *, trusted: bool) -> int:
         """Lets a client in.

@@ -17,6 +17,7 @@ import time
 from typing import Final
 
 from pagecheck.errors import ResourceError
+from pagecheck.shortage import explain
 
 SHM: Final = "/dev/shm"
 MIN_AGE_S: Final = 2.0
@@ -37,10 +38,8 @@ class Owner:
             while self._fd < 0:
                 self._claim()
         except OSError as error:
-            raise ResourceError(
-                f"{SHM}: cannot create shared memory: {error.strerror}; "
-                "pagecheck needs a writable /dev/shm"
-            ) from error
+            why = explain(error) or f"{error.strerror}; pagecheck needs a writable /dev/shm"
+            raise ResourceError(f"{SHM}: cannot create shared memory: {why}") from error
 
     def _claim(self) -> None:
         """One try: it fails, and another token is taken, when a sweep was faster than the lock

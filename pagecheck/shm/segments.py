@@ -12,11 +12,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 from typing import Final
 
 import posix_ipc
 
 from pagecheck.errors import ResourceError
+from pagecheck.shortage import explain, refused
 
 
 class Segment:
@@ -36,8 +38,9 @@ class Segment:
         self.size = size
         try:
             created = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=size)
-        except (posix_ipc.Error, OSError) as error:
-            raise ResourceError(f"/dev/shm{name}: cannot create {size} bytes: {error}") from error
+        except (posix_ipc.Error, OSError, ValueError) as error:
+            why = _why_not_created(error, size)
+            raise ResourceError(f"/dev/shm{name}: cannot create {size} bytes: {why}") from error
         self.fd: int = created.fd
         try:
             os.posix_fallocate(self.fd, 0, size)
@@ -80,13 +83,13 @@ class Memfd:
         try:
             self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError as error:
-            raise ResourceError(f"memfd {name}: cannot create: {error.strerror}") from error
+            raise refused(f"memfd {name}: cannot create", error, "memfd_create") from error
         try:
             os.posix_fallocate(self.fd, 0, size)
         except OSError as error:
             self.close()
             raise ResourceError(
-                f"memfd {name}: cannot allocate {size} bytes: {error.strerror}"
+                f"memfd {name}: cannot allocate {size} bytes: {explain(error) or error.strerror}"
             ) from error
 
     def seal(self, *, read_only: bool) -> None:
@@ -108,9 +111,23 @@ class Memfd:
             self.fd = -1
 
 
+def _why_not_created(error: Exception, size: int) -> str:
+    # posix_ipc makes one ValueError of EFBIG and EINVAL: the size is past a limit of this process,
+    # or more than any file can have; its other errors have no number. Source: posix_ipc_module.c.
+    if str(error).endswith("the maximum number of files open"):
+        return explain(OSError(errno.EMFILE, "")) or str(error)
+    if not isinstance(error, ValueError):
+        return explain(error) or str(error)
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if most != resource.RLIM_INFINITY and most < size:
+        return explain(OSError(errno.EFBIG, "")) or str(error)
+    return str(error)
+
+
 def _no_room(name: str, size: int, error: OSError) -> str:
     if error.errno != errno.ENOSPC:
-        return f"/dev/shm{name}: cannot allocate {size} bytes: {error.strerror}"
+        why = explain(error) or error.strerror
+        return f"/dev/shm{name}: cannot allocate {size} bytes: {why}"
     st = os.statvfs("/dev/shm")
     return (
         f"/dev/shm is full: {size} bytes are needed and {st.f_bavail * st.f_frsize} are free; "

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pagecheck.errors import EngineError, InternalError, PeerError, SourceError, UsageError
+from pagecheck.shortage import refused
 from pagecheck.vmm.ram import PauseResult
 from pagecheck.wire import Closed, Link
 
@@ -31,7 +32,8 @@ DEAD_S: Final = 5.0
 log = logging.getLogger(__name__)
 
 _BOOT: Final = (
-    "import os, sys; sys.path.insert(0, sys.argv[1]); "
+    # The standard library first, then pagecheck, then whatever else is installed.
+    "import os, site, sys; sys.path.append(sys.argv[1]); site.main(); "
     "from pagecheck.vmm.watchdog import main; "
     "os._exit(main(int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))"
 )
@@ -63,13 +65,23 @@ class _Process:
         try:
             self._link, theirs = Link.pair()
         except OSError as error:
-            raise EngineError(f"cannot start a watchdog: {error.strerror}") from error
+            raise refused("cannot start a watchdog", error, "socketpair") from error
         self._asked = 0
         with contextlib.closing(theirs):
             fd = theirs.fileno()
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", _BOOT, home, str(fd), path, str(os.getpid())],
+                    [
+                        sys.executable,
+                        "-P",
+                        "-S",
+                        "-c",
+                        _BOOT,
+                        home,
+                        str(fd),
+                        path,
+                        str(os.getpid()),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -79,7 +91,8 @@ class _Process:
                 )
             except OSError as error:
                 self._link.close()
-                raise EngineError(f"cannot start a watchdog: {error.strerror}") from error
+                call = "vfork, execve, pipe2 or setsid"
+                raise refused("cannot start a watchdog", error, call) from error
 
     @property
     def pid(self) -> int:
@@ -154,7 +167,8 @@ class QemuMonitor:
         Raises:
             SourceError: the socket cannot be connected to.
             PeerError: it speaks no QMP, or says nothing.
-            EngineError: no process can be started, or `qemu.qmp` is not installed.
+            EngineError: no process can be started here, or `qemu.qmp` is not installed.
+            ResourceError: no process can be started at this moment.
         """
         self.name = f"qmp:{path}"
         self.peer_pid = 0

@@ -175,7 +175,7 @@ def test_more_channels_than_can_start(ram: Path, descriptors: int):
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
-    assert_error(3, "--channels", "100", ram, word="channels", preexec_fn=few)
+    assert_error(4, "--channels", "100", ram, word="channels", preexec_fn=few)
 
 
 @pytest.fixture

@@ -4,13 +4,24 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.cli.support import catches, children_of, is_scanning, pagecheck, start, wait_for
+import pagecheck as package
+from tests.cli.support import (
+    catches,
+    children_of,
+    environment,
+    is_scanning,
+    pagecheck,
+    start,
+    wait_for,
+)
 
 
 def running(dense: Path, *options: str):
@@ -134,3 +145,48 @@ def test_signal_while_a_worker_does_not_start(dense: Path):
     scan.communicate(timeout=10)
     assert time.monotonic() - sent < 1.5
     assert scan.returncode == 143
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+sys.argv[1:] = ["--version"]
+from pagecheck.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["pagecheck.signals", "signal", "contextlib"])
+def test_interrupt_before_the_handlers_are_there(module: str):
+    """As any program that has none: ended by the signal, without a word."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _with_path(module)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=20,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (-signal.SIGINT, "", "")
+
+
+def test_interrupt_while_the_command_line_is_imported():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT.format(module="pagecheck.cli")],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=20,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (130, "pagecheck: interrupted\n", "")
+
+
+def _with_path(module: str) -> str:
+    home = str(Path(package.__file__).parents[1])
+    forget = f"sys.modules.pop({module!r}, None)"  # the hook's own `import signal` loaded it
+    text = INTERRUPTED_IMPORT.format(module=module)
+    return text.replace("sys.argv[1:]", f"sys.path.append({home!r}); {forget}; sys.argv[1:]")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagecheck.model import Counts, RamBlock, Region
-from pagecheck.present import ProgressBar, columns, guest_runs, printable, runs, size_text, table
+from pagecheck.present import ProgressBar, columns, guest_runs, runs, size_text, table
 from pagecheck.report import BlockReport, Report
 
 KINDS = ("zero", "normal", "unchanged", "undecided")
@@ -53,13 +53,6 @@ def test_size_text(size: int, text: str) -> None:
 
 def test_columns_align() -> None:
     assert columns([["a", "b", ""], ["ccc", "1,000", "x"]]) == "a        b\nccc  1,000  x"
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"), [("a\x1b[31m\nb", "a?[31m?b"), ("\udcff", "?"), ("ü", "ü")]
-)
-def test_printable(name: str, shown: str) -> None:
-    assert printable(name) == shown
 
 
 def test_table_of_one_block() -> None:

@@ -60,7 +60,7 @@ def test_clients_with_odd_names_do_not_disturb_the_terminal() -> None:
         "channels": [{"gone": True}, {"gone": False}],
     }
     text = service_table(stats(sessions=[session]), None, 0.0)
-    assert text.splitlines()[-1].split("  ")[-1] == "check?[2J"
-    assert "b0?, b1?, b2?, ... 4 MiB" in text
+    assert text.splitlines()[-1].split("  ")[-1] == "check\\x1b[2J"
+    assert "b0\\n, b1\\n, b2\\n, ... 4 MiB" in text
     assert "2 (1 gone)" in text
     assert "2.0 h" in text

@@ -1,0 +1,145 @@
+"""What the host does not give: which limit was reached and how it is raised, or which system call
+is forbidden here."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from typing import Final
+
+from pagecheck.errors import EngineError, PagecheckError, ResourceError
+
+CGROUPS: Final = "/sys/fs/cgroup"
+FEWER: Final = "or use fewer channels"
+
+_SHORTAGES: Final = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EAGAIN,
+    errno.ENOMEM,
+    errno.EFBIG,
+    errno.ENOSPC,
+    errno.EDQUOT,
+)
+_FORBIDDEN: Final = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+_NO_THREAD: Final = "can't start new thread"  # Source: Modules/_threadmodule.c
+
+
+def refused(doing: str, error: BaseException, call: str | None = None) -> PagecheckError:
+    """What to raise where the host refused something that pagecheck needs.
+
+    Args:
+        doing: what could not be done, such as "channel 3: cannot start a worker".
+        call: the system call that failed, where exactly one could have.
+
+    Returns:
+        ResourceError for a shortage; EngineError for what cannot be had here at all.
+    """
+    number = errno_of(error)
+    why = explain(error)
+    if why is not None:
+        return ResourceError(f"{doing}: {why}")
+    if call is not None and number in _FORBIDDEN:
+        return EngineError(f"{doing}: {forbidden(f'the system call {call}', number)}")
+    return EngineError(f"{doing}: {os.strerror(number) if number else error}")
+
+
+def forbidden(what: str, number: int) -> str:
+    """The line on a system call that the host does not let us make, and the way out."""
+    return (
+        f"{what} is forbidden or not known here: {os.strerror(number)}; allow it in the seccomp "
+        "profile (of the container or the service), or use a newer container runtime or kernel"
+    )
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Whether an error that nobody expected, about no file, is a system call that is forbidden."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in _FORBIDDEN
+
+
+def explain(error: BaseException) -> str | None:
+    """The limit that was reached and how it is raised; None where the error is no shortage."""
+    number = errno_of(error)
+    if number == errno.EMFILE:
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"this process may have {most} open files; raise that (ulimit -n), {FEWER}"
+    if number == errno.ENFILE:
+        return f"the host has no open file left (fs.file-max); raise that, {FEWER}"
+    if number == errno.EAGAIN:
+        return f"no more processes or threads may be started: {_tasks()}; raise that, {FEWER}"
+    if number == errno.ENOMEM:
+        return f"no memory is left: free some, raise the limit (ulimit -v, the cgroup's), {FEWER}"
+    if number == errno.EFBIG:
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if most == resource.RLIM_INFINITY:
+            return "the file would be larger than its file system allows"
+        return f"this process may write files of up to {most} bytes; raise that (ulimit -f)"
+    return os.strerror(number) if number in _SHORTAGES else None
+
+
+def errno_of(error: BaseException) -> int:
+    """The error number of an OSError, or of the errors that stand for one; 0: none is known."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+        return errno.EAGAIN
+    if isinstance(error, ImportError):  # a library that cannot be opened; Source: dlopen(3)
+        text = str(error)
+        if text.endswith("failed to map segment from shared object"):
+            return errno.ENOMEM
+        return next((each for each in _SHORTAGES if text.endswith(os.strerror(each))), 0)
+    return 0
+
+
+def _tasks() -> str:
+    """Which of the limits on processes and threads it was."""
+    full = _full_cgroup()
+    if full is not None:
+        return full
+    most = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if most != resource.RLIM_INFINITY and os.geteuid() != 0:
+        return f"this user may have {most} (ulimit -u)"
+    return (
+        "a limit of the cgroup (pids.max, TasksMax=, --pids-limit), of the user or of the host, or "
+        "a seccomp profile that forbids clone3"
+    )
+
+
+def _full_cgroup(membership: str = "/proc/self/cgroup", root: str = CGROUPS) -> str | None:
+    """The cgroup whose pids.max is reached, with the number; the one next to us first."""
+    for folder in _pids_cgroups(membership, root):
+        try:
+            with open(f"{folder}/pids.max", encoding="ascii") as file:
+                most = file.read().strip()
+            with open(f"{folder}/pids.current", encoding="ascii") as file:
+                there = int(file.read())
+        except (OSError, ValueError):
+            continue
+        if most.isdigit() and there + 1 >= int(most):
+            return (
+                f"the cgroup allows {most} ({folder}/pids.max; systemd's TasksMax=, a "
+                "container's --pids-limit)"
+            )
+    return None
+
+
+def _pids_cgroups(membership: str, root: str) -> list[str]:
+    """Folders of this process's cgroup and of those above it; in a container the path may not
+    exist below the mount, then the mount itself is the container's cgroup."""
+    try:
+        with open(membership, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and "pids" not in controllers.split(","):
+            continue
+        mount = f"{root}/pids" if controllers else root
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        found += ["/".join([mount, *parts[:depth]]) for depth in range(len(parts), -1, -1)]
+    return found

@@ -1,0 +1,105 @@
+"""What the host forbids or limits: one line that names it, and never "a bug in pagecheck"."""
+
+import contextlib
+import ctypes
+import os
+import platform
+import resource
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.support import assert_fails, pagecheck
+
+
+def limited(which: int, value: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(which, (value, value))
+
+
+@pytest.mark.parametrize("descriptors", [7, 9, 12, 14])
+def test_descriptors(ram: Path, descriptors: int):
+    few = limited(resource.RLIMIT_NOFILE, descriptors)
+    done = pagecheck("scan", "--channels", "2", ram, preexec_fn=few)
+    assert_fails(done, 4, "ulimit -n", f"may have {descriptors} open files")
+
+
+@pytest.mark.parametrize("size", [0, 1024, 65536])
+def test_file_size(ram: Path, size: int):
+    short = limited(resource.RLIMIT_FSIZE, size)
+    done = pagecheck("scan", "--channels", "1", ram, preexec_fn=short)
+    assert_fails(done, 4, "ulimit -f", f"up to {size} bytes")
+
+
+def forbidding(call: int, number: int) -> Callable[[], None]:
+    """Installs a filter under which that system call fails with that error number."""
+    lines = (
+        (0x20, 0, 0, 0),
+        (0x15, 0, 1, call),
+        (6, 0, 0, 0x50000 | number),
+        (6, 0, 0, 0x7FFF0000),
+    )
+    code = b"".join(struct.pack("HBBI", *line) for line in lines)
+
+    class Program(ctypes.Structure):
+        _fields_ = (("count", ctypes.c_ushort), ("code", ctypes.c_char_p))
+
+    libc = ctypes.CDLL(None)
+
+    def install() -> None:
+        libc.prctl(38, 1, 0, 0, 0)
+        if libc.prctl(22, 2, ctypes.byref(Program(4, code)), 0, 0):
+            os._exit(99)
+
+    return install
+
+
+CALLS = {"pidfd_open": 434, "memfd_create": 319, "socketpair": 53}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
+@pytest.mark.parametrize("number", [1, 38], ids=["EPERM", "ENOSYS"])
+@pytest.mark.parametrize("call", CALLS)
+def test_forbidden_call(ram: Path, call: str, number: int):
+    done = pagecheck("scan", "--channels", "1", ram, preexec_fn=forbidding(CALLS[call], number))
+    if done.returncode == 99:
+        pytest.skip("no seccomp filter can be installed here")
+    assert_fails(done, 3, f"system call {call}", "seccomp")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
+def test_forbidden_call_that_nobody_expects(ram: Path):
+    done = pagecheck("scan", "--channels", "1", ram, preexec_fn=forbidding(7, 38))  # poll
+    if done.returncode == 99:
+        pytest.skip("no seccomp filter can be installed here")
+    assert_fails(done, 3, "a system call", "seccomp")
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A cgroup of our own with a limit on processes and threads."""
+    for mount in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):
+        path = Path(mount) / f"pagecheck-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            path.mkdir()
+            if (path / "pids.max").exists():
+                break
+            path.rmdir()
+    else:
+        pytest.skip("no cgroup with pids.max can be made here: needs root and the pids controller")
+    try:
+        yield path
+    finally:
+        path.rmdir()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_processes_and_threads(ram: Path, group: Path, most: int):
+    (group / "pids.max").write_text(str(most))
+
+    def enter() -> None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    done = pagecheck("scan", "--channels", "2", ram, preexec_fn=enter)
+    assert_fails(done, 4, f"allows {most} ", str(group / "pids.max"))
