@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from tools.bench import channel, cold, commands, costs, dsa, kernels, pool, sidecar
+from tools.bench import against, channel, cold, commands, costs, dsa, kernels, pool, sidecar
 from tools.bench.data import BUILD
 from tools.bench.rows import Row, table, write_json
 
@@ -31,15 +31,21 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
 
 
 @click.command(help=__doc__)
-@click.argument("what", type=click.Choice([*SUITES, "all"]))
+@click.argument("what", type=click.Choice([*SUITES, "against", "all"]))
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True)
 @click.option("--guest", type=click.Path(exists=True, path_type=Path), help="A real guest's RAM.")
+@click.option("--other", type=click.Path(exists=True, path_type=Path), help="For `against`.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), default=BUILD / "bench.json")
-def main(what: str, repeats: int, guest: Path | None, json_path: Path) -> None:
+def main(what: str, repeats: int, guest: Path | None, other: Path | None, json_path: Path) -> None:
     """Runs one suite, or all."""
     rows: list[Row] = []
-    for name in SUITES if what == "all" else (what,):
-        rows += SUITES[name](repeats, guest)
+    if what == "against":
+        if other is None:
+            raise click.UsageError("against: give --other, a checkout with a .venv of its own")
+        rows += against.run(repeats, other.resolve())
+    else:
+        for name in SUITES if what == "all" else (what,):
+            rows += SUITES[name](repeats, guest)
     print(table(rows))
     write_json(rows, json_path)
     print(f"\nthe same as JSON: {json_path}")
