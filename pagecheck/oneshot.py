@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pagecheck.coordinator.coordinator import Coordinator
 from pagecheck.coordinator.limits import Engine, default_channels
 from pagecheck.errors import StartTimeout, UsageError
-from pagecheck.model import Counts, Pause, Region
+from pagecheck.model import Pause, Region
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import RamSource, open_source
 
@@ -57,6 +57,7 @@ def scan(
     pause: bool = False,
     max_pause: float = MAX_PAUSE_S,
     gpa: bool = False,
+    trust_path: bool = False,
     out: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -74,6 +75,8 @@ def scan(
             us, unless it was stopped before.
         max_pause: seconds; then the VM runs on, and the answer is a hint.
         gpa: the report's blocks say where they lie in guest-physical memory (`qmp:` only).
+        trust_path: you vouch for the paths that QEMU tells (`qmp:` only): they are opened where
+            nothing proves which file its RAM is, and the report says so.
         out: a folder for the bitmap files and `report.json`; the report then names the files. The
             folder is made, and proved to be writable, before the scan.
 
@@ -92,13 +95,15 @@ def scan(
     if not 0 < max_pause < 1e9:
         raise UsageError(f"max pause {max_pause}: must be more than 0 seconds")
     with contextlib.ExitStack() as stack:
-        parts, vm = _open(stack, text, page_size, offset, length)
+        parts, vm = _open(stack, text, page_size, offset, length, trust_path=trust_path)
         _check_vm(text, vm, parts, kind, pause=pause, gpa=gpa)
         if out is not None:
             from pagecheck.bitmap_files import prepare
 
             for part in parts:
                 prepare(out, part.ram.name, f"/proc/self/fd/{part.source.fd}")
+            for each in vm.unreadable if vm is not None else ():
+                prepare(out, each.name, "")
         if channels is None and not wq:
             channels = default_channels(sum(min(p.ram.size, p.source.allocated) for p in parts))
         try:
@@ -118,7 +123,8 @@ def scan(
                 raise
             asked = "dsa" if engine == "dsa" else "cpu"
             seconds = time.monotonic() - started
-            return _nothing_decided(text, parts, asked, channels or len(wq), seconds)
+            report = _nothing_decided(text, parts, asked, channels or len(wq), seconds)
+            return report if vm is None else _with_vm(report, vm, page_size)
         stack.enter_context(coordinator)
         # One pass: for the CPU, reading costs less than mapping, whose pages would each fault once.
         # A device can only look at what is mapped.
@@ -162,6 +168,8 @@ def scan(
             report = report.with_blocks(tuple(replace(b, regions=p.regions) for b, p in located))
         if paused is not None:
             report = paused.told(report)
+        if vm is not None:
+            report = _with_vm(report, vm, page_size, gpa=gpa)
     if out is None:
         return report
     from pagecheck.bitmap_files import write
@@ -170,9 +178,17 @@ def scan(
 
 
 def _open(
-    stack: contextlib.ExitStack, text: str, page_size: int, offset: int, length: int | None
+    stack: contextlib.ExitStack,
+    text: str,
+    page_size: int,
+    offset: int,
+    length: int | None,
+    *,
+    trust_path: bool,
 ) -> tuple[list[_Part], Vm | None]:
     """Opens the source; the stack closes it."""
+    if trust_path and not text.startswith("qmp:"):
+        raise UsageError(f"{text}: --trust-path is for the paths that QEMU tells, with qmp:SOCKET")
     if not text.startswith(("pid:", "qmp:")):
         ram = open_source(text)
         stack.callback(ram.close)
@@ -183,7 +199,7 @@ def _open(
         )
     from pagecheck.vmm import open_vm
 
-    vm = stack.enter_context(open_vm(text))
+    vm = stack.enter_context(open_vm(text, trust_path=trust_path))
     parts = [
         _Part(
             ram.source,
@@ -192,6 +208,8 @@ def _open(
         )
         for ram in vm.rams
     ]
+    for each in vm.unreadable:  # before a scan, not after it
+        make_block(each.name, each.size, page_size)
     return parts, vm
 
 
@@ -240,17 +258,27 @@ class _Paused:
         return replace(report, answer="live", pause=self._pause, notes=notes)
 
 
+def _with_vm(report: Report, vm: Vm, page_size: int, *, gpa: bool = False) -> Report:
+    """The report with what is known of the VM: blocks that cannot be looked at are undecided, and
+    so is everything where there is doubt whether it had arrived."""
+    from pagecheck.report import undecided_block
+
+    blocks, notes = list(report.blocks), [*vm.notes, *report.notes]
+    if (why := vm.doubt()) is not None:
+        notes.append(f"{why}: every page is undecided")
+        blocks = [undecided_block(each.block, each.regions) for each in blocks]
+    for ram in vm.unreadable:
+        block = make_block(ram.name, ram.size, page_size)
+        blocks.append(undecided_block(block, ram.regions if gpa else ()))
+    return replace(report, blocks=tuple(blocks), notes=tuple(notes))
+
+
 def _nothing_decided(
     text: str, parts: list[_Part], engine: str, channels: int, seconds: float
 ) -> Report:
     """The deadline passed while the workers started."""
-    from pagecheck.report import BlockReport, Report
+    from pagecheck.report import Report, undecided_block
 
-    blocks = []
-    for part in parts:
-        words = memoryview(bytes(-(-part.ram.pages // 64) * 8))
-        counts = Counts(pages=part.ram.pages, undecided=part.ram.pages)
-        blocks.append(BlockReport(part.ram, counts, words, words))
     return Report(
         source=text,
         answer="live",
@@ -261,6 +289,6 @@ def _nothing_decided(
         seconds=seconds,
         startup_seconds=seconds,
         bytes_checked=0,
-        blocks=tuple(blocks),
+        blocks=tuple(undecided_block(part.ram) for part in parts),
         notes=("the deadline passed before the workers were ready: every page is undecided",),
     )

@@ -46,6 +46,13 @@ class BlockReport:
         }
 
 
+def undecided_block(block: RamBlock, regions: tuple[Region, ...] = ()) -> BlockReport:
+    """A block of which nothing is known: its RAM cannot be looked at, or there was no time."""
+    words = memoryview(bytes(-(-block.pages // 64) * 8))
+    counts = Counts(pages=block.pages, undecided=block.pages)
+    return BlockReport(block, counts, words, words, regions=regions)
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """The result of a scan.

@@ -77,6 +77,11 @@ _NOT_VIA: Final = (
     "--gpa", is_flag=True, help="Tell guest-physical addresses (qmp: only); with --ranges too."
 )
 @click.option(
+    "--trust-path",
+    is_flag=True,
+    help="Open the path that QEMU tells where nothing proves which file its RAM is (qmp: only).",
+)
+@click.option(
     "--via",
     type=click.Path(),
     metavar="SOCKET",

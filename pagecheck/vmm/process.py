@@ -1,9 +1,10 @@
 """The source `pid:PID[:NAME]`: guest RAM among what any VMM process maps.
 
-Facts: guest RAM that others can see is a shared, writable mapping of a file of tmpfs, memfd or
-hugetlbfs. Danger: private memory looks like RAM and cannot be seen from outside (the file of a
-private mapping reads as zero all over). Decision: private memory is named in the error, and never
-scanned.
+Facts: guest RAM that others can see is a shared mapping of a file of tmpfs, memfd or hugetlbfs,
+writable unless it is a read-only NVDIMM. Danger: one that is guest RAM and cannot be opened must
+not be missing in silence; one that is not must hide nothing. Decision: what looks like RAM and
+cannot be opened is undecided, a file on disk is left out with a note unless it is named. Private
+memory cannot be told from the VMM's own; see `private.py`.
 """
 
 from __future__ import annotations
@@ -15,24 +16,17 @@ from typing import Final, NamedTuple
 
 from pagecheck.errors import SourceError
 from pagecheck.shm.ram import RamSource
-from pagecheck.vmm.maps import Mapping, OpenFile, ProcessMemory, is_shared_memory
-from pagecheck.vmm.ram import GuestRam
-
-LEAST_BYTES: Final = 16 << 20
+from pagecheck.vmm.arrival import awaited, may_be_destination
+from pagecheck.vmm.maps import Mapping
+from pagecheck.vmm.memory import ProcessMemory, is_shared_memory
+from pagecheck.vmm.private import LEAST_BYTES, nothing_shared
+from pagecheck.vmm.proof import OpenFile, file_system_type
+from pagecheck.vmm.ram import GuestRam, UnreadableRam, VmRam
 
 # The names that QEMU, Cloud Hypervisor, Firecracker and crosvm give to the files of guest RAM.
 _KNOWN: Final = re.compile(
     r"memory-backend-memfd|ch_ram|guest_mem|crosvm_guest|qemu_back_mem\..*|qemu-\d+-shm-.*"
 )
-
-QEMU_SHARE: Final = (
-    "start QEMU with -object memory-backend-memfd,id=mem0,size=SIZE,share=on "
-    "-machine ...,memory-backend=mem0"
-)
-_SHARE: Final = {
-    "cloud-hyperviso": "start Cloud Hypervisor with --memory size=SIZE,shared=on",
-    "firecracker": "Firecracker shares its RAM only with a vhost-user drive; scan a snapshot",
-}
 
 
 class Block(NamedTuple):
@@ -50,6 +44,11 @@ class Block(NamedTuple):
     start: int
     end: int
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.end - self.start
+
 
 def block_name(path: str) -> str:
     """The file name of a mapped path; a memfd's is the name that it was made with."""
@@ -57,15 +56,16 @@ def block_name(path: str) -> str:
 
 
 def shared_blocks(mappings: Iterable[Mapping]) -> list[Block]:
-    """Groups the shared, writable mappings of files by file, in order of address.
+    """Groups the shared, readable mappings of files by file, in order of address.
 
     Returns:
         One block for each file; the second of a name is called NAME-2, the third NAME-3.
     """
-    by_file: dict[tuple[int, int], list[Mapping]] = {}
+    by_file: dict[tuple[int, int, str], list[Mapping]] = {}
     for each in sorted(mappings):
-        if each.is_shared and each.is_writable and each.inode:
-            by_file.setdefault((each.dev, each.inode), []).append(each)
+        if each.is_shared and each.is_readable and each.inode:
+            # Numbers repeat on btrfs; a path alone may be that of a file which was replaced.
+            by_file.setdefault((each.dev, each.inode, each.path), []).append(each)
     blocks: list[Block] = []
     taken: set[str] = set()
     for group in by_file.values():
@@ -81,37 +81,44 @@ def shared_blocks(mappings: Iterable[Mapping]) -> list[Block]:
     return blocks
 
 
-def open_process(text: str) -> list[GuestRam]:
+def open_process(text: str) -> tuple[VmRam, ProcessMemory]:
     """Opens the guest RAM of `pid:PID[:NAME]`.
 
     Args:
         text: the source; with NAME only the block of that name is opened.
 
     Returns:
-        The blocks, in order of address; where they lie in guest memory is not known.
+        The blocks, in order of address; where they lie in guest memory is not known. And the
+        process, which is the caller's to close.
 
     Raises:
         SourceError: there is no such process, its memory may not be looked at, or none of it is
-            shared guest RAM.
+            shared guest RAM that is all there.
     """
     pid, name = _parsed(text)
-    with ProcessMemory(pid) as process:
+    process = ProcessMemory(pid)
+    found = VmRam([], [], [])
+    try:
         mappings = process.mappings()
         blocks = shared_blocks(mappings)
-        rams: list[GuestRam] = []
-        try:
-            if name:
-                rams.append(_open_named(text, process, blocks, name))
-            else:
-                _open_guest_ram(text, process, blocks, rams)
-            if not rams:
-                raise _nothing_shared(text, process, mappings)
-            process.verify()
-        except BaseException:
-            for ram in rams:
-                ram.source.close()
-            raise
-    return rams
+        if name:
+            found.rams.append(_open_named(text, process, blocks, name))
+        else:
+            _open_guest_ram(text, process, blocks, found)
+        if not found.rams:
+            raise _nothing_found(text, process, mappings, found)
+        if may_be_destination(process):
+            found.notes.append(
+                f"{text}: a process id does not tell whether RAM is still to come from a "
+                "migration, and what has not arrived is called zero; qmp: tells it"
+            )
+        process.verify()
+    except BaseException:
+        for ram in found.rams:
+            ram.source.close()
+        process.close()
+        raise
+    return found, process
 
 
 def _parsed(text: str) -> tuple[int, str]:
@@ -125,10 +132,15 @@ def _parsed(text: str) -> tuple[int, str]:
 
 def _open_named(text: str, process: ProcessMemory, blocks: list[Block], name: str) -> GuestRam:
     """The block that was asked for; other files are opened only to tell what else there is."""
-    wanted = [each for each in blocks if each.name == name]
-    opened = _open_block(text, process, wanted[0]) if wanted else None
-    if opened is not None:
-        return opened
+    for each in blocks:
+        if each.name != name:
+            continue
+        if _place(each) in awaited(process):
+            raise SourceError(_still_to_come(text))
+        if (opened := _open_block(text, process, each)) is not None:
+            if opened.source.is_known_file_system:  # on disk, too: the user says that it is RAM
+                return opened
+            opened.source.close()
     there = [each.name for each in blocks if _is_ram(process, each)]
     raise SourceError(
         f"{text}: process {process.pid} shares no RAM named {name!r}; "
@@ -136,28 +148,64 @@ def _open_named(text: str, process: ProcessMemory, blocks: list[Block], name: st
     )
 
 
-def _open_guest_ram(
-    text: str, process: ProcessMemory, blocks: list[Block], rams: list[GuestRam]
-) -> None:
-    """Opens what looks like guest RAM; the caller closes what is in `rams` after an error."""
+def _open_guest_ram(text: str, process: ProcessMemory, blocks: list[Block], found: VmRam) -> None:
+    """Opens what looks like guest RAM; the caller closes what is in `found` after an error."""
+    to_come = awaited(process)
     for each in blocks:
-        known = _KNOWN.fullmatch(block_name(each.mapping.path))
-        if not known and each.end - each.start < LEAST_BYTES:
+        known = _KNOWN.fullmatch(block_name(each.mapping.path)) is not None
+        if not known and each.size < LEAST_BYTES:
             continue
-        opened = _open_block(f"{text}:{each.name}", process, each)
-        if opened is not None:
-            rams.append(opened)
+        if _place(each) in to_come:
+            why = _still_to_come(f"{text}:{each.name}")
+            found.unreadable.append(UnreadableRam(each.name, each.size, (), why))
+            continue
+        try:
+            opened = _open_block(f"{text}:{each.name}", process, each)
+        except SourceError as error:
+            if known or _looks_like_memory(process, each):
+                found.unreadable.append(UnreadableRam(each.name, each.size, (), str(error)))
+            else:
+                _leave_out(text, each, found, f"cannot be opened ({error})")
+            continue
+        if opened is None:
+            continue
+        if is_shared_memory(opened.source.fd):
+            found.rams.append(opened)
+        else:
+            opened.source.close()
+            _leave_out(text, each, found, "is a file on disk")
+
+
+def _place(block: Block) -> tuple[int, int]:
+    return block.mapping.dev, block.mapping.inode
+
+
+def _still_to_come(text: str) -> str:
+    return (
+        f"{text}: the process awaits pages of it (userfaultfd): memory that has not arrived is not "
+        "zero"
+    )
+
+
+def _leave_out(text: str, block: Block, found: VmRam, why: str) -> None:
+    if block.mapping.is_writable:  # what is only read is some program's data
+        found.notes.append(
+            f"{text}: {block.name} ({block.size >> 20} MiB), which is mapped, {why} and is left "
+            f"out; give {text}:{block.name} if it is guest RAM"
+        )
+
+
+def _looks_like_memory(process: ProcessMemory, block: Block) -> bool:
+    """Whether a file that could not be opened is of a kind that guest RAM is made of: tmpfs,
+    hugetlbfs, or mounted nowhere, as a memfd is."""
+    kind = file_system_type(block.mapping.dev, process.folder)
+    return kind in (None, "tmpfs", "hugetlbfs")
 
 
 def _open_block(text: str, process: ProcessMemory, block: Block) -> GuestRam | None:
-    """The block's file, or None where it is no shared memory."""
+    """The block's file, or None where it is no regular file."""
     file = process.open_file(block.mapping)
-    if file is None:
-        return None
-    if not is_shared_memory(file.fd):
-        os.close(file.fd)
-        return None
-    return as_ram(text, block.name, file, block.start, block.end - block.start)
+    return None if file is None else as_ram(text, block.name, file, block.start, block.size)
 
 
 def as_ram(text: str, name: str, file: OpenFile, start: int, size: int) -> GuestRam:
@@ -183,46 +231,15 @@ def _is_ram(process: ProcessMemory, block: Block) -> bool:
         return False
     if opened is None:
         return False
-    opened.source.close()
-    return True
+    with opened.source:
+        return is_shared_memory(opened.source.fd)
 
 
-def _nothing_shared(text: str, process: ProcessMemory, mappings: list[Mapping]) -> SourceError:
-    """Why there is nothing to scan, with the private memory that could be the guest's."""
-    way_out = _SHARE.get(process.comm(), QEMU_SHARE)
-    large = [
-        each
-        for each in mappings
-        if each.perms == "rw-p" and each.size >= LEAST_BYTES  # not QEMU's own code, which is rwxp
-    ]
-    files = [each for each in large if each.inode and _is_private_copy(process, each)]
-    if files:
-        worst = max(files, key=lambda each: each.size)
-        return SourceError(
-            f"{text}: {worst.path} ({worst.size >> 20} MiB) is mapped privately, so that its file "
-            f"does not show guest RAM; {way_out}"
-        )
-    anonymous = [each for each in large if not each.inode]
-    if anonymous:
-        worst = max(anonymous, key=lambda each: each.size)
-        return SourceError(
-            f"{text}: process {process.pid} shares no guest RAM; the {worst.size >> 20} MiB at "
-            f"{worst.start:#x} are private memory, which nobody else can see; {way_out}"
-        )
-    return SourceError(
-        f"{text}: process {process.pid} ({process.comm() or 'no name'}) maps no memory of 16 MiB "
-        "or more that could be guest RAM; give the pid of the VMM itself"
-    )
-
-
-def _is_private_copy(process: ProcessMemory, mapping: Mapping) -> bool:
-    try:
-        file = process.open_file(mapping)
-    except SourceError:
-        return False
-    if file is None:
-        return False
-    try:
-        return is_shared_memory(file.fd)
-    finally:
-        os.close(file.fd)
+def _nothing_found(
+    text: str, process: ProcessMemory, mappings: list[Mapping], found: VmRam
+) -> SourceError:
+    if found.unreadable:
+        return SourceError(found.unreadable[0].why)
+    if found.notes:
+        return SourceError(f"{text}: shares no memory that must be guest RAM; {found.notes[0]}")
+    return nothing_shared(text, process, mappings)

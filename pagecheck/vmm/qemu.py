@@ -2,9 +2,11 @@
 
 QMP names the backends, the memory map says where each lies in guest memory, `gpa2hva` where in
 QEMU's. What the kernel maps at that address is the proof that the block is shared, and gives file
-and offset whatever the backend is. Where QEMU's memory map cannot be read, a shared file backend is
-opened by its path. Danger: all of that is asked one after the other, and RAM can be plugged
-meanwhile. Decision: what there is is asked again at the end, and a difference is an error.
+and offset whatever the backend is (see `proof.py`). A path that QEMU tells is a name in its mount
+namespace and from when it was opened: it is used only where the user vouches for it. A block that
+cannot be seen does not hide the others. Danger: all of that is asked one after the other, and RAM
+can be plugged meanwhile. Decision: what there is is asked again at the end, and a difference is an
+error.
 """
 
 from __future__ import annotations
@@ -16,11 +18,15 @@ from typing import Any, Final, NamedTuple
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.model import Region
 from pagecheck.vmm.answers import SIZE_MAX, Answer
-from pagecheck.vmm.maps import Mapping, OpenFile, ProcessMemory
+from pagecheck.vmm.arrival import awaited
+from pagecheck.vmm.maps import Mapping, covering
+from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.mtree import RamRange, parse_mtree
 from pagecheck.vmm.pause import QemuMonitor
-from pagecheck.vmm.process import QEMU_SHARE, as_ram
-from pagecheck.vmm.ram import GuestRam
+from pagecheck.vmm.private import QEMU_SHARE, private_block
+from pagecheck.vmm.process import as_ram
+from pagecheck.vmm.proof import OpenFile, Unproved, is_behind
+from pagecheck.vmm.ram import GuestRam, UnreadableRam, VmRam
 
 # Source: hmp_gpa2hva() in QEMU's monitor/misc.c (7.2), monitor/hmp-cmds.c.
 _HVA: Final = re.compile(r"Host virtual address for 0x[0-9a-f]+ \((.+)\) is 0x([0-9a-f]+)\s*")
@@ -42,18 +48,23 @@ class Backend(NamedTuple):
     is_shared: bool
 
 
-def open_qemu(text: str, monitor: QemuMonitor) -> list[GuestRam]:
+class _Unreachable(SourceError):
+    """One block cannot be looked at; others may."""
+
+
+def open_qemu(text: str, monitor: QemuMonitor, *, trust_path: bool = False) -> VmRam:
     """Opens the RAM blocks of the VM behind a monitor.
 
     Args:
         text: the source as the user wrote it.
         monitor: connected to the VM.
+        trust_path: the user vouches for the paths that QEMU tells.
 
     Returns:
         The blocks that are guest memory now, by their first guest-physical address.
 
     Raises:
-        SourceError: some of the VM's RAM is private, cannot be opened, or was plugged or unplugged
+        SourceError: none of the VM's RAM can be looked at, or some was plugged or unplugged
             meanwhile.
         PeerError: QEMU refuses a question, or its answer makes no sense.
     """
@@ -69,24 +80,32 @@ def open_qemu(text: str, monitor: QemuMonitor) -> list[GuestRam]:
             f"{QEMU_SHARE}"
         )
     _require_mapped(text, monitor, pieces)
-    for name in pieces:
-        if not backends[name].is_shared:
-            raise _private(text, backends[name])
-    rams: list[GuestRam] = []
+    found = VmRam([], [], [])
     try:
-        with _Files(text, monitor) as files:  # holds QEMU from before to after the questions
+        # Holds QEMU from before to after the questions.
+        with _Files(text, monitor, found.notes, trust_path=trust_path) as files:
             for name, ranges in pieces.items():
-                rams.append(files.open(backends[name], ranges))
-            if _backends(monitor) != backends:
+                try:
+                    found.rams.append(files.open(backends[name], ranges))
+                except _Unreachable as error:
+                    found.unreadable.append(_unreadable(backends[name], ranges, str(error)))
+            if not found.rams:
+                raise SourceError(found.unreadable[0].why)
+            if _backends(monitor) != backends or not files.are_in_place():
                 raise SourceError(
                     f"{text}: RAM was plugged or unplugged while it was looked at; try again"
                 )
             files.verify()
     except BaseException:
-        for ram in rams:
+        for ram in found.rams:
             ram.source.close()
         raise
-    return rams
+    return found
+
+
+def _unreadable(backend: Backend, ranges: list[RamRange], why: str) -> UnreadableRam:
+    regions = tuple(Region(each.gpa, each.size, 0, each.offset) for each in ranges)
+    return UnreadableRam(backend.id, backend.size, regions, why)
 
 
 def _asked(monitor: QemuMonitor, command: str, **arguments: Any) -> Answer:
@@ -137,18 +156,30 @@ def _require_mapped(text: str, monitor: QemuMonitor, pieces: dict[str, list[RamR
 
 
 class _Files:
-    """Opens the file behind a backend; holds QEMU's process meanwhile."""
+    """Opens the files behind backends; holds QEMU's process meanwhile."""
 
-    def __init__(self, text: str, monitor: QemuMonitor) -> None:
+    def __init__(
+        self, text: str, monitor: QemuMonitor, notes: list[str], *, trust_path: bool
+    ) -> None:
+        """Takes hold of the process that listens on the monitor, if it can be seen.
+
+        Args:
+            notes: gets a line for every file that nothing proves.
+        """
         self._text = text
         self._monitor = monitor
+        self._notes = notes
+        self._trust_path = trust_path
+        self._places: list[tuple[Backend, list[RamRange], int]] = []
         self._process: ProcessMemory | None = None
         self._mappings: list[Mapping] = []
-        self._blind = "QEMU's process cannot be seen from here"
+        self._awaited: set[tuple[int, int]] = set()
+        self._blind = "QEMU's process cannot be seen from here (another pid namespace)"
         if monitor.peer_pid > 0:
             try:
                 self._process = ProcessMemory(monitor.peer_pid)
                 self._mappings = self._process.mappings()
+                self._awaited = awaited(self._process, at_most_pages=0)
             except SourceError as error:
                 self._blind = str(error)
 
@@ -159,17 +190,33 @@ class _Files:
         if self._process is not None:
             self._process.close()
 
+    def are_in_place(self) -> bool:
+        """Whether every block that was opened lies where it lay, in the guest and in QEMU."""
+        return all(self._address(each, ranges) == base for each, ranges, base in self._places)
+
     def verify(self) -> None:
-        """Raises SourceError if the process that was looked at is not there any more."""
+        """Raises SourceError if the process that was looked at is not there any more, or maps
+        something else."""
         if self._process is not None:
             self._process.verify()
 
     def open(self, backend: Backend, ranges: list[RamRange]) -> GuestRam:
-        """Opens one backend as a RAM block with its regions."""
+        """Opens one backend as a RAM block with its regions.
+
+        Raises:
+            _Unreachable: it is private, no way leads to it, or nothing proves which file it is.
+            SourceError: it is not guest memory any more.
+        """
+        if not backend.is_shared:
+            raise _Unreachable(private_block(self._text, backend.id, backend.size))
         base = self._address(backend, ranges)
-        file, start = self._by_mapping(backend, base) or self._by_path(backend)
+        self._places.append((backend, ranges, base))
+        file, start = self._by_mapping(backend, base) or self._by_path(backend, base)
         text = f"{self._text}:{backend.id}"
-        ram = as_ram(text, backend.id, file, start, backend.size)
+        try:
+            ram = as_ram(text, backend.id, file, start, backend.size)
+        except SourceError as error:
+            raise _Unreachable(str(error)) from error
         regions = (
             Region(each.gpa, each.size, base + each.offset, start + each.offset) for each in ranges
         )
@@ -187,38 +234,72 @@ class _Files:
             )
         return int(match[2], 16) - largest.offset
 
+    def _mapped(self, backend: Backend, base: int) -> Mapping | None:
+        """What the kernel maps at the backend's address, if that is shared."""
+        mapped = covering(self._mappings, base, backend.size)
+        return mapped if mapped is not None and mapped.is_shared else None
+
     def _by_mapping(self, backend: Backend, base: int) -> tuple[OpenFile, int] | None:
-        """What the kernel maps at the backend's address, and the offset of the backend in it."""
+        """The file behind the mapping, and the offset of the backend in it."""
         if self._process is None or not self._mappings:
             return None
-        mapped = covering(self._mappings, base, backend.size)
-        if mapped is None or not mapped.is_shared or not mapped.is_writable:
+        mapped = self._mapped(backend, base)
+        if mapped is None:
             # QEMU says that it is shared: so this process is not QEMU, but only opened the socket.
             self._blind = f"process {self._process.pid}, which listens, does not map it"
             return None
+        if (mapped.dev, mapped.inode) in self._awaited:
+            raise _Unreachable(
+                f"{self._text}: {backend.id}: QEMU awaits pages of it (userfaultfd): memory that "
+                "has not arrived is not zero"
+            )
         try:
             file = self._process.open_file(mapped)
         except SourceError as error:
             self._blind = str(error)
             return None
-        return None if file is None else (file, base - mapped.start + mapped.offset)
+        if file is None:
+            raise _Unreachable(f"{self._text}: {backend.id}: is a device, no file: {mapped.path}")
+        return file, base - mapped.start + mapped.offset
 
-    def _by_path(self, backend: Backend) -> tuple[OpenFile, int]:
-        """A shared file backend's file by the name that QEMU opened it under."""
+    def _by_path(self, backend: Backend, base: int) -> tuple[OpenFile, int]:
+        """A shared file backend's file by the name that QEMU opened it under, if the user vouches
+        for it."""
         path = self._property(backend, "mem-path")
-        # Names that mean another file in every process.
+        # Left out: names that mean another file in every process.
         usable = isinstance(path, str) and path.startswith("/")
         if not usable or path.startswith(("/dev/fd/", "/proc/")):
-            raise self._unreachable(backend, "")
+            raise self._unreachable(
+                backend, "", "give QEMU a memory-backend-file,mem-path=/dev/shm/NAME,share=on"
+            )
+        if not self._trust_path:
+            raise self._unreachable(backend, "", f"vouch for {path} with --trust-path")
         try:
             if not os.path.isfile(path):
                 raise self._unreachable(backend, f", and {path} is no regular file here")
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
         except OSError as error:
             raise self._unreachable(backend, f", and {path}: {error.strerror}") from error
+        is_it = self._is_behind(fd, self._mapped(backend, base))
+        if is_it is False:
+            os.close(fd)
+            raise self._unreachable(backend, f", and {path} is another file by now")
+        if is_it is None:
+            self._notes.append(
+                f"{self._text}: {backend.id}: {path} was opened by its name (--trust-path), and "
+                f"nothing proves that it is the VM's memory: {self._blind}"
+            )
         start = self._property(backend, "offset")  # since QEMU 8.1
         known = type(start) is int and 0 <= start <= SIZE_MAX
         return OpenFile(fd, own_description=True), start if known else 0
+
+    def _is_behind(self, fd: int, mapped: Mapping | None) -> bool | None:
+        """Whether a file provably is, or is not, the one that is mapped, whoever vouches for it;
+        None: neither can be proved."""
+        try:
+            return None if mapped is None else is_behind(fd, mapped)
+        except Unproved:
+            return None
 
     def _property(self, backend: Backend, name: str) -> Any:
         try:
@@ -226,44 +307,9 @@ class _Files:
         except PeerError:
             return None
 
-    def _unreachable(self, backend: Backend, more: str) -> SourceError:
-        return SourceError(
-            f"{self._text}: cannot open the memory of {backend.id}: {self._blind}{more}; run "
-            "pagecheck as QEMU's user or root on QEMU's host, or use memory-backend-file with "
-            "mem-path=/dev/shm/NAME,share=on"
+    def _unreachable(self, backend: Backend, more: str, way_out: str = "") -> _Unreachable:
+        return _Unreachable(
+            f"{self._text}: cannot prove which file the memory of {backend.id} is: "
+            f"{self._blind}{more}; run pagecheck as root or QEMU's user on QEMU's host, in its pid "
+            "namespace" + (f", or {way_out}" if way_out else "")
         )
-
-
-def covering(mappings: list[Mapping], base: int, size: int) -> Mapping | None:
-    """One mapping in place of all those that together map a stretch of memory from one file.
-
-    Args:
-        mappings: in order of address.
-        base: address of the first byte.
-        size: bytes.
-
-    Returns:
-        The first of them; None where a part is not mapped, or not from the same file, in the same
-        way and in one piece.
-    """
-    first: Mapping | None = None
-    at = base
-    for each in mappings:
-        if not each.start <= at < each.end:
-            continue
-        if first is None:
-            first = each
-        same = (each.dev, each.inode, each.is_shared) == (first.dev, first.inode, first.is_shared)
-        if not same or (each.inode and each.offset - each.start != first.offset - first.start):
-            return None
-        at = each.end
-        if at >= base + size:
-            return first
-    return None
-
-
-def _private(text: str, backend: Backend) -> SourceError:
-    return SourceError(
-        f"{text}: RAM block {backend.id} ({backend.size >> 20} MiB) is private to QEMU, so that "
-        f"nobody else can see it; {QEMU_SHARE}"
-    )

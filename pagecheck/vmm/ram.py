@@ -24,6 +24,36 @@ class GuestRam(NamedTuple):
     regions: tuple[Region, ...]
 
 
+class UnreadableRam(NamedTuple):
+    """A RAM block of a running VM that cannot be looked at: all of its pages are undecided.
+
+    Attributes:
+        name: as a `RamSource`'s.
+        size: bytes.
+        regions: as a `GuestRam`'s; their `mmap_offset` is in the block.
+        why: the reason and the way out, on one line.
+    """
+
+    name: str
+    size: int
+    regions: tuple[Region, ...]
+    why: str
+
+
+class VmRam(NamedTuple):
+    """The RAM of a running VM, as it was found.
+
+    Attributes:
+        rams: the blocks that can be looked at; at least one.
+        unreadable: the blocks that cannot.
+        notes: one line each on what a user should know.
+    """
+
+    rams: list[GuestRam]
+    unreadable: list[UnreadableRam]
+    notes: list[str]
+
+
 class PauseResult(NamedTuple):
     """What a pause was, from `pause` until `resume`.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 
-from pagecheck.errors import UsageError
+from pagecheck.errors import PeerError, SourceError, UsageError
+from pagecheck.vmm.arrival import awaited, not_arrived
+from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.process import open_process
 from pagecheck.vmm.qemu import open_qemu
-from pagecheck.vmm.ram import GuestRam, PauseResult
+from pagecheck.vmm.ram import PauseResult, VmRam
 
 
 class Vm:
@@ -17,14 +19,37 @@ class Vm:
     Attributes:
         text: the source as the user wrote it.
         rams: its RAM blocks, open.
+        unreadable: those that cannot be looked at.
+        notes: one line each on what a user should know of them.
         can_pause: whether `pause` and `resume` work; True for `qmp:`.
     """
 
-    def __init__(self, text: str, rams: list[GuestRam], monitor: QemuMonitor | None) -> None:
+    def __init__(
+        self,
+        text: str,
+        found: VmRam,
+        monitor: QemuMonitor | None = None,
+        process: ProcessMemory | None = None,
+    ) -> None:
         self.text = text
-        self.rams = rams
+        self.rams = found.rams
+        self.unreadable = found.unreadable
+        self.notes = [*found.notes, *(each.why for each in found.unreadable)]
         self.can_pause = monitor is not None
         self._monitor = monitor
+        self._process = process
+
+    def doubt(self) -> str | None:
+        """Why pages that were called zero until now may not have arrived, or None. What can no more
+        be asked, since the VM ended, is no doubt: what had arrived stays."""
+        with contextlib.suppress(SourceError, PeerError):
+            if self._monitor is not None:
+                return not_arrived(self._monitor)
+            if self._process is not None:
+                used = {(each.dev, each.inode) for each in self._process.used}
+                if not used.isdisjoint(awaited(self._process)):
+                    return f"{self.text}: awaits pages of its RAM (userfaultfd) by now"
+        return None
 
     def pause(self, max_seconds: float) -> None:
         """Stops the VM if it is running.
@@ -60,6 +85,8 @@ class Vm:
         with contextlib.ExitStack() as stack:
             for ram in self.rams:
                 stack.callback(ram.source.close)
+            if self._process is not None:
+                stack.callback(self._process.close)
             if self._monitor is not None:
                 self._monitor.close()
 
@@ -83,24 +110,40 @@ def is_vm_source(text: str) -> bool:
     return text.startswith(("pid:", "qmp:"))
 
 
-def open_vm(text: str) -> Vm:
+def open_vm(text: str, *, trust_path: bool = False) -> Vm:
     """Opens the RAM of a running VM.
 
     Args:
         text: `pid:PID`, `pid:PID:NAME` or `qmp:SOCKET`.
+        trust_path: the user vouches for the paths that QEMU tells: they are opened where nothing
+            proves which file a block is.
 
     Raises:
-        SourceError: there is no such VM, it may not be looked at, or its RAM is private.
+        SourceError: there is no such VM, it may not be looked at, none of its RAM can be, or it is
+            still to come.
         EngineError: the watchdog of a QMP connection cannot be started.
         UsageError: the text names no VM.
     """
     if text.startswith("pid:"):
-        return Vm(text, open_process(text), None)
+        found, process = open_process(text)
+        return Vm(text, found, process=process)
     if not text.startswith("qmp:"):
         raise UsageError(f"{text}: names no VM; write pid:PID or qmp:/path/to/socket")
     monitor = QemuMonitor(text.removeprefix("qmp:"))
     try:
-        return Vm(text, open_qemu(text, monitor), monitor)
+        _require_arrived(monitor)
+        vm = Vm(text, open_qemu(text, monitor, trust_path=trust_path), monitor)
     except BaseException:
         monitor.close()
         raise
+    try:
+        _require_arrived(monitor)
+    except BaseException:
+        vm.close()
+        raise
+    return vm
+
+
+def _require_arrived(monitor: QemuMonitor) -> None:
+    if (why := not_arrived(monitor)) is not None:
+        raise SourceError(why)

@@ -13,7 +13,8 @@ import pytest
 
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.vmm import is_vm_source, open_vm
-from pagecheck.vmm.maps import Mapping, is_shared_memory
+from pagecheck.vmm.maps import Mapping
+from pagecheck.vmm.memory import is_shared_memory
 from pagecheck.vmm.process import shared_blocks
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -104,9 +105,17 @@ def test_a_file_on_disk_is_no_guest_ram(tmp_path: Path) -> None:
         if is_shared_memory(file.fileno()):
             pytest.skip(f"{tmp_path} is not on disk")
     with vmm(f"shared={disk}", "a:16") as pid:
-        assert found(f"pid:{pid}") == [("a", 0, 16)]
-        with pytest.raises(SourceError, match=r"no RAM named 'database'; there is 'a'"):
-            found(f"pid:{pid}:database")
+        with open_vm(f"pid:{pid}") as vm:
+            assert [ram.source.name for ram in vm.rams] == ["a"]
+            assert vm.unreadable == []
+            (note,) = [each for each in vm.notes if "database" in each]
+        assert note == (
+            f"pid:{pid}: database (32 MiB), which is mapped, is a file on disk and is left out; "
+            f"give pid:{pid}:database if it is guest RAM"
+        )
+        assert found(f"pid:{pid}:database") == [("database", 0, 32)]
+    with vmm(f"shared={disk}") as pid, pytest.raises(SourceError, match=r"database \(32 MiB\)"):
+        found(f"pid:{pid}")
 
 
 def test_a_small_one_can_be_named() -> None:
@@ -160,9 +169,16 @@ def test_names_go_by_address() -> None:
     ]
 
 
-@pytest.mark.parametrize("perms", ["rw-p", "r--s", "---s"])
-def test_only_shared_and_writable_mappings_count(perms: str) -> None:
+@pytest.mark.parametrize("perms", ["rw-p", "r--p", "---s"])
+def test_only_shared_and_readable_mappings_count(perms: str) -> None:
     assert shared_blocks([mapping(MIB, 0, perms=perms)]) == []
+    assert len(shared_blocks([mapping(MIB, 0, perms="r--s")])) == 1
+
+
+def test_numbers_that_repeat() -> None:
+    """Files of two subvolumes of one btrfs have one device and may have one inode number."""
+    one, other = mapping(MIB, 0), mapping(3 * MIB, 0)._replace(path="/snapshot/ram")
+    assert [each.mapping for each in shared_blocks([one, other])] == [one, other]
 
 
 def test_private_memory_is_named_and_not_scanned(shm_folder: Path) -> None:
@@ -182,7 +198,7 @@ def test_private_memory_is_named_and_not_scanned(shm_folder: Path) -> None:
 
 
 def test_the_way_out_is_the_vmms_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pagecheck.vmm.maps import ProcessMemory
+    from pagecheck.vmm.memory import ProcessMemory
 
     for comm, way_out in {"cloud-hyperviso": "shared=on", "firecracker": "snapshot"}.items():
         monkeypatch.setattr(ProcessMemory, "comm", lambda _self, comm=comm: comm)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,8 @@ import pytest
 
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.vmm.maps import Mapping
-from pagecheck.vmm.qemu import covering, open_qemu
+from pagecheck.vmm.memory import ProcessMemory
+from pagecheck.vmm.qemu import open_qemu
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -34,6 +39,7 @@ class Answers:
         self.devices: list[dict[str, Any]] = []
         self.properties: dict[str, object] = {"mem-path": path}
         self.said = {"info mtree -f": MAP}
+        self.places: Iterator[str] = iter(())
         self.at = "Host virtual address for 0x0 (mem0) is 0x7f0000000000\r\n"
 
     def execute(self, command: str, **arguments: Any) -> Any:
@@ -46,7 +52,8 @@ class Answers:
             if arguments["property"] not in self.properties:
                 raise PeerError("Property not found")
             return self.properties[arguments["property"]]
-        return self.said.get(arguments["command-line"], self.at)
+        line = arguments["command-line"]
+        return self.said[line] if line in self.said else next(self.places, self.at)
 
 
 @pytest.fixture
@@ -57,15 +64,26 @@ def ram(shm_folder: Path) -> Path:
     return path
 
 
-def opened(answers: Answers) -> tuple[int, int, list[tuple[int, int]]]:
+def opened(answers: Answers, *, trust_path: bool = True) -> tuple[int, int, list[tuple[int, int]]]:
     """Start, size and regions of the one block that there must be."""
-    (block,) = open_qemu("qmp:x", answers)  # type: ignore[arg-type]
+    found = open_qemu("qmp:x", answers, trust_path=trust_path)  # type: ignore[arg-type]
+    (block,) = found.rams
     block.source.close()
+    assert found.unreadable == []
+    proved = answers.peer_pid and "does not map" not in "".join(found.notes)
+    assert ["nothing proves" in note for note in found.notes] == ([] if proved else [True])
     return block.start, block.size, [(each[0], each[3]) for each in block.regions]
 
 
 def test_a_file_by_its_path(ram: Path) -> None:
     assert opened(Answers(str(ram))) == (0, 16 * MIB, [(0, 0)])
+
+
+def test_a_path_is_a_name_that_the_user_must_vouch_for(ram: Path) -> None:
+    with pytest.raises(
+        SourceError, match=rf"cannot prove which file .* mem0 .*vouch for {ram} with --trust-path$"
+    ):
+        opened(Answers(str(ram)), trust_path=False)
 
 
 def test_an_offset_in_the_file(ram: Path) -> None:
@@ -75,11 +93,16 @@ def test_an_offset_in_the_file(ram: Path) -> None:
     assert opened(answers) == (MIB, 16 * MIB, [(0, MIB)])
 
 
-@pytest.mark.parametrize(
-    "path", ["/dev/fd/0", "/proc/self/fd/0", "relative", None, "/dev/shm", "/dev/null", "/nowhere"]
-)
-def test_paths_that_prove_nothing(path: object) -> None:
-    with pytest.raises(SourceError, match=r"cannot open the memory of mem0.*run pagecheck as"):
+@pytest.mark.parametrize("path", ["/dev/fd/0", "/proc/self/fd/0", "relative", None])
+@pytest.mark.parametrize("trust_path", [True, False])
+def test_what_is_no_path_to_trust(path: object, trust_path: bool) -> None:
+    with pytest.raises(SourceError, match=r"cannot prove which .*or give QEMU a memory-backend-f"):
+        opened(Answers(path), trust_path=trust_path)
+
+
+@pytest.mark.parametrize("path", ["/dev/shm", "/dev/null", "/nowhere"])
+def test_paths_that_lead_to_no_file(path: str) -> None:
+    with pytest.raises(SourceError, match=rf"cannot prove .* and {path}.*in its pid namespace$"):
         opened(Answers(path))
 
 
@@ -87,6 +110,19 @@ def test_a_file_that_is_too_small(ram: Path) -> None:
     os.truncate(ram, 15 * MIB)
     with pytest.raises(SourceError, match="was cut short"):
         opened(Answers(str(ram)))
+
+
+def test_one_block_that_cannot_be_seen_does_not_hide_the_other(ram: Path) -> None:
+    answers = Answers(str(ram))
+    answers.backends.append({"id": "mem1", "size": 16 * MIB, "share": False})
+    second = "  0000000001000000-0000000001ffffff (prio 0, ram): mem1\n"
+    answers.said["info mtree -f"] = MAP + second
+    found = open_qemu("qmp:x", answers, trust_path=True)  # type: ignore[arg-type]
+    (block,), (hidden,) = found.rams, found.unreadable
+    block.source.close()
+    assert (block.source.name, hidden.name, hidden.size) == ("mem0", "mem1", 16 * MIB)
+    assert hidden.regions == ((16 * MIB, 16 * MIB, 0, 0),)
+    assert re.search(r"mem1 \(16 MiB\) is private.*share=on", hidden.why)
 
 
 def test_private_ram(ram: Path) -> None:
@@ -98,7 +134,7 @@ def test_private_ram(ram: Path) -> None:
 
 def test_a_map_without_ram(ram: Path) -> None:
     answers = Answers(str(ram))
-    answers.said["info mtree -f"] = ""
+    answers.said["info mtree -f"] = "nothing"
     with pytest.raises(SourceError, match="shows none of its 1 memory backends"):
         opened(answers)
 
@@ -132,40 +168,38 @@ def test_a_process_that_is_not_qemu(ram: Path) -> None:
     answers = Answers(str(ram))
     answers.peer_pid = os.getpid()
     assert opened(answers)[1] == 16 * MIB
-    answers.properties["mem-path"] = None
     with pytest.raises(SourceError, match=f"process {os.getpid()}, which listens, does not map"):
+        opened(answers, trust_path=False)
+
+
+def test_a_trusted_path_that_is_provably_another_file(
+    ram: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing leads to the file, but its numbers are known."""
+
+    def refuse(_self: ProcessMemory, _mapping: Mapping) -> None:
+        raise SourceError("no way")
+
+    monkeypatch.setattr(ProcessMemory, "open_file", refuse)
+    with ram.open("r+b") as file, mmap.mmap(file.fileno(), 16 * MIB) as memory:
+        at = (ctypes.c_char * 1).from_buffer(memory)
+        answers = Answers(str(ram))
+        answers.peer_pid = os.getpid()
+        answers.at = f"Host virtual address for 0x0 (mem0) is {ctypes.addressof(at):#x}\r\n"
+        assert opened(answers)[1] == 16 * MIB
+        ram.rename(ram.with_name("old"))
+        ram.write_bytes(bytes(16 * MIB))
+        with pytest.raises(SourceError, match=rf"no way, and {ram} is another file by now; run"):
+            opened(answers)
+        del at
+
+
+def test_ram_that_moves_meanwhile(ram: Path) -> None:
+    """A DIMM that was exchanged for one of the same id and size."""
+    answers = Answers(str(ram))
+    answers.places = iter([answers.at, answers.at.replace("7f", "7e")])
+    with pytest.raises(SourceError, match="plugged or unplugged while"):
         opened(answers)
-
-
-def part(start: int, end: int, offset: int = 0, inode: int = 7, perms: str = "rw-s") -> Mapping:
-    return Mapping(start, end, perms, offset, 1, inode, "/memfd:ram", True)
-
-
-def test_one_mapping_that_covers() -> None:
-    whole = part(0x1000, 0x9000)
-    assert covering([whole], 0x1000, 0x8000) == whole
-    assert covering([part(0, 0x1000), whole], 0x2000, 0x7000) == whole
-    assert covering([whole], 0x1000, 0x8001) is None
-    assert covering([whole], 0xFFF, 0x8000) is None
-    assert covering([], 0x1000, 1) is None
-
-
-def test_mappings_that_cover_together() -> None:
-    first, second = part(0x1000, 0x3000, 0x10000), part(0x3000, 0x9000, 0x12000)
-    assert covering([first, second], 0x1000, 0x8000) == first
-
-
-@pytest.mark.parametrize(
-    "second",
-    [
-        part(0x4000, 0x9000, 0x3000),  # a gap
-        part(0x3000, 0x9000, 0x3000),  # elsewhere in the file
-        part(0x3000, 0x9000, 0x2000, inode=8),  # another file
-        part(0x3000, 0x9000, 0x2000, perms="rw-p"),
-    ],
-)
-def test_mappings_that_do_not_belong_together(second: Mapping) -> None:
-    assert covering([part(0x1000, 0x3000), second], 0x1000, 0x8000) is None
 
 
 BACKEND = {"id": "mem0", "size": 16 * MIB, "share": True}

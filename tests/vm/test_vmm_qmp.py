@@ -196,21 +196,35 @@ def test_a_virtio_mem_device() -> None:
         assert ram.regions == (Region(4 * GIB, 256 * MIB, ram.regions[0].userspace_addr, 0),)
 
 
-@pytest.mark.parametrize("more", ["private", "plain", "second"])
+@pytest.mark.parametrize("more", ["private", "plain"])
 def test_private_ram_is_refused(more: str, shm_folder: Path) -> None:
     private = file_backend("64M", shm_folder / "ram", ",share=off")
-    numa = ("-numa", "node,memdev=mem0", "-numa", "node,memdev=mem1", "-smp", "2")
-    second = memfd_backend("64M", "mem1", ",share=off")
-    args, machine, size, name = {
-        "private": (private, "q35,memory-backend=mem0", "64M", "mem0"),
-        "plain": ((), "q35", "64M", "pc.ram"),
-        "second": ((*memfd_backend("64M"), *second, *numa), "q35", "128M", "mem1"),
+    args, machine, name = {
+        "private": (private, "q35,memory-backend=mem0", "mem0"),
+        "plain": ((), "q35", "pc.ram"),
     }[more]
     with (
-        bare_qemu("-S", *args, machine=machine, size=size) as qemu,
+        bare_qemu("-S", *args, machine=machine, size="64M") as qemu,
         pytest.raises(SourceError, match=rf"{name} \(64 MiB\) is private.*share=on"),
     ):
         opened(qemu)
+
+
+def test_a_private_node_beside_a_shared_one(tmp_path: Path) -> None:
+    numa = ("-numa", "node,memdev=mem0", "-numa", "node,memdev=mem1", "-smp", "2")
+    second = memfd_backend("64M", "mem1", ",share=off")
+    with bare_qemu("-S", *memfd_backend("64M"), *second, *numa, size="128M") as qemu:
+        with opened(qemu) as vm:
+            (ram,), (hidden,) = vm.rams, vm.unreadable
+            assert (ram.source.name, hidden.name) == ("mem0", "mem1")
+            assert hidden.regions == (Region(64 * MIB, 64 * MIB, 0, 0),)
+            check_regions(qemu, ram, tmp_path)
+        report = pagecheck.scan(f"qmp:{qemu.socket}", gpa=True, out=tmp_path / "out")
+    assert [each.block.name for each in report.blocks] == ["mem0", "mem1"]
+    assert report.total.undecided == report.blocks[1].counts.undecided == 64 * MIB // 4096
+    assert report.blocks[1].regions == hidden.regions
+    assert any("mem1 (64 MiB) is private" in note for note in report.notes)
+    assert not any((tmp_path / "out" / "mem1.zero").read_bytes())
 
 
 @contextlib.contextmanager
@@ -238,21 +252,23 @@ def relayed(path: Path, through: Path) -> Iterator[None]:
 
 
 def test_a_listener_that_is_not_qemu(shm_folder: Path, tmp_path: Path) -> None:
-    """The process that listens maps none of the VM's RAM; the path of a file is all there is."""
+    """The process that listens maps none of the VM's RAM; the path of a file is all there is, and
+    the user has to vouch for it."""
     machine = "q35,memory-backend=mem0"
     backend = file_backend("64M", shm_folder / "ram")
     with (
         bare_qemu("-S", *backend, machine=machine) as qemu,
         relayed(qemu.socket, tmp_path / "proxy"),
-        open_vm(f"qmp:{tmp_path}/proxy") as vm,
+        open_vm(f"qmp:{tmp_path}/proxy", trust_path=True) as vm,
     ):
+        assert "nothing proves" in vm.notes[0]
         (ram,) = vm.rams
         assert same_file(ram.source.fd, shm_folder / "ram")
         assert [each.mmap_offset for each in ram.regions] == [0, 1 * MIB]
         check_regions(qemu, ram, tmp_path)
     with (
-        bare_qemu("-S", *memfd_backend("64M"), machine=machine) as qemu,
+        bare_qemu("-S", *backend, machine=machine) as qemu,
         relayed(qemu.socket, tmp_path / "proxy2"),
-        pytest.raises(SourceError, match="does not map it; run pagecheck as"),
+        pytest.raises(SourceError, match=r"does not map it; run pagecheck as .*--trust-path"),
     ):
         open_vm(f"qmp:{tmp_path}/proxy2")

@@ -1,0 +1,218 @@
+"""Another process's memory: its mappings, and the files behind them, opened read-only.
+
+Danger: a process id can be given to another process at any moment, and means another process in
+another namespace. Decision: a pidfd is opened first, the kernel itself tells which folder of /proc
+is that process's, and `verify` says at the end that the process and the mappings that were used
+were there all the time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import select
+from collections.abc import Iterator
+from typing import Final
+
+from pagecheck.errors import SourceError
+from pagecheck.vmm.maps import Mapping, is_still_mapped, parse_maps
+from pagecheck.vmm.proof import NoFile, OpenFile, Unproved, open_behind
+
+F_GET_SEALS: Final = 1034  # Source: linux/fcntl.h; Python has no name for it before 3.12
+
+_MAPPING: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
+_PID: Final = re.compile(r"^Pid:\t(-?\d+)$", re.MULTILINE)
+
+
+class ProcessMemory:
+    """One process, held by a pidfd, and what it maps.
+
+    Attributes:
+        pid: as it was given.
+        folder: the process's in /proc.
+        used: mappings whose files were opened.
+    """
+
+    def __init__(self, pid: int) -> None:
+        """Takes hold of the process.
+
+        Raises:
+            SourceError: there is no such process, or /proc does not show it.
+        """
+        self.pid = pid
+        self._pidfd = -1
+        self.used: list[Mapping] = []
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except (OSError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.ESRCH, errno.EINVAL):
+                raise SourceError(f"process {pid}: cannot be held: {error.strerror}") from error
+            raise SourceError(f"process {pid}: no such process; give the VMM's pid") from error
+        try:
+            self.folder = f"/proc/{self._number()}"
+        except BaseException:
+            self.close()
+            raise
+
+    def _number(self) -> int:
+        """What /proc calls the process: another number where /proc is of another pid namespace.
+
+        Source: pidfd_show_fdinfo() in the kernel's fs/pidfs.c (kernel/fork.c before 6.9).
+        """
+        try:
+            with open(f"/proc/self/fdinfo/{self._pidfd}", encoding="ascii") as file:
+                told = _PID.search(file.read())
+        except OSError as error:
+            raise SourceError(
+                f"process {self.pid}: /proc is not ours; mount one in this pid namespace"
+            ) from error
+        number = self.pid if told is None else int(told[1])
+        if number <= 0:
+            raise SourceError(f"process {self.pid}: ended, or /proc is of another pid namespace")
+        return number
+
+    def mappings(self) -> list[Mapping]:
+        """What it maps now, in order of address.
+
+        Raises:
+            SourceError: its maps may not be read, or it ended.
+        """
+        try:
+            with open(f"{self.folder}/maps", "rb") as file:
+                text = os.fsdecode(file.read())
+        except OSError as error:
+            raise self._refused(error, "its memory map cannot be read") from error
+        self._require_alive()
+        if not text:
+            raise SourceError(f"process {self.pid}: maps no memory; it is ending or no VMM")
+        return parse_maps(text)
+
+    def mappings_with_flags(self) -> Iterator[tuple[Mapping, list[str]]]:
+        """What it maps now, each with its two-letter flags, such as "um".
+
+        Raises:
+            SourceError: as `mappings`.
+
+        Source: show_smap_vma_flags() in the kernel's fs/proc/task_mmu.c.
+        """
+        try:
+            with open(f"{self.folder}/smaps", "rb") as file:
+                text = os.fsdecode(file.read())
+        except OSError as error:
+            raise self._refused(error, "its memory map cannot be read") from error
+        self._require_alive()
+        line = ""
+        for each in text.split("\n"):
+            if each.startswith("VmFlags:"):
+                yield parse_maps(line)[0], each.split()[1:]
+            elif _MAPPING.match(each):
+                line = each
+
+    def program(self) -> str:
+        """The path of its program; empty where it cannot be read."""
+        try:
+            return os.readlink(f"{self.folder}/exe")
+        except OSError:
+            return ""
+
+    def command_line(self) -> list[str]:
+        """The words that it was started with; one empty word where they cannot be read."""
+        try:
+            with open(f"{self.folder}/cmdline", "rb") as file:
+                return os.fsdecode(file.read()).split("\0")
+        except OSError:
+            return [""]
+
+    def comm(self) -> str:
+        """The name of its program, at most 15 characters; empty where it cannot be read."""
+        try:
+            with open(f"{self.folder}/comm", "rb") as file:
+                return os.fsdecode(file.read()).strip()
+        except OSError:
+            return ""
+
+    def open_file(self, mapping: Mapping) -> OpenFile | None:
+        """Opens the file behind a mapping, read-only. It is proved to be that file once `verify`
+        found the mapping still there.
+
+        Returns:
+            The open file; None where it is no regular file, but a device.
+
+        Raises:
+            SourceError: no way leads to it, or nothing proves that it is this one.
+        """
+        what = f"the file behind {_named(mapping)} cannot be "
+        try:
+            file = open_behind(self.folder, self._pidfd, mapping)
+        except NoFile:
+            return None
+        except Unproved as error:
+            raise SourceError(f"process {self.pid}: {what}known: {error}") from error
+        except OSError as error:
+            raise self._refused(error, f"{what}opened") from error
+        self.used.append(mapping)
+        return file
+
+    def verify(self) -> None:
+        """Proves that what /proc showed until now was this process's, and that the mappings whose
+        files were opened are there still.
+
+        Raises:
+            SourceError: it ended, or maps something else there by now.
+        """
+        if self.used:
+            now = self.mappings()
+            for each in self.used:
+                if not is_still_mapped(each, now):
+                    raise SourceError(
+                        f"process {self.pid}: {_named(each)} was unmapped or exchanged while it "
+                        "was looked at; try again"
+                    )
+        self._require_alive()
+
+    def _require_alive(self) -> None:
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        if poll.poll(0):
+            raise SourceError(f"process {self.pid}: ended while it was looked at")
+
+    def close(self) -> None:
+        """Lets go of the process."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def __enter__(self) -> ProcessMemory:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _refused(self, error: OSError, what: str) -> SourceError:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return SourceError(
+                f"process {self.pid}: {what}: not permitted; run pagecheck as the same user or as "
+                "root, with the right to trace it (CAP_SYS_PTRACE)"
+            )
+        if error.errno in (errno.ENOENT, errno.ESRCH):
+            with contextlib.suppress(OSError):
+                os.stat(f"{self.folder}/maps")
+                return SourceError(f"process {self.pid}: {what}: {error.strerror}")
+            return SourceError(f"process {self.pid}: ended, or /proc hides it")
+        return SourceError(f"process {self.pid}: {what}: {error.strerror}")
+
+
+def is_shared_memory(fd: int) -> bool:
+    """Whether it is a file of tmpfs, memfd or hugetlbfs: the kinds that have seals."""
+    try:
+        fcntl.fcntl(fd, F_GET_SEALS)
+    except OSError:
+        return False
+    return True
+
+
+def _named(mapping: Mapping) -> str:
+    return mapping.path or f"the mapping at {mapping.start:#x}"
