@@ -20,6 +20,7 @@ class Block:
         source: the open file.
         detached: nobody may begin to use it any more.
         map: workers map it; else they read it.
+        holes: whether the file system's holes may be trusted, as the user said.
         file_end: byte offset in the file where it ends.
     """
 
@@ -48,6 +49,7 @@ class Block:
         self._lock = threading.Lock()
         self.ram = ram
         self.source = source
+        self.holes = holes
         self.trust_holes = holes == "trust" and source.holes_are_proof
         self.map = can_map and access != "read"
         self.file_end = ram.start + ram.size

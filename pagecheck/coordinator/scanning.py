@@ -34,19 +34,17 @@ class ScanResult(NamedTuple):
 
 
 def check_kind(block: Block, kind: Kind, engine: str) -> None:
-    """Raises UsageError where a diff snapshot cannot be understood."""
+    """Raises UsageError or SourceError where a diff snapshot cannot be understood."""
     check_choice("kind", kind, Kind)
     if kind == "full":
         return
     if engine == "none":
         raise UsageError("a diff snapshot cannot be scanned with engine none: it reads no holes")
-    if not block.source.holes_are_proof:
-        raise UsageError(
-            f"{block.source.text}: a diff snapshot keeps its unchanged pages as holes, and this "
-            "file system does not report holes; scan it on ext4, xfs, btrfs or tmpfs"
-        )
-    if not block.trust_holes:
+    if block.holes == "read":
         raise UsageError("a diff snapshot needs its holes: do not combine it with holes='read'")
+    from pagecheck.shm.diffs import require_exact
+
+    require_exact(block.source, block.ram.page_size)
 
 
 def scan_none(block: Block, bitmaps: BlockBitmaps) -> ScanResult:
@@ -83,7 +81,7 @@ def scan(
     notes = [note for outcome in outcomes for note in outcome.notes]
     notes += forget_past_end(block, bitmaps, min(work.smallest, before.size, after.size))
     if options.kind == "diff":
-        notes += _forget_new_holes(block, bitmaps)
+        notes += _forget_doubtful(block, bitmaps)
     if after.size > before.size:
         notes.append(
             f"{block.source.text}: grew from {before.size:#x} to {after.size:#x} bytes during the "
@@ -111,19 +109,38 @@ def forget_past_end(block: Block, bitmaps: BlockBitmaps, smallest: int) -> list[
     ]
 
 
-def _forget_new_holes(block: Block, bitmaps: BlockBitmaps) -> list[str]:
-    """A page of a diff that became a hole during the scan is not zero, nor known to be unchanged:
-    a worker may have read the zeros of the hole."""
+def _forget_doubtful(block: Block, bitmaps: BlockBitmaps) -> list[str]:
+    """Pages of a diff that a last look at its file leaves in doubt.
+
+    A page that became a hole during the scan is not zero, nor known to be unchanged: a worker may
+    have read the zeros of the hole. What the file system reserved ahead of a writer reads as zeros
+    too: a page there that has none was written, any other may not have been.
+    """
+    from pagecheck.shm import diffs
+
     ram = block.ram
+    where = (ram.start, block.file_end)
+    notes = []
     before = bitmaps.counts(diff=True).undecided
-    for run in page_runs(block.source.extents(ram.start, block.file_end), ram, "full"):
+    for run in page_runs(diffs.data(block.source, *where), ram, "full"):
         if run.hole:  # pages that were holes before have neither bit
             _native.bits_clear(bitmaps.zero, run.first, run.pages)
             _native.bits_clear(bitmaps.normal, run.first, run.pages)
-    forgotten = bitmaps.counts(diff=True).undecided - before
-    if not forgotten:
-        return []
-    return [f"{block.source.text}: {forgotten} pages became holes during the scan: undecided"]
+    new_holes = bitmaps.counts(diff=True).undecided - before
+    if new_holes:
+        notes.append(
+            f"{block.source.text}: {new_holes} pages became holes during the scan: undecided"
+        )
+    for run in page_runs(diffs.data_without_place(block.source, *where), ram, "full"):
+        if not run.hole:
+            _native.bits_clear(bitmaps.zero, run.first, run.pages)
+    reserved = bitmaps.counts(diff=True).undecided - before - new_holes
+    if reserved:
+        notes.append(
+            f"{block.source.text}: {reserved} zero pages may only be reserved by the file system, "
+            "which has not allocated them yet: undecided"
+        )
+    return notes
 
 
 def why_undecided(pages: int, deadline_ns: int, stop: Stop) -> str:

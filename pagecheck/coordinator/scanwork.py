@@ -85,7 +85,11 @@ class ScanWork:
         ram = self._block.ram
         end = ram.start + ram.size
         extents: Iterator[tuple[int, int]]
-        if self._block.trust_holes and (self._kind == "diff" or not self._block.is_dense()):
+        if self._kind == "diff":
+            from pagecheck.shm import diffs
+
+            extents = diffs.data(self._block.source, ram.start, end)
+        elif self._block.trust_holes and not self._block.is_dense():
             extents = self._block.source.extents(ram.start, end)
         else:
             extents = iter([(ram.start, end)])
@@ -153,9 +157,13 @@ class ScanWork:
         self.done_pages += run.pages
 
     def _partial_page(self, error: PartialPage) -> SourceError:
+        from pagecheck.shm import diffs
+
         source, ram = self._block.source, self._block.ram
-        fits = common_page_size(source.extents(ram.start, ram.start + ram.size), ram)
+        fits = common_page_size(diffs.data(source, ram.start, ram.start + ram.size), ram)
         way_out = f"use --page-size {fits}" if fits >= 4096 else "no page size fits this file"
+        if fits < 4096 and diffs.is_inline(source):
+            way_out = "the file system keeps the file's first bytes inline, in its inode"
         return SourceError(
             f"{source.text}: a page of {ram.page_size} bytes is part hole, part data at offset "
             f"{error.offset:#x}, so it is neither changed nor unchanged; {way_out}"

@@ -8,7 +8,7 @@ through a mapping is said by flags that are derived here from the file system al
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import fcntl
 import mmap
 import os
@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from pagecheck.errors import SourceError
 from pagecheck.native import _native
+from pagecheck.shm.extents import by_seeking
 
 TMPFS: Final = 0x01021994  # also memfd; Source: linux/magic.h
 HUGETLBFS: Final = 0x958458F6
@@ -117,39 +118,17 @@ class RamSource:
         return os.access(f"/proc/self/fd/{self.fd}", os.W_OK, effective_ids=True)
 
     def extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Data of the file between two byte offsets, looked up as the iteration goes.
+        """Data of a full snapshot's file between two byte offsets, looked up as the iteration goes.
+
+        A hole that is told reads as zeros; where a lookup fails, everything from there on is data.
 
         Yields:
             (begin, end) of each stretch of data, in order; between them are holes.
-
-        Raises:
-            SourceError: a lookup failed; a failure is never taken for a hole.
         """
-        if not self.holes_are_proof:
-            if start < end:
-                yield start, end
-            return
-        at = start
-        while at < end:
-            data = self._seek(at, os.SEEK_DATA)
-            if data is None or data >= end:
-                return
-            hole = self._seek(data, os.SEEK_HOLE)
-            if hole is None:  # the file was cut short between the two calls
-                return
-            yield data, min(hole, end)
-            at = hole
-
-    def _seek(self, at: int, whence: int) -> int | None:
-        """The next data or hole from `at`; None at or past the end of the file."""
-        try:
-            return os.lseek(self.fd, at, whence)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return None
-            raise SourceError(
-                f"{self.text}: cannot look for holes at offset {at:#x}: {error.strerror}"
-            ) from error
+        if self.holes_are_proof:
+            yield from by_seeking(self.fd, start, end, strict=False)
+        elif start < end:
+            yield start, end
 
     @property
     def looks_dense(self) -> bool:
@@ -169,8 +148,14 @@ class RamSource:
             return 0
         if self.magic == HUGETLBFS:
             return st.st_size
-        dense = self.holes_are_proof and self._seek(0, os.SEEK_HOLE) == st.st_size
-        return st.st_size if dense else 0
+        whole = (0, st.st_size)
+        with contextlib.suppress(OSError):
+            if (
+                self.holes_are_proof
+                and next(by_seeking(self.fd, *whole, strict=True), None) == whole
+            ):
+                return st.st_size
+        return 0
 
     def stamp(self) -> Stamp:
         """Size, modification time and writers at this moment."""
