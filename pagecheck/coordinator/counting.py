@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 QUEUE_ENDS: Final = {
     _native.QUEUE_LOST: "a record did not come",
-    _native.QUEUE_FULL: "it stayed full or is disabled",
+    _native.QUEUE_LATE: "its records came too late: others keep it busy",
+    _native.QUEUE_DISABLED: "it was disabled",
     _native.QUEUE_REFUSED: "the kernel refused a submission",
     _native.QUEUE_BROKEN: "only errors came back",
 }
@@ -63,6 +64,10 @@ def queue_notes(pool: Pool, workers: tuple[ChannelReport, ...]) -> list[str]:
         elif state == _native.QUEUE_NONE:
             notes.append(
                 f"{at} was given up ({QUEUE_ENDS.get(end, 'closed')}); the CPU decides its pages "
-                "unless it can be opened again"
+                "until it can be opened again"
+            )
+        elif end == _native.QUEUE_FULL:
+            notes.append(
+                f"{at} takes nothing, others keep it full; the CPU decides until it has room"
             )
     return notes

@@ -1,10 +1,13 @@
 """The DSA engine of one worker: which queue it takes, and what is done when the queue fails.
 
-Facts: a queue can be gone for a moment (disabled and enabled again) or for good, and a wedged
-device keeps the thread that drains it for ever.
+Facts: a queue can be gone for a moment (disabled and enabled again) or for good; one that others
+keep busy answers late; one that was enabled again may have other limits; and a wedged device keeps
+the thread that drains it for ever. A queue that is full was not given up: it rests in the C core.
 Decision: the CPU goes on deciding pages whatever happens here. A queue that was given up is drained
-first, then opened again after a pause that doubles from try to try; after some tries in a row, or
-when it does not drain, it is left alone until the worker ends.
+first, then looked up and opened again, for as long as the worker lives, after a pause that doubles
+from try to try. Each try may cost a batch its whole deadline, so the pauses of a queue that loses
+or spoils records grow much longer than those of one that is only busy or not there. One that does
+not drain is left alone.
 
 Source: QEMU's series, which opens at set-up, starts, stops and cleans up for sender and receiver.
 """
@@ -30,12 +33,13 @@ if TYPE_CHECKING:
 NEVER_NS: Final = 1 << 62
 DRAIN_NS: Final = 5_000_000_000  # a queue that takes longer to drain is taken for wedged
 FIRST_PAUSE_NS: Final = 10_000_000
-PAUSE_MAX_NS: Final = 10_000_000_000
+PAUSE_MAX_NS: Final = 10_000_000_000  # of a queue that is busy or not there
+FAILING_PAUSE_MAX_NS: Final = 300_000_000_000  # of one that loses records or answers with errors
 LOOK_NS: Final = 5_000_000  # between two looks at a queue that drains
 STEADY_NS: Final = 10_000_000_000  # a queue that was up this long starts anew with its pauses
-TRIES_MAX: Final = 8
 ENTRIES_MAX: Final = 4096  # more than any device has for all its queues
 _ONLY_NAMED: Final = "takes no batches through a portal; name it with --wq to use it all the same"
+_FAILING: Final = (_native.QUEUE_LOST, _native.QUEUE_BROKEN, _native.QUEUE_REFUSED)
 _MODEL_SUBMIT: Final = {"shared": "enqcmd", "dedicated": "movdir64b", "write": "write"}
 
 
@@ -72,9 +76,8 @@ class DsaEngine:
         self._named = True
         self._up_since_ns = 0
         self._down_since_ns = 0
-        self._retry_at_ns = 0
         self._pause_ns = FIRST_PAUSE_NS
-        self._tries = 0
+        self._refused = False  # the last try to open it
 
     @property
     def is_running(self) -> bool:
@@ -160,15 +163,17 @@ class DsaEngine:
 
     def _open_node(self, queue: WorkQueue, *, named: bool) -> str:
         """The kernel says at mmap whether the portal may be had; if not, write(2) is left."""
+        from pagecheck.hw.queues import open_state
+
         fd = os.open(queue.path, os.O_RDWR | os.O_CLOEXEC)
+        state_fd = open_state(queue)
         submit = queue.submit or "write"
         size = min(queue.threshold if queue.mode == "shared" else queue.size, ENTRIES_MAX)
         batch = queue.max_batch if queue.batches else 0
+        more = (queue.max_transfer, self._deadline_ns, state_fd)
         try:
             try:
-                self._worker.open_queue(
-                    fd, submit, size, batch, queue.max_transfer, self._deadline_ns
-                )
+                self._worker.open_queue(fd, submit, size, batch, *more)
             except PermissionError as error:
                 if submit == "write":
                     raise
@@ -176,11 +181,11 @@ class DsaEngine:
                     raise EngineError(f"mapping it is not permitted; {_ONLY_NAMED}") from error
                 submit = "write"
                 batch = batch if queue.version >= 0x200 else 0
-                self._worker.open_queue(
-                    fd, submit, size, batch, queue.max_transfer, self._deadline_ns
-                )
+                self._worker.open_queue(fd, submit, size, batch, *more)
         finally:
-            os.close(fd)  # the portal has a duplicate
+            os.close(fd)  # the portal has duplicates
+            if state_fd >= 0:
+                os.close(state_fd)
         return submit
 
     def tend(self) -> int:
@@ -191,37 +196,36 @@ class DsaEngine:
         """
         if self._queue is None:
             return NEVER_NS
-        state = self._worker.queue_state()[0]
+        state, end, _ = self._worker.queue_state()
         now = time.monotonic_ns()
         if state == _native.QUEUE_UP:
-            self._down_since_ns = 0
             return NEVER_NS
         if not self._down_since_ns:
             if now - self._up_since_ns > STEADY_NS:
-                self._pause_ns, self._tries = FIRST_PAUSE_NS, 0
-            self._begin_pause(now)
+                self._pause_ns = FIRST_PAUSE_NS
+            self._down_since_ns = now
         if state == _native.QUEUE_DRAINING:
             wedged = now - self._down_since_ns > DRAIN_NS
             return NEVER_NS if wedged else now + LOOK_NS  # it is looked at once a second anyway
-        if self._tries > TRIES_MAX:
-            return NEVER_NS
-        if now < self._retry_at_ns:
-            return self._retry_at_ns
-        return self._reopen(now)
+        retry_at = self._down_since_ns + self._pause_now_ns(end)
+        return retry_at if now < retry_at else self._reopen(now, end)
 
-    def _begin_pause(self, now: int) -> None:
-        self._down_since_ns = now
-        self._retry_at_ns = now + self._pause_ns
-        self._pause_ns = min(self._pause_ns * 2, PAUSE_MAX_NS)
-        self._tries += 1
+    def _pause_now_ns(self, end: int) -> int:
+        """What became of it is known only once it has drained: lost records may have been late."""
+        failing = end in _FAILING and not self._refused
+        return min(self._pause_ns, FAILING_PAUSE_MAX_NS if failing else PAUSE_MAX_NS)
 
-    def _reopen(self, now: int) -> int:
+    def _reopen(self, now: int, end: int) -> int:
         assert self._queue is not None
+        self._pause_ns = min(self._pause_ns * 2, FAILING_PAUSE_MAX_NS)
+        self._down_since_ns = now
         try:
+            self._queue = _again(self._queue)
             self._open_now(self._queue, named=self._named)
         except (OSError, EngineError, UsageError):  # a model refuses also when memory is short
-            self._begin_pause(now)
-            return self._retry_at_ns
+            self._refused = True
+            return now + self._pause_now_ns(end)
+        self._refused = False
         self._up_since_ns = now
         self._down_since_ns = 0
         return NEVER_NS
@@ -230,6 +234,15 @@ class DsaEngine:
         """Gives the queue up; it drains by itself. What was in flight is decided already."""
         self._worker.close_queue()
         self._queue = None
+
+
+def _again(queue: WorkQueue | wq.Model) -> WorkQueue | wq.Model:
+    """The same queue as it is now: who disabled and enabled it may have changed its limits."""
+    if isinstance(queue, wq.Model):
+        return queue
+    from pagecheck.hw.queues import find_queue
+
+    return find_queue(queue.path)
 
 
 def _named(wqs: list[str]) -> list[WorkQueue | wq.Model]:

@@ -218,6 +218,19 @@ def find_queue(path: str, host: Host | None = None, *, probe: bool = False) -> W
     return _queue(host, _device_itself(files, numbers[0]), op_cap, numbers, probe=probe)
 
 
+def open_state(queue: WorkQueue, host: Host | None = None) -> int:
+    """Opens the attribute that tells a queue that is full from one that is disabled.
+
+    Returns:
+        A descriptor, or -1 where it cannot be had.
+    """
+    path = f"{(host or Host()).devices}/{queue.device}/{queue.name}/state"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
 def why_no_device(host: Host | None = None) -> str:
     """One line: what is missing where `list_devices` finds nothing."""
     folder = (host or Host()).devices

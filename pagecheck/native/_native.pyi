@@ -37,6 +37,8 @@ QUEUE_LOST: Final[int]
 QUEUE_FULL: Final[int]
 QUEUE_REFUSED: Final[int]
 QUEUE_BROKEN: Final[int]
+QUEUE_LATE: Final[int]
+QUEUE_DISABLED: Final[int]
 
 class Feed:
     """The coordinator's end of one ring: gives batches out, collects and publishes answers.
@@ -262,6 +264,7 @@ class Worker:
         batch_max: int,
         transfer_max: int,
         deadline_ns: int,
+        state_fd: int = -1,
         /,
     ) -> None:
         """Submits pages that may be zero to a DSA work queue from now on.
@@ -273,6 +276,8 @@ class Worker:
             batch_max: members of a batch descriptor; less than 2: no batches.
             transfer_max: bytes of a descriptor.
             deadline_ns: nanoseconds from a submission to its last record.
+            state_fd: the queue's attribute `state` in sysfs, open for reading; it is duplicated.
+                -1: a full queue and a disabled one look alike.
 
         Raises:
             OSError: the portal cannot be mapped, or no memory.
@@ -304,7 +309,8 @@ class Worker:
 
     def queue_state(self) -> tuple[int, int, int]:
         """QUEUE_NONE, QUEUE_UP or QUEUE_DRAINING; why the last queue ended (QUEUE_CLOSED, _LOST,
-        _FULL, _REFUSED, _BROKEN); and the errno of QUEUE_REFUSED."""
+        _REFUSED, _BROKEN, _LATE, _DISABLED; whether it was late is known once it has drained); and
+        the errno of QUEUE_REFUSED."""
 
     def queue_failure(self) -> tuple[bytes, bytes] | None:
         """The first descriptor (64 bytes) of any queue of this worker that came back with a status

@@ -14,6 +14,7 @@ import pytest
 
 from pagecheck import Coordinator, scan
 from pagecheck.errors import EngineError, UsageError
+from pagecheck.statistics import Statistics
 from tests.engines.rams import HOLE, ZEROS, Page, Ram, bits, file_in, undisturbed, zero_pages
 
 PAGES = 1024
@@ -55,6 +56,16 @@ def test_1_a_submission_that_the_queue_never_takes(ram: Ram, clean: None) -> Non
         assert counted.descriptors == 0
 
 
+def test_1_a_full_queue_is_not_given_up(ram: Ram, clean: None) -> None:
+    with Coordinator(engine="dsa", wq=["model:faults=always-full"], stall=STALL) as coordinator:
+        block = coordinator.attach(ram.source)
+        for _ in range(100):
+            report = coordinator.scan(block)
+            assert np.array_equal(bits(report.blocks[0].zero, PAGES), zero_pages(ram.fd, 4096))
+        assert any("others keep it full" in note for note in report.notes)
+        assert Statistics.of(coordinator.statistics()[0].words).opens == 1
+
+
 def test_2_after_a_failed_wait_the_channel_works_and_tells_the_truth(ram: Ram, clean: None) -> None:
     queue = "model:faults=lost-all"
     with Coordinator(engine="dsa", wq=[queue], stall=STALL) as coordinator:
@@ -85,6 +96,13 @@ def test_4_a_record_that_comes_after_patience_ended(ram: Ram, clean: None) -> No
             assert_checks(coordinator, ram)
         counted = coordinator.statistics()[0].words
         assert counted[10] > 0  # timeouts
+        block = coordinator.attach(ram.source)
+        end = time.monotonic() + BOUND_S
+        while "others keep it busy" not in " ".join(coordinator.scan(block).notes):
+            assert time.monotonic() < end  # it has drained by then, and nothing was lost
+        while Statistics.of(coordinator.statistics()[0].words).opens < 3:
+            assert time.monotonic() < end
+            coordinator.scan(block)
 
 
 def test_4_a_shared_queue_that_others_keep_full(ram: Ram, clean: None) -> None:

@@ -39,6 +39,8 @@ struct script {
     pthread_mutex_t lock;
     sem_t gate; /* close waits for it where `gated` */
     bool gated;
+    bool disabled; /* as its state would say */
+    size_t asked;  /* for its state */
     int closed;
 };
 
@@ -139,6 +141,13 @@ static inline long script_submit(pc_portal *portal, const void *descriptors, siz
                              : script_take(s, descriptors, count);
 }
 
+static inline bool script_enabled(pc_portal *portal)
+{
+    script *s = (script *)portal;
+    s->asked++;
+    return !s->disabled;
+}
+
 static inline void script_close(pc_portal *portal)
 {
     script *s = (script *)portal;
@@ -149,8 +158,11 @@ static inline void script_close(pc_portal *portal)
 
 static inline pc_portal *script_init(script *s)
 {
-    static const pc_portal_ops ops = {
-        .name = "script", .submit = script_submit, .close = script_close};
+    static const pc_portal_ops ops = {.name = "script",
+                                      .retries = 8,
+                                      .submit = script_submit,
+                                      .enabled = script_enabled,
+                                      .close = script_close};
     memset(s, 0, sizeof *s);
     s->head.ops = &ops;
     pthread_mutex_init(&s->lock, NULL);

@@ -20,14 +20,25 @@ class FakeWorker:
         self.opened: list[tuple[str, int]] = []
         self.refuse: Callable[[str], OSError | None] = lambda _submit: None
         self.state = _native.QUEUE_NONE
+        self.end = _native.QUEUE_LOST
+        self.states: list[bytes] = []
 
     def open_queue(
-        self, fd: int, submit: str, size: int, batch: int, transfer: int, deadline_ns: int
+        self,
+        fd: int,
+        submit: str,
+        size: int,
+        batch: int,
+        transfer: int,
+        deadline_ns: int,
+        state_fd: int,
     ) -> None:
         error = self.refuse(submit)
         if error is not None:
             raise error
         self.opened.append((submit, batch))
+        if state_fd >= 0:
+            self.states.append(os.pread(state_fd, 100, 0))
         self.state = _native.QUEUE_UP
 
     def open_model(self, *arguments: object) -> None:
@@ -35,7 +46,7 @@ class FakeWorker:
         self.state = _native.QUEUE_UP
 
     def queue_state(self) -> tuple[int, int, int]:
-        return self.state, _native.QUEUE_LOST, 0
+        return self.state, self.end, 0
 
     def close_queue(self) -> None:
         self.state = _native.QUEUE_NONE
@@ -57,7 +68,7 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     def find(path: str) -> WorkQueue:
-        for queue in found:
+        for queue in reversed(found):  # the latest of a name
             if queue.path == path:
                 return queue
         raise EngineError(f"{path}: sysfs knows no such work queue")
@@ -167,33 +178,110 @@ def engine(worker: FakeWorker, clock: Clock) -> dsa.DsaEngine:
     return made
 
 
-def test_reopening_doubles_its_pauses_and_ends(
-    worker: FakeWorker, clock: Clock, engine: dsa.DsaEngine
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("end", "most"),
+    [
+        (_native.QUEUE_LATE, 10 * SECOND),
+        (_native.QUEUE_DISABLED, 10 * SECOND),
+        (_native.QUEUE_LOST, 300 * SECOND),
+        (_native.QUEUE_BROKEN, 300 * SECOND),
+        (_native.QUEUE_REFUSED, 300 * SECOND),
+    ],
+)
+def test_reopening_doubles_its_pauses_and_never_ends(
+    worker: FakeWorker, clock: Clock, engine: dsa.DsaEngine, end: int, most: int
 ) -> None:
+    """Whatever ended it; one that is only busy, or not there, is tried more often."""
     assert engine.is_running
     assert engine.tend() == dsa.NEVER_NS
     pauses = []
     for _ in range(100):
-        worker.state = _native.QUEUE_DRAINING
+        worker.state, worker.end = _native.QUEUE_DRAINING, _native.QUEUE_LOST
         assert not engine.is_running
         wanted = engine.tend()
         assert wanted == clock.now + dsa.LOOK_NS
-        worker.state = _native.QUEUE_NONE
+        worker.state, worker.end = _native.QUEUE_NONE, end  # now it is known
         wanted = engine.tend()
-        if wanted == dsa.NEVER_NS:
-            break
         pauses.append(wanted - clock.now)
+        clock.now = wanted - 1
+        assert engine.tend() == wanted
         clock.now = wanted
         engine.tend()
-        if worker.state != _native.QUEUE_UP:
-            break
-    assert pauses == [min(10_000_000 << n, 10_000_000_000) for n in range(dsa.TRIES_MAX)]
+        assert engine.is_running
+    assert pauses == [min(10_000_000 << n, most) for n in range(100)]
+
+
+def test_a_queue_that_is_not_there_is_tried_for_ever(
+    worker: FakeWorker, clock: Clock, host: Callable[..., str]
+) -> None:
+    path = host("wq0.0")
+    engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
+    engine.open("dsa", [path], 0, fallback=False)
+    worker.state, worker.end = _native.QUEUE_NONE, _native.QUEUE_LOST
+    worker.refuse = lambda _submit: OSError(errno.ENXIO, "gone")
+    tries = []
+    wanted = engine.tend()
+    for _ in range(60):
+        clock.now = wanted
+        wanted = engine.tend()
+        tries.append(wanted - clock.now)
+    assert tries == [min(20_000_000 << n, 10 * SECOND) for n in range(60)]
+    worker.refuse = lambda _submit: None
+    clock.now = wanted
+    engine.tend()
+    assert engine.is_running
+
+
+def test_a_queue_is_opened_again_with_its_present_limits(
+    worker: FakeWorker, clock: Clock, host: Callable[..., str]
+) -> None:
+    """Disabling a queue sets most of its limits back."""
+    path = host("wq0.0", max_batch=1024)
+    engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
+    engine.open("dsa", [path], 0, fallback=False)
+    host("wq0.0", max_batch=32)
+    worker.state, worker.end = _native.QUEUE_NONE, _native.QUEUE_DISABLED
+    clock.now = engine.tend()
+    engine.tend()
+    assert worker.opened == [("enqcmd", 1024), ("enqcmd", 32)]
+
+
+def test_a_queue_that_is_no_longer_usable_is_not_opened(
+    worker: FakeWorker, clock: Clock, host: Callable[..., str]
+) -> None:
+    path = host("wq0.0")
+    engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
+    engine.open("dsa", [path], 0, fallback=False)
+    host("wq0.0", unusable="state is disabled; enable it")
+    worker.state, worker.end = _native.QUEUE_NONE, _native.QUEUE_DISABLED
+    clock.now = engine.tend()
+    clock.now = engine.tend()
+    assert not engine.is_running
+    host("wq0.0")
+    engine.tend()
+    assert engine.is_running
+
+
+def test_the_core_gets_the_attribute_that_tells_full_from_disabled(
+    worker: FakeWorker, host: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "state").write_text("enabled\n")
+    monkeypatch.setattr(
+        queues, "open_state", lambda queue: os.open(tmp_path / "state", os.O_RDONLY)
+    )
+    before = len(os.listdir("/proc/self/fd"))
+    opened(worker, [host("wq0.0")])
+    assert worker.states == [b"enabled\n"]
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_queue_that_was_steady_starts_with_the_first_pause(
     worker: FakeWorker, clock: Clock, engine: dsa.DsaEngine
 ) -> None:
-    for _ in range(3 * dsa.TRIES_MAX):
+    for _ in range(24):
         clock.now += dsa.STEADY_NS + 1
         worker.state = _native.QUEUE_NONE
         wanted = engine.tend()

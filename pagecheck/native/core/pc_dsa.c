@@ -12,8 +12,10 @@
 #include "pc_guard.h"
 #include "pc_ring.h"
 
-#define SUBMIT_RETRIES 64u /* a full queue is overload: waiting longer would only add to it */
-#define FULLS_MAX 32u      /* then the queue is taken for disabled */
+#define REST_MIN_NS                                                                                \
+    1000000 /* of a full queue: others keep it so for microseconds or for seconds                  \
+             */
+#define REST_MAX_NS 1000000000
 
 /* Guest memory of the group, safe to touch. False: a page went away under the look. */
 static bool sample(const pc_dsa *dsa, const pc_task *task, const pc_pages *pages, size_t begin,
@@ -118,13 +120,21 @@ static uint64_t fill_open(const pc_queue *queue, const pc_pages *pages, uint32_t
     return left;
 }
 
+/* These pages are the CPU's. A rest that is over ends with them: the next ones are a try. */
+__attribute__((noinline, cold)) static bool leave(pc_queue *queue)
+{
+    if (queue != NULL && queue->takes_bytes == 0 && pc_clock_now_ns() >= queue->rest_until_ns)
+        queue->takes_bytes = queue->limits.transfer_max;
+    return false;
+}
+
 bool pc_dsa_offload(pc_dsa *dsa, pc_task *task, const pc_pages *pages, size_t begin, size_t end)
 {
     uint64_t maybe;
     uint32_t count = (uint32_t)(end - begin), first = (uint32_t)begin;
-    if (dsa->queue == NULL || pages->page_bytes > dsa->queue->limits.transfer_max ||
+    if (dsa->queue == NULL || pages->page_bytes > dsa->queue->takes_bytes ||
         !sample(dsa, task, pages, begin, end, &maybe))
-        return false;
+        return leave(dsa->queue);
     pc_bits_set(task->decided, begin, count); /* taken back where neither side can decide */
     task->offloaded += count;
     dsa->stats->pages_sampled += count - (uint32_t)__builtin_popcountll(maybe);
@@ -187,7 +197,8 @@ static const struct dsa_hw_desc *arrange(const pc_queue *queue, pc_flight *fligh
 static long submit(pc_dsa *dsa, pc_queue *queue, const struct dsa_hw_desc *first, uint32_t entries)
 {
     long done = 0;
-    for (uint32_t tries = 0; entries != 0 && tries <= SUBMIT_RETRIES; tries++) {
+    const unsigned retries = queue->portal->ops->retries;
+    for (unsigned tries = 0; entries != 0 && tries <= retries; tries++) {
         long took = queue->portal->ops->submit(queue->portal, first + done, entries - (size_t)done);
         if (took < 0)
             return done != 0 ? done : took;
@@ -241,6 +252,24 @@ static bool make_room(pc_dsa *dsa, pc_queue *queue, pc_flight *flight)
     return true;
 }
 
+/* The queue took nothing: others keep it full, or it is no longer there. */
+__attribute__((noinline, cold)) static void not_taken(pc_dsa *dsa, pc_queue *queue,
+                                                      pc_flight *flight)
+{
+    dsa->stats->queue_full++;
+    pc_flight_abandon(dsa, flight);
+    if (!pc_portal_is_enabled(queue->portal)) {
+        pc_dsa_close(dsa, PC_QUEUE_DISABLED, 0);
+        return;
+    }
+    queue->rest_ns = queue->rest_ns == 0 ? REST_MIN_NS : queue->rest_ns * 2;
+    if (queue->rest_ns > REST_MAX_NS)
+        queue->rest_ns = REST_MAX_NS;
+    queue->rest_until_ns = pc_clock_now_ns() + queue->rest_ns;
+    queue->takes_bytes = 0;
+    dsa->stats->queue_state = PC_QUEUE_UP | (uint64_t)PC_QUEUE_FULL << 8;
+}
+
 void pc_flight_launch(pc_dsa *dsa, pc_flight *flight)
 {
     pc_queue *queue = dsa->queue;
@@ -251,6 +280,10 @@ void pc_flight_launch(pc_dsa *dsa, pc_flight *flight)
         return;
     }
     flight->submitted_ns = pc_clock_now_ns();
+    if (queue->takes_bytes == 0) { /* it was full while this one was filled */
+        pc_flight_abandon(dsa, flight);
+        return;
+    }
     long took = submit(dsa, queue, first, flight->entries);
     dsa->stats->submit_ns += (uint64_t)(pc_clock_now_ns() - flight->submitted_ns);
     if (took < 0) {
@@ -258,14 +291,10 @@ void pc_flight_launch(pc_dsa *dsa, pc_flight *flight)
         return;
     }
     if (took == 0) {
-        dsa->stats->queue_full++;
-        queue->fulls++;
-        pc_flight_abandon(dsa, flight);
-        if (queue->fulls >= FULLS_MAX)
-            pc_dsa_close(dsa, PC_QUEUE_FULL, 0);
+        not_taken(dsa, queue, flight);
         return;
     }
-    queue->fulls = 0;
+    queue->rest_ns = 0;
     flight->entries = (uint32_t)took;
     flight->taken = flight->batched ? flight->count : (uint32_t)took;
     queue->entries += flight->entries;

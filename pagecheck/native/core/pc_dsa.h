@@ -9,7 +9,8 @@
  * do not prove is decided by the CPU. Once a record that must come does not, the whole queue is
  * given up: its memory stays, untouched, until a thread of its own has drained and closed the
  * portal, and nothing is submitted until the queue was opened again. The caller never waits for
- * that thread. */
+ * that thread. A queue that is full has lost nothing: it rests, for longer and longer, and the CPU
+ * decides meanwhile. */
 #ifndef PC_DSA_H
 #define PC_DSA_H
 
@@ -31,11 +32,13 @@ typedef enum pc_queue_state {
 
 /* Why a queue was given up. */
 typedef enum pc_queue_end {
-    PC_QUEUE_CLOSED,  /* on request */
-    PC_QUEUE_LOST,    /* a record did not come in time, or is missing */
-    PC_QUEUE_FULL,    /* it took nothing many times in a row: disabled, or overloaded */
-    PC_QUEUE_REFUSED, /* the kernel refused a submission; `error` says why */
-    PC_QUEUE_BROKEN,  /* only errors came back */
+    PC_QUEUE_CLOSED,   /* on request */
+    PC_QUEUE_LOST,     /* a record did not come in time, or is missing */
+    PC_QUEUE_FULL,     /* no end: it takes nothing at the moment, and is tried again after a rest */
+    PC_QUEUE_REFUSED,  /* the kernel refused a submission; `error` says why */
+    PC_QUEUE_BROKEN,   /* only errors came back */
+    PC_QUEUE_LATE,     /* LOST, but by the time it was drained every record had come: it is busy */
+    PC_QUEUE_DISABLED, /* the kernel says so */
 } pc_queue_end;
 
 typedef struct pc_dsa_limits {

@@ -44,14 +44,17 @@ struct pc_queue {
     pc_dsa_limits limits;
     uint32_t members;   /* of a flight at most */
     uint32_t entries;   /* occupied in the queue, as far as we know */
-    uint32_t fulls;     /* submissions in a row that the queue did not take */
     uint32_t errors;    /* descriptors in a row that came back with neither an answer nor a fault */
     uint32_t unbatched; /* batches in a row that did not run from end to end */
     uint64_t run_bytes; /* learned: what one descriptor may cover */
-    pc_flight *open;    /* being filled, for the task that is being started */
-    pc_flight *oldest;  /* submitted, in order of submission */
+    uint64_t takes_bytes;  /* of a page at most; 0: it rests */
+    int64_t rest_until_ns; /* then it is tried again */
+    int64_t rest_ns;       /* length of its last rest; 0: it took what came last */
+    pc_flight *open;       /* being filled, for the task that is being started */
+    pc_flight *oldest;     /* submitted, in order of submission */
     pc_flight *newest;
     pc_flight *unused;
+    pc_flight *overdue;    /* in flight when it was given up */
     unsigned char *region; /* descriptors and records of every flight */
     size_t region_bytes;
     int drained; /* written by the draining thread, released */
@@ -83,6 +86,8 @@ bool pc_queue_learn_transfer(pc_queue *queue, uint64_t refused_bytes);
 void pc_queue_limit_batches(pc_queue *queue, uint32_t most);
 /* Submits it, or lets the CPU decide its pages; either way the caller is rid of it. */
 void pc_flight_launch(pc_dsa *dsa, pc_flight *flight);
+/* Whether each record that the flight must have is there. */
+bool pc_flight_is_done(const pc_flight *flight);
 /* Waits for the oldest flight and makes bits of its records. */
 void pc_flight_settle_oldest(pc_dsa *dsa);
 /* Makes bits of what records there are and lets the CPU decide the rest. */

@@ -74,6 +74,7 @@ static pc_queue *queue_new(pc_portal *portal, const pc_dsa_limits *limits)
     queue->limits = *limits;
     if (queue->limits.transfer_max > TRANSFER_MAX)
         queue->limits.transfer_max = TRANSFER_MAX;
+    queue->takes_bytes = queue->limits.transfer_max;
     queue->members = PC_DSA_MEMBERS;
     pc_queue_limit_batches(queue, limits->batch_max);
     queue->run_bytes = RUN_PAGES_AT_FIRST * 4096u;
@@ -160,14 +161,26 @@ void pc_dsa_close(pc_dsa *dsa, pc_queue_end end, int error)
     pc_flight *oldest = queue->oldest;
     queue->open = queue->oldest = queue->newest = NULL;
     /* Settled before the thread starts: it may free the queue's portal, not the flights. */
+    queue->overdue = oldest;
     while (oldest != NULL) {
-        pc_flight *next = oldest->next;
-        pc_flight_abandon(dsa, oldest);
-        oldest = next;
+        pc_flight_abandon(dsa, oldest); /* which leaves it in its list: no queue is up */
+        oldest = oldest->next;
     }
     if (open != NULL)
         pc_flight_abandon(dsa, open);
     drain_in_a_thread(queue);
+}
+
+/* The device has let go of it. If every record is there by now, it was late, and nothing is wrong
+ * but that others keep it busy. */
+static void reap(pc_dsa *dsa, pc_queue *queue)
+{
+    bool late = queue->overdue != NULL;
+    for (const pc_flight *each = queue->overdue; each != NULL; each = each->next)
+        late = late && pc_flight_is_done(each);
+    if (late && dsa->end == PC_QUEUE_LOST)
+        dsa->end = PC_QUEUE_LATE;
+    queue_free(queue);
 }
 
 pc_queue_state pc_dsa_state(pc_dsa *dsa)
@@ -177,17 +190,20 @@ pc_queue_state pc_dsa_state(pc_dsa *dsa)
         pc_queue *queue = *link;
         if (__atomic_load_n(&queue->drained, __ATOMIC_ACQUIRE) != 0) {
             *link = queue->next;
-            queue_free(queue);
+            reap(dsa, queue);
         } else {
             link = &queue->next;
         }
     }
     pc_queue_state state = PC_QUEUE_NONE;
-    if (dsa->queue != NULL)
+    pc_queue_end end = dsa->end;
+    if (dsa->queue != NULL) {
         state = PC_QUEUE_UP;
-    else if (dsa->draining != NULL)
+        end = dsa->queue->rest_ns != 0 ? PC_QUEUE_FULL : PC_QUEUE_CLOSED;
+    } else if (dsa->draining != NULL) {
         state = PC_QUEUE_DRAINING;
-    dsa->stats->queue_state = (uint64_t)state | (uint64_t)dsa->end << 8;
+    }
+    dsa->stats->queue_state = (uint64_t)state | (uint64_t)end << 8;
     return state;
 }
 

@@ -234,11 +234,11 @@ static uint32_t must_be_there(const pc_flight *flight)
     uint32_t done = flight->batch_record->bytes_completed;
     switch (pc_batch_end_of(batch_status(flight))) {
     case PC_BATCH_CUT:
-        return done < flight->count ? done : flight->count;
+        return done < flight->taken ? done : flight->taken;
     case PC_BATCH_REFUSED:
         return 0;
     default:
-        return flight->count;
+        return flight->taken;
     }
 }
 
@@ -250,13 +250,23 @@ static bool is_there(const struct dsa_completion_record *record)
 /* Whether a record is missing, from member `begin` on, that the device may still write. */
 static bool record_is_missing(const pc_flight *flight, uint32_t begin)
 {
-    if (begin == flight->count)
+    if (begin == flight->taken)
         return false;
     uint32_t end = must_be_there(flight);
     for (uint32_t i = begin; i < end; i++)
         if (!is_there(&flight->records[i]))
             return true;
     return false;
+}
+
+bool pc_flight_is_done(const pc_flight *flight)
+{
+    if (flight->batched)
+        return is_there(flight->batch_record) && !record_is_missing(flight, 0);
+    for (uint32_t i = 0; i < flight->taken; i++)
+        if (!is_there(&flight->records[i]))
+            return false;
+    return true;
 }
 
 /* The batch's own record. */
@@ -310,7 +320,9 @@ static void give_up(pc_dsa *dsa, const pc_flight *flight, bool came)
 {
     pc_queue_end why = PC_QUEUE_LOST;
     dsa->stats->timeouts += !came;
-    if (!came)
+    if (!came && !pc_portal_is_enabled(dsa->queue->portal))
+        why = PC_QUEUE_DISABLED;
+    else if (!came)
         keep_missing(dsa, flight);
     else if (pc_batch_end_of(batch_status(flight)) == PC_BATCH_BROKEN)
         why = PC_QUEUE_BROKEN;

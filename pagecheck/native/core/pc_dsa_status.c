@@ -103,6 +103,8 @@ bool pc_queue_learn_transfer(pc_queue *queue, uint64_t refused_bytes)
         return false;
     if (most < queue->limits.transfer_max)
         queue->limits.transfer_max = most;
+    if (most < queue->takes_bytes)
+        queue->takes_bytes = most;
     if (queue->run_bytes > queue->limits.transfer_max)
         queue->run_bytes = queue->limits.transfer_max;
     return true;

@@ -21,18 +21,22 @@ typedef struct pc_portal pc_portal;
 
 typedef struct pc_portal_ops {
     const char *name; /* "enqcmd", "movdir64b", "write" */
+    unsigned retries; /* how often to submit again what a full queue did not take */
 
     /* Submits `count` descriptors that lie one after the other, aligned to 64 bytes; what they
      * name must be written already: a fence of its own orders it. Returns how many the queue took,
-     * from the first on: 0 when it was full (ENQCMD's Retry, EAGAIN), or -errno when it refused the
-     * first. MOVDIR64B has no answer: all are counted as taken, and the caller keeps within the
-     * queue's size. */
+     * from the first on: 0 when it was full or disabled (ENQCMD's Retry, EAGAIN), or -errno when it
+     * refused the first. MOVDIR64B has no answer: all are counted as taken, and the caller keeps
+     * within the queue's size. */
     long (*submit)(pc_portal *portal, const void *descriptors, size_t count);
 
     /* Names memory that descriptors may use from now on, and memory that none uses any more.
      * NULL: the device finds everything in the page tables. -errno: too many ranges. */
     int (*give)(pc_portal *portal, const void *base, size_t bytes, bool writable);
     void (*take)(pc_portal *portal, const void *base);
+
+    /* Whether the queue is enabled. NULL: sysfs says it, see pc_portal_is_enabled. */
+    bool (*enabled)(pc_portal *portal);
 
     /* Waits until the device holds nothing of ours and frees the portal. It may block for as long
      * as the device likes. Source: idxd_cdev_release drains the PASID or the queue. */
@@ -42,6 +46,7 @@ typedef struct pc_portal_ops {
 /* The head of every kind of portal. */
 struct pc_portal {
     const pc_portal_ops *ops;
+    int state; /* the queue's attribute `state` in sysfs, open; 0: none is known */
 };
 
 /* Stands ahead of every submission of every kind, inside `submit`: ENQCMD, MOVDIR64B and the
@@ -69,6 +74,15 @@ pc_portal *pc_portal_open_mapped(int fd, bool dedicated);
 
 /* The same with write(2) only. NULL: no memory. */
 pc_portal *pc_portal_open_write(int fd);
+
+/* The attribute `state` of the portal's queue in sysfs; `fd` is duplicated. False: errno says why.
+ */
+bool pc_portal_set_state(pc_portal *portal, int fd);
+/* Whether the queue is enabled, as far as that is known: a full one and a disabled one answer
+ * alike. One system call. */
+bool pc_portal_is_enabled(pc_portal *portal);
+/* For the portals' own `close`. */
+void pc_portal_close_state(pc_portal *portal);
 
 /* For tests: a portal at an address that the caller owns and keeps. */
 pc_portal *pc_portal_open_at(void *address, bool dedicated);

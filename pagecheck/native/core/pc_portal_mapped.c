@@ -72,11 +72,13 @@ static void pc_close_mapped(pc_portal *portal)
         munmap(mapped->page, PC_PORTAL_BYTES);
         close(mapped->fd);
     }
+    pc_portal_close_state(portal);
     free(mapped);
 }
 
 static const pc_portal_ops pc_ops_enqcmd = {
     .name = "enqcmd",
+    .retries = 64, /* some microseconds; a full queue is overload: more would only add to it */
     .submit = pc_submit_enqcmd,
     .close = pc_close_mapped,
 };

@@ -37,6 +37,8 @@ static long pc_submit_write(pc_portal *portal, const void *descriptors, size_t c
 {
     dsa_model *model = pc_model_of(portal);
     ssize_t wrote;
+    if (!pc_portal_is_enabled(portal))
+        return 0;
     do {
         wrote = dsa_model_write(model, descriptors, count * PC_DESCRIPTOR_BYTES);
     } while (wrote == -EINTR);
@@ -61,17 +63,24 @@ static void pc_close_model(pc_portal *portal)
     free(portal);
 }
 
-#define PC_MODEL_OPS(way)                                                                          \
+static bool pc_model_enabled(pc_portal *portal)
+{
+    return dsa_model_enabled(pc_model_of(portal));
+}
+
+#define PC_MODEL_OPS(way, tries)                                                                   \
     {.name = #way,                                                                                 \
+     .retries = tries,                                                                             \
+     .enabled = pc_model_enabled,                                                                  \
      .submit = pc_submit_##way,                                                                    \
      .give = pc_give_model,                                                                        \
      .take = pc_take_model,                                                                        \
      .close = pc_close_model}
 
 static const pc_portal_ops pc_ops_model[] = {
-    [DSA_MODEL_SHARED] = PC_MODEL_OPS(enqcmd),
-    [DSA_MODEL_DEDICATED] = PC_MODEL_OPS(movdir64b),
-    [DSA_MODEL_WRITE] = PC_MODEL_OPS(write),
+    [DSA_MODEL_SHARED] = PC_MODEL_OPS(enqcmd, 64),
+    [DSA_MODEL_DEDICATED] = PC_MODEL_OPS(movdir64b, 0),
+    [DSA_MODEL_WRITE] = PC_MODEL_OPS(write, 2),
 };
 
 pc_portal *pc_portal_open_model(dsa_model *model, dsa_model_mode mode)

@@ -22,6 +22,8 @@ static long pc_submit_write(pc_portal *portal, const void *descriptors, size_t c
 {
     const pc_portal_file *file = (const pc_portal_file *)portal;
     ssize_t wrote;
+    if (!pc_portal_is_enabled(portal)) /* the kernel's own portal would be gone */
+        return 0;
     do {
         pc_portal_fence();
         wrote = write(file->fd, descriptors, count * PC_DESCRIPTOR_BYTES);
@@ -35,11 +37,13 @@ static void pc_close_write(pc_portal *portal)
 {
     pc_portal_file *file = (pc_portal_file *)portal;
     close(file->fd);
+    pc_portal_close_state(portal);
     free(file);
 }
 
 static const pc_portal_ops pc_ops_write = {
     .name = "write",
+    .retries = 2, /* the kernel has tried 32 times for each answer */
     .submit = pc_submit_write,
     .close = pc_close_write,
 };

@@ -76,6 +76,8 @@ ssize_t dsa_model_write(dsa_model *model, const void *descriptors, size_t bytes)
 /* Takes the queue away in mid-flight, as `accel-config disable-wq` does, and brings it back. */
 void dsa_model_disable(dsa_model *model);
 void dsa_model_enable(dsa_model *model);
+/* As the attribute `state` in sysfs says. */
+bool dsa_model_enabled(dsa_model *model);
 
 /* Without a thread: executes up to `most` queued descriptors now; returns how many. */
 size_t dsa_model_run(dsa_model *model, size_t most);

@@ -122,6 +122,16 @@ static bool is_enabled(dsa_model *model)
     return model->enabled;
 }
 
+bool dsa_model_enabled(dsa_model *model)
+{
+    bool enabled;
+
+    pthread_mutex_lock(&model->lock);
+    enabled = is_enabled(model);
+    pthread_mutex_unlock(&model->lock);
+    return enabled;
+}
+
 static void perhaps_disable(dsa_model *model, dsa_random *random)
 {
     dsa_plan *plan = &model->plan;

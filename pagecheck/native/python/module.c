@@ -166,6 +166,7 @@ static const struct {
     {"QUEUE_DRAINING", PC_QUEUE_DRAINING}, {"QUEUE_CLOSED", PC_QUEUE_CLOSED},
     {"QUEUE_LOST", PC_QUEUE_LOST},         {"QUEUE_FULL", PC_QUEUE_FULL},
     {"QUEUE_REFUSED", PC_QUEUE_REFUSED},   {"QUEUE_BROKEN", PC_QUEUE_BROKEN},
+    {"QUEUE_LATE", PC_QUEUE_LATE},         {"QUEUE_DISABLED", PC_QUEUE_DISABLED},
 };
 
 static int module_exec(PyObject *module)

@@ -180,14 +180,14 @@ static PyObject *open_queue(WorkerObject *self, pc_portal *portal, const pc_dsa_
 
 static PyObject *worker_open_queue(PyObject *object, PyObject *args)
 {
-    int fd;
+    int fd, state_fd = -1;
     const char *submit;
     unsigned int size, batch_max;
     unsigned long long transfer_max;
     long long deadline_ns;
     WorkerObject *self = usable(object);
-    if (self == NULL || !PyArg_ParseTuple(args, "isIIKL", &fd, &submit, &size, &batch_max,
-                                          &transfer_max, &deadline_ns))
+    if (self == NULL || !PyArg_ParseTuple(args, "isIIKL|i", &fd, &submit, &size, &batch_max,
+                                          &transfer_max, &deadline_ns, &state_fd))
         return NULL;
     const pc_dsa_limits limits = {size, batch_max, transfer_max, deadline_ns, true, true};
     int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -199,6 +199,11 @@ static PyObject *worker_open_queue(PyObject *object, PyObject *args)
     if (portal == NULL) {
         int saved = errno;
         close(own);
+        errno = saved;
+    } else if (state_fd >= 0 && !pc_portal_set_state(portal, state_fd)) {
+        int saved = errno;
+        portal->ops->close(portal);
+        portal = NULL;
         errno = saved;
     }
     return open_queue(self, portal, &limits);
