@@ -16,7 +16,7 @@ from pagecheck.errors import PagecheckError, PeerError, SourceError, UsageError
 from pagecheck.model import Counts, Pause, RamBlock, Region
 from pagecheck.native import Feed, _native
 from pagecheck.protocol import PROTOCOL, REPLY_BYTES, Connection, close_all, parse
-from pagecheck.report import Answer, BlockReport, Report
+from pagecheck.report import Answer, BlockReport, Report, undecided_block
 from pagecheck.shm.ram import RamSource, open_source
 
 if TYPE_CHECKING:
@@ -44,6 +44,38 @@ class RemoteBlock(NamedTuple):
     number: int
     ram: RamBlock
     regions: tuple[Region, ...]
+
+
+class UnreadableBlock(NamedTuple):
+    """A RAM block of a VM that cannot be looked at: all of its pages are undecided.
+
+    Attributes:
+        regions: where its parts lie in guest-physical memory.
+        why: the reason, on one line.
+    """
+
+    ram: RamBlock
+    regions: tuple[Region, ...]
+    why: str
+
+
+class Attached(list[RemoteBlock]):
+    """The blocks that were attached, and what else there is to know of a VM.
+
+    Attributes:
+        unreadable: its blocks that cannot be attached.
+        notes: one line each.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[RemoteBlock],
+        unreadable: Iterable[UnreadableBlock] = (),
+        notes: Iterable[str] = (),
+    ) -> None:
+        super().__init__(blocks)
+        self.unreadable = tuple(unreadable)
+        self.notes = tuple(notes)
 
 
 class Checked(NamedTuple):
@@ -168,7 +200,8 @@ class Client:
         regions: Iterable[Region] = (),
         holes: str = "trust",
         access: str = "auto",
-    ) -> list[RemoteBlock]:
+        trust_path: bool = False,
+    ) -> Attached:
         """Makes guest RAM known to the service.
 
         Args:
@@ -178,12 +211,14 @@ class Client:
                 root and its own user only.
             regions: where its parts lie in guest-physical memory.
             access: `read` for a single pass, see `Coordinator.attach`.
+            trust_path: you vouch for the paths that QEMU tells, see `pagecheck.scan`.
 
         Returns:
-            One block; as many as there are for `pid:` and `qmp:`.
+            One block; as many as can be looked at for `pid:` and `qmp:`.
 
         Raises:
-            SourceError, UsageError, LimitError, AccessError: it is not taken; the text says why.
+            SourceError, UsageError, LimitError, AccessError: it is not taken; the text says why. A
+                path, socket or process that the service sees as another one is not.
         """
         arguments: dict[str, Any] = {"page_size": page_size, "holes": holes, "access": access}
         arguments |= {} if name is None else {"name": name}
@@ -191,11 +226,13 @@ class Client:
         arguments |= {} if length is None else {"size": length}
         given = [region._asdict() for region in regions]
         arguments |= {"regions": given} if given else {}
+        arguments |= {"trust_path": True} if trust_path else {}
         with contextlib.ExitStack() as stack:
             fds = self._passed_on(stack, source, arguments)
             reply, received = self.execute("attach", arguments, fds)
             close_all(received)
-        return [_remote(each) for each in reply["blocks"]]
+        unreadable = [_unreadable(each, page_size) for each in reply.get("unreadable", ())]
+        return Attached(map(_remote, reply["blocks"]), unreadable, reply.get("notes", ()))
 
     def _passed_on(
         self, stack: contextlib.ExitStack, source: Any, arguments: dict[str, Any]
@@ -204,17 +241,28 @@ class Client:
             return [source]
         text = os.fspath(source)
         if text.startswith(("pid:", "qmp:")):
-            if text.startswith("qmp:"):
-                text = f"qmp:{os.path.abspath(text.removeprefix('qmp:'))}"
-            arguments["source"] = text
-            return []
+            path = os.path.abspath(text.removeprefix("qmp:"))
+            by_process = text.startswith("pid:")
+            fd = _held("/proc/self/ns/pid" if by_process else path, text)
+            stack.callback(os.close, fd)
+            return self._named(arguments, text if by_process else f"qmp:{path}", os.fstat(fd))
         ram: RamSource = stack.enter_context(open_source(text))
         arguments.setdefault("name", _sendable(ram.name))
         if ram.is_shared_memory:
             return [ram.fd]
         if text.startswith("fd:"):
             raise SourceError(f"{text}: the service takes descriptors of shared memory only")
-        arguments["source"] = os.path.abspath(text)
+        return self._named(arguments, os.path.abspath(text), os.fstat(ram.fd))
+
+    def _named(self, arguments: dict[str, Any], text: str, st: os.stat_result) -> list[int]:
+        """A name means what it means to us: the service compares what it sees under it."""
+        if "expect" not in self.greeting["capabilities"]:
+            raise PeerError(
+                f"{self._path}: this service cannot prove that {text} is the same there as here; "
+                "start one of this version"
+            )
+        arguments["source"] = text
+        arguments["expect"] = {"device": st.st_dev, "inode": st.st_ino}
         return []
 
     def detach(self, block: RemoteBlock) -> None:
@@ -291,6 +339,7 @@ class Client:
         pause: bool = False,
         max_pause: float | None = None,
         gpa: bool = False,
+        trust_path: bool = False,
         out: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> Report:
@@ -300,8 +349,16 @@ class Client:
             The report; `workers` is empty, since the service's workers have other clients, too.
         """
         started = time.monotonic()
+        if trust_path and not os.fspath(source).startswith("qmp:"):
+            raise UsageError(f"{os.fspath(source)}: --trust-path goes with qmp:SOCKET")
         blocks = self.attach(
-            source, page_size=page_size, offset=offset, length=length, holes=holes, access="read"
+            source,
+            page_size=page_size,
+            offset=offset,
+            length=length,
+            holes=holes,
+            access="read",
+            trust_path=trust_path,
         )
         try:
             if gpa and not all(block.regions for block in blocks):
@@ -311,8 +368,8 @@ class Client:
             if out is not None:
                 from pagecheck.bitmap_files import prepare
 
-                for block in blocks:
-                    prepare(out, block.ram.name, os.fspath(source))
+                for each in (*blocks, *blocks.unreadable):
+                    prepare(out, each.ram.name, os.fspath(source))
             ready = time.monotonic()
             found = self.check(
                 blocks,
@@ -327,6 +384,8 @@ class Client:
             with contextlib.suppress(PagecheckError):
                 for block in blocks:
                     self.detach(block)
+        hidden = [undecided_block(each.ram, each.regions) for each in blocks.unreadable]
+        every = (*found.blocks, *hidden)
         report = Report(
             source=os.fspath(source),
             answer=found.answer,
@@ -337,8 +396,8 @@ class Client:
             seconds=time.monotonic() - started,
             startup_seconds=ready - started,
             bytes_checked=found.raw["bytes_checked"],
-            blocks=found.blocks if gpa else tuple(_without_regions(b) for b in found.blocks),
-            notes=found.notes,
+            blocks=tuple(each if gpa else _without_regions(each) for each in every),
+            notes=(*blocks.notes, *found.notes),
             pause=found.pause,
         )
         if out is None:
@@ -442,6 +501,15 @@ class RemoteChannel:
         self._client.execute("close-channel", {"channel": self._number})
 
 
+def _held(path: str, text: str) -> int:
+    """What a path leads to, held so that its numbers are nobody else's meanwhile."""
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SourceError(f"{text}: is not to be seen here: {reason}") from error
+
+
 def _sendable(name: str) -> str:
     """A file's name as a block's: printable, and not longer than the service takes."""
     return "".join(c if c.isprintable() else "?" for c in name)[:NAME_CHARS] or "ram"
@@ -483,6 +551,12 @@ def _remote(described: dict[str, Any]) -> RemoteBlock:
     )
     regions = tuple(Region(**region) for region in described["regions"])
     return RemoteBlock(described["block"], ram, regions)
+
+
+def _unreadable(described: dict[str, Any], page_size: int) -> UnreadableBlock:
+    ram = RamBlock(described["name"], described["size"], page_size)
+    regions = tuple(Region(**region) for region in described["regions"])
+    return UnreadableBlock(ram, regions, described["why"])
 
 
 def _checked(reply: dict[str, Any], fds: list[int], blocks: Sequence[RemoteBlock]) -> Checked:

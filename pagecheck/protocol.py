@@ -24,7 +24,9 @@ LINE_BYTES: Final = 1 << 18  # of a request
 REPLY_BYTES: Final = 1 << 26
 FDS_PER_LINE: Final = 8
 HALF_LINE_NS: Final = 2_000_000_000
-CAPABILITIES: Final = ("bitmap", "direct-channels", "gpa", "pause", "ranges", "sources")
+CAPABILITIES: Final = (
+    *("bitmap", "direct-channels", "expect", "gpa", "pause", "ranges", "sources", "trust-path"),
+)
 
 _RECEIVE_BYTES: Final = 1 << 16
 

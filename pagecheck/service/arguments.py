@@ -98,6 +98,10 @@ class Arguments:
             raise UsageError(f"{self._at(name)}: must be a list of at most {most}")
         return value
 
+    def inner(self, name: str) -> Arguments | None:
+        """The members of an object; None where it is missing."""
+        return Arguments(self._left.pop(name), self._at(name)) if self._has(name, None) else None
+
     def done(self) -> None:
         """Raises UsageError where something is left that nobody asked for."""
         if self._left:

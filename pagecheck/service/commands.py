@@ -11,15 +11,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck._version import __version__
-from pagecheck.errors import AccessError, LimitError, SourceError, UsageError
+from pagecheck.errors import AccessError, LimitError, UsageError
 from pagecheck.native import _native
-from pagecheck.plan import check_page_size
+from pagecheck.plan import check_page_size, make_block
 from pagecheck.protocol import CAPABILITIES, FDS_PER_LINE, LINE_BYTES, PROTOCOL
 from pagecheck.service.arguments import Arguments, page_ranges, regions
 from pagecheck.service.holdings import HeldBlock, Holdings
 from pagecheck.service.limits import BLOCKS_PER_CLIENT, SLOTS_MAX, SPIN_US_MAX, Peer
+from pagecheck.service.naming import Identity, expected_identity, open_named, require_same_vm
 from pagecheck.service.results import Check
-from pagecheck.shm.ram import adopt, open_source
+from pagecheck.shm.ram import adopt
 
 if TYPE_CHECKING:
     from pagecheck.model import Region
@@ -124,8 +125,12 @@ class Commands:
             "holes": arguments.choice("holes", "trust", "read"),
             "access": arguments.choice("access", "auto", "map", "read"),
         }
+        trust_path = arguments.flag("trust_path")
+        expected = expected_identity(arguments)
         arguments.done()
         _require_fds("attach", fds, 0 if source is not None else 1)
+        if source is None and (trust_path or expected is not None):
+            raise UsageError("trust_path, expect: go with a source, and a descriptor is none")
         if source is None:
             ram = adopt(fds[0], name or "descriptor", name or "ram")
             return self._answer_attach([self._add(ram, look, offset or 0, size, given, None)])
@@ -137,16 +142,24 @@ class Commands:
         if source.startswith(("pid:", "qmp:")):
             if offset is not None or size is not None or given or name is not None:
                 raise UsageError(f"{source}: the VM says what its RAM is: give page_size at most")
-            return self._answer_attach(self._attach_vm(source, look))
-        ram = _open_named(source, name)
+            return self._attach_vm(source, look, expected, trust_path=trust_path)
+        if trust_path:
+            raise UsageError(f"{source}: trust_path is for the paths that QEMU tells, with qmp:")
+        ram = open_named(source, name, expected)
         return self._answer_attach([self._add(ram, look, offset or 0, size, given, None)])
 
-    def _attach_vm(self, source: str, look: dict[str, Any]) -> list[HeldBlock]:
+    def _attach_vm(
+        self, source: str, look: dict[str, Any], expected: Identity | None, *, trust_path: bool
+    ) -> Reply:
         from pagecheck.vmm import open_vm
 
-        vm = open_vm(source)
+        require_same_vm(source, expected)
+        vm = open_vm(source, trust_path=trust_path)
         added: list[HeldBlock] = []
         try:
+            require_same_vm(source, expected)  # a socket that took the other's place meanwhile
+            for each in vm.unreadable:
+                make_block(each.name, each.size, look["page_size"])
             for ram in vm.rams:
                 held = self._add(ram.source, look, ram.start, ram.size, ram.regions, vm)
                 added.append(held)
@@ -155,7 +168,7 @@ class Commands:
                 self._holdings.remove(held.number)
             vm.close()
             raise
-        return added
+        return self._answer_attach(added, vm)
 
     def _add(
         self,
@@ -187,9 +200,21 @@ class Commands:
             raise
         return self._holdings.add(block, given, vm)
 
-    def _answer_attach(self, held: list[HeldBlock]) -> Reply:
+    def _answer_attach(self, held: list[HeldBlock], vm: Vm | None = None) -> Reply:
         blocks = [describe(each) for each in held]
-        return Reply({"block": held[0].number, "blocks": blocks})
+        unreadable = [
+            {
+                "name": each.name,
+                "size": each.size,
+                "regions": [region._asdict() for region in each.regions],
+                "why": each.why,
+            }
+            for each in (() if vm is None else vm.unreadable)
+        ]
+        notes = [] if vm is None else vm.notes
+        return Reply(
+            {"block": held[0].number, "blocks": blocks, "unreadable": unreadable, "notes": notes}
+        )
 
     def _detach(self, arguments: Arguments, fds: list[int]) -> Reply:
         number = arguments.integer("block", 0, BLOCKS_PER_CLIENT - 1)
@@ -307,25 +332,3 @@ def describe(held: HeldBlock) -> dict[str, Any]:
 def _require_fds(command: str, fds: list[int], wanted: int) -> None:
     if len(fds) != wanted:
         raise UsageError(f"{command}: came with {len(fds)} descriptors, needs {wanted}")
-
-
-def _open_named(source: str, name: str | None) -> RamSource:
-    """A path or shared-memory name, opened with our own rights for our own user.
-
-    Raises:
-        SourceError: it is on a file system that could stall a worker for ever.
-    """
-    if source.startswith("fd:"):
-        raise UsageError("source: a descriptor of this process is not yours to name")
-    if not source.startswith("shm:") and not os.path.isabs(source):
-        raise UsageError(f"source: {source!r} is no absolute path")
-    ram = open_source(source)
-    if not ram.is_known_file_system:
-        ram.close()
-        raise SourceError(
-            f"{source}: on a file system that is not tmpfs, hugetlbfs, ext4, xfs or btrfs; the "
-            "service does not open it"
-        )
-    if name is not None:
-        ram.name = name
-    return ram

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pagecheck.coordinator.reporting import weakest
 from pagecheck.coordinator.selection import Bitmap, Ranges, Selection
-from pagecheck.errors import UsageError
-from pagecheck.model import Pause
+from pagecheck.errors import SourceError, UsageError
+from pagecheck.model import Counts, Pause
 from pagecheck.shm.bitmaps import BlockBitmaps, bitmap_bytes
 from pagecheck.shm.ram import adopt
 from pagecheck.shm.segments import Memfd
@@ -60,6 +60,8 @@ class Check:
         with contextlib.ExitStack() as stack:
             selection = self._selection(stack)
             vm = self._vm()
+            if (why := self._doubt()) is not None:
+                raise SourceError(why)
             sizes = [bitmap_bytes(held.block.ram.pages) for held in self.held]
             memory = Memfd("pagecheck-bitmaps", sum(sizes))
             stack.callback(memory.close)
@@ -68,11 +70,14 @@ class Check:
             results: list[ScanResult] = []
             at = 0
             pauses: list[Pause] = []
+            written: list[BlockBitmaps] = []
             with self._paused(service, vm, pauses):
                 for held, size in zip(self.held, sizes, strict=True):
-                    bitmaps = BlockBitmaps(memory, held.block.ram.pages, at)
-                    results.append(self._scan(service, held, bitmaps, selection))
+                    written.append(BlockBitmaps(memory, held.block.ram.pages, at))
+                    results.append(self._scan(service, held, written[-1], selection))
                     at += size
+            if (why := self._doubt()) is not None:
+                results = [_forgotten(*each, why) for each in zip(results, written, strict=True)]
             memory.seal(read_only=True)
             seconds = time.monotonic() - started
             members = self._members(service, results, pauses, seconds)
@@ -102,6 +107,11 @@ class Check:
         if self.pause and (vm is None or any(held.vm is not vm for held in self.held)):
             raise UsageError("pause: only blocks of one VM that was attached as qmp:SOCKET")
         return vm
+
+    def _doubt(self) -> str | None:
+        """Why RAM of the VMs behind the blocks may not have arrived, or None."""
+        vms = {id(held.vm): held.vm for held in self.held if held.vm is not None}
+        return next((why for vm in vms.values() if (why := vm.doubt()) is not None), None)
 
     @contextlib.contextmanager
     def _paused(self, service: Service, vm: Vm | None, pauses: list[Pause]) -> Iterator[None]:
@@ -178,3 +188,11 @@ class Check:
             "notes": notes,
             "pause": pauses[0]._asdict() if pauses else None,
         }
+
+
+def _forgotten(result: ScanResult, bitmaps: BlockBitmaps, why: str) -> ScanResult:
+    """The result of a block that may not have arrived: every page is undecided."""
+    bitmaps.forget_from(0)
+    pages = result.report.counts.pages
+    report = replace(result.report, counts=Counts(pages=pages, undecided=pages))
+    return result._replace(report=report, notes=(*result.notes, f"{why}: undecided"))

@@ -47,7 +47,7 @@ class Vm:
                 return not_arrived(self._monitor)
             if self._process is not None:
                 used = {(each.dev, each.inode) for each in self._process.used}
-                if not used.isdisjoint(awaited(self._process)):
+                if not used.isdisjoint(awaited(self._process, at_most_pages=0)):
                     return f"{self.text}: awaits pages of its RAM (userfaultfd) by now"
         return None
 

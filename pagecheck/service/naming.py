@@ -1,0 +1,97 @@
+"""What a client names: opened with the service's rights, and the same that the client sees.
+
+Danger: a path, a socket and a process id mean something else in another mount or pid namespace, and
+a file of the same name may be another guest's, or a fresh one that is all holes. Decision: who
+names something tells its device and inode as it sees them, and keeps it open meanwhile; they belong
+to one living file only on the file systems that the service opens. A client that tells none means
+the service's own namespaces.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NamedTuple
+
+from pagecheck.errors import SourceError, UsageError
+from pagecheck.service.arguments import Arguments
+from pagecheck.shm.ram import RamSource, open_source
+
+PID_NAMESPACE: Final = "/proc/self/ns/pid"
+
+
+class Identity(NamedTuple):
+    """What a client sees under a name: st_dev and st_ino of the file, of the socket of `qmp:`, and
+    for `pid:` of its own pid namespace."""
+
+    device: int
+    inode: int
+
+
+def expected_identity(arguments: Arguments) -> Identity | None:
+    """The member `expect`, or None.
+
+    Raises:
+        UsageError: it is none.
+    """
+    one = arguments.inner("expect")
+    if one is None:
+        return None
+    found = Identity(
+        one.integer("device", 0, (1 << 64) - 1), one.integer("inode", 0, (1 << 64) - 1)
+    )
+    one.done()
+    return found
+
+
+def require_same_vm(source: str, expected: Identity | None) -> None:
+    """Raises SourceError where `pid:` or `qmp:` means another VM to us than to the client."""
+    if expected is None:
+        return
+    by_process = source.startswith("pid:")
+    path = PID_NAMESPACE if by_process else source.removeprefix("qmp:")
+    try:
+        st = os.stat(path)
+    except OSError as error:
+        raise SourceError(f"{source}: the service does not see it: {error.strerror}") from error
+    if (st.st_dev, st.st_ino) != expected:
+        what = "process: it is in another pid" if by_process else "socket: it is in another mount"
+        raise SourceError(
+            f"{source}: is for the service another {what} namespace; start a service in yours, or "
+            "scan without it"
+        )
+
+
+def open_named(source: str, name: str | None, expected: Identity | None) -> RamSource:
+    """Opens a path or shared-memory name.
+
+    Args:
+        name: the block's; None: the file's.
+
+    Raises:
+        UsageError: it is no name of the service's.
+        SourceError: it is on a file system that could stall a worker for ever, or is another file
+            than the client's.
+    """
+    if source.startswith("fd:"):
+        raise UsageError("source: a descriptor of this process is not yours to name")
+    if not source.startswith("shm:") and not os.path.isabs(source):
+        raise UsageError(f"source: {source!r} is no absolute path")
+    ram = open_source(source)
+    try:
+        if not ram.is_known_file_system:
+            raise SourceError(
+                f"{source}: on a file system that is not tmpfs, hugetlbfs, ext4, xfs or btrfs; the "
+                "service does not open it"
+            )
+        st = os.fstat(ram.fd)
+        if expected is not None and (st.st_dev, st.st_ino) != expected:
+            raise SourceError(
+                f"{source}: is for the service another file: it was replaced, or the service is in "
+                "another mount namespace; pass a file on tmpfs on, or scan without the service"
+            )
+    except BaseException:
+        ram.close()
+        raise
+    if name is not None:
+        ram.name = name
+    return ram

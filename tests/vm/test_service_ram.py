@@ -1,0 +1,104 @@
+"""The service beside VMs of which not everything can be looked at, and what it says of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagecheck import Client, PagecheckError
+from pagecheck.errors import SourceError
+from pagecheck.model import Region
+from tests.vm.bare_qemu import BareQemu, bare_qemu, file_backend, memfd_backend
+from tests.vm.test_vmm_migration import MIB, SIZE, migration
+from tests.vm.test_vmm_qmp import relayed
+
+pytestmark = [pytest.mark.usefixtures("guest_files"), pytest.mark.timeout(120)]
+
+MACHINE = "q35,memory-backend=mem0"
+PAGECHECK = [sys.executable, "-m", "pagecheck"]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The socket of a service."""
+    path = str(tmp_path_factory.mktemp("service") / "socket")
+    process = subprocess.Popen([*PAGECHECK, "serve", "--channels", "1", "--socket", path])
+    until = time.monotonic() + 30
+    while True:
+        try:
+            Client(path).close()
+            break
+        except PagecheckError:
+            assert time.monotonic() < until
+            assert process.poll() is None
+    yield path
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+@pytest.fixture
+def mixed() -> Iterator[BareQemu]:
+    """A VM whose second node is private."""
+    numa = ("-numa", "node,memdev=mem0", "-numa", "node,memdev=mem1", "-smp", "2")
+    second = memfd_backend("64M", "mem1", ",share=off")
+    with bare_qemu("-S", *memfd_backend("64M"), *second, *numa, size="128M") as qemu:
+        yield qemu
+
+
+def test_a_private_node_is_told(service: str, mixed: BareQemu) -> None:
+    with Client(service) as client:
+        blocks = client.attach(f"qmp:{mixed.socket}")
+        assert [block.ram.name for block in blocks] == ["mem0"]
+        (hidden,) = blocks.unreadable
+        assert (hidden.ram.name, hidden.ram.size) == ("mem1", 64 * MIB)
+        assert hidden.regions == (Region(64 * MIB, 64 * MIB, 0, 0),)
+        assert "mem1 (64 MiB) is private" in hidden.why
+        assert blocks.notes == (hidden.why,)
+        assert client.check(blocks, pause=True).blocks[0].counts.undecided == 0
+
+
+def test_a_private_node_is_undecided_via_the_service(service: str, mixed: BareQemu) -> None:
+    scan = [*PAGECHECK, "scan", "--json", "--gpa", "--via", service, f"qmp:{mixed.socket}"]
+    done = subprocess.run(scan, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    mem0, mem1 = report["blocks"]
+    assert (mem0["undecided"], mem1["undecided"]) == (0, mem1["pages"])
+    assert mem1["regions"][0]["guest_phys_addr"] == 64 * MIB
+    assert any("mem1 (64 MiB) is private" in note for note in report["notes"])
+
+
+def test_a_path_that_the_client_vouches_for(service: str, shm_folder: Path, tmp_path: Path) -> None:
+    """The process that listens is none that maps the RAM."""
+    (shm_folder / "ram").touch()
+    with (
+        bare_qemu("-S", *file_backend("64M", shm_folder / "ram"), machine=MACHINE) as qemu,
+        Client(service) as client,
+    ):
+        with (
+            relayed(qemu.socket, tmp_path / "one"),
+            pytest.raises(SourceError, match=r"does not map it; .* with --trust-path"),
+        ):
+            client.attach(f"qmp:{tmp_path}/one")
+        with relayed(qemu.socket, tmp_path / "two"):
+            report = client.scan(f"qmp:{tmp_path}/two", trust_path=True)
+        assert report.total.undecided == 0
+        assert any("nothing proves" in note for note in report.notes)
+
+
+def test_a_destination_is_refused_until_its_ram_is_there(service: str, shm_folder: Path) -> None:
+    with migration(shm_folder) as each, Client(service) as client:
+        source = f"qmp:{each.destination.socket}"
+        each.begin(8 * MIB)
+        with pytest.raises(SourceError, match="waits for an incoming migration"):
+            client.attach(source)
+        each.complete()
+        report = client.scan(source)
+        assert report.total.undecided == 0
+        assert report.total.normal >= (SIZE - 16 * MIB) // 4096
