@@ -22,6 +22,8 @@ from pagecheck.shm.ram import RamSource, open_source
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from pagecheck.model import Format
+
 CONNECT_S: Final = 10.0
 REPLY_S: Final = 60.0
 QUEUE_S: Final = 0.01
@@ -201,6 +203,7 @@ class Client:
         holes: str = "trust",
         access: str = "auto",
         trust_path: bool = False,
+        format: Format = "auto",
     ) -> Attached:
         """Makes guest RAM known to the service.
 
@@ -212,6 +215,8 @@ class Client:
             regions: where its parts lie in guest-physical memory.
             access: `read` for a single pass, see `Coordinator.attach`.
             trust_path: you vouch for the paths that QEMU tells, see `pagecheck.scan`.
+            format: of a named file: `auto` refuses one that is certainly no raw RAM, `raw` takes
+                any. A descriptor is taken for RAM.
 
         Returns:
             One block; as many as can be looked at for `pid:` and `qmp:`.
@@ -228,31 +233,39 @@ class Client:
         arguments |= {"regions": given} if given else {}
         arguments |= {"trust_path": True} if trust_path else {}
         with contextlib.ExitStack() as stack:
-            fds = self._passed_on(stack, source, arguments)
+            fds, notes = self._passed_on(stack, source, arguments, format)
             reply, received = self.execute("attach", arguments, fds)
             close_all(received)
         unreadable = [_unreadable(each, page_size) for each in reply.get("unreadable", ())]
-        return Attached(map(_remote, reply["blocks"]), unreadable, reply.get("notes", ()))
+        notes += tuple(reply.get("notes", ()))
+        return Attached(map(_remote, reply["blocks"]), unreadable, notes)
 
     def _passed_on(
-        self, stack: contextlib.ExitStack, source: Any, arguments: dict[str, Any]
-    ) -> list[int]:
+        self, stack: contextlib.ExitStack, source: Any, arguments: dict[str, Any], format: Format
+    ) -> tuple[list[int], tuple[str, ...]]:
+        """Says in the arguments what the service is to open.
+
+        Returns:
+            The descriptors that it is given instead, and notes on them.
+        """
         if isinstance(source, int):
-            return [source]
+            return [source], ()
         text = os.fspath(source)
         if text.startswith(("pid:", "qmp:")):
             path = os.path.abspath(text.removeprefix("qmp:"))
             by_process = text.startswith("pid:")
             fd = _held("/proc/self/ns/pid" if by_process else path, text)
             stack.callback(os.close, fd)
-            return self._named(arguments, text if by_process else f"qmp:{path}", os.fstat(fd))
-        ram: RamSource = stack.enter_context(open_source(text))
+            return self._named(arguments, text if by_process else f"qmp:{path}", os.fstat(fd)), ()
+        ram: RamSource = stack.enter_context(open_source(text, format))
         arguments.setdefault("name", _sendable(ram.name))
         if ram.is_shared_memory:
-            return [ram.fd]
+            return [ram.fd], ram.notes
         if text.startswith("fd:"):
             raise SourceError(f"{text}: the service takes descriptors of shared memory only")
-        return self._named(arguments, os.path.abspath(text), os.fstat(ram.fd))
+        if format != "auto" and "formats" in self.greeting["capabilities"]:
+            arguments["format"] = format  # a service without them takes any file
+        return self._named(arguments, os.path.abspath(text), os.fstat(ram.fd)), ()
 
     def _named(self, arguments: dict[str, Any], text: str, st: os.stat_result) -> list[int]:
         """A name means what it means to us: the service compares what it sees under it."""
@@ -340,6 +353,7 @@ class Client:
         max_pause: float | None = None,
         gpa: bool = False,
         trust_path: bool = False,
+        format: Format = "auto",
         out: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> Report:
@@ -359,6 +373,7 @@ class Client:
             holes=holes,
             access="read",
             trust_path=trust_path,
+            format=format,
         )
         try:
             if gpa and not all(block.regions for block in blocks):

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 Kind = Literal["full", "diff"]
 Holes = Literal["trust", "read"]
 Access = Literal["auto", "map", "read"]
+Format = Literal["auto", "raw"]
 AnswerKind = Literal["at-rest", "live", "paused"]
 
 

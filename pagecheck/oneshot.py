@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pagecheck.coordinator.scanning import ScanResult
     from pagecheck.coordinator.scanwork import Progress
-    from pagecheck.model import Access, Holes, Kind, RamBlock
+    from pagecheck.model import Access, Format, Holes, Kind, RamBlock
     from pagecheck.report import Report
     from pagecheck.vmm import Vm
 
@@ -58,6 +58,7 @@ def scan(
     max_pause: float = MAX_PAUSE_S,
     gpa: bool = False,
     trust_path: bool = False,
+    format: Format = "auto",
     out: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -77,6 +78,9 @@ def scan(
         gpa: the report's blocks say where they lie in guest-physical memory (`qmp:` only).
         trust_path: you vouch for the paths that QEMU tells (`qmp:` only): they are opened where
             nothing proves which file its RAM is, and the report says so.
+        format: `auto` refuses a file that is certainly no raw RAM (a disk image, a core, a VM
+            state, an archive, compressed data) and notes a doubt; `raw` takes any file for raw RAM.
+            Not for `pid:` and `qmp:`, whose RAM is RAM.
         out: a folder for the bitmap files and `report.json`; the report then names the files. The
             folder is made, and proved to be writable, before the scan.
 
@@ -95,7 +99,7 @@ def scan(
     if not 0 < max_pause < 1e9:
         raise UsageError(f"max pause {max_pause}: must be more than 0 seconds")
     with contextlib.ExitStack() as stack:
-        parts, vm = _open(stack, text, page_size, offset, length, trust_path=trust_path)
+        parts, vm = _open(stack, text, page_size, offset, length, format, trust_path=trust_path)
         _check_vm(text, vm, parts, kind, pause=pause, gpa=gpa)
         if out is not None:
             from pagecheck.bitmap_files import prepare
@@ -183,6 +187,7 @@ def _open(
     page_size: int,
     offset: int,
     length: int | None,
+    format: Format,
     *,
     trust_path: bool,
 ) -> tuple[list[_Part], Vm | None]:
@@ -190,7 +195,7 @@ def _open(
     if trust_path and not text.startswith("qmp:"):
         raise UsageError(f"{text}: --trust-path is for the paths that QEMU tells, with qmp:SOCKET")
     if not text.startswith(("pid:", "qmp:")):
-        ram = open_source(text)
+        ram = open_source(text, format)
         stack.callback(ram.close)
         return [_Part(ram, make_block(ram.name, ram.size, page_size, offset, length), ())], None
     if offset or length is not None:
@@ -290,5 +295,8 @@ def _nothing_decided(
         startup_seconds=seconds,
         bytes_checked=0,
         blocks=tuple(undecided_block(part.ram) for part in parts),
-        notes=("the deadline passed before the workers were ready: every page is undecided",),
+        notes=(
+            *(note for part in parts for note in part.source.notes),
+            "the deadline passed before the workers were ready: every page is undecided",
+        ),
     )

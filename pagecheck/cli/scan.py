@@ -60,6 +60,14 @@ _NOT_VIA: Final = (
     show_default=True,
     help="read: look at the pages even where the file system reports a hole.",
 )
+@click.option(
+    "--format",
+    type=click.Choice(["auto", "raw"]),
+    default="auto",
+    show_default=True,
+    help="auto: refuse files that are certainly no raw RAM (disk images, cores, VM states, "
+    "archives, compressed data). raw: take any file for raw RAM.",
+)
 @click.option("--max-rate", type=SIZE, metavar="BYTES/S", help="Read no faster than this.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="For everything. Default: none.")
 @click.option(

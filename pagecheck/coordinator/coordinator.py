@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pagecheck.coordinator.scanning import ScanResult
     from pagecheck.coordinator.scanwork import Progress
     from pagecheck.coordinator.selection import Selection
-    from pagecheck.model import Access, Holes, Kind
+    from pagecheck.model import Access, Format, Holes, Kind
     from pagecheck.report import Answer, Report
     from pagecheck.shm.bitmaps import BlockBitmaps
     from pagecheck.statistics import ChannelReport
@@ -199,6 +199,7 @@ class Coordinator:
         length: int | None = None,
         holes: Holes = "trust",
         access: Access = "auto",
+        format: Format = "auto",
     ) -> Block:
         """Makes a RAM block known to every worker.
 
@@ -209,6 +210,8 @@ class Coordinator:
             holes: `read` does not trust the file system's holes.
             access: `map` is fast for pages that are looked at often; `read` for a single pass;
                 `auto` maps where a mapping cannot change the file.
+            format: of what is opened here: `auto` refuses a file that is certainly no raw RAM (a
+                disk image, a core, compressed data), `raw` takes any.
 
         Returns:
             The block; `detach` it when it is no longer needed.
@@ -219,7 +222,7 @@ class Coordinator:
         """
         if not isinstance(source, RamSource):
             self._require_open()
-            source = open_source(source)
+            source = open_source(source, format)
         try:
             with self._lock:
                 self._require_open()
@@ -348,7 +351,8 @@ class Coordinator:
         try:
             bitmaps = bitmaps or self._new_bitmaps(block)
             if self._pool is None:
-                return scanning.scan_none(block, bitmaps)
+                nothing = scanning.scan_none(block, bitmaps)
+                return nothing._replace(notes=block.source.notes)
             before = self.statistics()
             stop = Stop(self._stop)
             if selection is None:
@@ -359,8 +363,9 @@ class Coordinator:
                 chosen = (self._pool, block, bitmaps, selection, options, stop)
                 result = selecting.scan_selected(*chosen)
             workers = counting.since(before, self.statistics())
-            notes = counting.queue_notes(self._pool, workers)
-            return result._replace(workers=workers, notes=(*result.notes, *notes))
+            notes = tuple(counting.queue_notes(self._pool, workers))
+            notes = (*block.source.notes, *result.notes, *notes)
+            return result._replace(workers=workers, notes=notes)
         finally:
             block.end_use()
 

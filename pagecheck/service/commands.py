@@ -126,6 +126,7 @@ class Commands:
             "access": arguments.choice("access", "auto", "map", "read"),
         }
         trust_path = arguments.flag("trust_path")
+        form = arguments.choice("format", "auto", "raw")
         expected = expected_identity(arguments)
         arguments.done()
         _require_fds("attach", fds, 0 if source is not None else 1)
@@ -145,7 +146,7 @@ class Commands:
             return self._attach_vm(source, look, expected, trust_path=trust_path)
         if trust_path:
             raise UsageError(f"{source}: trust_path is for the paths that QEMU tells, with qmp:")
-        ram = open_named(source, name, expected)
+        ram = open_named(source, name, expected, form)
         return self._answer_attach([self._add(ram, look, offset or 0, size, given, None)])
 
     def _attach_vm(

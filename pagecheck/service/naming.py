@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.service.arguments import Arguments
-from pagecheck.shm.ram import RamSource, open_source
+from pagecheck.shm.ram import RamSource, open_source, require_raw
 
 PID_NAMESPACE: Final = "/proc/self/ns/pid"
 
@@ -61,22 +61,23 @@ def require_same_vm(source: str, expected: Identity | None) -> None:
         )
 
 
-def open_named(source: str, name: str | None, expected: Identity | None) -> RamSource:
+def open_named(source: str, name: str | None, expected: Identity | None, form: str) -> RamSource:
     """Opens a path or shared-memory name.
 
     Args:
         name: the block's; None: the file's.
+        form: `auto` or `raw`, as in `shm.ram.open_source`.
 
     Raises:
         UsageError: it is no name of the service's.
         SourceError: it is on a file system that could stall a worker for ever, or is another file
-            than the client's.
+            than the client's, or no raw RAM.
     """
     if source.startswith("fd:"):
         raise UsageError("source: a descriptor of this process is not yours to name")
     if not source.startswith("shm:") and not os.path.isabs(source):
         raise UsageError(f"source: {source!r} is no absolute path")
-    ram = open_source(source)
+    ram = open_source(source, "raw")  # it is read only where that cannot stall
     try:
         if not ram.is_known_file_system:
             raise SourceError(
@@ -89,6 +90,8 @@ def open_named(source: str, name: str | None, expected: Identity | None) -> RamS
                 f"{source}: is for the service another file: it was replaced, or the service is in "
                 "another mount namespace; pass a file on tmpfs on, or scan without the service"
             )
+        if form == "auto":
+            require_raw(ram)
     except BaseException:
         ram.close()
         raise

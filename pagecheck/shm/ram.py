@@ -15,11 +15,15 @@ import os
 import signal
 import stat
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pagecheck.errors import SourceError
+from pagecheck.errors import SourceError, UsageError
+from pagecheck.formats import look
 from pagecheck.native import _native
 from pagecheck.shm.extents import by_seeking
+
+if TYPE_CHECKING:
+    from pagecheck.model import Format
 
 TMPFS: Final = 0x01021994  # also memfd; Source: linux/magic.h
 HUGETLBFS: Final = 0x958458F6
@@ -42,6 +46,7 @@ class RamSource:
         text: the source as the user named it.
         name: the block's name.
         fd: read-only descriptor with a file offset of its own.
+        notes: what a user should know of it whatever a scan finds.
     """
 
     def __init__(self, text: str, name: str, fd: int, *, own_description: bool = True) -> None:
@@ -54,6 +59,7 @@ class RamSource:
         self.text = text
         self.name = name
         self.fd = fd
+        self.notes: tuple[str, ...] = ()
         self._own_description = own_description
         try:
             self.magic = _native.file_system_magic(fd)
@@ -204,18 +210,46 @@ def was_at_rest(source: RamSource, before: Stamp, after: Stamp) -> bool:
     return not (unknown and source.is_shared_memory)
 
 
-def open_source(source: str | os.PathLike[str]) -> RamSource:
+def open_source(source: str | os.PathLike[str], format: Format = "auto") -> RamSource:
     """Opens a path, `fd:N` or `shm:/name`.
 
+    Args:
+        format: `auto` refuses a file that is certainly no raw RAM, and notes a doubt; `raw` takes
+            it for raw RAM whatever it looks like.
+
     Raises:
-        SourceError: it does not exist, cannot be read, or is not a file of RAM.
+        SourceError: it does not exist, cannot be read, or is not a file of raw RAM.
+        UsageError: there is no such format.
     """
+    if format not in ("auto", "raw"):
+        raise UsageError(f"format {format!r}: not one of 'auto', 'raw'")
     text = os.fspath(source)
     if text.startswith("fd:"):
-        return _open_fd(text)
-    if text.startswith("shm:"):
-        return _open_shm(text)
-    return _open_path(text)
+        opened = _open_fd(text)
+    elif text.startswith("shm:"):
+        opened = _open_shm(text)
+    else:
+        opened = _open_path(text)
+    if format == "auto":
+        require_raw(opened)
+    return opened
+
+
+def require_raw(source: RamSource) -> None:
+    """Looks whether the file is raw RAM, and notes a doubt; reads a little of it.
+
+    Raises:
+        SourceError: it is certainly something else; the source is closed then.
+    """
+    found = look(source.fd)
+    if found is None:
+        return
+    from pagecheck.formats.found import note, refusal
+
+    if found.doubt is None:
+        source.close()
+        raise SourceError(refusal(source.text, found))
+    source.notes = (note(source.text, found),)
 
 
 def _open_path(path: str) -> RamSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import posix_ipc
 import pytest
 
+from pagecheck import Client
 from tests.service.support import (
     PAGECHECK,
     KnownRam,
@@ -218,3 +220,46 @@ def test_status_watches_until_the_service_ends(service: ServiceProcess) -> None:
     assert watching.returncode == 3
     assert said.startswith("pagecheck: ")
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("where", ["disk", "tmpfs"])
+def test_what_is_no_raw_ram(
+    where: str, service: ServiceProcess, tmp_path: Path, shm_folder: Path
+) -> None:
+    """The client looks at what it passes on, the service at what it opens; both say the same."""
+    base = tmp_path if where == "disk" else shm_folder
+    data = gzip.compress(os.urandom(50000))
+    (base / "packed").write_bytes(data + bytes(-len(data) % 4096))
+    (base / "doubtful").write_bytes(b"\x1f\x8b\x08" + bytes(8189))
+    via = ("--via", service.path)
+    done = run_pagecheck("scan", *via, base / "packed")
+    assert_fails(done, 2, "gzip-compressed data, not raw guest RAM")
+    taken = report_of("--format", "raw", *via, base / "packed")
+    assert taken["total"]["normal"] > 0
+    assert taken["notes"] == []
+    (note,) = report_of(*via, base / "doubtful")["notes"]
+    assert "begins like gzip-compressed data" in note
+    assert report_of("--format", "raw", *via, base / "doubtful")["notes"] == []
+
+
+def test_the_service_looks_at_what_it_opens(service: ServiceProcess, tmp_path: Path) -> None:
+    (tmp_path / "core").write_bytes(gzip.compress(os.urandom(50000)))
+    with RawClient(service.path) as client:
+        client.receive()  # the greeting
+        arguments = {"source": str(tmp_path / "core")}
+        client.send({"execute": "attach", "arguments": arguments})
+        answer, _fds = client.receive()
+        assert answer["error"]["class"] == "SourceError"
+        assert "not raw guest RAM" in answer["error"]["desc"]
+
+
+def test_descriptors_are_taken_for_ram(service: ServiceProcess) -> None:
+    """A VMM knows what it passes on, whatever its guest has put at the beginning."""
+    fd = os.memfd_create("ram")
+    try:
+        data = gzip.compress(os.urandom(50000))
+        os.write(fd, data + bytes(-len(data) % 4096))
+        with Client(service.path) as client:
+            assert client.check(client.attach(fd)).blocks[0].counts.normal > 0
+    finally:
+        os.close(fd)

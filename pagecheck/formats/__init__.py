@@ -1,0 +1,71 @@
+"""Files that are no raw guest RAM: dumps, VM states, disk images, archives, compressed data.
+
+Danger: the bytes of such a file are not the guest's, and an answer about them would be taken for
+one about the VM. The other danger: RAM may begin with any bytes, so that a magic number proves
+nothing. Decision: a file is refused only where a header is consistent with itself and with the rest
+of the file (sizes, tables, checksums, what follows); a magic number without that is a note.
+
+A file whose first two bytes are those of no format costs one read and nothing else; the rooms with
+the formats are loaded only where one of them may be right.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pagecheck.formats.found import Found
+
+HEAD_BYTES: Final = 512
+
+
+_STREAMS: Final = (b"\x1f\x8b", b"\x28\xb5", b"\xfd7", b"\x04\x22", b"BZ", b"\x89L", b"]\0")
+_ZLIB: Final = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
+_DUMPS: Final = (b"\x7fE", b"KD", b"DI", b"ma", b"EM", b"AV", b"PA")
+_STATES: Final = (b"QE", b"Li", b"\x7fV", b"\xff\xff", b"Xe", b"\0\0")
+_VMWARE: Final = (b"\xd2\xbe", b"\xd3\xbe", b"\xd0\xbe", b"\xd1\xba")
+_DISKS: Final = (b"QF", b"# ", b"vh", b"co", b"CO", b"<<")
+_ARCHIVES: Final = (b"PK", b"7z", b"VM", b"{\n", b'{"', b"{ ", b"{\r")
+_FIRECRACKER: Final = (b"\x64\x86", b"\xaa\xaa")  # after two zeros
+_HOMES: Final = {
+    **dict.fromkeys((*_STREAMS, *_ZLIB), "streams"),
+    **dict.fromkeys(_DUMPS, "dumps"),
+    **dict.fromkeys((*_STATES, *_VMWARE), "states"),
+    **dict.fromkeys(_DISKS, "disks"),
+    **dict.fromkeys(_ARCHIVES, "archives"),
+}
+
+
+def look(fd: int) -> Found | None:
+    """What the open file looks like; None: nothing speaks against raw guest RAM.
+
+    Only reads, by position, and bounded whatever the file holds.
+    """
+    try:
+        head = os.pread(fd, HEAD_BYTES, 0)
+        home = _HOMES.get(head[:2])
+        if home is None or (head[:2] == b"\0\0" and head[2:4] not in _FIRECRACKER):
+            if head[257:262] != b"ustar":
+                return None
+            home = "archives"
+        return _ask(home, fd, head)
+    except OSError:
+        return None  # the scan will say what cannot be read, and where
+
+
+def _ask(home: str, fd: int, head: bytes) -> Found | None:
+    from pagecheck.formats.reading import File
+
+    file = File(fd, head)
+    if home == "streams":
+        from pagecheck.formats.streams import look_at
+    elif home == "dumps":
+        from pagecheck.formats.dumps import look_at
+    elif home == "states":
+        from pagecheck.formats.states import look_at
+    elif home == "disks":
+        from pagecheck.formats.disks import look_at
+    else:
+        from pagecheck.formats.archives import look_at
+    return look_at(file)

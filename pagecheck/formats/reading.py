@@ -1,0 +1,57 @@
+"""Reading of a file whose format is not known yet: by position, never past the end, never much."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Any, Final
+
+PADDING_MAX: Final = 64 << 10
+SAMPLES: Final = 8
+_SAMPLE_BYTES: Final = 4096
+
+
+class File:
+    """An open file.
+
+    Attributes:
+        head: its first bytes.
+        size: bytes.
+    """
+
+    def __init__(self, fd: int, head: bytes) -> None:
+        """Leaves the descriptor to the caller."""
+        self._fd = fd
+        self.head = head
+        self.size = os.fstat(fd).st_size
+
+    def at(self, offset: int, size: int) -> bytes:
+        """Bytes from an offset; fewer at the end, none past it."""
+        if not 0 <= offset < self.size:
+            return b""
+        return os.pread(self._fd, min(size, self.size - offset), offset)
+
+    def unpack(self, form: str, offset: int = 0) -> tuple[Any, ...]:
+        """Numbers as `struct` describes them; past the end of the file they are 0."""
+        size = struct.calcsize(form)
+        return struct.unpack(form, self.at(offset, size).ljust(size, b"\0"))
+
+    def holds(self, offset: int, size: int) -> bool:
+        """Whether that part lies in the file."""
+        return offset >= 0 and size >= 0 and offset + size <= self.size
+
+    def ends_at(self, end: int) -> bool:
+        """Whether nothing but a little padding of zeros comes after that offset."""
+        left = self.size - end
+        return 0 <= left < PADDING_MAX and not any(self.at(end, left))
+
+    def has_zero_pages(self) -> bool:
+        """Whether one of a few places in the file is 4096 zeros, which compressed data never is.
+        Places near the end are left out: files are padded there."""
+        for n in range(1, SAMPLES):
+            at = self.size * n // SAMPLES
+            if self.size - at <= PADDING_MAX:
+                break
+            if not any(self.at(at, _SAMPLE_BYTES)):
+                return True
+        return False
