@@ -4,35 +4,31 @@ it tells systemd."""
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import stat
-import time
-from collections.abc import Iterator
 from typing import Final
 
 from pagecheck.errors import ResourceError, UsageError
+from pagecheck.service.socket_path import SocketPath, bind
 
 LISTEN_FD: Final = 3
 BACKLOG: Final = 1024
-LOCK_S: Final = 5.0
 
 
 class Listener:
     """A listening Unix stream socket; a context manager that removes only the path it made."""
 
-    def __init__(self, listening: socket.socket, path: str | None, text: str) -> None:
+    def __init__(self, listening: socket.socket, made: SocketPath | None, text: str) -> None:
         """Takes the socket over.
 
         Args:
-            path: where it was bound by us, or None.
+            made: the name that was made for it, or None.
             text: for messages.
         """
         self.socket = listening
         self.text = text
-        self._path = path
-        self._inode = os.stat(path).st_ino if path is not None else 0
+        self._made = made
         listening.setblocking(False)
 
     def __enter__(self) -> Listener:
@@ -43,11 +39,8 @@ class Listener:
 
     def close(self) -> None:
         """Listens no more. May be called twice."""
-        path, self._path = self._path, None
-        if path is not None:
-            with contextlib.suppress(OSError):
-                if os.lstat(path).st_ino == self._inode:
-                    os.unlink(path)
+        if self._made is not None:
+            self._made.remove()
         self.socket.close()
 
 
@@ -103,15 +96,10 @@ def _inherited(fd: int) -> Listener:
 
 def _bind(path: str, *, for_others: bool) -> Listener:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old = os.umask(0o177)
     try:
-        with _only_one(os.path.dirname(path) or "."):
-            _remove_stale(path)
-            listening.bind(path)
-            if for_others:
-                os.chmod(path, 0o666)
-            listening.listen(BACKLOG)
-        return Listener(listening, path, path)
+        return Listener(
+            listening, bind(listening, path, for_others=for_others, backlog=BACKLOG), path
+        )
     except OSError as error:
         listening.close()
         reason = error.strerror or str(error)
@@ -119,51 +107,6 @@ def _bind(path: str, *, for_others: bool) -> Listener:
     except BaseException:
         listening.close()
         raise
-    finally:
-        os.umask(old)
-
-
-@contextlib.contextmanager
-def _only_one(folder: str) -> Iterator[None]:
-    """One start at a time in a folder: between bind and listen a socket looks like a stale one."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        until = time.monotonic() + LOCK_S
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.01)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _remove_stale(path: str) -> None:
-    """Removes a socket that nobody listens on any more.
-
-    Raises:
-        UsageError: somebody does, or it is no socket.
-    """
-    try:
-        st = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(st.st_mode):
-        raise UsageError(f"{path}: exists and is no socket; give another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:  # its queue is full
-            pass
-    raise UsageError(f"{path}: another process listens there; give another path")
 
 
 def notify(state: str) -> None:

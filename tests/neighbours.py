@@ -1,0 +1,60 @@
+"""Other users on the same host, played by processes that become them: what they hold and lock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+NOBODY: Final = 65534
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: other users are played by setuid"
+)
+
+# Becomes another user, opens a file (made if it is missing), takes a write lease on it and keeps
+# it whatever the kernel says, until its stdin ends.
+_LEASE: Final = """
+import fcntl, os, signal, sys
+uid = int(sys.argv[2])
+os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o666)
+fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def lease_held(path: Path, uid: int = NOBODY) -> Iterator[int]:
+    """While it runs, another user has a write lease on a file of its own; gives its process id."""
+    command = [sys.executable, "-I", "-c", _LEASE, str(path), str(uid)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield holder.pid
+        holder.stdin.close()
+
+
+@contextlib.contextmanager
+def opens_that_wait(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[list[str]]:
+    """The paths that end in `name` and were opened in a way that waits for a lease. They are not
+    waited for here: fs.lease-break-time is 45 s."""
+    real, waited = os.open, []
+
+    def noting(path: str, flags: int, *rest: int, **more: int) -> int:
+        if str(path).endswith(name) and not flags & (os.O_NONBLOCK | os.O_PATH):
+            waited.append(str(path))
+        return real(path, flags | os.O_NONBLOCK, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", noting)
+        yield waited
