@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from pagecheck.native import _native
+from pagecheck.shm.mounts import of_device, read
 from pagecheck.shm.ram import DISK, HUGETLBFS, TMPFS
 from pagecheck.vmm.maps import DELETED, Mapping, parse_maps
 
@@ -40,7 +41,6 @@ _OF_THE_KERNEL: Final = {"tmpfs", "ramfs", "devtmpfs", "hugetlbfs", "btrfs", "ov
 
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _INODE: Final = re.compile(rb"^ino:\t(\d+)$", re.MULTILINE)  # since Linux 5.14
-_MOUNT: Final = re.compile(r"\d+ \d+ (\d+):(\d+) .* - (\S+) .*")
 
 
 class OpenFile(NamedTuple):
@@ -261,14 +261,12 @@ def file_system_type(device: int, folder: str) -> str | None:
     Returns:
         None where it is mounted in neither: a memfd's, say, is mounted nowhere.
 
-    Source: show_mountinfo() in fs/proc_namespace.c; its device is that of /proc/PID/maps.
+    Source: show_mountinfo() in fs/proc_namespace.c; its device is that of /proc/PID/maps, also
+    where st_dev is another one.
     """
     for each in (folder, "/proc/self"):
-        with contextlib.suppress(OSError), open(f"{each}/mountinfo", "rb") as file:
-            for line in os.fsdecode(file.read()).split("\n"):
-                match = _MOUNT.fullmatch(line)
-                if match and os.makedev(int(match[1]), int(match[2])) == device:
-                    return match[3]
+        if (mount := of_device(device, read(f"{each}/mountinfo"))) is not None:
+            return mount.kind
     return None
 
 
