@@ -25,11 +25,11 @@ _SHARE: Final = {
 }
 
 
-def private_block(text: str, name: str, size: int) -> str:
+def private_block(text: str, name: str, size: int, way_out: str = QEMU_SHARE) -> str:
     """What is said of a private RAM block of QEMU's."""
     return (
         f"{text}: RAM block {name} ({size >> 20} MiB) is private to QEMU, so that nobody else can "
-        f"see it; {QEMU_SHARE}"
+        f"see it; {way_out}"
     )
 
 

@@ -80,6 +80,9 @@ def open_qemu(text: str, monitor: QemuMonitor, *, trust_path: bool = False) -> V
             f"{QEMU_SHARE}"
         )
     _require_mapped(text, monitor, pieces)
+    if not any(backends[name].is_shared for name in pieces):
+        first = backends[next(iter(pieces))]
+        raise SourceError(private_block(text, first.id, first.size))
     found = VmRam([], [], [])
     try:
         # Holds QEMU from before to after the questions.
@@ -208,7 +211,8 @@ class _Files:
             SourceError: it is not guest memory any more.
         """
         if not backend.is_shared:
-            raise _Unreachable(private_block(self._text, backend.id, backend.size))
+            way_out = "give its memory backend share=on"
+            raise _Unreachable(private_block(self._text, backend.id, backend.size, way_out))
         base = self._address(backend, ranges)
         self._places.append((backend, ranges, base))
         file, start = self._by_mapping(backend, base) or self._by_path(backend, base)

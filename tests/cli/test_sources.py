@@ -157,3 +157,9 @@ def test_python_of_the_folder_is_not_imported(ram: Path, folder: Path):
         env={**environment(), "PYTHONSTARTUP": "json.py"},
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("source", ["ram", "pid:1"])
+def test_a_path_to_trust_is_qemus(ram: Path, source: str):
+    named = str(ram) if source == "ram" else source
+    assert_fails(pagecheck("scan", "--trust-path", named), 2, "--trust-path is for the paths that")
