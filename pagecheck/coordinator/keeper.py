@@ -56,13 +56,17 @@ class Settings(NamedTuple):
     nice: int
     stall_ns: int
 
-    def message(self, generation: int) -> dict[str, Any]:
-        """What a worker is told of them. One that takes the place of another may find a dedicated
-        queue still in use by the dead: then the CPU stands in."""
+    def message(self, *, stands_in: bool) -> dict[str, Any]:
+        """What a worker is told of them.
+
+        Args:
+            stands_in: it takes the place of one that was ready, and may find a dedicated queue
+                still in use by the dead: then the CPU decides.
+        """
         return {
             "engine": self.engine,
             "wq": list(self.wq),
-            "fallback": self.fallback or (self.engine == "dsa" and generation > 1),
+            "fallback": self.fallback or (self.engine == "dsa" and stands_in),
             "kernel": self.kernel,
             "nice": self.nice,
             "device_ns": min(DEVICE_NS, self.stall_ns // 4),
@@ -98,7 +102,8 @@ class WorkerKeeper:
         self._past_failure: tuple[bytes, bytes] | None = None
         # What the last worker that was ready said: `engine`, `queue`, `submit`, `why`, `kernel`.
         self.picked: dict[str, Any] = {}
-        self._ring, self._process = self._start_worker()
+        self._was_ready = False  # a worker of this channel has proved its engine
+        self._ring, self._process = self._start_first()
         self._feed: Feed | None = None
 
     @property
@@ -144,7 +149,26 @@ class WorkerKeeper:
         """POSIX name of the ring's segment."""
         return self._ring.segment_name
 
+    def _start_first(self) -> tuple[NamedRing, WorkerProcess]:
+        """A worker on a ring; where it is killed before it was told of it, another one."""
+        while True:
+            try:
+                return self._start_worker()
+            except WorkerDied as error:
+                self._count_failed_start(str(error))
+
+    def _count_failed_start(self, failure: str) -> None:
+        """Raises EngineError once that many workers in a row did not live to be ready."""
+        self._failures += 1
+        if self._failures >= FAILURES_MAX:
+            raise EngineError(
+                f"channel {self.index} lost {self._failures} workers while they started: {failure}"
+            )
+        log.warning("channel %d: %s while it started; trying again", self.index, failure)
+        self.replaced += 1
+
     def _start_worker(self) -> tuple[NamedRing, WorkerProcess]:
+        """Raises WorkerDied where the worker is gone before it was told of its ring."""
         settings = self._settings
         self._generation += 1
         ring = NamedRing(
@@ -153,14 +177,12 @@ class WorkerKeeper:
         process: WorkerProcess | None = None
         try:
             process = WorkerProcess(self.index)
-            process.open(ring, settings.message(self._generation))
-        except BaseException as error:
+            process.open(ring, settings.message(stands_in=self._was_ready))
+        except BaseException:
             if process is not None:
                 process.kill()
                 process.close()
             ring.remove()
-            if isinstance(error, WorkerDied):
-                raise EngineError(f"channel {self.index}: {error}") from error
             raise
         return ring, process
 
@@ -175,21 +197,33 @@ class WorkerKeeper:
             self._ring.remove()
 
     def await_ready(self, deadline_ns: int) -> None:
-        """Waits for the worker's set-up.
+        """Waits for the worker's set-up. One that dies meanwhile (the OOM killer, an operator) is
+        replaced like any other, five times at most.
 
         Raises:
             EngineError: the worker cannot run its engine; `StartTimeout`: not ready in time.
         """
+        reply: dict[str, Any] | None = None
+        while True:
+            try:
+                reply = self._process.await_reply("ready", deadline_ns)
+                break
+            except WorkerDied as error:
+                self._discard_current()
+                self._count_failed_start(str(error))
+                if time.monotonic_ns() >= deadline_ns:
+                    break
+                with signals_held():
+                    self._ring, self._process = self._start_first()
+        if reply is None:
+            raise StartTimeout(f"channel {self.index}: worker {self.pid} was not ready in time")
         try:
-            reply = self._process.await_reply("ready", deadline_ns)
-            if reply is None:
-                raise StartTimeout(f"channel {self.index}: worker {self.pid} was not ready in time")
-            self.picked = reply
             self._feed = Feed(self._ring.fd, self._ring.control_fd)
-        except WorkerDied as error:
-            raise EngineError(f"channel {self.index}: {error}") from error
         except OSError as error:
             raise EngineError(f"channel {self.index}: cannot open its ring: {error}") from error
+        self.picked = reply
+        self._was_ready = True
+        self._failures = 0
 
     def ensure_attached(self, block: Block, deadline_ns: int) -> None:
         """Makes the block known to the worker, unless it is.

@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 START_NS: Final = 30_000_000_000
 REPLY_NS: Final = 10_000_000_000
 END_NS: Final = 1_000_000_000
+STARTS_MAX: Final = 5  # workers that die before they are ready, until the channel is refused
 
 log = logging.getLogger(__name__)
 
@@ -77,23 +78,42 @@ class DirectChannel:
         self._process: WorkerProcess | None = None
         self._feed: Feed | None = None
         try:
-            _native.segment_format(self._ring.fd, slots, slot_pages, 1)
-            self._ring.seal(read_only=False)
-            self._feed = Feed(self._ring.fd, self._control.fd)
-            with signals_held():
-                self._process = WorkerProcess(worker)
-            self._process.open(self, settings.message(1) | {"spin_ns": spin_us * 1000})
-            reply = self._process.await_reply("ready", time.monotonic_ns() + START_NS)
-            if reply is None:
-                raise EngineError(f"channel {number}: its worker was not ready in time")
-        except WorkerDied as error:
-            self.close()
-            raise EngineError(f"channel {number}: {error}") from error
+            message = settings.message(stands_in=False) | {"spin_ns": spin_us * 1000}
+            reply = self._started(worker, message, slots, slot_pages)
         except BaseException:
             self.close()
             raise
         self.engine: str = reply.get("engine", "cpu")
         self.kernel: str | None = reply.get("kernel")
+
+    def _started(
+        self, worker: int, message: dict[str, object], slots: int, slot_pages: int
+    ) -> dict[str, Any]:
+        """What the worker says when it is ready; where it dies meanwhile another takes its place,
+        on the same ring: nobody else has seen it yet."""
+        self._ring.seal(read_only=False)
+        for left in reversed(range(STARTS_MAX)):
+            os.pwrite(self._control.fd, bytes(_native.CONTROL_BYTES), 0)
+            _native.segment_format(self._ring.fd, slots, slot_pages, 1)
+            self._feed = Feed(self._ring.fd, self._control.fd)
+            try:
+                with signals_held():
+                    self._process = WorkerProcess(worker)
+                self._process.open(self, message)
+                reply = self._process.await_reply("ready", time.monotonic_ns() + START_NS)
+                if reply is not None:
+                    return reply
+                raise EngineError(f"channel {self.number}: its worker was not ready in time")
+            except WorkerDied as error:
+                if not left:
+                    raise EngineError(f"channel {self.number}: {error}") from error
+                log.warning("direct channel %d: %s; trying again", self.number, error)
+            self._feed.close()
+            process, self._process = self._process, None
+            if process is not None:
+                process.kill()
+                process.close()
+        raise AssertionError("the last try returns or raises")
 
     @property
     def fd(self) -> int:

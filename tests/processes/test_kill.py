@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -148,8 +149,47 @@ def _die_at(point: str) -> str:
 @pytest.mark.parametrize("point", ["main", "start", "choose_kernel", "Worker"])
 def test_every_worker_dies_during_start(monkeypatch: pytest.MonkeyPatch, point: str):
     monkeypatch.setattr(process, "_BOOT", _die_at(point))
-    with pytest.raises(EngineError, match=r"channel 0: worker \d+ was killed by signal 9"):
+    with pytest.raises(EngineError, match=r"channel 0 lost 5 workers .*was killed by signal 9"):
         Coordinator(2)
+
+
+FIRST_DIES_AT = """
+import os, signal, pagecheck.workers.program as program
+goes_on = program.{point}
+def dies_once(*arguments):
+    try:
+        os.close(os.open({mark!r}, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return goes_on(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+program.{point} = dies_once
+os._exit(program.main(int(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize("point", ["main", "start", "choose_kernel", "Worker", "DsaEngine"])
+def test_one_worker_dies_during_start_and_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ram: Ram, point: str
+):
+    """As after a shot of the OOM killer: the others and its successor answer everything."""
+    path = "import sys; sys.path.append(sys.argv[1])"
+    script = FIRST_DIES_AT.format(point=point, mark=str(tmp_path / "died"))
+    monkeypatch.setattr(process, "_BOOT", path + script)
+    with Coordinator(2) as c:
+        assert c.workers_replaced == 1
+        assert c.is_running
+        assert_scan_is_right(c.scan(c.attach(ram.source)), ram)
+
+
+def test_a_worker_that_dies_during_start_does_not_leave_its_queue_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Engine dsa without a fallback stays a promise to the successor, too."""
+    path = "import sys; sys.path.append(sys.argv[1])"
+    script = FIRST_DIES_AT.format(point="start", mark=str(tmp_path / "died"))
+    monkeypatch.setattr(process, "_BOOT", path + script)
+    with pytest.raises(EngineError, match="cannot initialise DSA"):
+        Coordinator(1, engine="dsa", wq=["/dev/dsa/wq9.9"])
 
 
 @pytest.mark.parametrize("point", ["serve", "answer", "attach"])
@@ -172,8 +212,28 @@ def test_killed_while_its_siblings_start(monkeypatch: pytest.MonkeyPatch):
         open_ring(worker, *arguments)
 
     monkeypatch.setattr(process.WorkerProcess, "open", dying)
-    with pytest.raises(EngineError, match=r"channel 1: worker \d+ was killed by signal 9"):
+    with pytest.raises(EngineError, match=r"channel 1 lost 5 workers .*was killed by signal 9"):
         Coordinator(3)
+
+
+@pytest.mark.parametrize("when", ["before it is told of its ring", "after"])
+def test_killed_once_while_its_siblings_start(monkeypatch: pytest.MonkeyPatch, ram: Ram, when: str):
+    open_ring, killed = process.WorkerProcess.open, []
+
+    def dying(worker: process.WorkerProcess, *arguments) -> None:
+        first = worker.channel == 1 and not killed
+        if first and when != "after":
+            killed.append(worker.pid)
+            kill(worker.pid)
+        open_ring(worker, *arguments)
+        if first and when == "after":
+            killed.append(worker.pid)
+            kill(worker.pid)
+
+    monkeypatch.setattr(process.WorkerProcess, "open", dying)
+    with Coordinator(3) as c:
+        assert len(killed) == c.workers_replaced == 1
+        assert_scan_is_right(c.scan(c.attach(ram.source)), ram)
 
 
 def test_replacement_dies_while_it_attaches_and_the_next_one_lives(
