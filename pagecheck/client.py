@@ -414,6 +414,7 @@ class Client:
             blocks=tuple(each if gpa else _without_regions(each) for each in every),
             notes=(*blocks.notes, *found.notes),
             pause=found.pause,
+            why_live=found.raw.get("why_live"),
         )
         if out is None:
             return report

@@ -166,7 +166,14 @@ def scan(
                     )
                 )
                 done += block.ram.size
-        report = make_report(coordinator, text, results, started, ready)
+        report = make_report(
+            coordinator,
+            text,
+            results,
+            started,
+            ready,
+            stood_still=paused is not None and paused.stood_still,
+        )
         if gpa:
             located = zip(report.blocks, parts, strict=True)
             report = report.with_blocks(tuple(replace(b, regions=p.regions) for b, p in located))
@@ -250,6 +257,11 @@ class _Paused:
         self._pause = Pause(
             result.paused_ns / 1e9, result.stood_still, result.expired, result.stopped_by_us
         )
+
+    @property
+    def stood_still(self) -> bool:
+        """Whether guest RAM provably stood still all the time; after the end."""
+        return self._pause is not None and self._pause.stood_still
 
     def told(self, report: Report) -> Report:
         """The report with what the pause was worth."""

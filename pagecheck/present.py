@@ -54,12 +54,20 @@ def table(report: Report) -> str:
         [
             printable_lines(columns(rows)),
             printable(_summary(report)),
+            *_why_live(report),
             *_pause(report),
             *_regions(report),
             *_queues(report),
             *(f"note: {printable(n)}" for n in report.notes),
         ]
     )
+
+
+def _why_live(report: Report) -> list[str]:
+    why = report.why_live
+    if why is None or any(why in note for note in report.notes):
+        return []
+    return [f"live: {printable(why)}"]
 
 
 def _pause(report: Report) -> list[str]:

@@ -71,6 +71,7 @@ class Report:
             that ran on it meanwhile; empty for engine `none`.
         notes: one line each on what a user should know: a file that shrank, a batch set aside.
         pause: how the VM was stopped for it; None where that was not asked for.
+        why_live: why a live answer is one, by block; None for others.
     """
 
     source: str
@@ -86,6 +87,7 @@ class Report:
     notes: tuple[str, ...] = ()
     workers: tuple[ChannelReport, ...] = ()
     pause: Pause | None = None
+    why_live: str | None = None
 
     @property
     def statistics(self) -> Statistics:
@@ -107,6 +109,7 @@ class Report:
             "version": JSON_VERSION,
             "source": self.source,
             "answer": self.answer,
+            "why_live": self.why_live,
             "engine": self.engine,
             "kernel": self.kernel,
             "channels": self.channels,

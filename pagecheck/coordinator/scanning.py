@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from pagecheck.native import Feed, _native
 from pagecheck.plan import page_runs
 from pagecheck.report import BlockReport
 from pagecheck.shm.bitmaps import BlockBitmaps
-from pagecheck.shm.ram import was_at_rest
+from pagecheck.shm.rest import Rest
 from pagecheck.statistics import ChannelReport
 
 
@@ -24,6 +25,7 @@ class ScanResult(NamedTuple):
 
     Attributes:
         bytes_checked: pages that an engine looked at, in bytes.
+        why_live: why a live answer is one; None for others.
     """
 
     report: BlockReport
@@ -31,6 +33,7 @@ class ScanResult(NamedTuple):
     bytes_checked: int
     notes: tuple[str, ...]
     workers: tuple[ChannelReport, ...] = ()
+    why_live: str | None = None
 
 
 def check_kind(block: Block, kind: Kind, engine: str) -> None:
@@ -49,17 +52,23 @@ def check_kind(block: Block, kind: Kind, engine: str) -> None:
 
 def scan_none(block: Block, bitmaps: BlockBitmaps) -> ScanResult:
     """Engine `none`: every page is normal, holes too, and nothing is read."""
-    before = block.source.stamp()
+    rest = Rest(block.source)
     _native.bits_set(bitmaps.normal, 0, bitmaps.pages)
-    answer: AnswerKind = "at-rest" if was_at_rest(block.source, before, before) else "live"
-    return ScanResult(block_report(block, bitmaps, bitmaps.counts(diff=False)), answer, 0, ())
+    report = block_report(block, bitmaps, bitmaps.counts(diff=False))
+    return result(report, 0, [], rest.end())
 
 
 def scan(
     pool: Pool, block: Block, bitmaps: BlockBitmaps, options: ScanOptions, stop: Stop
 ) -> ScanResult:
     """Scans a block on all channels; see `Coordinator.scan`."""
-    before = block.source.stamp()
+    with contextlib.closing(Rest(block.source)) as rest:
+        return _scan(pool, block, bitmaps, options, stop, rest)
+
+
+def _scan(
+    pool: Pool, block: Block, bitmaps: BlockBitmaps, options: ScanOptions, stop: Stop, rest: Rest
+) -> ScanResult:
     work = ScanWork(block, bitmaps, options, len(pool.channels), pool.slots, stop)
 
     def begin(feed: Feed) -> None:
@@ -77,23 +86,35 @@ def scan(
         work.close()
     if work.error is not None:
         raise work.error
-    after = block.source.stamp()
+    why_live = rest.end()
     notes = [note for outcome in outcomes for note in outcome.notes]
-    notes += forget_past_end(block, bitmaps, min(work.smallest, before.size, after.size))
+    notes += forget_past_end(block, bitmaps, min(work.smallest, rest.size, rest.size_after))
     if options.kind == "diff":
         notes += _forget_doubtful(block, bitmaps)
-    if after.size > before.size:
+    if rest.size_after > rest.size:
         notes.append(
-            f"{block.source.text}: grew from {before.size:#x} to {after.size:#x} bytes during the "
-            "scan; the new part was not looked at"
+            f"{block.source.text}: grew from {rest.size:#x} to {rest.size_after:#x} bytes during "
+            "the scan; the new part was not looked at"
         )
     counts = bitmaps.counts(diff=options.kind == "diff")
     if counts.undecided and not notes:
         notes.append(why_undecided(counts.undecided, options.deadline_ns, stop))
-    answer: AnswerKind = "at-rest" if was_at_rest(block.source, before, after) else "live"
     looked_at = sum(outcome.decided for outcome in outcomes) * block.ram.page_size
     report = block_report(block, bitmaps, counts, diff=options.kind == "diff")
-    return ScanResult(report, answer, looked_at, tuple(notes))
+    return result(report, looked_at, notes, why_live)
+
+
+def result(
+    report: BlockReport, looked_at: int, notes: list[str], why_live: str | None
+) -> ScanResult:
+    """What a scan gives, and what it is worth.
+
+    Args:
+        looked_at: bytes.
+        why_live: what `Rest.end` said.
+    """
+    answer: AnswerKind = "at-rest" if why_live is None else "live"
+    return ScanResult(report, answer, looked_at, tuple(notes), why_live=why_live)
 
 
 def forget_past_end(block: Block, bitmaps: BlockBitmaps, smallest: int) -> list[str]:

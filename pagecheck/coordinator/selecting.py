@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,16 @@ import numpy as np
 from pagecheck.coordinator.channel import CHECK_PAGES
 from pagecheck.coordinator.checking import PIECE_BATCHES, Pieces
 from pagecheck.coordinator.pool import Job, Pool, Stop
-from pagecheck.coordinator.scanning import ScanResult, block_report, forget_past_end, why_undecided
+from pagecheck.coordinator.scanning import (
+    ScanResult,
+    block_report,
+    forget_past_end,
+    result,
+    why_undecided,
+)
 from pagecheck.coordinator.selection import Selection, windows
-from pagecheck.model import AnswerKind, Counts
-from pagecheck.shm.ram import was_at_rest
+from pagecheck.model import Counts
+from pagecheck.shm.rest import Rest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,8 +48,20 @@ def scan_selected(
         UsageError: the selection's file was cut short.
         EngineError: no channel is left.
     """
+    with contextlib.closing(Rest(block.source)) as rest:
+        return _scan(pool, block, bitmaps, selection, options, stop, rest)
+
+
+def _scan(
+    pool: Pool,
+    block: Block,
+    bitmaps: BlockBitmaps,
+    selection: Selection,
+    options: ScanOptions,
+    stop: Stop,
+    rest: Rest,
+) -> ScanResult:
     page = block.ram.page_size
-    before = block.source.stamp()
     outcomes: list[Outcome] = []
     selected = 0
     for first, count in windows(block.ram.pages):
@@ -59,17 +78,16 @@ def scan_selected(
         zero, decided, ended = _decide(pool, block, offsets, options.deadline_ns, stop, watch)
         outcomes += ended
         _publish(bitmaps, first, count, chosen, zero, decided)
-    after = block.source.stamp()
+    why_live = rest.end()
     notes = [note for outcome in outcomes for note in outcome.notes]
-    notes += forget_past_end(block, bitmaps, min(before.size, after.size))
+    notes += forget_past_end(block, bitmaps, min(rest.size, rest.size_after))
     everything = bitmaps.counts(diff=False)
     undecided = selected - everything.zero - everything.normal
     counts = Counts(selected, everything.zero, 0, everything.normal, undecided)
     if undecided and not notes:
         notes.append(why_undecided(undecided, options.deadline_ns, stop))
-    answer: AnswerKind = "at-rest" if was_at_rest(block.source, before, after) else "live"
     looked_at = sum(outcome.decided for outcome in outcomes) * page
-    return ScanResult(block_report(block, bitmaps, counts), answer, looked_at, tuple(notes))
+    return result(block_report(block, bitmaps, counts), looked_at, notes, why_live)
 
 
 def _decide(

@@ -394,3 +394,14 @@ def offsets_check(offsets: Memory, page_bytes: int, block_bytes: int, /) -> int:
 def offsets_partition(offsets: Memory, zero: Memory, out: Memory, /) -> int:
     """Writes the offsets with zero[i] == 0 first, then the others, both in order. Returns how
     many come first."""
+
+def watch_open(fd: int, /) -> int:
+    """A descriptor that can be read, without waiting, once somebody wrote to the file behind `fd`
+    or closed it after having had it open for writing, a mapping included; the caller closes it,
+    which may take 20 ms.
+
+    Raises:
+        OSError: the file must not be read by this user, or there are too many watches.
+
+    Source: inotify(7).
+    """

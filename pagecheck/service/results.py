@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pagecheck.coordinator.reporting import weakest
+from pagecheck.coordinator.reporting import weakest, why_hint
 from pagecheck.coordinator.selection import Bitmap, Ranges, Selection
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import Counts, Pause
@@ -151,10 +151,13 @@ class Check:
     ) -> dict[str, Any]:
         answer = weakest(result.answer for result in results)
         notes = [note for result in results for note in result.notes]
+        why_live, doubts = why_hint(results)
         if pauses:
             answer = "paused" if pauses[0].stood_still else "live"
         if pauses and not pauses[0].stood_still:
             notes.append("the VM ran on before the end: the answer is a hint")
+        if answer == "paused":
+            why_live, doubts = None, ()
         blocks: list[dict[str, Any]] = []
         at = 0
         for held, result in zip(self.held, results, strict=True):
@@ -185,7 +188,8 @@ class Check:
             "seconds": round(seconds, 6),
             "bytes_checked": sum(result.bytes_checked for result in results),
             "blocks": blocks,
-            "notes": notes,
+            "notes": [*notes, *doubts],
+            "why_live": why_live,
             "pause": pauses[0]._asdict() if pauses else None,
         }
 

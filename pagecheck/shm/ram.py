@@ -12,10 +12,9 @@ import contextlib
 import fcntl
 import mmap
 import os
-import signal
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.formats import look
@@ -30,22 +29,15 @@ HUGETLBFS: Final = 0x958458F6
 DISK: Final = {0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs"}
 
 
-class Stamp(NamedTuple):
-    """What of a file tells that it changed: size and modification time, and whether anybody had
-    it open for writing (None: could not be asked)."""
-
-    size: int
-    mtime_ns: int
-    writers: bool | None
-
-
 class RamSource:
     """One open RAM file.
 
     Attributes:
         text: the source as the user named it.
         name: the block's name.
-        fd: read-only descriptor with a file offset of its own.
+        fd: read-only descriptor.
+        own_description: nobody else has the open file description: its offset and its leases are
+            ours.
         notes: what a user should know of it whatever a scan finds.
     """
 
@@ -60,7 +52,7 @@ class RamSource:
         self.name = name
         self.fd = fd
         self.notes: tuple[str, ...] = ()
-        self._own_description = own_description
+        self.own_description = own_description
         try:
             self.magic = _native.file_system_magic(fd)
         except BaseException:
@@ -80,7 +72,7 @@ class RamSource:
     @property
     def holes_are_proof(self) -> bool:
         """Whether SEEK_DATA's holes are known to be zero on this file system."""
-        return self._own_description and (self.magic == TMPFS or self.magic in DISK)
+        return self.own_description and (self.magic == TMPFS or self.magic in DISK)
 
     @property
     def is_shared_memory(self) -> bool:
@@ -163,30 +155,6 @@ class RamSource:
                 return st.st_size
         return 0
 
-    def stamp(self) -> Stamp:
-        """Size, modification time and writers at this moment."""
-        st = os.fstat(self.fd)
-        return Stamp(st.st_size, st.st_mtime_ns, self._has_writers())
-
-    def _has_writers(self) -> bool | None:
-        # A read lease is granted only while nobody has the file open for writing, a shared
-        # writable mapping included. It is given back at once; should a writer come in between,
-        # the kernel's notice is a signal that is ignored by default. Nameless shared memory (a
-        # memfd) is left out: its first descriptor does not count as a writer.
-        if not self._own_description or os.fstat(self.fd).st_nlink == 0:
-            return None
-        try:
-            fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)
-            try:
-                fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            finally:
-                fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return None
-        return False
-
     def __enter__(self) -> RamSource:
         return self
 
@@ -198,16 +166,6 @@ class RamSource:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-
-def was_at_rest(source: RamSource, before: Stamp, after: Stamp) -> bool:
-    """Whether the file provably did not change between the two stamps."""
-    if (before.size, before.mtime_ns) != (after.size, after.mtime_ns):
-        return False
-    if before.writers or after.writers:
-        return False
-    unknown = before.writers is None or after.writers is None
-    return not (unknown and source.is_shared_memory)
 
 
 def open_source(source: str | os.PathLike[str], format: Format = "auto") -> RamSource:

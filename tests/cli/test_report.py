@@ -25,6 +25,7 @@ TYPES = {
     "total": dict,
     "notes": list,
     "pause": type(None),
+    "why_live": type(None),
     "statistics": dict,
     "workers": list,
 }

@@ -39,6 +39,7 @@ def test_json_is_the_promised_document() -> None:
         "version": 1,
         "source": "src",
         "answer": "at-rest",
+        "why_live": None,
         "engine": "cpu",
         "kernel": "avx2",
         "channels": 2,

@@ -11,7 +11,7 @@ import pytest
 from pagecheck.errors import SourceError
 from pagecheck.native import _native
 from pagecheck.shm import ram
-from pagecheck.shm.ram import Stamp, open_source, was_at_rest
+from pagecheck.shm.ram import open_source
 
 PAGE = 4096
 KEEP_SIZE = 1
@@ -159,37 +159,6 @@ def test_looking_changes_nothing(memfd: int) -> None:
     before = os.fstat(memfd)
     source = open_source(f"fd:{memfd}")
     list(source.extents(0, 16 * PAGE))
-    source.stamp()
     source.close()
     after = os.fstat(memfd)
     assert (before.st_blocks, before.st_mtime_ns) == (after.st_blocks, after.st_mtime_ns)
-
-
-def test_stamp_sees_writers(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    path.write_bytes(bytes(PAGE))
-    source = open_source(path)
-    assert source.stamp().writers is False
-    with path.open("r+b"):
-        assert source.stamp().writers is True
-    assert source.stamp().writers is False
-    source.close()
-
-
-@pytest.mark.parametrize(
-    ("after", "shared", "expected"),
-    [
-        (Stamp(1, 2, False), False, True),
-        (Stamp(1, 2, False), True, True),
-        (Stamp(9, 2, False), False, False),
-        (Stamp(1, 9, False), False, False),
-        (Stamp(1, 2, True), False, False),
-        (Stamp(1, 2, None), False, True),
-        (Stamp(1, 2, None), True, False),
-    ],
-)
-def test_at_rest(memfd: int, after: Stamp, shared: bool, expected: bool) -> None:
-    source = open_source(f"fd:{memfd}")
-    source.magic = ram.TMPFS if shared else 0xEF53
-    assert was_at_rest(source, Stamp(1, 2, False), after) is expected
-    source.close()

@@ -175,6 +175,7 @@ static int module_exec(PyObject *module)
         PyModule_AddFunctions(module, py_bits_methods) != 0 ||
         PyModule_AddFunctions(module, py_cpu_methods) != 0 ||
         PyModule_AddFunctions(module, py_kernel_methods) != 0 ||
+        PyModule_AddFunctions(module, py_watch_methods) != 0 ||
         add_type(module, &py_feed_spec, "Feed") != 0 ||
         add_type(module, &py_portal_spec, "Portal") != 0 ||
         add_type(module, &py_worker_spec, "Worker") != 0)

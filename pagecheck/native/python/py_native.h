@@ -14,6 +14,7 @@ extern PyType_Spec py_worker_spec;
 extern PyMethodDef py_bits_methods[];
 extern PyMethodDef py_cpu_methods[];
 extern PyMethodDef py_kernel_methods[];
+extern PyMethodDef py_watch_methods[];
 
 /* Opens a ring; on failure sets OSError or ValueError with what the core said. */
 int py_ring_open(int fd, int control_fd, pc_ring *ring);

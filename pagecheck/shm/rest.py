@@ -1,0 +1,176 @@
+"""Whether a file stood still during a scan, as far as the kernel vouches for it.
+
+Facts: a read lease is granted only while nobody has the file open for writing, a shared writable
+mapping included. Stores through a mapping change a disk file's times when a page becomes dirty, and
+a tmpfs file's never. File systems that are stacked, or served by a program or over a network, grant
+leases whatever happens behind them.
+Danger: a writer that comes and goes between two looks; a change within one tick of the clock; times
+that were set back; a file that nobody may ask about.
+Decision: at rest is a file of a known file system whose size and times stay, whose modification
+time lies before the tick of the first look, which has no writer at either look and, where its times
+prove nothing, whose watch saw nobody. Everything else is live, with the reason.
+
+Source: generic_add_lease() in fs/locks.c; inotify(7); Documentation/filesystems/multigrain-ts.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import threading
+import time
+from typing import Final, NamedTuple
+
+from pagecheck.native import _native
+from pagecheck.shm.ram import RamSource
+
+_COARSE_CLOCK: Final = 5  # CLOCK_REALTIME_COARSE: what file times are taken from
+_TICK_NS: Final = 20_000_000  # longer than a tick
+_SECOND_NS: Final = 1_000_000_000
+
+_NAMES: Final = {
+    0x65735546: "FUSE",
+    0x794C7630: "overlayfs",
+    0x6969: "NFS",
+    0xFF534D42: "CIFS",
+    0xFE534D42: "SMB2",
+    0x01021997: "9p",
+    0xF15F: "ecryptfs",
+    0x73717368: "squashfs",
+    0x2FC12FC1: "zfs",
+    0xF2F52010: "f2fs",
+}
+_WRITTEN: Final = "somebody has it open for writing"
+_NAMELESS: Final = "it is shared memory without a name, whose writers the kernel does not tell"
+EVIDENT: Final = (_WRITTEN, _NAMELESS)  # as the RAM of any running VM
+
+
+class _Look(NamedTuple):
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Rest:
+    """Watches one file from the beginning to the end of a scan.
+
+    Attributes:
+        size: bytes at the beginning.
+        size_after: bytes at the end; the same before `end`.
+    """
+
+    def __init__(self, source: RamSource) -> None:
+        """The first look; `end` or `close` must follow."""
+        self._source = source
+        self._watch = -1
+        self._why = self._ask_first()
+        self._tick_ns = _coarse_ns()  # before the look: what changes from now on is not older
+        self._before = self._look()
+        self.size = self.size_after = self._before.size
+
+    def end(self) -> str | None:
+        """The last look.
+
+        Returns:
+            Why the answer is live; None where the file was at rest.
+        """
+        try:
+            after = self._look()
+            self.size_after = after.size
+            return self._why or self._why_not(after)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Lets go of the watch. May be called twice."""
+        watch, self._watch = self._watch, -1
+        if watch < 0:
+            return
+        try:  # the kernel waits up to 20 ms for those who might be telling the watch something
+            threading.Thread(target=os.close, args=(watch,), name="unwatch", daemon=True).start()
+        except RuntimeError:
+            os.close(watch)
+
+    def _look(self) -> _Look:
+        st = os.fstat(self._source.fd)
+        return _Look(st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+
+    def _ask_first(self) -> str | None:
+        source = self._source
+        if not source.is_known_file_system:
+            name = _NAMES.get(source.magic, f"{source.magic:#x}")
+            return f"its file system ({name}) does not vouch for who writes it"
+        if not source.own_description:
+            return "its descriptor is shared with others, so that the kernel cannot be asked"
+        if source.is_shared_memory and os.fstat(source.fd).st_nlink == 0:
+            return _NAMELESS  # the first descriptor of a memfd does not count as a writer
+        why = _why_written(source.fd)
+        if why is not None:
+            return why
+        if source.is_shared_memory:
+            return self._begin_watch()
+        _await_tick(source.fd)
+        return None
+
+    def _begin_watch(self) -> str | None:
+        try:
+            self._watch = _native.watch_open(self._source.fd)
+        except OSError as error:
+            return f"it cannot be watched for writers: {error.strerror}"
+        return _why_written(self._source.fd)
+
+    def _why_not(self, after: _Look) -> str | None:
+        if after != self._before:
+            return "it changed during the scan"
+        why = _why_written(self._source.fd)
+        if why is not None:
+            return why
+        if self._watch >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._watch, 4096)
+                return "somebody had it open for writing during the scan"
+            return None
+        return self._why_in_doubt(after.mtime_ns)
+
+    def _why_in_doubt(self, mtime_ns: int) -> str | None:
+        """A change would have given the file a time between our two looks: that proves nothing
+        where it had such a time before. Some file systems keep whole seconds only."""
+        whole = mtime_ns % _SECOND_NS == 0
+        earliest_ns = self._tick_ns - self._tick_ns % _SECOND_NS if whole else self._tick_ns
+        if earliest_ns <= mtime_ns <= time.time_ns() + _TICK_NS:
+            return "it was written at the moment when the scan began"
+        return None
+
+
+def _coarse_ns() -> int:
+    return time.clock_gettime_ns(_COARSE_CLOCK)
+
+
+def _await_tick(fd: int) -> None:
+    """After a change within the tick that runs, the next one may get the same time."""
+    mtime_ns = os.fstat(fd).st_mtime_ns
+    while 0 <= mtime_ns - _coarse_ns() < _TICK_NS:
+        time.sleep(0.002)
+
+
+def _why_written(fd: int) -> str | None:
+    """None if the kernel says that nobody has the file open for writing.
+
+    A read lease is taken and given back at once; should a writer come in between, the kernel's
+    notice is a signal that is ignored by default.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        finally:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return _WRITTEN
+    except PermissionError:
+        return "only its owner, or who has CAP_LEASE, may ask the kernel who writes it"
+    except OSError as error:
+        return f"the kernel does not tell who writes it: {error.strerror}"
+    return None
