@@ -156,6 +156,9 @@ class DsaEngine:
                 (model.seed + self._opened) % (1 << 64),
                 model.faults,
                 model.delay * 1000,
+                model.engines,
+                bool(model.prs),
+                bool(model.ats),
                 self._deadline_ns,
             )
         except ValueError as error:  # its name makes no sense: the CPU must not stand in

@@ -122,7 +122,8 @@ def probe(text: str) -> Probe:
 def _try_model(model: wq.Model, portal: Portal, memory: mmap.mmap) -> Probe:
     limits = (model.size, model.threshold, model.batch, model.transfer, model.version)
     try:
-        portal.open_model(model.mode, *limits, model.seed, model.faults, model.delay * 1000)
+        more = (model.seed, model.faults, model.delay * 1000, model.engines)
+        portal.open_model(model.mode, *limits, *more, bool(model.prs), bool(model.ats))
     except ValueError as error:
         raise UsageError(f"wq {model.text!r}: {error}; see docs/usage.md") from error
     mode = "dedicated" if model.mode == "dedicated" else "shared"

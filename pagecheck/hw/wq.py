@@ -24,6 +24,9 @@ _DEFAULTS: Final = {
     "seed": "0",
     "faults": "none",
     "delay": "0",
+    "engines": "1",
+    "prs": "0",
+    "ats": "1",
 }
 _RANGES: Final = {
     "size": (1, 128),
@@ -33,11 +36,17 @@ _RANGES: Final = {
     "version": (1, 2),
     "seed": (0, (1 << 64) - 1),
     "delay": (0, 60_000_000),
+    "engines": (1, 4),
+    "prs": (0, 1),
+    "ats": (0, 1),
 }
 
 
 class Model(
-    namedtuple("Model", "text mode size threshold batch transfer version seed faults delay")
+    namedtuple(
+        "Model",
+        "text mode size threshold batch transfer version seed faults delay engines prs ats",
+    )
 ):
     """A software device; every worker that names it has its own.
 
@@ -52,6 +61,9 @@ class Model(
         seed: of everything that is drawn by chance.
         faults: name of the fault plan.
         delay: microseconds from a submission to its execution.
+        engines: that execute side by side.
+        prs: 1: absent lists and records are asked for, not faulted upon.
+        ats: 0: of a fault on a record nobody hears.
     """
 
     __slots__ = ()
@@ -65,6 +77,9 @@ class Model(
     seed: int
     faults: str
     delay: int
+    engines: int
+    prs: int
+    ats: int
 
 
 def parse(text: str) -> str | Model:
@@ -101,6 +116,9 @@ def parse(text: str) -> str | Model:
         seed=_number(text, "seed", values["seed"]),
         faults=values["faults"],
         delay=_number(text, "delay", values["delay"]),
+        engines=_number(text, "engines", values["engines"]),
+        prs=_number(text, "prs", values["prs"]),
+        ats=_number(text, "ats", values["ats"]),
     )
 
 

@@ -195,6 +195,9 @@ class Portal:
         seed: int,
         faults: str,
         delay_ns: int,
+        engines: int = 1,
+        prs: bool = False,
+        ats: bool = True,
         /,
     ) -> None:
         """The same on a software device; see `Worker.open_model`."""
@@ -294,6 +297,9 @@ class Worker:
         seed: int,
         faults: str,
         delay_ns: int,
+        engines: int,
+        prs: bool,
+        ats: bool,
         deadline_ns: int,
         /,
     ) -> None:

@@ -27,9 +27,12 @@ from tests.engines.rams import (
 MODES = ["shared", "dedicated", "write", "write,version=2"]
 PLANS = [
     "none", "page-fault", "page-fault-masked", "page-fault-refused", "list-fault", "abandoned",
-    "false-batch-fail", "bad-opcode", "invalid-flags", "reserved", "hw-error", "hw-error-write",
-    "translation", "unknown-status", "late", "lost", "lost-all", "full", "always-full", "disable",
-    "disable-forever", "eagain", "eperm", "einval-batch", "short", "stuck-close", "random",
+    "false-batch-fail", "bad-opcode", "invalid-flags", "reserved", "transfer-size",
+    "descriptor-count", "field-value", "overlap", "dualcast", "list-misaligned", "interrupt-handle",
+    "record-fault", "record-misaligned", "misaligned", "privilege", "traffic-class", "readback",
+    "hw-error", "hw-error-write", "translation", "unknown-status", "late", "lost", "lost-all",
+    "full", "always-full", "disable", "disable-forever", "eagain", "eperm", "einval-batch", "short",
+    "stuck-close", "store-order", "late-list", "neighbour", "random",
 ]  # fmt: skip
 PAGES = 1500
 STALL = 0.4  # a device has a quarter of it
@@ -88,10 +91,23 @@ def test_every_plan_gives_the_right_answer(ram: Ram, clean: None, mode: str, pla
     assert pages * 4096 == report.bytes_checked
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(60))
 def test_random_plans(ram: Ram, clean: None, seed: int) -> None:
     options = f"mode={MODES[seed % 4]},faults=random,seed={seed},size={1 + seed * 3 % 128}"
+    options += f",engines={1 + seed % 3},prs={seed // 3 % 2},ats={seed // 6 % 2}"
     assert_exact(on_model(ram, options), ram)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("plan", ["none", "store-order", "late-list"])
+def test_strictness_costs_no_answer(ram: Ram, clean: None, mode: str, plan: str) -> None:
+    """What the device may do to a submitter that fences, and waits, is not to be noticed."""
+    report = undisturbed(lambda: on_model(ram, f"mode={mode},faults={plan},engines=4,seed=3"))
+    assert_exact(report, ram)
+    counted = report.statistics
+    assert set(counted.statuses) <= {"success"}
+    assert (counted.timeouts, counted.opens) == (0, 0)  # it was open before the scan
+    assert report.workers[0].failure is None
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,9 @@ static void open_model(world *w)
     options.max_batch = 2 + (uint32_t)(check_random(&seed) % 200);
     options.max_transfer = PAGE << check_random(&seed) % 8;
     options.delay_ns = check_random(&seed) % 3 * 20000;
+    options.engines = 1 + (uint32_t)(check_random(&seed) % 4);
+    options.prs = check_random(&seed) % 4 == 0;
+    options.ats = check_random(&seed) % 4 != 0;
     options.threaded = true;
     dsa_model *model = dsa_model_open(&options, NULL, 0);
     pc_portal *portal = model == NULL ? NULL : pc_portal_open_model(model, options.mode);

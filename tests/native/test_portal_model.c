@@ -58,11 +58,34 @@ static void test_model_full(dsa_model_mode mode)
     check_end("software device, full", mode_name(mode));
 }
 
+/* What is disabled is not written to: a kernel would follow a portal that is gone. */
+static void test_model_disabled(dsa_model_mode mode)
+{
+    dsa_model_counts counts;
+    check_begin();
+    work_init();
+    dsa_model *model = model_new(mode, 4);
+    pc_portal *portal = pc_portal_open_model(model, mode);
+    CHECK(pc_portal_is_enabled(portal), "not enabled");
+    dsa_model_disable(model);
+    CHECK(!pc_portal_is_enabled(portal), "still enabled");
+    long taken = portal->ops->submit(portal, todo->list, 1);
+    CHECK(taken == (mode == DSA_MODEL_DEDICATED), "%ld taken", taken);
+    dsa_model_count(model, &counts);
+    CHECK(counts.astray == 0, "written to");
+    dsa_model_enable(model);
+    CHECK(pc_portal_is_enabled(portal), "not enabled again");
+    portal->ops->close(portal);
+    work_deinit();
+    check_end("software device, disabled", mode_name(mode));
+}
+
 int main(void)
 {
     for (dsa_model_mode mode = DSA_MODEL_SHARED; mode <= DSA_MODEL_WRITE; mode++) {
         test_model(mode);
         test_model_full(mode);
+        test_model_disabled(mode);
     }
     return check_summary();
 }

@@ -11,15 +11,17 @@ def test_a_path_stays_a_path() -> None:
 
 
 def test_defaults() -> None:
-    assert parse("model:") == Model("model:", "shared", 64, 60, 128, 2 << 20, 1, 0, "none", 0)
+    assert parse("model:") == Model(
+        "model:", "shared", 64, 60, 128, 2 << 20, 1, 0, "none", 0, 1, 0, 1
+    )
 
 
 def test_every_option() -> None:
     text = (
         "model:mode=write,size=32,threshold=9,batch=7,transfer=64K,version=2,seed=5,"
-        "faults=lost,delay=2000"
+        "faults=lost,delay=2000,engines=4,prs=1,ats=0"
     )
-    assert parse(text) == Model(text, "write", 32, 9, 7, 65536, 2, 5, "lost", 2000)
+    assert parse(text) == Model(text, "write", 32, 9, 7, 65536, 2, 5, "lost", 2000, 4, 1, 0)
 
 
 @pytest.mark.parametrize(("size", "threshold"), [(1, 1), (2, 1), (16, 15), (64, 60), (128, 120)])
@@ -50,6 +52,10 @@ def test_the_threshold_leaves_room_for_the_kernel(size: int, threshold: int) -> 
         ("model:seed=18446744073709551616", "seed"),
         ("model:seed=", "seed ''"),
         ("model:delay=60000001", "delay"),
+        ("model:engines=0", "engines '0'"),
+        ("model:engines=5", "engines '5'"),
+        ("model:prs=2", "prs '2'"),
+        ("model:ats=no", "ats 'no'"),
     ],
 )
 def test_nonsense_is_named(text: str, named: str) -> None:

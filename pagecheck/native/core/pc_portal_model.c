@@ -1,4 +1,4 @@
-/* Calls of the software device in the place of instructions and system calls. */
+/* Calls of the software device in the place of instructions, fences and system calls. */
 #include "pc_portal_model.h"
 
 #include <errno.h>
@@ -19,8 +19,12 @@ static long pc_submit_enqcmd(pc_portal *portal, const void *descriptors, size_t 
     dsa_model *model = pc_model_of(portal);
     const unsigned char *descriptor = descriptors;
     size_t taken = 0;
-    while (taken < count && !dsa_model_enqcmd(model, descriptor + taken * PC_DESCRIPTOR_BYTES))
+    while (taken < count) {
+        dsa_model_fence(model);
+        if (dsa_model_enqcmd(model, descriptor + taken * PC_DESCRIPTOR_BYTES))
+            break;
         taken++;
+    }
     return (long)taken;
 }
 
@@ -28,8 +32,10 @@ static long pc_submit_movdir64b(pc_portal *portal, const void *descriptors, size
 {
     dsa_model *model = pc_model_of(portal);
     const unsigned char *descriptor = descriptors;
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
+        dsa_model_fence(model);
         dsa_model_movdir64b(model, descriptor + i * PC_DESCRIPTOR_BYTES);
+    }
     return (long)count;
 }
 
@@ -40,6 +46,7 @@ static long pc_submit_write(pc_portal *portal, const void *descriptors, size_t c
     if (!pc_portal_is_enabled(portal))
         return 0;
     do {
+        dsa_model_fence(model);
         wrote = dsa_model_write(model, descriptors, count * PC_DESCRIPTOR_BYTES);
     } while (wrote == -EINTR);
     if (wrote < 0)

@@ -43,26 +43,32 @@ void dsa_model_defaults(dsa_model_options *options)
         .max_transfer = UINT64_C(2) << 20,
         .version = 1,
         .faults = "none",
+        .engines = 1,
         .threaded = true,
         .check_residency = true,
+        .prs = false,
+        .ats = true,
     };
 }
 
 /* ---- executing ---- */
 
 /* The rest of an entry's way, once it was picked. With `lock` held; it is let go meanwhile. */
-static void advance(dsa_model *model, dsa_entry *entry)
+static void advance(dsa_engine *engine, dsa_entry *entry)
 {
+    dsa_model *model = engine->model;
     dsa_random random = dsa_random_stream(model->options.seed, DSA_STREAM_LATE, entry->number);
 
     pthread_mutex_unlock(&model->lock);
     if (!entry->executed) {
-        pthread_mutex_lock(&model->engine);
-        dsa_execute(model, &entry->descriptor, entry->number, &entry->answer);
-        pthread_mutex_unlock(&model->engine);
+        pthread_mutex_lock(&engine->lock);
+        engine->view = &entry->view;
+        dsa_execute(engine, &entry->descriptor, entry->number, &entry->answer);
+        pthread_mutex_unlock(&engine->lock);
         pthread_mutex_lock(&model->lock);
         entry->executed = true;
-        if (entry->answer.wanted && dsa_plan_hits(model, DSA_FAULT_LATE, &random)) {
+        if (entry->answer.wanted &&
+            (entry->answer.late || dsa_plan_hits(model, DSA_FAULT_LATE, &random))) {
             uint64_t ms = LATE_MIN_MS + dsa_draw_below(&random, LATE_MOST_MS - LATE_MIN_MS + 1);
             entry->due_ns = dsa_now_ns() + ms * 1000000;
             entry->state = DSA_ENTRY_HELD;
@@ -82,14 +88,15 @@ static void advance(dsa_model *model, dsa_entry *entry)
 
 static void *serve(void *argument)
 {
-    dsa_model *model = argument;
+    dsa_engine *engine = argument;
+    dsa_model *model = engine->model;
 
     pthread_mutex_lock(&model->lock);
     while (!model->closing || model->occupied > 0) {
         uint64_t next_ns;
         dsa_entry *entry = dsa_queue_pick(model, false, &next_ns);
         if (entry != NULL) {
-            advance(model, entry);
+            advance(engine, entry);
         } else if (next_ns == UINT64_MAX) {
             pthread_cond_wait(&model->wake, &model->lock);
         } else {
@@ -115,7 +122,7 @@ size_t dsa_model_run(dsa_model *model, size_t most)
         if (entry == NULL)
             break;
         done += !entry->executed; /* a late record is no second execution */
-        advance(model, entry);
+        advance(&model->engines[0], entry);
     }
     pthread_mutex_unlock(&model->lock);
     return done;
@@ -137,30 +144,45 @@ static const char *why_not(const dsa_model_options *options)
         return "max_transfer is not 1 byte to 2 GiB";
     if (options->version < 1 || options->version > 2)
         return "version is not 1 or 2";
+    if (options->engines < 1 || options->engines > DSA_MAX_ENGINES)
+        return "engines is not 1 to 4";
     return NULL;
 }
 
 static void free_all(dsa_model *model)
 {
-    free(model->chunk);
-    free(model->other_chunk);
-    free(model->list);
+    for (uint32_t i = 0; i < DSA_MAX_ENGINES; i++) {
+        free(model->engines[i].chunk);
+        free(model->engines[i].other_chunk);
+        free(model->engines[i].list);
+    }
+    for (uint32_t i = 0; i < DSA_MAX_ENTRIES; i++)
+        dsa_view_drop(&model->entries[i].view);
+    for (uint32_t i = 0; i < model->range_count; i++)
+        free(model->ranges[i].fenced);
     free(model);
 }
 
-static dsa_model *allocate(void)
+static bool allocate_engine(dsa_engine *engine)
+{
+    engine->chunk = malloc(DSA_CHUNK_BYTES);
+    engine->other_chunk = malloc(DSA_CHUNK_BYTES);
+    engine->list = malloc((size_t)DSA_MAX_BATCH * DSA_DESCRIPTOR_BYTES);
+    return engine->chunk != NULL && engine->other_chunk != NULL && engine->list != NULL;
+}
+
+static dsa_model *allocate(uint32_t engines)
 {
     dsa_model *model = calloc(1, sizeof(*model));
 
-    if (model == NULL)
+    for (uint32_t i = 0; model != NULL && i < engines; i++) {
+        model->engines[i].model = model;
+        if (allocate_engine(&model->engines[i]))
+            continue;
+        free_all(model);
         return NULL;
-    model->chunk = malloc(DSA_CHUNK_BYTES);
-    model->other_chunk = malloc(DSA_CHUNK_BYTES);
-    model->list = malloc((size_t)DSA_MAX_BATCH * DSA_DESCRIPTOR_BYTES);
-    if (model->chunk != NULL && model->other_chunk != NULL && model->list != NULL)
-        return model;
-    free_all(model);
-    return NULL;
+    }
+    return model;
 }
 
 static void init_locks(dsa_model *model)
@@ -170,7 +192,8 @@ static void init_locks(dsa_model *model)
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_mutex_init(&model->lock, NULL);
-    pthread_mutex_init(&model->engine, NULL);
+    for (uint32_t i = 0; i < DSA_MAX_ENGINES; i++)
+        pthread_mutex_init(&model->engines[i].lock, NULL);
     pthread_cond_init(&model->wake, &attributes);
     pthread_cond_init(&model->freed, &attributes);
     pthread_condattr_destroy(&attributes);
@@ -180,20 +203,39 @@ static void deinit_locks(dsa_model *model)
 {
     pthread_cond_destroy(&model->freed);
     pthread_cond_destroy(&model->wake);
-    pthread_mutex_destroy(&model->engine);
+    for (uint32_t i = 0; i < DSA_MAX_ENGINES; i++)
+        pthread_mutex_destroy(&model->engines[i].lock);
     pthread_mutex_destroy(&model->lock);
 }
 
-/* No signal is for this thread: a program's handlers run where its own code runs. */
-static int start_thread(dsa_model *model)
+/* Everything that was accepted is done with; the first `count` engines then end. */
+static void join_engines(dsa_model *model, uint32_t count)
+{
+    pthread_mutex_lock(&model->lock);
+    model->closing = true;
+    pthread_cond_broadcast(&model->wake);
+    pthread_mutex_unlock(&model->lock);
+    for (uint32_t i = 0; i < count; i++)
+        pthread_join(model->engines[i].thread, NULL);
+}
+
+/* No signal is for these threads: a program's handlers run where its own code runs. */
+static int start_engines(dsa_model *model)
 {
     sigset_t all, before;
-    int error;
+    uint32_t started = 0;
+    int error = 0;
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = pthread_create(&model->thread, NULL, serve, model);
+    while (error == 0 && started < model->options.engines) {
+        dsa_engine *engine = &model->engines[started];
+        error = pthread_create(&engine->thread, NULL, serve, engine);
+        started += error == 0;
+    }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error != 0)
+        join_engines(model, started);
     return error;
 }
 
@@ -216,7 +258,7 @@ dsa_model *dsa_model_open(const dsa_model_options *options, char *why, size_t wh
         return refuse(why, why_bytes, reason, 0);
     if (!dsa_plan_init(&plan, options->faults, options->seed))
         return refuse(why, why_bytes, "unknown fault plan", 0);
-    model = allocate();
+    model = allocate(options->engines);
     if (model == NULL)
         return refuse(why, why_bytes, "no memory", 0);
     model->options = *options;
@@ -229,7 +271,7 @@ dsa_model *dsa_model_open(const dsa_model_options *options, char *why, size_t wh
         return refuse(why, why_bytes, "this process's memory cannot be looked at", error);
     }
     init_locks(model);
-    error = options->threaded ? start_thread(model) : 0;
+    error = options->threaded ? start_engines(model) : 0;
     if (error != 0) {
         deinit_locks(model);
         dsa_memory_close(model);
@@ -259,15 +301,10 @@ void dsa_model_close(dsa_model *model)
     if (model->plan.one_in[DSA_FAULT_STUCK_CLOSE] != 0)
         for (;;)
             pause();
-    if (model->options.threaded) {
-        pthread_mutex_lock(&model->lock);
-        model->closing = true;
-        pthread_cond_signal(&model->wake);
-        pthread_mutex_unlock(&model->lock);
-        pthread_join(model->thread, NULL);
-    } else {
+    if (model->options.threaded)
+        join_engines(model, model->options.engines);
+    else
         finish(model);
-    }
     deinit_locks(model);
     dsa_memory_close(model);
     free_all(model);

@@ -31,8 +31,11 @@ typedef struct dsa_model_options {
     uint64_t seed;         /* of everything that is drawn by chance */
     const char *faults;    /* "none", "random", or a name of dsa_model_fault_name() */
     uint64_t delay_ns;     /* from submission to the first look at a descriptor */
-    bool threaded;         /* a thread executes; else dsa_model_run() does */
+    uint32_t engines;      /* that execute side by side, 1 to 4; 1 without threads */
+    bool threaded;         /* threads execute, one for each engine; else dsa_model_run() does */
     bool check_residency;  /* a page absent from this process's page table faults, as it would */
+    bool prs; /* page requests: absent lists and records are brought in, sources fault */
+    bool ats; /* false: of a fault on a record nobody hears */
 } dsa_model_options;
 
 /* What a test may ask afterwards; each counts from 0. */
@@ -46,10 +49,11 @@ typedef struct dsa_model_counts {
     uint64_t errors;     /* descriptors that broke a rule of the specification */
     uint64_t faults;     /* injected by the plan */
     uint64_t lost;       /* records that were never written */
+    uint64_t astray;     /* calls of write(2) to a disabled queue, whose portal is gone */
 } dsa_model_counts;
 
 /* Fills in what a default queue has: shared, 64 entries, threshold 60, batches of 128, 2 MiB,
- * version 1, seed 0, no faults, threaded, residency checked. */
+ * version 1, seed 0, no faults, one engine with its thread, residency checked, no page requests. */
 void dsa_model_defaults(dsa_model_options *options);
 
 /* Names of the fault plans, NULL past the last one. */
@@ -67,7 +71,13 @@ void dsa_model_close(dsa_model *model);
 int dsa_model_give(dsa_model *model, const void *base, size_t bytes, bool writable);
 void dsa_model_take(dsa_model *model, const void *base);
 
-/* The three ways in. ENQCMD returns ZF: true means Retry. MOVDIR64B has no answer. `write` returns
+/* In the place of a store fence. With the plan "store-order" the device finds descriptor lists and
+ * records, where they lie in writable memory, as they were when the last fence before their
+ * submission was passed. */
+void dsa_model_fence(dsa_model *model);
+
+/* The three ways in. ENQCMD returns ZF: true means Retry; where bits 31:0 of its source are not 0
+ * it raises SIGSEGV, as #GP would, and takes nothing. MOVDIR64B has no answer. `write` returns
  * bytes consumed or -errno, like the kernel's cdev. Any number of threads may call them. */
 bool dsa_model_enqcmd(dsa_model *model, const void *descriptor);
 void dsa_model_movdir64b(dsa_model *model, const void *descriptor);

@@ -4,8 +4,11 @@
  * the memory is compared first, and a fault then only hides what was found, never invents it.
  */
 #include <string.h>
+#include <time.h>
 
 #include "dsa_model_internal.h"
+
+enum { PIECE_MOST = 16, PIECE_MOST_NS = 100000 };
 
 #define PAGE_OFFSET_MASK UINT64_C(0xfff) /* bits that a fault address may lack (8.2) */
 
@@ -16,8 +19,8 @@ typedef struct comparison {
     uint8_t operand;
 } comparison;
 
-static uint8_t execute(dsa_model *model, const dsa_descriptor *descriptor, bool in_batch,
-                       dsa_random *random, dsa_answer *answer);
+static uint8_t execute(dsa_engine *engine, const dsa_descriptor *descriptor, bool in_batch,
+                       uint8_t fenced, dsa_random *random, dsa_answer *answer);
 
 static size_t first_difference(const uint8_t *one, const uint8_t *other, size_t bytes)
 {
@@ -30,25 +33,27 @@ static size_t first_difference(const uint8_t *one, const uint8_t *other, size_t 
     return at;
 }
 
-static comparison compare(dsa_model *model, const dsa_descriptor *descriptor)
+static comparison compare(dsa_engine *engine, const dsa_descriptor *descriptor)
 {
+    dsa_model *model = engine->model;
     bool with_pattern = dsa_opcode_of(descriptor) == DSA_COMPVAL;
     comparison found = {0};
 
     /* A chunk is a multiple of 8 bytes, so the pattern begins anew with each. */
     for (size_t i = 0; with_pattern && i < DSA_CHUNK_BYTES; i += sizeof(uint64_t))
-        memcpy(model->other_chunk + i, &descriptor->second, sizeof(uint64_t));
+        memcpy(engine->other_chunk + i, &descriptor->second, sizeof(uint64_t));
     while (found.equal < descriptor->size) {
         uint64_t left = descriptor->size - found.equal;
         size_t want = left < DSA_CHUNK_BYTES ? (size_t)left : DSA_CHUNK_BYTES;
-        size_t got = dsa_memory_read(model, descriptor->source + found.equal, model->chunk, want);
+        size_t got =
+            dsa_memory_read(model, descriptor->source + found.equal, engine->chunk, want, false);
         size_t both = got, same;
 
         if (!with_pattern)
-            both =
-                dsa_memory_read(model, descriptor->second + found.equal, model->other_chunk, got);
+            both = dsa_memory_read(model, descriptor->second + found.equal, engine->other_chunk,
+                                   got, false);
         dsa_count(model, &model->counts.bytes_read, with_pattern ? got : got + both);
-        same = first_difference(model->chunk, model->other_chunk, both);
+        same = first_difference(engine->chunk, engine->other_chunk, both);
         found.equal += same;
         found.differs = same < both;
         found.faulted = same == both && both < want;
@@ -149,19 +154,20 @@ static bool loses_all(dsa_model *model, dsa_random *random)
     return lost;
 }
 
-static dsa_outcome compare_or_fault(dsa_model *model, const dsa_descriptor *descriptor,
-                                    dsa_random *random, bool *lost)
+static dsa_outcome compare_or_fault(dsa_engine *engine, const dsa_descriptor *descriptor,
+                                    dsa_random *random, dsa_fault *told)
 {
-    comparison found = compare(model, descriptor);
+    dsa_model *model = engine->model;
+    comparison found = compare(engine, descriptor);
     dsa_outcome outcome = outcome_of(&found, descriptor, random);
     dsa_fault fault;
 
     if (found.faulted) {
-        *lost = loses_all(model, random);
+        *told = loses_all(model, random) ? DSA_FAULT_LOST_ALL : DSA_FAULT_NONE;
         return outcome;
     }
-    fault = dsa_plan_draw(model, dsa_opcode_of(descriptor), random);
-    *lost = fault == DSA_FAULT_LOST || fault == DSA_FAULT_LOST_ALL;
+    fault = dsa_plan_draw(model, descriptor, random);
+    *told = fault;
     if (fault == DSA_FAULT_PAGE || fault == DSA_FAULT_PAGE_MASKED ||
         fault == DSA_FAULT_PAGE_REFUSED)
         outcome = false_page_fault(model, fault, &found, descriptor, random);
@@ -171,7 +177,7 @@ static dsa_outcome compare_or_fault(dsa_model *model, const dsa_descriptor *desc
 }
 
 /* Members [first, end) in any order (3.8). True: each was a success. */
-static bool run_members(dsa_model *model, uint32_t first, uint32_t end, dsa_random *random)
+static bool run_members(dsa_engine *engine, uint32_t first, uint32_t end, dsa_random *random)
 {
     uint16_t order[DSA_MAX_BATCH];
     uint32_t count = end - first;
@@ -185,29 +191,60 @@ static bool run_members(dsa_model *model, uint32_t first, uint32_t end, dsa_rand
     }
     for (uint32_t i = 0; i < count; i++) {
         dsa_random own = dsa_random_stream(seed, DSA_STREAM_OPERATION, order[i]);
+        uint8_t fenced = engine->view->list != NULL ? engine->view->statuses[order[i]] : 0;
         dsa_answer answer;
-        uint8_t status = execute(model, &model->list[order[i]], true, &own, &answer);
-        good &= dsa_record_write(model, &answer) && status == DSA_SUCCESS;
+        uint8_t status = execute(engine, &engine->list[order[i]], true, fenced, &own, &answer);
+        /* A record that the kernel had to write fails its batch, to be on the safe side. */
+        good &= dsa_record_write(engine->model, &answer) && status == DSA_SUCCESS && !answer.late;
     }
     return good;
 }
 
-/* Runs members from fence to fence, `have` of them at most; returns how many ran. */
-static uint32_t run_fenced(dsa_model *model, uint32_t have, dsa_random *random, bool *good)
+/* Runs members [first, end) from fence to fence; returns where it stopped. */
+static uint32_t run_fenced(dsa_engine *engine, uint32_t first, uint32_t end, dsa_random *random,
+                           bool *good)
 {
-    uint32_t first = 0;
-
-    while (first < have) {
-        uint32_t end = first + 1;
+    while (first < end) {
+        uint32_t next = first + 1;
         /* 3.8: the fenced one and all that follow are abandoned, their records untouched */
-        if (!*good && (model->list[first].flags & DSA_FENCE))
+        if (!*good && (engine->list[first].flags & DSA_FENCE))
             break;
-        while (end < have && (model->list[end].flags & DSA_FENCE) == 0)
-            end++;
-        *good &= run_members(model, first, end, random);
-        first = end;
+        while (next < end && (engine->list[next].flags & DSA_FENCE) == 0)
+            next++;
+        *good &= run_members(engine, first, next, random);
+        first = next;
     }
     return first;
+}
+
+/* Fetches members [first, first + count) of the list; returns how many came. */
+static uint32_t fetch(dsa_engine *engine, const dsa_descriptor *descriptor, uint32_t first,
+                      uint32_t count)
+{
+    uint64_t at = descriptor->source + (uint64_t)first * DSA_DESCRIPTOR_BYTES;
+    size_t bytes = (size_t)count * DSA_DESCRIPTOR_BYTES;
+    bool request = engine->model->options.prs; /* a list is asked for whatever BOF says (3.13) */
+
+    bytes = dsa_memory_read(engine->model, at, &engine->list[first], bytes, request);
+    count = (uint32_t)(bytes / DSA_DESCRIPTOR_BYTES);
+    if (engine->view->list != NULL)
+        memcpy(&engine->list[first], &engine->view->list[first],
+               (size_t)count * DSA_DESCRIPTOR_BYTES);
+    return count;
+}
+
+/* How many members to fetch at once. A list that is fetched late is fetched in pieces, each when
+ * those before it have run, and with a pause before it. */
+static uint32_t next_piece(dsa_engine *engine, uint32_t left, bool late, dsa_random *random)
+{
+    struct timespec pause = {.tv_nsec = 0};
+
+    if (!late)
+        return left;
+    pause.tv_nsec = (long)dsa_draw_below(random, PIECE_MOST_NS);
+    if (engine->model->options.threaded)
+        nanosleep(&pause, NULL);
+    return 1 + (uint32_t)dsa_draw_below(random, left < PIECE_MOST ? left : PIECE_MOST);
 }
 
 /* How many of `count` members an injected fault of the batch lets run. */
@@ -215,6 +252,7 @@ static uint32_t cut_short(dsa_fault fault, uint32_t count, dsa_random *random)
 {
     switch (fault) {
     case DSA_FAULT_LIST:
+    case DSA_FAULT_READBACK:
     case DSA_FAULT_HARDWARE:
     case DSA_FAULT_HARDWARE_WRITE:
     case DSA_FAULT_TRANSLATION:
@@ -225,31 +263,57 @@ static uint32_t cut_short(dsa_fault fault, uint32_t count, dsa_random *random)
     case DSA_FAULT_OPCODE:
     case DSA_FAULT_FLAGS:
     case DSA_FAULT_RESERVED:
+    case DSA_FAULT_SIZE:
+    case DSA_FAULT_COUNT:
+    case DSA_FAULT_VALUE:
+    case DSA_FAULT_OVERLAP:
+    case DSA_FAULT_DUALCAST:
+    case DSA_FAULT_LIST_ALIGNMENT:
+    case DSA_FAULT_INTERRUPT:
+    case DSA_FAULT_ALIGNMENT:
+    case DSA_FAULT_TRAFFIC_CLASS:
         return 0;
     default:
         return count;
     }
 }
 
-static dsa_outcome run_batch(dsa_model *model, const dsa_descriptor *descriptor, dsa_random *random,
-                             bool *lost)
+static bool is_late(dsa_model *model, dsa_random *random)
 {
-    uint32_t count = descriptor->size;
-    dsa_fault fault = dsa_plan_draw(model, DSA_BATCH, random);
-    uint32_t have = cut_short(fault, count, random), ran;
-    dsa_outcome outcome = {.status = DSA_SUCCESS, .fields = DSA_FIELD_COMPLETED};
-    size_t bytes;
-    bool good = true;
+    bool late;
 
-    *lost = fault == DSA_FAULT_LOST || fault == DSA_FAULT_LOST_ALL;
+    pthread_mutex_lock(&model->lock);
+    late = dsa_plan_hits(model, DSA_FAULT_LATE_LIST, random);
+    pthread_mutex_unlock(&model->lock);
+    return late;
+}
+
+static dsa_outcome run_batch(dsa_engine *engine, const dsa_descriptor *descriptor,
+                             dsa_random *random, dsa_fault *told)
+{
+    dsa_model *model = engine->model;
+    dsa_fault fault = dsa_plan_draw(model, descriptor, random);
+    uint32_t have, ran = 0;
+    dsa_outcome outcome = {.status = DSA_SUCCESS, .fields = DSA_FIELD_COMPLETED};
+    bool good = true, late = is_late(model, random);
+
+    if (fault == DSA_FAULT_LIST && model->options.prs) /* the page request was served */
+        fault = DSA_FAULT_NONE;
+    *told = fault;
+    have = cut_short(fault, descriptor->size, random);
     dsa_count(model, &model->counts.batches, 1);
-    bytes = dsa_memory_read(model, descriptor->source, model->list,
-                            (size_t)have * DSA_DESCRIPTOR_BYTES);
-    if (bytes / DSA_DESCRIPTOR_BYTES < have) {
-        have = (uint32_t)(bytes / DSA_DESCRIPTOR_BYTES);
-        fault = DSA_FAULT_LIST; /* a true one, whatever else was planned */
+    while (ran < have) {
+        uint32_t piece = next_piece(engine, have - ran, late, random), end;
+        uint32_t came = fetch(engine, descriptor, ran, piece);
+        if (came < piece) {
+            have = ran + came;
+            fault = DSA_FAULT_LIST; /* a true one, whatever else was planned */
+        }
+        end = ran + came;
+        ran = run_fenced(engine, ran, end, random, &good);
+        if (ran < end)
+            break;
     }
-    ran = run_fenced(model, have, random, &good);
     outcome.completed = ran; /* 8.2: descriptors, not bytes */
     if (ran < have) {
         outcome.status = DSA_BATCH_FAIL;
@@ -267,48 +331,67 @@ static dsa_outcome run_batch(dsa_model *model, const dsa_descriptor *descriptor,
 }
 
 static dsa_outcome do_nothing(dsa_model *model, const dsa_descriptor *descriptor,
-                              dsa_random *random, bool *lost)
+                              dsa_random *random, dsa_fault *told)
 {
     dsa_outcome outcome = {.status = DSA_SUCCESS};
-    dsa_fault fault = dsa_plan_draw(model, dsa_opcode_of(descriptor), random);
 
-    *lost = fault == DSA_FAULT_LOST || fault == DSA_FAULT_LOST_ALL;
-    dsa_plan_error(fault, random, &outcome);
+    *told = dsa_plan_draw(model, descriptor, random);
+    dsa_plan_error(*told, random, &outcome);
     return outcome;
+}
+
+/* Whether a fault that the plan brought leaves no record. One on the record itself (1a) is brought
+ * in by a page request, or told in the event log of version 2, from which the kernel writes the
+ * record; version 1 has only its error register, and without ATS nobody is told (3.13). */
+static bool leaves_no_record(const dsa_model *model, dsa_fault fault, dsa_answer *answer)
+{
+    switch (fault) {
+    case DSA_FAULT_LOST:
+    case DSA_FAULT_LOST_ALL:
+    case DSA_FAULT_RECORD_ALIGNMENT: /* 1b and 1d, too, are told in no record */
+    case DSA_FAULT_PRIVILEGE:
+        return true;
+    case DSA_FAULT_RECORD:
+        answer->late = model->options.ats && !model->options.prs && model->options.version >= 2;
+        return !model->options.ats || (!model->options.prs && !answer->late);
+    default:
+        return false;
+    }
 }
 
 /* The status, 0 where none can be told: the record's memory is at fault. A batch sees a lost
  * record of a member as a failure on version 2, where the kernel writes records that faulted and
  * fails the batch when it cannot; version 1 has only its error register. */
-static uint8_t execute(dsa_model *model, const dsa_descriptor *descriptor, bool in_batch,
-                       dsa_random *random, dsa_answer *answer)
+static uint8_t execute(dsa_engine *engine, const dsa_descriptor *descriptor, bool in_batch,
+                       uint8_t fenced, dsa_random *random, dsa_answer *answer)
 {
+    dsa_model *model = engine->model;
     dsa_outcome outcome = {0};
-    bool lost = false;
+    dsa_fault fault = DSA_FAULT_NONE;
 
-    answer->wanted = false;
+    *answer = (dsa_answer){.wanted = false};
     dsa_count(model, &model->counts.executed, 1);
     if (!in_batch && (descriptor->pasid & DSA_PASID_PRIV)) { /* 1d; members have their batch's */
         dsa_count(model, &model->counts.errors, 1);
         dsa_count(model, &model->counts.lost, 1);
         return 0;
     }
-    if (!dsa_record_usable(model, descriptor))
+    if (!dsa_record_usable(model, descriptor, fenced))
         return 0;
     outcome.status = dsa_check(model, descriptor, in_batch, random, &outcome.invalid_flags);
     if (outcome.status != 0) {
         dsa_count(model, &model->counts.errors, 1);
         outcome.fields = outcome.status == DSA_BAD_FLAGS ? DSA_FIELD_FLAGS : 0;
-        lost = loses_all(model, random);
+        fault = loses_all(model, random) ? DSA_FAULT_LOST_ALL : DSA_FAULT_NONE;
     } else if (dsa_opcode_of(descriptor) == DSA_BATCH) {
-        outcome = run_batch(model, descriptor, random, &lost);
+        outcome = run_batch(engine, descriptor, random, &fault);
     } else if (dsa_opcode_of(descriptor) == DSA_NOOP || dsa_opcode_of(descriptor) == DSA_DRAIN) {
-        outcome = do_nothing(model, descriptor, random, &lost);
+        outcome = do_nothing(model, descriptor, random, &fault);
     } else {
-        outcome = compare_or_fault(model, descriptor, random, &lost);
+        outcome = compare_or_fault(engine, descriptor, random, &fault);
     }
     dsa_record_fill(model, descriptor, &outcome, random, answer);
-    if (lost && answer->wanted) {
+    if (leaves_no_record(model, fault, answer) && answer->wanted) {
         answer->wanted = false;
         dsa_count(model, &model->counts.lost, 1);
         if (model->options.version >= 2 || (dsa_draw(random) & 1))
@@ -317,10 +400,11 @@ static uint8_t execute(dsa_model *model, const dsa_descriptor *descriptor, bool 
     return outcome.status;
 }
 
-void dsa_execute(dsa_model *model, const dsa_descriptor *descriptor, uint64_t number,
+void dsa_execute(dsa_engine *engine, const dsa_descriptor *descriptor, uint64_t number,
                  dsa_answer *answer)
 {
-    dsa_random random = dsa_random_stream(model->options.seed, DSA_STREAM_OPERATION, number);
+    dsa_random random =
+        dsa_random_stream(engine->model->options.seed, DSA_STREAM_OPERATION, number);
 
-    execute(model, descriptor, false, &random, answer);
+    execute(engine, descriptor, false, engine->view->status, &random, answer);
 }

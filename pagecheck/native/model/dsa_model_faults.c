@@ -35,6 +35,19 @@ static const kind KINDS[DSA_FAULTS] = {
     [DSA_FAULT_OPCODE] = {"bad-opcode", TO_ALL, true, 8, FOREVER, FOREVER},
     [DSA_FAULT_FLAGS] = {"invalid-flags", TO_ALL, true, 8, FOREVER, FOREVER},
     [DSA_FAULT_RESERVED] = {"reserved", TO_ALL, true, 8, FOREVER, FOREVER},
+    [DSA_FAULT_SIZE] = {"transfer-size", TO_COMPARES, true, 1, FOREVER, FOREVER},
+    [DSA_FAULT_COUNT] = {"descriptor-count", TO_BATCHES, true, 1, FOREVER, FOREVER},
+    [DSA_FAULT_VALUE] = {"field-value", TO_ALL, true, 8, FOREVER, FOREVER},
+    [DSA_FAULT_OVERLAP] = {"overlap", TO_ALL, true, 8, FOREVER, FOREVER},
+    [DSA_FAULT_DUALCAST] = {"dualcast", TO_ALL, true, 8, FOREVER, FOREVER},
+    [DSA_FAULT_LIST_ALIGNMENT] = {"list-misaligned", TO_BATCHES, true, 2, FOREVER, FOREVER},
+    [DSA_FAULT_INTERRUPT] = {"interrupt-handle", TO_ALL, true, 8, FOREVER, FOREVER},
+    [DSA_FAULT_RECORD] = {"record-fault", TO_ALL, true, 16, 3, 2},
+    [DSA_FAULT_RECORD_ALIGNMENT] = {"record-misaligned", TO_ALL, false, 16, 3, 0},
+    [DSA_FAULT_ALIGNMENT] = {"misaligned", TO_ALL, true, 8, FOREVER, FOREVER},
+    [DSA_FAULT_PRIVILEGE] = {"privilege", TO_ALL, false, 16, 3, 0},
+    [DSA_FAULT_TRAFFIC_CLASS] = {"traffic-class", TO_ALL, true, 8, FOREVER, FOREVER},
+    [DSA_FAULT_READBACK] = {"readback", TO_ALL, true, 8, FOREVER, FOREVER},
     [DSA_FAULT_HARDWARE] = {"hw-error", TO_ALL, true, 8, FOREVER, FOREVER},
     [DSA_FAULT_HARDWARE_WRITE] = {"hw-error-write", TO_ALL, true, 8, FOREVER, FOREVER},
     [DSA_FAULT_TRANSLATION] = {"translation", TO_ALL, true, 8, FOREVER, FOREVER},
@@ -52,6 +65,9 @@ static const kind KINDS[DSA_FAULTS] = {
     [DSA_FAULT_EINVAL_BATCH] = {"einval-batch", 0, true, 1, FOREVER, FOREVER},
     [DSA_FAULT_SHORT] = {"short", 0, true, 2, FOREVER, FOREVER},
     [DSA_FAULT_STUCK_CLOSE] = {"stuck-close", 0, false, 1, FOREVER, 0},
+    [DSA_FAULT_STORE_ORDER] = {"store-order", 0, true, 1, FOREVER, FOREVER},
+    [DSA_FAULT_LATE_LIST] = {"late-list", 0, true, 2, FOREVER, FOREVER},
+    [DSA_FAULT_NEIGHBOUR] = {"neighbour", 0, true, 1, FOREVER, FOREVER},
 };
 
 /* Codes that no revision of Table 5-6 defines. */
@@ -74,6 +90,8 @@ static void plan_named(dsa_plan *plan, dsa_fault fault)
 static void plan_random(dsa_plan *plan, dsa_random *random)
 {
     static const uint32_t rates[] = {2, 4, 8, 16, 64, 256};
+    static const dsa_fault always[] = {DSA_FAULT_EINVAL_BATCH, DSA_FAULT_SIZE, DSA_FAULT_COUNT,
+                                       DSA_FAULT_STORE_ORDER, DSA_FAULT_NEIGHBOUR};
     uint64_t kinds = 1 + dsa_draw_below(random, 4);
 
     while (kinds > 0) {
@@ -90,8 +108,9 @@ static void plan_random(dsa_plan *plan, dsa_random *random)
     /* These say when by themselves, or are a property of the queue rather than luck. */
     if (plan->one_in[DSA_FAULT_DISABLE] != 0)
         plan->one_in[DSA_FAULT_DISABLE] = 1;
-    if (plan->one_in[DSA_FAULT_EINVAL_BATCH] != 0)
-        plan->one_in[DSA_FAULT_EINVAL_BATCH] = 1;
+    for (size_t i = 0; i < sizeof(always) / sizeof(*always); i++)
+        if (plan->one_in[always[i]] != 0)
+            plan->one_in[always[i]] = 1;
 }
 
 bool dsa_plan_init(dsa_plan *plan, const char *name, uint64_t seed)
@@ -101,6 +120,8 @@ bool dsa_plan_init(dsa_plan *plan, const char *name, uint64_t seed)
     memset(plan, 0, sizeof(*plan));
     plan->disable_at = 1 + dsa_draw_below(&random, 64);
     plan->eperm_at = 1 + dsa_draw_below(&random, 64);
+    plan->size_most = 4096u << dsa_draw_below(&random, 4);
+    plan->count_most = 1 + (uint32_t)dsa_draw_below(&random, 64);
     if (name == NULL || strcmp(name, "none") == 0)
         return true;
     if (strcmp(name, "random") == 0) {
@@ -145,14 +166,22 @@ static uint8_t applies_to(uint8_t opcode)
     }
 }
 
-dsa_fault dsa_plan_draw(dsa_model *model, uint8_t opcode, dsa_random *random)
+/* These tell of a limit that is lower than the queue's own, and no luck is in it. */
+static bool within_limits(const dsa_plan *plan, dsa_fault fault, const dsa_descriptor *descriptor)
 {
-    uint8_t what = applies_to(opcode);
+    return (fault == DSA_FAULT_SIZE && descriptor->size <= plan->size_most) ||
+           (fault == DSA_FAULT_COUNT && descriptor->size <= plan->count_most);
+}
+
+dsa_fault dsa_plan_draw(dsa_model *model, const dsa_descriptor *descriptor, dsa_random *random)
+{
+    uint8_t what = applies_to(dsa_opcode_of(descriptor));
     dsa_fault hit = DSA_FAULT_NONE;
 
     pthread_mutex_lock(&model->lock);
     for (dsa_fault fault = 0; fault < DSA_FAULTS && hit == DSA_FAULT_NONE; fault++)
-        if ((KINDS[fault].applies & what) && dsa_plan_hits(model, fault, random))
+        if ((KINDS[fault].applies & what) && !within_limits(&model->plan, fault, descriptor) &&
+            dsa_plan_hits(model, fault, random))
             hit = fault;
     pthread_mutex_unlock(&model->lock);
     return hit;
@@ -164,6 +193,16 @@ bool dsa_plan_error(dsa_fault fault, dsa_random *random, dsa_outcome *outcome)
         [DSA_FAULT_OPCODE] = DSA_BAD_OPCODE,
         [DSA_FAULT_FLAGS] = DSA_BAD_FLAGS,
         [DSA_FAULT_RESERVED] = DSA_BAD_RESERVED,
+        [DSA_FAULT_SIZE] = DSA_BAD_SIZE,
+        [DSA_FAULT_COUNT] = DSA_BAD_COUNT,
+        [DSA_FAULT_VALUE] = DSA_BAD_VALUE,
+        [DSA_FAULT_OVERLAP] = DSA_OVERLAP,
+        [DSA_FAULT_DUALCAST] = DSA_DUALCAST,
+        [DSA_FAULT_LIST_ALIGNMENT] = DSA_BAD_LIST,
+        [DSA_FAULT_INTERRUPT] = DSA_BAD_INTERRUPT,
+        [DSA_FAULT_ALIGNMENT] = DSA_BAD_ADDRESS,
+        [DSA_FAULT_TRAFFIC_CLASS] = DSA_BAD_TRAFFIC_CLASS,
+        [DSA_FAULT_READBACK] = DSA_READBACK,
         [DSA_FAULT_HARDWARE] = DSA_HARDWARE,
         [DSA_FAULT_HARDWARE_WRITE] = DSA_HARDWARE_WRITE,
         [DSA_FAULT_TRANSLATION] = DSA_TRANSLATION,

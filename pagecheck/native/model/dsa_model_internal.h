@@ -24,6 +24,7 @@ enum {
     DSA_MAX_ENTRIES = 128,
     DSA_MAX_BATCH = 1024,
     DSA_MAX_RANGES = 1024,
+    DSA_MAX_ENGINES = 4,
     DSA_CHUNK_BYTES = 65536, /* of source memory, copied and compared at a time */
 };
 
@@ -77,7 +78,14 @@ enum dsa_status { /* Table 5-6 */
                   DSA_BAD_RESERVED = 0x12,
                   DSA_BAD_SIZE = 0x13,
                   DSA_BAD_COUNT = 0x14,
+                  DSA_BAD_VALUE = 0x15,
+                  DSA_OVERLAP = 0x16,
+                  DSA_DUALCAST = 0x17,
                   DSA_BAD_LIST = 0x18,
+                  DSA_BAD_INTERRUPT = 0x19,
+                  DSA_BAD_ADDRESS = 0x1c,
+                  DSA_BAD_TRAFFIC_CLASS = 0x1e,
+                  DSA_READBACK = 0x1f,
                   DSA_HARDWARE = 0x20,
                   DSA_HARDWARE_WRITE = 0x21,
                   DSA_TRANSLATION = 0x22,
@@ -149,6 +157,7 @@ typedef struct dsa_outcome {
 /* A record that is complete but not written yet; `wanted` false: none will be. */
 typedef struct dsa_answer {
     bool wanted;
+    bool late; /* the kernel writes it, from the event log */
     uint64_t address;
     uint8_t bytes[DSA_RECORD_BYTES];
 } dsa_answer;
@@ -165,6 +174,19 @@ typedef enum dsa_fault {
     DSA_FAULT_OPCODE,
     DSA_FAULT_FLAGS,
     DSA_FAULT_RESERVED,
+    DSA_FAULT_SIZE,
+    DSA_FAULT_COUNT,
+    DSA_FAULT_VALUE,
+    DSA_FAULT_OVERLAP,
+    DSA_FAULT_DUALCAST,
+    DSA_FAULT_LIST_ALIGNMENT,
+    DSA_FAULT_INTERRUPT,
+    DSA_FAULT_RECORD,
+    DSA_FAULT_RECORD_ALIGNMENT,
+    DSA_FAULT_ALIGNMENT,
+    DSA_FAULT_PRIVILEGE,
+    DSA_FAULT_TRAFFIC_CLASS,
+    DSA_FAULT_READBACK,
     DSA_FAULT_HARDWARE,
     DSA_FAULT_HARDWARE_WRITE,
     DSA_FAULT_TRANSLATION,
@@ -181,6 +203,9 @@ typedef enum dsa_fault {
     DSA_FAULT_EINVAL_BATCH,
     DSA_FAULT_SHORT,
     DSA_FAULT_STUCK_CLOSE,
+    DSA_FAULT_STORE_ORDER,
+    DSA_FAULT_LATE_LIST,
+    DSA_FAULT_NEIGHBOUR,
     DSA_FAULTS,
     DSA_FAULT_NONE = DSA_FAULTS,
 } dsa_fault;
@@ -191,6 +216,8 @@ typedef struct dsa_plan {
     uint64_t disable_at;         /* when this many descriptors have been taken */
     uint64_t eperm_at;           /* the call from which write(2) is refused */
     uint64_t full_for;           /* submissions that the present stretch still refuses */
+    uint32_t size_most;          /* bytes: of more, "transfer-size" refuses a comparison */
+    uint32_t count_most;         /* members: of more, "descriptor-count" refuses a batch */
 } dsa_plan;
 
 /* ---- the queue ---- */
@@ -202,8 +229,16 @@ typedef enum dsa_entry_state {
     DSA_ENTRY_HELD,    /* executed; the record is late */
 } dsa_entry_state;
 
+/* What a descriptor's list and records were at the last fence before its submission. */
+typedef struct dsa_view {
+    dsa_descriptor *list; /* NULL: memory is seen as it is */
+    uint8_t *statuses;    /* of the members' records, as many as the descriptor's size says */
+    uint8_t status;       /* of its own record; 0 where that is not known */
+} dsa_view;
+
 typedef struct dsa_entry {
     dsa_entry_state state;
+    dsa_view view;
     uint64_t number; /* of the descriptor among those that the queue took, from 0 */
     uint64_t due_ns; /* CLOCK_MONOTONIC: not looked at before */
     bool executed;   /* the answer is there */
@@ -214,16 +249,26 @@ typedef struct dsa_entry {
 typedef struct dsa_range {
     uint64_t base, bytes;
     bool writable;
-    bool taken;     /* no new use; free once `users` is 0 */
-    uint32_t users; /* accesses under way */
+    bool taken;      /* no new use; free once `users` is 0 */
+    uint32_t users;  /* accesses under way */
+    uint8_t *fenced; /* its bytes when the last fence was passed; NULL: not kept */
 } dsa_range;
+
+/* One processing engine: what it works with belongs to it alone. */
+typedef struct dsa_engine {
+    dsa_model *model;
+    pthread_mutex_t lock; /* held while it executes; taken before the model's, never after */
+    pthread_t thread;
+    uint8_t *chunk, *other_chunk;
+    dsa_descriptor *list;
+    const dsa_view *view; /* of the descriptor in hand */
+} dsa_engine;
 
 struct dsa_model {
     dsa_model_options options;
-    pthread_mutex_t lock; /* everything but what `engine` guards */
-    pthread_cond_t wake;  /* the thread: an entry came, or the end */
+    pthread_mutex_t lock; /* everything but what an engine's lock guards */
+    pthread_cond_t wake;  /* the engines: an entry came, or the end */
     pthread_cond_t freed; /* those who wait for a range or for an empty queue */
-    pthread_t thread;
     bool closing;
     bool enabled;
     uint64_t back_ns; /* when a queue that the plan disabled comes back; 0: not by itself */
@@ -234,14 +279,12 @@ struct dsa_model {
     uint32_t range_count;
     dsa_plan plan;
     dsa_model_counts counts;
-
-    /* Held by whoever executes; taken before `lock`, never after. */
-    pthread_mutex_t engine;
+    uint32_t others; /* entries that another submitter has in the queue, until `others_until_ns` */
+    uint64_t others_until_ns;
+    dsa_engine engines[DSA_MAX_ENGINES];
     uint64_t page_bytes;
     int pagemap; /* /proc/self/pagemap, -1: residency is not checked */
     int memory;  /* /proc/self/mem, where process_vm_readv is not allowed; else -1 */
-    uint8_t *chunk, *other_chunk;
-    dsa_descriptor *list;
 };
 
 uint64_t dsa_now_ns(void);
@@ -260,11 +303,11 @@ uint8_t dsa_opcode_of(const dsa_descriptor *descriptor);
 
 /* dsa_model_exec.c: executes an entry's descriptor, members and their records included, and leaves
  * its own record in `answer`. */
-void dsa_execute(dsa_model *model, const dsa_descriptor *descriptor, uint64_t number,
+void dsa_execute(dsa_engine *engine, const dsa_descriptor *descriptor, uint64_t number,
                  dsa_answer *answer);
 
-/* dsa_model_record.c */
-bool dsa_record_usable(dsa_model *model, const dsa_descriptor *descriptor);
+/* dsa_model_record.c; `fenced` is the record's status as of the last fence */
+bool dsa_record_usable(dsa_model *model, const dsa_descriptor *descriptor, uint8_t fenced);
 void dsa_record_fill(const dsa_model *model, const dsa_descriptor *descriptor,
                      const dsa_outcome *outcome, dsa_random *random, dsa_answer *answer);
 /* False: it was wanted and could not be written. */
@@ -273,17 +316,22 @@ bool dsa_record_write(dsa_model *model, const dsa_answer *answer);
 /* dsa_model_memory.c */
 int dsa_memory_open(dsa_model *model);
 void dsa_memory_close(dsa_model *model);
-/* Copies what can be read from `address` on; a short count means that the byte after it faults. */
-size_t dsa_memory_read(dsa_model *model, uint64_t address, void *to, size_t bytes);
+/* Copies what can be read from `address` on; a short count means that the byte after it faults.
+ * `request`: pages that are absent are asked for, not faulted upon. */
+size_t dsa_memory_read(dsa_model *model, uint64_t address, void *to, size_t bytes, bool request);
 /* A record's status byte, -1: the memory is not there. */
 int dsa_memory_status(dsa_model *model, uint64_t address);
 bool dsa_memory_write_record(dsa_model *model, const dsa_answer *answer);
+
+/* dsa_model_fence.c; with `lock` held */
+void dsa_view_take(dsa_model *model, const dsa_descriptor *descriptor, dsa_view *view);
+void dsa_view_drop(dsa_view *view);
 
 /* dsa_model_faults.c */
 /* False: there is no plan of that name. */
 bool dsa_plan_init(dsa_plan *plan, const char *name, uint64_t seed);
 /* Which fault meets this descriptor, if any; one that is returned is counted as injected. */
-dsa_fault dsa_plan_draw(dsa_model *model, uint8_t opcode, dsa_random *random);
+dsa_fault dsa_plan_draw(dsa_model *model, const dsa_descriptor *descriptor, dsa_random *random);
 /* One kind alone, with `lock` held; counted too. */
 bool dsa_plan_hits(dsa_model *model, dsa_fault fault, dsa_random *random);
 /* The status and fields of an injected error that says nothing about the data. False: `fault` is

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -58,8 +59,15 @@ int dsa_model_give(dsa_model *model, const void *base, size_t bytes, bool writab
         dsa_range *range = &model->ranges[i];
         if (i < model->range_count && (range->bytes != 0 || range->users != 0))
             continue;
+        free(range->fenced);
         *range = (dsa_range){.base = (uint64_t)(uintptr_t)base, .bytes = bytes};
         range->writable = writable;
+        if (writable && model->plan.one_in[DSA_FAULT_STORE_ORDER] != 0) {
+            range->fenced = malloc(bytes);
+            if (range->fenced == NULL)
+                break;
+            memcpy(range->fenced, base, bytes);
+        }
         if (i >= model->range_count)
             model->range_count = i + 1;
         result = 0;
@@ -159,7 +167,7 @@ static uint64_t fetch(const dsa_model *model, uint64_t address, void *to, uint64
     return got < 0 ? 0 : (uint64_t)got;
 }
 
-size_t dsa_memory_read(dsa_model *model, uint64_t address, void *to, size_t bytes)
+size_t dsa_memory_read(dsa_model *model, uint64_t address, void *to, size_t bytes, bool request)
 {
     uint64_t done = 0;
 
@@ -169,7 +177,7 @@ size_t dsa_memory_read(dsa_model *model, uint64_t address, void *to, size_t byte
         dsa_range *range = pin(model, address + done, &want, false);
         if (range == NULL)
             break;
-        there = present(model, address + done, want);
+        there = request ? want : present(model, address + done, want);
         if (there != 0)
             got = fetch(model, address + done, (uint8_t *)to + done, there);
         unpin(model, range);
@@ -188,7 +196,9 @@ int dsa_memory_status(dsa_model *model, uint64_t address)
 
     if (range == NULL)
         return -1;
-    if (inside == DSA_RECORD_BYTES && present(model, address, inside) == inside)
+    /* With page requests the look brings it in, as the device would have it. */
+    if (inside == DSA_RECORD_BYTES &&
+        (model->options.prs || present(model, address, inside) == inside))
         status = __atomic_load_n((const uint8_t *)(uintptr_t)address, __ATOMIC_RELAXED);
     unpin(model, range);
     return status;
@@ -204,7 +214,8 @@ bool dsa_memory_write_record(dsa_model *model, const dsa_answer *answer)
 
     if (range == NULL)
         return false;
-    if (inside == DSA_RECORD_BYTES && present(model, answer->address, inside) == inside &&
+    if (inside == DSA_RECORD_BYTES &&
+        (model->options.prs || present(model, answer->address, inside) == inside) &&
         __atomic_load_n(record, __ATOMIC_RELAXED) == 0) {
         memcpy(record + 1, answer->bytes + 1, DSA_RECORD_BYTES - 1);
         /* Release; pairs with the submitter's acquire load of the status. 8.2: a status that is

@@ -4,6 +4,7 @@
  * occupies one. Queued descriptors are executed in any order (3.9).
  */
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 
 #include "dsa_model_internal.h"
@@ -13,6 +14,9 @@ enum {
     FULL_MOST = 2000,
     BACK_MIN_MS = 5,
     BACK_MOST_MS = 50,
+    OTHERS_MOST_NS = 20000000,
+    BEHIND_SHORT_NS = 500000,
+    BEHIND_LONG_NS = 300000000,
 };
 
 /* ---- what is executed next ---- */
@@ -71,9 +75,10 @@ dsa_entry *dsa_queue_pick(dsa_model *model, bool ignore_delay, uint64_t *next_ns
 void dsa_queue_release(dsa_model *model, dsa_entry *entry)
 {
     entry->state = DSA_ENTRY_FREE;
+    dsa_view_drop(&entry->view);
     model->occupied--;
     pthread_cond_broadcast(&model->freed);
-    pthread_cond_signal(&model->wake); /* a drain may be next */
+    pthread_cond_broadcast(&model->wake); /* a drain may be next, or the end */
 }
 
 /* ---- enabled or not ---- */
@@ -154,6 +159,30 @@ static dsa_random next_submission(dsa_model *model)
     return dsa_random_stream(model->options.seed, DSA_STREAM_SUBMIT, model->submissions++);
 }
 
+/* What another submitter's descriptors, which are before ours, still take the device. */
+static uint64_t behind_others(dsa_model *model, dsa_random *random)
+{
+    uint64_t most_ns = dsa_draw_below(random, 256) == 0 ? BEHIND_LONG_NS : BEHIND_SHORT_NS;
+
+    return dsa_draw_below(random, model->others * most_ns / model->options.size + 1);
+}
+
+/* Entries of a shared queue that somebody else has; all of them for a while, then fewer. */
+static uint32_t occupied_by_others(dsa_model *model, dsa_random *random)
+{
+    uint64_t now = dsa_now_ns();
+    uint32_t most = model->options.threshold;
+
+    if (model->plan.one_in[DSA_FAULT_NEIGHBOUR] == 0)
+        return 0;
+    if (now >= model->others_until_ns) {
+        model->counts.faults++;
+        model->others = dsa_draw(random) & 1 ? (uint32_t)dsa_draw_below(random, most + 1) : most;
+        model->others_until_ns = now + 1 + dsa_draw_below(random, OTHERS_MOST_NS);
+    }
+    return model->others;
+}
+
 static void accept(dsa_model *model, const dsa_descriptor *descriptor, dsa_random *random)
 {
     dsa_entry *entry = model->entries;
@@ -165,6 +194,10 @@ static void accept(dsa_model *model, const dsa_descriptor *descriptor, dsa_rando
     entry->number = model->counts.submitted++;
     entry->due_ns = dsa_now_ns() + model->options.delay_ns;
     entry->descriptor = *descriptor;
+    if (model->plan.one_in[DSA_FAULT_STORE_ORDER] != 0)
+        dsa_view_take(model, descriptor, &entry->view);
+    if (model->others != 0)
+        entry->due_ns += behind_others(model, random);
     model->occupied++;
     pthread_cond_signal(&model->wake);
     perhaps_disable(model, random);
@@ -190,7 +223,8 @@ static bool plan_says_full(dsa_model *model, dsa_random *random)
 static bool enqueue(dsa_model *model, const dsa_descriptor *descriptor, dsa_random *random)
 {
     if (!is_enabled(model) || model->options.mode == DSA_MODEL_DEDICATED ||
-        plan_says_full(model, random) || model->occupied >= model->options.threshold) {
+        plan_says_full(model, random) ||
+        model->occupied + occupied_by_others(model, random) >= model->options.threshold) {
         model->counts.retried++;
         return true;
     }
@@ -217,6 +251,11 @@ bool dsa_model_enqcmd(dsa_model *model, const void *bytes)
     bool retry = true;
 
     memcpy(&descriptor, bytes, sizeof(descriptor));
+    if (descriptor.pasid != 0) { /* SDM: these bits come from IA32_PASID, those here must be 0 */
+        dsa_count(model, &model->counts.errors, 1);
+        raise(SIGSEGV);
+        return true;
+    }
     pthread_mutex_lock(&model->lock);
     random = next_submission(model);
     /* Behind write(2) there is no portal to send it to. */
@@ -273,6 +312,8 @@ ssize_t dsa_model_write(dsa_model *model, const void *descriptors, size_t bytes)
 
     pthread_mutex_lock(&model->lock);
     model->write_calls++;
+    if (!is_enabled(model)) /* a kernel's own mapping of the portal would be gone */
+        model->counts.astray++;
     random = next_submission(model);
     if (model->plan.one_in[DSA_FAULT_EPERM] != 0 && model->write_calls >= model->plan.eperm_at &&
         dsa_plan_hits(model, DSA_FAULT_EPERM, &random))

@@ -22,11 +22,11 @@ enum record_offset { /* 8.2 */
 
 /* A record that cannot be written is an error of the submitter (1a, 1b, 1d of Table 5-6: seen in
  * SWERROR or the event log only), and so is one that still holds an old status. */
-bool dsa_record_usable(dsa_model *model, const dsa_descriptor *descriptor)
+bool dsa_record_usable(dsa_model *model, const dsa_descriptor *descriptor, uint8_t fenced)
 {
     if ((descriptor->flags & DSA_RECORD_VALID) == 0)
         return true;
-    if (descriptor->record % DSA_RECORD_BYTES == 0 &&
+    if (descriptor->record % DSA_RECORD_BYTES == 0 && fenced == 0 &&
         dsa_memory_status(model, descriptor->record) == 0)
         return true;
     dsa_count(model, &model->counts.errors, 1);

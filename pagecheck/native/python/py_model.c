@@ -15,11 +15,12 @@ static int mode_named(const char *name)
 dsa_model *py_model_open(PyObject *args, dsa_model_options *options)
 {
     const char *mode, *faults;
-    unsigned int size, threshold, batch, version;
+    unsigned int size, threshold, batch, version, engines = 1;
+    int prs = 0, ats = 1;
     unsigned long long transfer, seed, delay_ns;
     char why[200];
-    if (!PyArg_ParseTuple(args, "sIIIKIKsK", &mode, &size, &threshold, &batch, &transfer, &version,
-                          &seed, &faults, &delay_ns))
+    if (!PyArg_ParseTuple(args, "sIIIKIKsK|Ipp", &mode, &size, &threshold, &batch, &transfer,
+                          &version, &seed, &faults, &delay_ns, &engines, &prs, &ats))
         return NULL;
     if (mode_named(mode) < 0) {
         PyErr_SetString(PyExc_ValueError, "no such mode");
@@ -35,6 +36,9 @@ dsa_model *py_model_open(PyObject *args, dsa_model_options *options)
     options->seed = seed;
     options->faults = faults;
     options->delay_ns = delay_ns;
+    options->engines = engines;
+    options->prs = prs != 0;
+    options->ats = ats != 0;
     dsa_model *model = dsa_model_open(options, why, sizeof why);
     if (model == NULL)
         PyErr_SetString(PyExc_ValueError, why);
