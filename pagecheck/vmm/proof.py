@@ -4,8 +4,10 @@ Facts: a path is a name, which may lead elsewhere since, or in another mount nam
 and inode in /proc/PID/maps are those of a file that lives as long as the mapping; among the living
 files of tmpfs, hugetlbfs, ext4 and xfs they belong to one only. On btrfs the device is that of all
 subvolumes together, whose inode numbers repeat (a snapshot has all of them again), on overlayfs and
-FUSE they are whatever comes from below. /proc/PID/map_files leads to the file itself, whatever its
-numbers and names, and needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN.
+FUSE they are whatever comes from below. A file of overlayfs that is mapped read-only stays the
+lower one when it is copied up, and whoever opens it then gets the upper one. /proc/PID/map_files
+leads to the file itself, whatever its numbers and names, and needs CAP_CHECKPOINT_RESTORE or
+CAP_SYS_ADMIN.
 Danger: another file reads as other pages, and a fresh one as zeros. Decision: map_files first; else
 a descriptor or path of the process's whose file has the device and inode of the mapping, where they
 belong to one file only; else nothing. The caller reads the maps once more at the end: the mapping
@@ -28,6 +30,7 @@ from pagecheck.shm.mounts import of_device, read
 from pagecheck.shm.ram import DISK, HUGETLBFS, TMPFS
 from pagecheck.vmm.maps import DELETED, Mapping, parse_maps
 
+OVERLAYFS: Final = 0x794C7630  # Source: linux/magic.h
 MAP_NORESERVE: Final = 0x4000  # Source: linux/mman.h; Python has no name for it before 3.13
 SYS_PIDFD_GETFD: Final = 438  # the same number on every architecture
 
@@ -210,13 +213,15 @@ def is_behind(fd: int, mapping: Mapping, *, proves: bool = False) -> bool:
         False where it is another one.
 
     Raises:
-        Unproved: it may be, and it may be another one of the same number.
+        Unproved: it may be, and it may be another one of the same number or of the same name.
     """
-    st = os.fstat(fd)
+    st, magic = os.fstat(fd), _native.file_system_magic(fd)
     behind = (mapping.dev, mapping.inode)
-    if _native.file_system_magic(fd) in _ONE_NUMBER:
+    if magic in _ONE_NUMBER:
         return (st.st_dev, st.st_ino) == behind
     if proves:
+        if magic == OVERLAYFS and not mapping.is_writable:
+            raise Unproved("on overlayfs what is mapped read-only may have been copied up since")
         return True
     if not stat.S_ISREG(st.st_mode) or shown_in_maps(fd) != behind:
         return False

@@ -4,6 +4,7 @@ and on one that does not answer."""
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import shutil
 import signal
@@ -135,23 +136,46 @@ def test_nobody_by_a_descriptor(kind: str, tmp_path: Path) -> None:
             in_a_child(look)
 
 
+@contextlib.contextmanager
+def overlay(at: Path) -> Iterator[Path]:
+    """An overlay of folders in `at`."""
+    for name in ("lower", "upper", "work", "merged"):
+        (at / name).mkdir()
+    layers = f"lowerdir={at}/lower,upperdir={at}/upper,workdir={at}/work"
+    command = ["mount", "-t", "overlay", "overlay", "-o", layers, str(at / "merged")]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs overlayfs")
+    try:
+        yield at / "merged"
+    finally:
+        subprocess.run(["umount", str(at / "merged")], check=True)
+
+
 def test_overlayfs_beside_guest_ram(tmp_path: Path) -> None:
-    with mounted(tmp_path, "ext4", "256M") as at:
-        for name in ("lower", "upper", "work", "merged"):
-            (at / name).mkdir()
-        layers = f"lowerdir={at}/lower,upperdir={at}/upper,workdir={at}/work"
-        overlay = ["mount", "-t", "overlay", "overlay", "-o", layers, str(at / "merged")]
-        if subprocess.run(overlay, capture_output=True, check=False).returncode:
-            pytest.skip("needs overlayfs")
-        try:
-            with vmm(ram_file(at / "merged" / "disk.img", 2)) as pid:
-                assert "is left out" in left_out(pid, "disk.img")
-                with pytest.raises(
-                    SourceError, match=r"no RAM named 'disk.img'; there is 'ch_ram'"
-                ):
-                    found(f"pid:{pid}:disk.img")
-        finally:
-            subprocess.run(["umount", str(at / "merged")], check=True)
+    with (
+        mounted(tmp_path, "ext4", "256M") as at,
+        overlay(at) as merged,
+        vmm(ram_file(merged / "disk.img", 2)) as pid,
+    ):
+        assert "is left out" in left_out(pid, "disk.img")
+        with pytest.raises(SourceError, match=r"no RAM named 'disk.img'; there is 'ch_ram'"):
+            found(f"pid:{pid}:disk.img")
+
+
+def test_a_file_of_overlayfs_that_is_copied_up(tmp_path: Path) -> None:
+    """A read-only mapping keeps the lower file; who opens it now gets the upper one."""
+    with mounted(tmp_path, "ext4", "256M") as at, overlay(at) as merged:
+        ram_file(at / "lower" / "ram", 2)
+        with (merged / "ram").open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        with mapped, ProcessMemory(os.getpid()) as process:
+            with (merged / "ram").open("r+b") as file:
+                file.write(bytes(4096))
+            assert mapped[:1] == b"x"
+            (mapping,) = [each for each in process.mappings() if each.path == str(merged / "ram")]
+            assert mapping.perms == "r--s"
+            with pytest.raises(SourceError, match="may have been copied up since"):
+                process.open_file(mapping)
 
 
 def test_a_file_system_that_does_not_answer_hides_no_guest(tmp_path: Path) -> None:
