@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck.coordinator.coordinator import Coordinator
 from pagecheck.coordinator.limits import Engine, default_channels
-from pagecheck.errors import StartTimeout, UsageError
+from pagecheck.errors import PagecheckError, StartTimeout, UsageError
 from pagecheck.model import Pause, Region
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import RamSource, open_source
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 START_S: Final = 30.0
 MAX_PAUSE_S: Final = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class _Part(NamedTuple):
@@ -252,8 +255,14 @@ class _Paused:
     def __enter__(self) -> None:
         self._vm.pause(self._max_seconds)
 
-    def __exit__(self, *_error: object) -> None:
-        result = self._vm.resume()
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            result = self._vm.resume()
+        except PagecheckError as trouble:
+            if error is None:
+                raise
+            log.warning("%s", trouble)  # what came first is what the scan ends with
+            return
         self._pause = Pause(
             result.paused_ns / 1e9, result.stood_still, result.expired, result.stopped_by_us
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pagecheck.coordinator.reporting import weakest, why_hint
 from pagecheck.coordinator.selection import Bitmap, Ranges, Selection
-from pagecheck.errors import SourceError, UsageError
+from pagecheck.errors import PagecheckError, SourceError, UsageError
 from pagecheck.model import Counts, Pause
 from pagecheck.shm.bitmaps import BlockBitmaps, bitmap_bytes
 from pagecheck.shm.ram import adopt
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from pagecheck.service.holdings import HeldBlock
     from pagecheck.service.service import Service
     from pagecheck.vmm import Vm
+    from pagecheck.vmm.ram import PauseResult
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -122,12 +126,20 @@ class Check:
         vm.pause(self.max_pause or service.limits.pause_seconds)
         try:
             yield
-        finally:
-            result = vm.resume()
-            service.counters.add("pause_seconds", result.paused_ns / 1e9)
-            service.counters.add("pauses", result.stopped_by_us)
+        except BaseException:  # that is what the check ends with
+            try:
+                self._counted(service, vm.resume())
+            except PagecheckError as trouble:
+                log.warning("%s", trouble)
+            raise
+        result = self._counted(service, vm.resume())
         seconds = result.paused_ns / 1e9
         pauses.append(Pause(seconds, result.stood_still, result.expired, result.stopped_by_us))
+
+    def _counted(self, service: Service, result: PauseResult) -> PauseResult:
+        service.counters.add("pause_seconds", result.paused_ns / 1e9)
+        service.counters.add("pauses", result.stopped_by_us)
+        return result
 
     def _scan(
         self,

@@ -70,6 +70,10 @@ class Answer:
             raise self.wrong("true or false")
         return self._value
 
+    def is_same(self, other: Answer) -> bool:
+        """Whether both are the same value."""
+        return bool(self._value == other._value)
+
     def wrong(self, wanted: str) -> PeerError:
         """What to raise where the value is not what it must be.
 

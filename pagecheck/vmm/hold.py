@@ -1,11 +1,14 @@
 """The watchdog's hold on the VM: when it may stop it, when it must continue it.
 
 Facts (QEMU, softmmu/runstate.c, qapi/run-state.json): `stop` does nothing to a VM that is not
-running; from "paused" a VM can go to running, shutdown, prelaunch (a reset), finish-migrate,
-postmigrate and colo only. `cont` in "postmigrate" would run the guest a second time.
+running, and says nothing then; from "paused" a VM can go to running, shutdown, prelaunch (a reset),
+finish-migrate, postmigrate and colo only. A migration that completes leaves "postmigrate", and one
+that fails at its end does so too (7.2); `cont` after the first would run the guest a second time.
 Danger: a VM that is continued against its operator's will, or never. Decision: only a VM that was
-running is stopped, and only one that is still as `stop` or a later reset left it is continued; as
-soon as somebody else's RESUME was seen it is not ours any more.
+running and not in migration is stopped, and only one that is still as `stop`, a later reset or a
+failed migration left it is continued; as soon as somebody else's RESUME was seen it is not ours any
+more. Where it cannot be continued yet that is tried for as long as QEMU lives. Left unhandled: an
+operator's `stop` of a VM that we hold leaves no trace, and ends with our hold.
 """
 
 from __future__ import annotations
@@ -13,12 +16,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Literal
 
 from pagecheck.errors import PeerError, SourceError, UsageError
-from pagecheck.vmm.monitor import Gone, Monitor
+from pagecheck.vmm.answers import Answer
+from pagecheck.vmm.listener import Gone
+from pagecheck.vmm.monitor import Lost, Monitor
 
 RETRY_S: Final = 0.05
+RETRY_MAX_S: Final = 5.0
+PASSING_S: Final = 10.0  # then a status that passes is a reason to come back later
 
 # Statuses in which nothing writes guest RAM. Left out: inmigrate, restore-vm and colo (a stream
 # or a checkpoint is loaded into it), postmigrate (with x-ignore-shared the destination runs on the
@@ -41,31 +49,39 @@ STILL: Final = frozenset(
 OURS: Final = frozenset({"paused", "prelaunch"})
 PASSING: Final = frozenset({"finish-migrate", "save-vm", "restore-vm", "colo"})
 
-# A migration stores the run state for its destination: stopped now, the guest would be stopped
-# there, where nobody continues it. Source: global_state_store() in migration/global_state.c.
-MIGRATING: Final = frozenset(
-    {
-        "setup",
-        "cancelling",
-        "active",
-        "postcopy-active",
-        "postcopy-paused",
-        "postcopy-recover",
-        "pre-switchover",
-        "device",
-        "wait-unplug",
-    }
-)
+# Whatever else query-migrate says, one is going on. It takes the run state along to its destination
+# when it ends: stopped then, the guest is stopped there, where nobody continues it.
+# Source: global_state_store() in migration/global_state.c.
+NO_MIGRATION: Final = frozenset({"none", "completed", "failed", "cancelled"})
+FAILED: Final = frozenset({"failed", "cancelled"})
+
+
+_LATER: Final = "; the VM is stopped, and continued as soon as that works"
+
+
+class Carried(SourceError):
+    """A migration took the VM away while we held it."""
 
 
 class Hold:
-    """What we did to the VM, and whether its RAM stood still since."""
+    """What we did to the VM, and whether its RAM stood still since.
 
-    def __init__(self, monitor: Monitor) -> None:
+    Attributes:
+        is_ours: whether the VM is stopped by us, or may be, and is to be continued.
+    """
+
+    def __init__(self, monitor: Monitor, tell: Callable[[str], None]) -> None:
+        """The VM is not ours yet.
+
+        Args:
+            tell: is given a line where the VM cannot be continued at once.
+        """
         self._monitor = monitor
+        self._tell = tell
         self._one = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._expiring: asyncio.Task[None] | None = None
+        self.is_ours = False
         self._forget()
 
     def _forget(self) -> None:
@@ -73,10 +89,12 @@ class Hold:
             self._timer.cancel()
             self._timer = None
         self._asked = False
-        self._ours = False
+        self.is_ours = False
         self._stopped_by_us = False
         self._moved = False
         self._expired = False
+        self._carried = False
+        self._before: Answer | None = None  # what query-migrate said before
         self._since_ns = 0
         self._held_ns = 0
 
@@ -91,17 +109,12 @@ class Hold:
         async with self._one:
             if self._asked:
                 raise UsageError(f"{self._monitor.name}: is paused already; resume it first")
-            migration = (await self._monitor.ask("query-migrate")).optional("status")
-            if migration is not None and migration.text() in MIGRATING:
-                raise SourceError(
-                    f"{self._monitor.name}: is not paused during its migration, which would leave "
-                    "the guest stopped at the destination; scan it without pausing"
-                )
             await self._continue()  # of a pause that failed
+            before = await self._require_no_migration()
             status = await self._status()
             self._look()
             self._forget()
-            self._asked = True
+            self._asked, self._before = True, before
             try:
                 if status == "running":
                     await self._stop(max_ns)
@@ -111,13 +124,24 @@ class Hold:
                 self._asked = False  # no pause; where this does not help, the timer or the end does
                 with contextlib.suppress(SourceError, PeerError):
                     await self._continue()
+                self._require_here()
                 raise
             self._moved = self._moved or status not in STILL
             return {"status": status, "stopped_by_us": self._stopped_by_us}
 
+    async def _require_no_migration(self) -> Answer:
+        answer = await self._monitor.ask("query-migrate")
+        status = answer.optional("status")
+        if status is not None and status.text() not in NO_MIGRATION:
+            raise SourceError(
+                f"{self._monitor.name}: is not paused during its migration ({status.text()[:40]}), "
+                "which would leave the guest stopped at the destination; scan it without pausing"
+            )
+        return answer
+
     async def _stop(self, max_ns: int) -> None:
         # Ours from before the command is sent: one that is not answered may yet be carried out.
-        self._ours = self._stopped_by_us = True
+        self.is_ours = self._stopped_by_us = True
         self._since_ns = time.monotonic_ns()
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(max_ns / 1e9, self._time_is_up)
@@ -125,24 +149,30 @@ class Hold:
         # A RESUME from before our STOP does not end our hold; where it came after it, the status
         # is running, and that does.
         self._moved = "RESUME" in self._monitor.events()
+        await self._require_no_migration()  # one may have begun right before it
 
-    async def resume(self) -> dict[str, Any]:
-        """Continues the VM if it is ours.
+    async def resume(self, *, leave: bool) -> dict[str, Any]:
+        """Ends the pause: continues the VM if it is ours.
+
+        Args:
+            leave: leave it stopped, if it stood still until now.
 
         Returns:
             The fields of `PauseResult`.
 
         Raises:
             UsageError: it was not paused.
-            PeerError: QEMU does not answer or does not continue it.
+            PeerError: QEMU does not answer or does not continue it; it is ours still.
+            Carried: a migration took it away.
         """
         async with self._one:
             if not self._asked:
                 raise UsageError(f"{self._monitor.name}: is not paused")
             try:
-                status = await self._status()
-                self._look()
-                still = status in STILL and not self._moved and not self._expired
+                still = await self._still()
+                left = leave and still and self.is_ours
+                if left:
+                    self._end_hold()
                 await self._continue()
             except Gone:
                 self._forget()
@@ -152,56 +182,103 @@ class Hold:
                 "stood_still": still,
                 "expired": self._expired,
                 "stopped_by_us": self._stopped_by_us,
+                "left_stopped": left,
             }
-            self._forget()
+            try:
+                self._require_here()
+            finally:
+                self._forget()
             return result
+
+    async def _still(self) -> bool:
+        """Whether RAM stood still until now."""
+        try:
+            status = await self._status()
+        except Lost:
+            return False  # what happened without a connection is not known
+        self._look()
+        return status in STILL and not self._moved and not self._expired
+
+    def _taken(self) -> Carried:
+        return Carried(
+            f"{self._monitor.name}: a migration took the VM away while it was stopped for the "
+            "scan, and it is stopped at its destination: run cont there"
+        )
+
+    def _require_here(self) -> None:
+        if self._carried:
+            raise self._taken()
 
     async def ask(self) -> dict[str, Any]:
         """The VM's status, and whether guest RAM stands still in it."""
         status = await self._status()
         return {"status": status, "still": status in STILL}
 
+    def adopt(self) -> None:
+        """Takes over a VM that a watchdog stopped which is dead now."""
+        self.is_ours = self._stopped_by_us = True
+        self._since_ns = time.monotonic_ns()
+
     async def rescue(self) -> dict[str, Any]:
-        """Continues a VM that a watchdog stopped which is dead now."""
+        """Continues a VM that was adopted."""
         async with self._one:
-            self._ours = True
-            self._since_ns = time.monotonic_ns()
             await self._continue()
+            self._require_here()
             return {}
 
-    async def let_go(self, within_s: float) -> bool:
-        """Continues the VM if it is ours, at the end of everything; tries again until it works.
+    async def end(self, within_s: float) -> dict[str, Any]:
+        """As `let_go`, for a short time.
 
         Returns:
-            False if it could not be done in time.
+            `why`: what stands against it, or what has become of it where that is to be known.
         """
-        try:
-            async with asyncio.timeout(within_s), self._one:
-                while self._ours:
-                    try:
-                        await self._continue()
-                    except Gone:
-                        return True
-                    except (SourceError, PeerError):
-                        await asyncio.sleep(RETRY_S)
-        except TimeoutError:
-            return False
-        return True
+        said: list[str] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._free(said.append, "")
+        if self.is_ours and not said:
+            name = self._monitor.name
+            said.append(f"{name}: QEMU does not answer, or is in the middle of something")
+        return {"why": said[-1] if said else ""}
+
+    async def let_go(self) -> None:
+        """Continues the VM if it is ours, at the end of everything; returns when it runs, is
+        somebody else's, or QEMU is gone."""
+        await self._free(self._tell, _LATER)
 
     def _time_is_up(self) -> None:
         self._expiring = asyncio.get_running_loop().create_task(self._expire())
 
     async def _expire(self) -> None:
+        await self._free(self._tell, _LATER, expired=True)
+
+    async def _free(self, tell: Callable[[str], None], more: str, *, expired: bool = False) -> None:
+        """Tries to continue the VM until that works or QEMU is gone.
+
+        Args:
+            tell: is told the first reason why it does not work, with `more`, and the end of it.
+        """
+        wait_s, was, told = RETRY_S, self.is_ours, False
         async with self._one:
-            while self._ours:
+            while self.is_ours:
                 self._look()
-                self._expired = self._expired or self._ours
+                self._expired = self._expired or (expired and self.is_ours)
                 try:
                     await self._continue()
-                except Gone:
-                    self._ours = False
-                except (SourceError, PeerError):
-                    await asyncio.sleep(RETRY_S)
+                except Gone as error:
+                    self._end_hold()
+                    tell(str(error))
+                    return
+                except Exception as error:  # whatever it is, nobody else continues the VM
+                    if not told:
+                        tell(f"{error}{more}")
+                    told = True
+                    await self._monitor.rest(wait_s)
+                    wait_s = min(2 * wait_s, RETRY_MAX_S)
+            if was and self._carried:
+                tell(str(self._taken()))
+            elif told:
+                tell(f"{self._monitor.name}: the VM goes on after {self._held_ns / 1e9:.1f} s")
 
     async def _continue(self) -> None:
         """Continues the VM, unless it is somebody else's by now.
@@ -210,28 +287,61 @@ class Hold:
             Gone: QEMU ended.
             PeerError, SourceError: it did not work this time.
         """
-        while self._ours:
+        wait_s, until = RETRY_S, time.monotonic() + PASSING_S
+        while self.is_ours:
             try:
                 status = await self._status()
-            except (SourceError, PeerError):
+            except Lost:
                 self._moved = True  # what happened without a connection is not known
                 await self._monitor.connect()
                 continue
             self._look()
-            if not self._ours:
+            if not self.is_ours:
                 return
-            if status in OURS:
-                try:
-                    await self._monitor.execute("cont")
-                finally:
-                    self._look()  # our own RESUME, which ends the hold
-                if self._ours and await self._status() != "running":
-                    raise PeerError(f"{self._monitor.name}: does not run after cont")
-                self._end_hold()
-            elif status in PASSING:
-                await asyncio.sleep(RETRY_S)
-            else:
-                self._end_hold()  # running, or in a state that `stop` does not lead to
+            match await self._next(status):
+                case "cont":
+                    await self._cont()
+                case "wait":
+                    if time.monotonic() > until:
+                        raise SourceError(f"{self._monitor.name}: QEMU's status is still {status}")
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(2 * wait_s, RETRY_MAX_S)
+                case "leave":
+                    self._end_hold()
+
+    async def _next(self, status: str) -> Literal["cont", "wait", "leave"]:
+        """What is to be done about a VM of ours that is in this status."""
+        if status == "paused":
+            return "cont"
+        if status in ("prelaunch", "postmigrate", "finish-migrate"):
+            return await self._after_migration(status)
+        return "wait" if status in PASSING else "leave"  # running, or where `stop` does not lead
+
+    async def _after_migration(self, status: str) -> Literal["cont", "wait", "leave"]:
+        """The same, where a migration may have begun since we stopped it."""
+        answer = await self._monitor.ask("query-migrate")
+        known = answer.optional("status")
+        migration = "none" if known is None else known.text()
+        if status == "finish-migrate":  # in postcopy the destination has it already
+            self._carried = migration.startswith("postcopy")
+            return "leave" if self._carried else "wait"
+        if status == "prelaunch":  # a reset, by itself or after a migration
+            new = self._before is not None and not answer.is_same(self._before)
+            self._carried = migration == "completed" and new
+            return "leave" if self._carried else "cont"
+        self._carried = migration == "completed"
+        if self._carried:
+            return "leave"
+        return "cont" if migration in FAILED else "wait"
+
+    async def _cont(self) -> None:
+        try:
+            await self._monitor.execute("cont")
+        finally:
+            self._look()  # our own RESUME, which ends the hold
+        if self.is_ours and await self._status() != "running":
+            raise PeerError(f"{self._monitor.name}: does not run after cont")
+        self._end_hold()
 
     async def _status(self) -> str:
         return (await self._monitor.ask("query-status")).member("status").text()
@@ -245,6 +355,6 @@ class Hold:
                 self._end_hold()
 
     def _end_hold(self) -> None:
-        if self._ours:
-            self._ours = False
+        if self.is_ours:
+            self.is_ours = False
             self._held_ns = time.monotonic_ns() - self._since_ns

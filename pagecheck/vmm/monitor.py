@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
-import stat
-import struct
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -20,25 +16,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qemu.qmp import EventListener, ExecuteError, QMPClient
 
-from pagecheck.errors import PeerError, SourceError
+from pagecheck.errors import PeerError
+from pagecheck.printable import printable
 from pagecheck.vmm.answers import Answer
+from pagecheck.vmm.listener import CONNECT_S, Listener, QmpSocket
 
 if TYPE_CHECKING:
     from qemu.qmp.message import Message
 
-CONNECT_S: Final = 5.0
 COMMAND_S: Final = 10.0
-BUSY_S: Final = 0.02
 CLOSE_S: Final = 2.0
 EVENTS: Final = 1000  # kept; a peer that sends more has the oldest forgotten
 CAUSE_CHARS: Final = 200
 
 # What tells that guest RAM may have changed although the VM was stopped; see `hold.py`.
 WATCHED: Final = ("RESUME", "RESET", "WAKEUP")
-
-
-class Gone(SourceError):
-    """Nobody listens on the socket any more: QEMU ended."""
 
 
 class Refused(PeerError):
@@ -54,36 +46,44 @@ class Lost(PeerError):
 
 
 class Monitor:
-    """A QMP session with the QEMU behind one Unix socket."""
+    """A QMP session with the QEMU behind one Unix socket.
 
-    def __init__(self, path: str) -> None:
-        self.name = f"qmp:{path}"
-        self._path = path
+    Attributes:
+        name: the source as in messages.
+    """
+
+    def __init__(self, path: str, known: Listener | None = None) -> None:
+        """Does not connect yet.
+
+        Args:
+            known: who must listen there; without it, whoever does at the first connection.
+        """
+        self._place = QmpSocket(path, known)
+        self.name = self._place.name
         self._client: QMPClient | None = None
         self._out: asyncio.Task[Any] | None = None  # the command without an answer until now
         self._seen: deque[str] = deque(maxlen=EVENTS)
         self._listener = EventListener(WATCHED, self._note)
-        logging.getLogger("qemu.qmp").disabled = True  # everything it says is raised, too
+        logging.getLogger("qemu").setLevel(logging.CRITICAL + 1)  # it raises what it says
 
     def _note(self, event: Message) -> bool:
         self._seen.append(str(event["event"]))
         return False  # the library keeps what is accepted for ever
 
-    async def connect(self) -> int:
+    async def connect(self) -> Listener:
         """Connects, or connects again, in at most 5 s.
 
         Returns:
-            Process id of the listener, 0 where it is in a namespace that we cannot see.
+            Who listens there.
 
         Raises:
-            Gone: nobody listens.
+            Gone: QEMU ended since the first connection.
             SourceError: it cannot be connected to.
             PeerError: it does not speak QMP, or says nothing.
         """
         await self.close()
         deadline = time.monotonic() + CONNECT_S
-        connection = await self._connected(deadline)
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        connection, listener = await self._place.connect(deadline)
         client = QMPClient()
         client.register_listener(self._listener)
         try:
@@ -102,46 +102,8 @@ class Monitor:
                 "started with as -qmp unix:PATH,server=on,wait=off"
             ) from error
         self._client = client
-        pid: int = struct.unpack("3i", credentials)[0]
-        return pid
-
-    async def _connected(self, deadline: float) -> socket.socket:
-        try:
-            if not stat.S_ISSOCK(os.stat(self._path).st_mode):
-                raise SourceError(
-                    f"{self.name}: is no socket; give the path of QEMU's -qmp unix:PATH"
-                )
-            while (connection := self._try_connect()) is None:
-                if time.monotonic() > deadline:
-                    raise SourceError(
-                        f"{self.name}: takes no connection in {CONNECT_S:.0f} s; other clients "
-                        "wait for this QMP socket: end them, or give QEMU a second -qmp"
-                    )
-                await asyncio.sleep(BUSY_S)
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise Gone(
-                f"{self.name}: nobody listens ({error.strerror}); start QEMU with "
-                "-qmp unix:PATH,server=on,wait=off"
-            ) from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise SourceError(f"{self.name}: cannot connect: {reason}") from error
-        return connection
-
-    def _try_connect(self) -> socket.socket | None:
-        """One try; None while the listener's queue is full, for which a Unix socket that does not
-        block has nothing to wait on."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.setblocking(False)
-            connection.connect(self._path)
-        except BlockingIOError:
-            connection.close()
-            return None
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        self._place.keep(listener)
+        return listener
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Runs one command, for at most 10 s; one that is still out is waited for first.
@@ -187,6 +149,13 @@ class Monitor:
         """As `execute`, for an answer that is taken apart."""
         return Answer(self.name, command, await self.execute(command))
 
+    async def rest(self, seconds: float) -> None:
+        """Waits so long, or until the command that is out was answered."""
+        if self._out is None or self._out.done():
+            await asyncio.sleep(seconds)
+        else:
+            await asyncio.wait({self._out}, timeout=seconds)
+
     def events(self) -> list[str]:
         """Takes the names of the events that came since the last call. Those that QEMU sent before
         an answer are among them once the answer is there."""
@@ -226,5 +195,4 @@ def _cause(error: BaseException) -> str:
 
 def _line(text: str) -> str:
     """What a peer or a library says, on one line of limited length."""
-    words = " ".join(text[: 2 * CAUSE_CHARS].split())
-    return "".join(each if each.isprintable() else "?" for each in words)[:CAUSE_CHARS]
+    return printable(" ".join(text[: 2 * CAUSE_CHARS].split()), CAUSE_CHARS)

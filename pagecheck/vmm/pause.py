@@ -1,150 +1,37 @@
 """The owner's end of a watchdog: a QEMU that can be asked, paused and continued.
 
-Danger: this process, or the watchdog, may be killed while the VM stands still. The watchdog
-continues the VM when this process dies (see `watchdog.py`); when the watchdog dies, this end
-notices at the next call or at `close`, and starts another one that continues the VM.
+Danger: this process, or the watchdog, may be killed or frozen while the VM stands still. The
+watchdog continues the VM when this process dies (see `watchdog.py`); when the watchdog dies, a
+thread of ours notices, and another watchdog continues the VM. Where QEMU itself is frozen the
+watchdog stays behind, and nobody waits for it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Iterator
 from typing import Any, Final
 
-from pagecheck.errors import EngineError, InternalError, PeerError, SourceError, UsageError
-from pagecheck.shortage import refused
+from pagecheck.errors import (
+    EngineError,
+    InternalError,
+    PagecheckError,
+    PeerError,
+    SourceError,
+    UsageError,
+)
+from pagecheck.vmm.guard import Guard
 from pagecheck.vmm.ram import PauseResult
-from pagecheck.wire import Closed, Link
+from pagecheck.vmm.watchdog_process import Died, WatchdogProcess, signals_held
 
-START_S: Final = 30.0  # a fresh interpreter, then 5 s for the connection
-ANSWER_S: Final = 45.0  # the watchdog gives up after 30 s and says so
-END_S: Final = 75.0  # it tries to continue the VM for 60 s
-DEAD_S: Final = 5.0
+GRACE_S: Final = (
+    5.0  # the watchdog continues the VM after the longest time; then it is looked after
+)
 
 log = logging.getLogger(__name__)
 
-_BOOT: Final = (
-    # The standard library first, then pagecheck, then whatever else is installed.
-    "import os, site, sys; sys.path.append(sys.argv[1]); site.main(); "
-    "from pagecheck.vmm.watchdog import main; "
-    "os._exit(main(int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))"
-)
 _ERRORS: Final = {each.__name__: each for each in (SourceError, PeerError, UsageError, EngineError)}
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """An exception between the start of the watchdog and the note of it would leave it to
-    nobody. The watchdog lets them in again, once it is deaf to them."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-
-
-class _Died(Exception):
-    """The watchdog ended or does not answer."""
-
-
-class _Process:
-    """One running watchdog."""
-
-    def __init__(self, path: str) -> None:
-        if not sys.executable:
-            raise EngineError("cannot start a watchdog: sys.executable is not set")
-        home = os.path.abspath(f"{__file__}/../../..")
-        try:
-            self._link, theirs = Link.pair()
-        except OSError as error:
-            raise refused("cannot start a watchdog", error, "socketpair") from error
-        self._asked = 0
-        with contextlib.closing(theirs):
-            fd = theirs.fileno()
-            try:
-                self._process = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-P",
-                        "-S",
-                        "-c",
-                        _BOOT,
-                        home,
-                        str(fd),
-                        path,
-                        str(os.getpid()),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=(fd,),
-                    start_new_session=True,
-                    cwd="/",
-                )
-            except OSError as error:
-                self._link.close()
-                call = "vfork, execve, pipe2 or setsid"
-                raise refused("cannot start a watchdog", error, call) from error
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Sends a request and waits for its answer; one to an earlier request, whose wait an
-        exception ended, is passed over."""
-        self._asked += 1
-        try:
-            self._link.send({**message, "id": self._asked})
-        except Closed as error:
-            raise _Died(f"watchdog {self.pid} is gone") from error
-        deadline_ns = time.monotonic_ns() + int(ANSWER_S * 1e9)
-        while (answer := self._hear(deadline_ns)).get("id") != self._asked:
-            pass
-        return answer
-
-    def greeting(self) -> dict[str, Any]:
-        """What it says first."""
-        return self._hear(time.monotonic_ns() + int(START_S * 1e9))
-
-    def _hear(self, deadline_ns: int) -> dict[str, Any]:
-        try:
-            received = self._link.receive(deadline_ns)
-        except Closed as error:
-            raise _Died(f"watchdog {self.pid} is gone") from error
-        if received is None:
-            raise _Died(f"watchdog {self.pid} does not answer")
-        message, fds = received
-        try:
-            if "large" in message and fds:
-                message = json.loads(os.pread(fds[0], int(message["large"]), 0))
-        finally:
-            for fd in fds:
-                os.close(fd)
-        return message
-
-    def end(self, within_s: float) -> int | None:
-        """Hangs up and waits for its end.
-
-        Returns:
-            Its exit status, negative for a signal; None while it still runs.
-        """
-        self._link.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(timeout=within_s)
-        return None
-
-    def kill(self) -> None:
-        self._process.kill()
-        self.end(DEAD_S)
 
 
 class QemuMonitor:
@@ -175,25 +62,37 @@ class QemuMonitor:
         self._path = os.path.abspath(path)
         self._one = threading.RLock()
         self._closed = False
-        self._paused = False  # by us, as far as we know
-        self._process: _Process | None = None
+        self._held = False  # the VM is stopped by us, as far as we know
+        self._lost: SourceError | None = None  # the guard found the watchdog dead
+        self._told = False  # that a watchdog stays
+        self._known: list[int] | None = None  # who listens on the socket
+        self._process: WatchdogProcess | None = None
+        self._guard: Guard | None = None
         if not path or "\0" in path:
             raise SourceError(f"{self.name!r}: no path of a socket; write qmp:/path/to/socket")
         try:
-            self._start()
+            self._start(rescue=False)
         except BaseException:
             self.close()
             raise
 
-    def _start(self) -> _Process:
-        with _signals_held():
-            process = self._process = _Process(self._path)
+    def _start(self, *, rescue: bool) -> WatchdogProcess:
+        """Starts a watchdog.
+
+        Args:
+            rescue: it is to continue the VM, and stays even if it cannot connect.
+        """
+        with signals_held():
+            process = WatchdogProcess(self._path, self._known if rescue else None)
+            self._process = process
         try:
             ready = self._value(process.greeting(), "ready")
-        except _Died as error:
+        except Died as error:
+            self._process = None
             process.kill()
             raise EngineError(f"{self.name}: {error}, before it was ready") from error
-        self.peer_pid = int(ready["peer_pid"])
+        self._known = [int(each) for each in ready["listener"]]
+        self.peer_pid = self._known[0]
         return process
 
     def execute(self, command: str, **arguments: Any) -> Any:
@@ -226,28 +125,40 @@ class QemuMonitor:
         if not 0 < max_seconds < 1e9:
             raise UsageError(f"{self.name}: cannot pause for {max_seconds} s; give more than 0")
         with self._one:
-            was = self._paused
-            # A watchdog that dies of this has stopped a VM that was running, and no other.
-            self._paused = was or self._ask({"status": {}})["status"] == "running"
-            try:
-                done = self._ask({"pause": {"max_ns": int(max_seconds * 1e9)}})
-            except (SourceError, PeerError, UsageError):
-                self._paused = was and self._paused
-                raise
-            self._paused = bool(done["stopped_by_us"])
+            if not self._held:
+                # A watchdog that dies of this has stopped a VM that was running, and no other.
+                self._held = self._ask({"status": {}})["status"] == "running"
+            self._ask({"pause": {"max_ns": int(max_seconds * 1e9)}})
+            if self._held and self._process is not None and self._guard is None:
+                self._guard = self._guarding(self._process, max_seconds)
 
-    def resume(self) -> PauseResult:
+    def resume(self, *, leave_stopped: bool = False) -> PauseResult:
         """Continues the VM, if it was us who stopped it.
+
+        Args:
+            leave_stopped: if it stood still until now, it stays stopped.
 
         Raises:
             UsageError: there was no pause.
-            PeerError: QEMU does not continue it or ended.
-            SourceError: the watchdog died, so that nothing is known of the pause.
+            PeerError: QEMU does not continue it, or ended; where it may still do so, a watchdog
+                stays for that.
+            SourceError: the watchdog died, so that nothing is known of the pause; or a migration
+                took the VM away meanwhile.
         """
-        with self._one:
-            result = PauseResult(**self._ask({"resume": {}}))
-            self._paused = False
-            return result
+        try:
+            with self._one:
+                return self._resume(leave_stopped)
+        finally:
+            self._end_guard()
+
+    def _resume(self, leave_stopped: bool) -> PauseResult:
+        try:
+            return PauseResult(**self._ask({"resume": {"leave": leave_stopped}}))
+        except PeerError as error:
+            if not self._held or self._process is None:
+                raise
+            self._told = True
+            raise PeerError(f"{error}; {self._stays(self._process)}") from error
 
     def is_stopped(self) -> bool:
         """Whether guest RAM stands still at this moment, whoever stopped the VM.
@@ -258,19 +169,39 @@ class QemuMonitor:
         return bool(self._ask({"status": {}})["still"])
 
     def close(self) -> None:
-        """Continues the VM if it is stopped by us, and ends the watchdog; may be called twice."""
+        """Continues the VM if it is stopped by us, and ends the watchdog, unless that has to stay
+        because QEMU does not go on. May be called twice."""
+        self._end_guard()
         with self._one:
             self._closed = True
-            process, self._process = self._process, None
-            if process is None:
+            if self._process is not None and self._finish(self._process):
                 return
-            status = process.end(END_S)
-            if status is None:
-                log.error("%s: watchdog %d does not end; it is left", self.name, process.pid)
-            elif status == 1:
-                log.error("%s: the VM could not be continued; run cont on its monitor", self.name)
-            elif self._paused and status:
-                self._rescue_quietly()
+            if self._held and (why := self._rescue()):
+                log.error("%s: %s", self.name, why)
+            if self._process is not None:
+                self._finish(self._process)
+
+    def _finish(self, process: WatchdogProcess) -> bool:
+        """Ends the watchdog, or leaves it where it has the VM still to continue.
+
+        Returns:
+            Whether it was alive.
+        """
+        self._process = None
+        try:
+            done = self._value(process.ask({"end": {}}), "return")
+        except (Died, PagecheckError):
+            process.kill()
+            return False
+        if self._held:
+            level = logging.INFO if self._told else logging.WARNING
+            log.log(level, "%s; %s", done["why"], self._stays(process))
+            process.leave()
+            return True
+        if done["why"]:
+            log.warning("%s", done["why"])
+        process.end()
+        return True
 
     def __enter__(self) -> QemuMonitor:
         return self
@@ -280,43 +211,84 @@ class QemuMonitor:
 
     def _ask(self, message: dict[str, Any]) -> Any:
         with self._one:
+            if self._lost is not None:
+                lost, self._lost = self._lost, None
+                raise lost
             if self._closed or self._process is None:
                 raise UsageError(f"{self.name}: is closed")
             try:
                 return self._value(self._process.ask(message), "return")
-            except _Died as error:
+            except Died as error:
                 raise self._replaced(self._process, str(error)) from error
 
-    def _replaced(self, dead: _Process, reason: str) -> SourceError:
+    def _guarding(self, process: WatchdogProcess, max_seconds: float) -> Guard:
+        def act(ended: bool) -> None:
+            with self._one:
+                if self._process is process and self._held:
+                    self._look_after(process, ended)
+
+        return Guard(process.pidfd(), max_seconds + GRACE_S, act)
+
+    def _look_after(self, process: WatchdogProcess, ended: bool) -> None:
+        """The watchdog ended while it held the VM, or it should have continued it by now."""
+        try:
+            if ended:
+                raise Died(f"watchdog {process.pid} is gone")
+            self._value(process.ask({"status": {}}), "return")
+        except Died as error:
+            self._lost = self._replaced(process, str(error))
+        except PagecheckError as error:  # QEMU's trouble, which the watchdog sees to
+            log.info("%s", error)
+
+    def _end_guard(self) -> None:
+        with self._one:
+            guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.end()  # it may wait for the lock
+
+    def _replaced(self, dead: WatchdogProcess, reason: str) -> SourceError:
         """Puts another watchdog in the place of a dead one.
 
         Returns:
             What to raise: whatever was asked for has no answer.
         """
-        dead.kill()  # one that only hangs has to let go of the QMP socket
-        paused, self._paused = self._paused, False
         self._process = None
-        try:
-            process = self._start()
-            if paused:
-                self._value(process.ask({"rescue": {}}), "return")
-        except (SourceError, PeerError, EngineError, _Died) as error:
-            return SourceError(f"{self.name}: {reason}, and another one: {error}")
-        did = "the VM was continued" if paused else "the connection was made anew"
+        dead.kill()  # one that only hangs has to let go of the QMP socket
+        did = "the connection was made anew"
+        if self._held:
+            did = self._rescue() or "the VM was continued"
+        else:
+            try:
+                self._start(rescue=False)
+            except PagecheckError as error:
+                did = f"and another one: {error}"
         return SourceError(f"{self.name}: {reason}; {did}; start the scan again")
 
-    def _rescue_quietly(self) -> None:
+    def _rescue(self) -> str:
+        """Has another watchdog continue the VM.
+
+        Returns:
+            Empty, or what has become of the VM instead.
+        """
         try:
-            process = self._start()
-            try:
-                self._value(process.ask({"rescue": {}}), "return")
-            finally:
-                self._process = None
-                process.end(END_S)
-        except (SourceError, PeerError, EngineError, _Died) as error:
-            log.error("%s: the VM may stand still: %s; run cont on its monitor", self.name, error)
+            process = self._start(rescue=True)
+            self._value(process.ask({"rescue": {}}), "return")
+        except (Died, PagecheckError) as error:
+            if not self._held:
+                return str(error)
+            if self._process is not None and not isinstance(error, Died):
+                self._told = True
+                return f"{error}; {self._stays(self._process)}"
+            self._process = None
+            return f"the VM may stand still: run cont on its monitor ({error})"
+        return ""
+
+    def _stays(self, process: WatchdogProcess) -> str:
+        return f"the VM is stopped: watchdog {process.pid} stays and continues it when that works"
 
     def _value(self, message: dict[str, Any], key: str) -> Any:
+        if "held" in message:
+            self._held = bool(message["held"])
         if "error" in message:
             error = message["error"]
             raise _ERRORS.get(error["class"], InternalError)(error["message"])

@@ -61,10 +61,12 @@ class PauseResult(NamedTuple):
         paused_ns: how long we held the VM; 0 where somebody else had stopped it before.
         stood_still: whether guest RAM provably stood still all the time.
         expired: whether the longest time passed and the VM was continued early.
-        stopped_by_us: whether it was running before, so that we stopped and continued it.
+        stopped_by_us: whether it was running before, so that we stopped it.
+        left_stopped: whether we stopped it and left it so, as we were asked to.
     """
 
     paused_ns: int
     stood_still: bool
     expired: bool
     stopped_by_us: bool
+    left_stopped: bool = False

@@ -6,11 +6,16 @@ Decision: one process of its own, in a session of its own and deaf to signals, s
 the VM. It learns of its owner's death from the end of their socket pair, and from the owner's
 pidfd, should somebody have inherited the owner's end.
 
+Where the VM cannot be continued, because QEMU is frozen or in the middle of something, it stays for
+as long as QEMU lives; nobody waits for it. What it has to say then goes to its stderr, which is a
+memfd, and to the system's log: neither can block it, as a pipe could whose reader is gone.
+
 What it hears and says is a line of JSON a packet (see `wire.py`): `execute` with `arguments`,
-`pause` with `max_ns`, `resume`, `status` and `rescue`, each with an `id` and answered by one
-`return` or `error` of that id; `ready` or `error` comes first. An answer too large for a packet
-comes in a memfd. Left unhandled: RAM that others write although the VM is stopped (`loadvm`, a
-debugger, a VFIO device that cannot be quiesced) is not noticed.
+`pause` with `max_ns`, `resume` with `leave`, `status`, `rescue` and `end`, each with an `id` and
+answered by one `return` or `error` of that id, with `held`: whether the VM is stopped by us.
+`ready` or `error` comes first, `busy` now and then while an answer takes long. An answer too large
+for a packet comes in a memfd. Left unhandled: RAM that others write although the VM is stopped
+(`loadvm`, a debugger, a VFIO device that cannot be quiesced) is not noticed.
 """
 
 from __future__ import annotations
@@ -23,29 +28,34 @@ import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.errors import EngineError, InternalError, PagecheckError, PeerError
+from pagecheck.vmm.listener import Gone, Listener
+from pagecheck.vmm.told import tell
 from pagecheck.wire import Closed, Link
 
 if TYPE_CHECKING:
     from pagecheck.vmm.hold import Hold
     from pagecheck.vmm.monitor import Monitor
 
-CONTINUE_S: Final = 60.0
 REQUEST_S: Final = 30.0
+BEAT_S: Final = 2.0  # between two signs of life while a request is carried out
+END_S: Final = 3.0  # the owner waits so long for the VM to run
 PACKET_BYTES: Final = 32768
 
 _DEAF_TO: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE)
 
 
-def main(fd: int, path: str, owner: int) -> int:
+def main(fd: int, path: str, owner: int, known: str = "") -> int:
     """Runs the watchdog on the inherited end of its socket pair.
 
     Args:
         fd: the end's descriptor.
         path: the QMP socket.
         owner: the owner's process id.
+        known: empty, or who listens there, as JSON, for a watchdog that takes the place of a dead
+            one which had stopped the VM.
 
     Returns:
-        The process's exit status: 0, or 1 if a VM that it had stopped could not be continued.
+        The process's exit status, 0.
     """
     for number in _DEAF_TO:
         signal.signal(number, signal.SIG_IGN)
@@ -57,17 +67,20 @@ def main(fd: int, path: str, owner: int) -> int:
     except ImportError as error:
         _say(link, _failure(EngineError(f"qmp:{path}: {error}; pip install qemu.qmp")))
         return 0
+    monitor = Monitor(path, Listener(*json.loads(known)) if known else None)
+    hold = Hold(monitor, tell)
+    if known:
+        hold.adopt()
     try:
         pidfd = os.pidfd_open(owner)
     except OSError:
-        return 0
-    if os.getppid() != owner:  # it died, and the number may be somebody else's already
-        return 0
-    monitor = Monitor(path)
+        pidfd = -1
+    if pidfd < 0 or os.getppid() != owner:  # it died; the number may be somebody else's already
+        link.close()
+        pidfd = -1
     # Not asyncio.run: the process ends at once, whatever the library's tasks still wait for.
-    return asyncio.new_event_loop().run_until_complete(
-        Watchdog(link, monitor, Hold(monitor)).run(pidfd)
-    )
+    asyncio.new_event_loop().run_until_complete(Watchdog(link, monitor, hold).run(pidfd))
+    return 0
 
 
 class Watchdog:
@@ -78,27 +91,27 @@ class Watchdog:
         self._monitor = monitor
         self._hold = hold
         self._asked: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._letting_go: asyncio.Task[None] | None = None
 
-    async def run(self, owner: int) -> int:
-        """Serves until the owner is gone, then lets the VM go.
+    async def run(self, owner: int) -> None:
+        """Serves until the owner is gone, then lets the VM go, however long that takes.
 
         Args:
-            owner: pidfd of the owner.
-
-        Returns:
-            0, or 1 if the VM could not be continued.
+            owner: pidfd of the owner, or -1 where it is gone already.
         """
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._link.fileno(), self._hear, owner)
-        loop.add_reader(owner, self._end, owner)
         try:
-            ready = await self._connect()
-            if _say(self._link, ready) and "ready" in ready:
-                await self._serve()
+            if owner >= 0:
+                loop.add_reader(self._link.fileno(), self._hear, owner)
+                loop.add_reader(owner, self._end, owner)
+                ready = await self._connect()
+                if "error" in ready:  # a VM that a dead watchdog stopped may wait for us
+                    self._letting_go = asyncio.ensure_future(self._hold.let_go())
+                if _say(self._link, ready) and ("ready" in ready or self._hold.is_ours):
+                    await self._serve()
         finally:
-            let_go = await self._hold.let_go(CONTINUE_S)
+            await self._hold.let_go()
             await self._monitor.close()
-        return 0 if let_go else 1
 
     def _hear(self, owner: int) -> None:
         try:
@@ -118,15 +131,27 @@ class Watchdog:
 
     async def _connect(self) -> dict[str, Any]:
         try:
-            return {"ready": {"peer_pid": await self._monitor.connect()}}
+            return {"ready": {"listener": await self._monitor.connect()}}
+        except Gone as error:
+            self._hold.is_ours = False
+            return {**_failure(error), "held": False}
         except PagecheckError as error:
-            return _failure(error)
+            return {**_failure(error), "held": self._hold.is_ours}
 
     async def _serve(self) -> None:
         while (message := await self._asked.get()) is not None:
-            answer = {**await self._answer(message), "id": message.get("id")}
-            if not _say(self._link, answer):
+            beating = asyncio.ensure_future(self._beat())
+            answer = await self._answer(message)
+            beating.cancel()
+            held = {"held": self._hold.is_ours}
+            if not _say(self._link, {**answer, **held, "id": message.get("id")}):
                 return
+
+    async def _beat(self) -> None:
+        """Tells the owner that we are alive, and only wait."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            _say(self._link, {"busy": True})
 
     async def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         name = self._monitor.name
@@ -146,12 +171,14 @@ class Watchdog:
                 return await self._monitor.execute(command, message.get("arguments"))
             case {"pause": {"max_ns": int(max_ns)}}:
                 return await self._hold.pause(max_ns)
-            case {"resume": {}}:
-                return await self._hold.resume()
+            case {"resume": {"leave": bool(leave)}}:
+                return await self._hold.resume(leave=leave)
             case {"status": {}}:
                 return await self._hold.ask()
             case {"rescue": {}}:
                 return await self._hold.rescue()
+            case {"end": {}}:
+                return await self._hold.end(END_S)
         raise InternalError(f"{self._monitor.name}: not understood: {str(message)[:80]}")
 
 

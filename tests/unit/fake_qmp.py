@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pagecheck.vmm import pause
+from pagecheck.vmm import watchdog_process
 
 GREETING = {
     "QMP": {
@@ -54,6 +54,13 @@ class FakeQemu:
                 client, _ = self.listener.accept()
                 with contextlib.suppress(OSError), client:
                     self._serve(client)
+
+    def end(self) -> None:
+        """Listens no more, and hangs up."""
+        for each in (self.listener, self._client):
+            if each is not None:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     def say(self, line: bytes) -> None:
         """Sends it to the client that there is."""
@@ -117,8 +124,9 @@ def _objects(client: socket.socket) -> Iterator[dict[str, Any]]:
 def in_watchdog(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Has watchdogs that are started from now on run a line of Python first."""
     where = "from pagecheck.vmm.watchdog import main; "
-    assert where in pause._BOOT
-    monkeypatch.setattr(pause, "_BOOT", pause._BOOT.replace(where, f"{code}; {where}"))
+    boot = watchdog_process.BOOT
+    assert where in boot
+    monkeypatch.setattr(watchdog_process, "BOOT", boot.replace(where, f"{code}; {where}"))
 
 
 @contextlib.contextmanager
@@ -126,7 +134,10 @@ def fake_qemu(path: Path) -> Iterator[FakeQemu]:
     """A fake QEMU that listens on a path."""
     fake = FakeQemu(path)
     with served(fake.serve, fake.listener):
-        yield fake
+        try:
+            yield fake
+        finally:
+            fake.end()  # a watchdog that stays ends with its QEMU
 
 
 @contextlib.contextmanager
@@ -137,6 +148,7 @@ def served(serve: Callable[[], None], listener: socket.socket) -> Iterator[None]
     try:
         yield
     finally:
-        listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
         thread.join()
         listener.close()

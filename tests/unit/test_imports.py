@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "hw": {"native"},
     "workers": {"shm", "hw", "wire", "native"},
     "coordinator": {"shm", "native", "plan", "wire", "report", "statistics", "shortage"},
-    "vmm": {"shm", "native", "wire", "shortage"},
+    "vmm": {"shm", "native", "wire", "shortage", "printable"},
     "oneshot": {"coordinator", "vmm", "shm", "plan", "report", "bitmap_files"},
     "protocol": set(),
     "service": {

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from pagecheck.errors import EngineError, PeerError, SourceError
+from pagecheck.errors import EngineError, PeerError, SourceError, UsageError
 from pagecheck.vmm import QemuMonitor
 from tests.unit.fake_qmp import FakeQemu, fake_qemu, in_watchdog
 
@@ -25,6 +28,13 @@ BOUND_S = 12.0  # 5 s for a peer that says nothing, and a start on a busy machin
 def qemu(tmp_path: Path) -> Iterator[FakeQemu]:
     with fake_qemu(tmp_path / "qmp") as fake:
         yield fake
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + BOUND_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +62,7 @@ def test_a_vm_that_was_not_running_is_left_as_it_is(
     with QemuMonitor(str(qemu.path)) as monitor:
         assert monitor.is_stopped() == still
         monitor.pause(60)
-        assert monitor.resume() == (0, still, False, False)
+        assert monitor.resume()[:4] == (0, still, False, False)
     assert not {"stop", "cont"} & set(qemu.commands)
 
 
@@ -74,29 +84,105 @@ def test_somebody_else_continued_it_right_before_our_stop(qemu: FakeQemu) -> Non
         qemu.events, qemu.events_before = ["RESUME"], "stop"
         monitor.pause(60)
         assert qemu.status == "paused"
-        assert monitor.resume()[1:] == (False, False, True)
+        assert monitor.resume()[1:4] == (False, False, True)
         assert qemu.status == "running"
 
 
-def test_no_pause_during_a_migration(qemu: FakeQemu) -> None:
-    qemu.answers["query-migrate"] = {"status": "active"}
+@pytest.mark.parametrize(
+    "status",
+    ["setup", "wait-unplug", "active", "pre-switchover", "postcopy-active", "of-a-later-qemu"],
+)
+def test_no_pause_during_a_migration(qemu: FakeQemu, status: str) -> None:
+    qemu.answers["query-migrate"] = {"status": status}
     with QemuMonitor(str(qemu.path)) as monitor:
-        with pytest.raises(SourceError, match="migration"):
+        with pytest.raises(SourceError, match=rf"during its migration \({status}\)"):
             monitor.pause(60)
         assert qemu.status == "running"
-        qemu.answers["query-migrate"] = {"status": "completed"}
+        assert "stop" not in qemu.commands
+
+
+@pytest.mark.parametrize("status", ["none", "completed", "failed", "cancelled"])
+def test_a_migration_that_is_over_does_not_matter(qemu: FakeQemu, status: str) -> None:
+    qemu.answers["query-migrate"] = {"status": status, "total-time": 7}
+    with QemuMonitor(str(qemu.path)) as monitor:
         monitor.pause(60)
         assert monitor.resume().stood_still
+    assert qemu.status == "running"
 
 
-def test_a_source_that_was_migrated_away_is_not_started_again(qemu: FakeQemu) -> None:
+def test_a_migration_that_begins_right_before_the_stop(qemu: FakeQemu) -> None:
+    qemu.answers["query-migrate"] = lambda _arguments: (
+        {"status": "active"} if "stop" in qemu.commands else {}
+    )
+    with QemuMonitor(str(qemu.path)) as monitor:
+        with pytest.raises(SourceError, match=r"during its migration \(active\)"):
+            monitor.pause(60)
+        assert qemu.status == "running"
+    assert qemu.commands.count("cont") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "migration"),
+    [
+        ("postmigrate", "completed"),
+        ("finish-migrate", "postcopy-active"),
+        ("finish-migrate", "postcopy-paused"),
+        ("prelaunch", "completed"),  # reset afterwards
+    ],
+)
+def test_a_vm_that_was_migrated_away_is_not_started_again(
+    qemu: FakeQemu, status: str, migration: str
+) -> None:
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+        qemu.status = status
+        qemu.answers["query-migrate"] = {"status": migration, "total-time": 7}
+        with pytest.raises(SourceError, match="at its destination: run cont there"):
+            monitor.resume()
+        with pytest.raises(UsageError, match="is not paused"):
+            monitor.resume()
+    assert "cont" not in qemu.commands
+
+
+def test_a_vm_that_was_migrated_away_and_the_scan_ended_badly(
+    qemu: FakeQemu, caplog: pytest.LogCaptureFixture
+) -> None:
     with QemuMonitor(str(qemu.path)) as monitor:
         monitor.pause(60)
         qemu.status = "postmigrate"
-        result = monitor.resume()
-        assert (result.stood_still, result.stopped_by_us) == (False, True)
-        monitor.pause(60)
+        qemu.answers["query-migrate"] = {"status": "completed"}
     assert "cont" not in qemu.commands
+    assert [each.levelno for each in caplog.records] == [logging.WARNING]
+    assert "run cont there" in caplog.text
+
+
+def test_a_reset_after_a_migration_of_the_past(qemu: FakeQemu) -> None:
+    qemu.answers["query-migrate"] = {"status": "completed", "total-time": 7}
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+        qemu.status, qemu.events = "prelaunch", ["RESET"]
+        assert not monitor.resume().stood_still
+    assert qemu.status == "running"
+
+
+@pytest.mark.parametrize("migration", ["failed", "cancelled"])
+def test_a_migration_that_fails_at_its_end(qemu: FakeQemu, migration: str) -> None:
+    """QEMU leaves "postmigrate" then, and the VM is at home still."""
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+        qemu.status = "postmigrate"
+        qemu.answers["query-migrate"] = {"status": migration}
+        assert monitor.resume()[1:4] == (False, False, True)
+    assert qemu.status == "running"
+
+
+def test_a_migration_that_begins_and_goes_on(qemu: FakeQemu) -> None:
+    """The VM runs when it ends, so that it runs at the destination, too."""
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+        qemu.answers["query-migrate"] = {"status": "active"}
+        assert monitor.resume().stood_still
+    assert qemu.status == "running"
 
 
 def test_it_waits_for_the_end_of_a_migration(qemu: FakeQemu) -> None:
@@ -110,6 +196,31 @@ def test_it_waits_for_the_end_of_a_migration(qemu: FakeQemu) -> None:
         qemu.answers["query-status"] = status
         assert monitor.resume().stopped_by_us
     assert qemu.commands.count("cont") == 1
+
+
+def test_it_is_left_stopped(qemu: FakeQemu) -> None:
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+        result = monitor.resume(leave_stopped=True)
+        assert (result.stood_still, result.stopped_by_us, result.left_stopped) == (True,) * 3
+        monitor.pause(60)  # it is somebody else's now
+        assert monitor.resume()[1:] == (True, False, False, False)
+    assert qemu.status == "paused"
+    assert "cont" not in qemu.commands
+
+
+def test_it_is_left_stopped_only_at_the_end(qemu: FakeQemu) -> None:
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+    assert qemu.status == "running"
+
+
+def test_it_is_not_left_stopped_where_it_moved(qemu: FakeQemu) -> None:
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+        qemu.events = ["RESET"]
+        assert not monitor.resume(leave_stopped=True).left_stopped
+    assert qemu.status == "running"
 
 
 def test_a_stop_that_is_refused(qemu: FakeQemu) -> None:
@@ -156,19 +267,75 @@ def test_a_watchdog_that_cannot_start(qemu: FakeQemu, monkeypatch: pytest.Monkey
         QemuMonitor(str(qemu.path))
 
 
-def test_a_vm_that_cannot_be_let_go_is_said(
-    qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def refuse(_arguments: object) -> None:
+    raise RuntimeError("never")
+
+
+def left_watchdog(caplog: pytest.LogCaptureFixture) -> psutil.Process:
+    """The watchdog that stays, by what was said of it."""
+    (said,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    match = re.search(r"the VM is stopped: watchdog (\d+) stays and continues it", said.message)
+    assert match is not None
+    return psutil.Process(int(match[1]))
+
+
+def test_a_vm_that_cannot_be_continued_keeps_its_watchdog(
+    qemu: FakeQemu, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_watchdog(monkeypatch, "import pagecheck.vmm.watchdog as w; w.CONTINUE_S = 0.3")
-
-    def refuse(_arguments: object) -> None:
-        raise RuntimeError("never")
-
+    """Nobody waits for it; it goes on trying, says so where it can be read, and ends with it."""
+    in_watchdog(monkeypatch, "import pagecheck.vmm.watchdog as w; w.END_S = 0.3")
     qemu.answers["cont"] = refuse
     with QemuMonitor(str(qemu.path)) as monitor:
         monitor.pause(60)
-    assert [each.levelno for each in caplog.records] == [logging.ERROR]
-    assert "run cont" in caplog.text
+    watchdog = left_watchdog(caplog)
+    said = Path(f"/proc/{watchdog.pid}/fd/2")
+    wait_until(lambda: "QEMU refused cont: never; the VM is stopped" in said.read_text())
+    assert qemu.status == "paused"
+    del qemu.answers["cont"]
+    watchdog.wait(BOUND_S)
+    assert qemu.status == "running"
+
+
+def test_a_watchdog_that_stays_ends_with_the_vm(
+    qemu: FakeQemu, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_watchdog(monkeypatch, "import pagecheck.vmm.watchdog as w; w.END_S = 0.3")
+    qemu.answers["cont"] = refuse
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+    watchdog = left_watchdog(caplog)
+    qemu.end()  # its process, which is ours, lives on
+    watchdog.wait(BOUND_S)
+
+
+def test_a_cont_without_an_answer(
+    qemu: FakeQemu, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says that the watchdog stays, and then it is not said again."""
+    in_watchdog(monkeypatch, "import pagecheck.vmm.monitor as m; m.COMMAND_S = 0.3")
+    out: list[object] = []
+
+    def keep(asked: object) -> bytes:
+        out.append(asked)
+        return b""
+
+    qemu.raw["cont"] = keep
+    stays = r"did not answer cont in .*; the VM is stopped: watchdog \d+ stays and continues it"
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+        with pytest.raises(PeerError, match=stays) as caught:
+            monitor.resume()
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    watchdog = psutil.Process(int(str(caught.value).split("watchdog ")[1].split()[0]))
+    del qemu.raw["cont"]
+    qemu.status = "running"
+    qemu.say(
+        json.dumps({"event": "RESUME", "timestamp": {"seconds": 0, "microseconds": 0}}).encode()
+        + b"\n"
+    )
+    qemu.say(json.dumps({"return": {}, "id": out[0]}).encode() + b"\n")
+    watchdog.wait(BOUND_S)
+    assert "cont" not in qemu.commands[qemu.commands.index("cont") + 1 :]
 
 
 def test_other_clients_wait_in_front(tmp_path: Path) -> None:

@@ -73,6 +73,13 @@ class BareQemu:
         """Waits until an event of this name came, since the last call of `own_events`."""
         self._qmp.wait_event(name, time.monotonic() + SECONDS)
 
+    def wait_status(self, status: str) -> None:
+        """Waits until query-status says so."""
+        deadline = time.monotonic() + SECONDS
+        while (found := self.status()) != status:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.01)
+
     def status(self) -> str:
         return str(self.qmp("query-status")["status"])
 

@@ -1,0 +1,168 @@
+"""The Unix socket of a QMP monitor: connected to, and to the same one again.
+
+Danger: the path is a name. After a connection is lost another VM may listen there, which must not
+be continued in place of ours; and where nobody does, ours may live on. Decision: it is our VM only
+where the kernel names the same listener and the same socket. It has ended where that socket
+refuses, or where the process that listened has ended (QEMU, unless a launcher made the socket).
+Where that process cannot be seen the socket alone decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import socket
+import stat
+import struct
+import time
+from typing import Final, NamedTuple
+
+from pagecheck.errors import PeerError, SourceError
+
+CONNECT_S: Final = 5.0
+BUSY_S: Final = 0.02
+
+
+class Gone(PeerError):
+    """Nobody listens on the socket any more: QEMU ended."""
+
+
+class Listener(NamedTuple):
+    """Who listens on a socket, and which socket that is.
+
+    Attributes:
+        pid: process id, 0 where it is in a namespace that we cannot see.
+    """
+
+    pid: int
+    device: int
+    inode: int
+
+
+class QmpSocket:
+    """Where a VM's monitor listens.
+
+    Attributes:
+        name: the source as in messages.
+    """
+
+    def __init__(self, path: str, known: Listener | None) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            known: who must listen there, if that is known.
+        """
+        self.name = f"qmp:{path}"
+        self._path = path
+        self._known = known
+        self._pidfd = None if known is None else _pidfd(known.pid)
+
+    async def connect(self, deadline: float) -> tuple[socket.socket, Listener]:
+        """Connects, without waiting for what the listener says.
+
+        Args:
+            deadline: absolute, on CLOCK_MONOTONIC, in seconds.
+
+        Raises:
+            Gone: who listened there has ended.
+            SourceError: it cannot be connected to, or not at this moment.
+        """
+        connection, listener = await self._connected(deadline)
+        if self._known not in (None, listener):
+            connection.close()
+            raise self._nobody("another socket is at its path")
+        return connection, listener
+
+    def keep(self, listener: Listener) -> None:
+        """From now on nobody else is talked to."""
+        if self._known is None:
+            self._known, self._pidfd = listener, _pidfd(listener.pid)
+
+    async def _connected(self, deadline: float) -> tuple[socket.socket, Listener]:
+        try:
+            if not stat.S_ISSOCK(os.stat(self._path).st_mode):
+                raise SourceError(
+                    f"{self.name}: is no socket; give the path of QEMU's -qmp unix:PATH"
+                )
+            while (connection := self._try_connect()) is None:
+                if time.monotonic() > deadline:
+                    raise SourceError(
+                        f"{self.name}: takes no connection in {CONNECT_S:.0f} s; other clients "
+                        "wait for this QMP socket: end them, or give QEMU a second -qmp"
+                    )
+                await asyncio.sleep(BUSY_S)
+            try:
+                return connection, self._who(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            refused = isinstance(error, ConnectionRefusedError) and self._is_same_socket()
+            raise self._nobody(str(error.strerror), refused=refused) from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise SourceError(f"{self.name}: cannot connect: {reason}") from error
+
+    def _who(self, connection: socket.socket) -> Listener:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid: int = struct.unpack("3i", credentials)[0]
+        found = os.stat(self._path)
+        return Listener(pid, found.st_dev, found.st_ino)
+
+    def _is_same_socket(self) -> bool:
+        """Whether what is at the path now is the socket that we were connected to."""
+        with contextlib.suppress(OSError):
+            found = os.stat(self._path)
+            return self._known is not None and self._known[1:] == (found.st_dev, found.st_ino)
+        return False
+
+    def _nobody(self, why: str, *, refused: bool = False) -> SourceError | Gone:
+        """What to raise where nobody listens, or somebody else.
+
+        Args:
+            refused: the very socket that we were connected to has no listener any more.
+        """
+        if self._known is None:
+            return SourceError(
+                f"{self.name}: nobody listens ({why}); start QEMU with "
+                "-qmp unix:PATH,server=on,wait=off"
+            )
+        if refused or self._pidfd is None or _has_ended(self._pidfd):
+            return Gone(f"{self.name}: nobody listens any more ({why}): QEMU ended")
+        return SourceError(
+            f"{self.name}: cannot connect again ({why}), but process {self._known.pid}, which "
+            "listened there, lives"
+        )
+
+    def _try_connect(self) -> socket.socket | None:
+        """One try; None while the listener's queue is full, for which a Unix socket that does not
+        block has nothing to wait on."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)
+            connection.connect(self._path)
+        except BlockingIOError:
+            connection.close()
+            return None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _pidfd(pid: int) -> int | None:
+    """A pidfd, None where there is no such process that we could see."""
+    if pid <= 0:
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

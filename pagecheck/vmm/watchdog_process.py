@@ -1,0 +1,188 @@
+"""One running watchdog, as its owner sees it: started, asked, watched, left or killed.
+
+Danger: a watchdog may be killed or frozen like any process. Decision: one that does not even say
+that it is busy for 15 s of our own running time is dead to us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from pagecheck.errors import EngineError
+from pagecheck.printable import printable
+from pagecheck.shortage import refused
+from pagecheck.wire import Closed, Link
+
+START_S: Final = 30.0  # a fresh interpreter, then 5 s for the connection
+ANSWER_S: Final = 45.0  # the watchdog gives up after 30 s and says so
+SILENT_S: Final = 15  # it says that it is busy every 2 s
+DEAD_S: Final = 5.0
+LAST_BYTES: Final = 4096
+
+BOOT: Final = (
+    # The standard library first, then pagecheck, then whatever else is installed.
+    "import os, site, sys; sys.path.append(sys.argv[1]); site.main(); "
+    "from pagecheck.vmm.watchdog import main; "
+    "os._exit(main(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]))"
+)
+
+_left: list[subprocess.Popen[bytes]] = []  # watchdogs that stay; waited for when they have ended
+
+
+class Died(Exception):
+    """The watchdog ended or does not answer."""
+
+
+class WatchdogProcess:
+    """A process of its own; see `watchdog.py` for what it hears and says."""
+
+    def __init__(self, path: str, known: list[int] | None = None) -> None:
+        """Starts it; `greeting` tells what came of that.
+
+        Args:
+            path: the QMP socket, absolute.
+            known: who must listen there, if the VM may be stopped and is to be continued.
+
+        Raises:
+            EngineError: no process can be started here.
+            ResourceError: no process can be started at this moment.
+        """
+        if not sys.executable:
+            raise EngineError("cannot start a watchdog: sys.executable is not set")
+        _left[:] = [each for each in _left if each.poll() is None]
+        home = os.path.abspath(f"{__file__}/../../..")
+        with contextlib.ExitStack() as undo:
+            try:
+                self._said = os.memfd_create("pagecheck-watchdog")
+                undo.callback(os.close, self._said)
+                self._link, theirs = Link.pair()
+                undo.callback(self._link.close)
+            except OSError as error:
+                call = "memfd_create or socketpair"
+                raise refused("cannot start a watchdog", error, call) from error
+            with contextlib.closing(theirs):
+                fd = theirs.fileno()
+                words = [home, str(fd), path, str(os.getpid()), json.dumps(known) if known else ""]
+                try:
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-P", "-S", "-c", BOOT, *words],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=self._said,
+                        pass_fds=(fd,),
+                        start_new_session=True,
+                        cwd="/",
+                    )
+                except OSError as error:
+                    call = "vfork, execve, pipe2 or setsid"
+                    raise refused("cannot start a watchdog", error, call) from error
+            undo.pop_all()
+        self._asked = 0
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Sends a request and waits for its answer; one to an earlier request, whose wait an
+        exception ended, is passed over.
+
+        Raises:
+            Died: there is none.
+        """
+        self._asked += 1
+        try:
+            self._link.send({**message, "id": self._asked})
+        except Closed as error:
+            raise self._gone() from error
+        until = time.monotonic() + ANSWER_S
+        while (answer := self._hear(until, SILENT_S)).get("id") != self._asked:
+            pass
+        return answer
+
+    def greeting(self) -> dict[str, Any]:
+        """What it says first.
+
+        Raises:
+            Died: nothing.
+        """
+        return self._hear(time.monotonic() + START_S, int(START_S))
+
+    def _hear(self, until: float, silent_s: int) -> dict[str, Any]:
+        """The next packet; the silence is counted in our own running time, second by second."""
+        received = None
+        for _ in range(silent_s):
+            try:
+                received = self._link.receive(time.monotonic_ns() + 1_000_000_000)
+            except Closed as error:
+                raise self._gone() from error
+            if received is not None:
+                break
+        if received is None or time.monotonic() > until:
+            raise Died(f"watchdog {self.pid} does not answer")
+        message, fds = received
+        try:
+            if "large" in message and fds:
+                message = json.loads(os.pread(fds[0], int(message["large"]), 0))
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return message
+
+    def _gone(self) -> Died:
+        said = f" ({last})" if (last := self._last_line()) else ""
+        return Died(f"watchdog {self.pid} is gone{said}")
+
+    def _last_line(self) -> str:
+        """The last of what it wrote to stderr."""
+        size = os.fstat(self._said).st_size
+        text = os.pread(self._said, LAST_BYTES, max(0, size - LAST_BYTES)).decode(errors="replace")
+        return printable(text.strip().rpartition("\n")[2], 200)
+
+    def pidfd(self) -> int:
+        """A pidfd, readable when it has ended; the caller's."""
+        return os.pidfd_open(self.pid)
+
+    def end(self) -> None:
+        """Hangs up and waits a little for its end, which comes at once where nothing is held."""
+        self._link.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=DEAD_S)
+        self._forget()
+
+    def leave(self) -> None:
+        """Hangs up; it stays until the VM runs or is gone."""
+        self._link.close()
+        self._forget()
+
+    def kill(self) -> None:
+        """Ends it, whatever it does."""
+        self._process.kill()
+        self.end()
+
+    def _forget(self) -> None:
+        if self._said >= 0:
+            os.close(self._said)
+            self._said = -1
+        if self._process.poll() is None:
+            _left.append(self._process)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """An exception between the start of the watchdog and the note of it would leave it to
+    nobody. The watchdog lets them in again, once it is deaf to them."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
