@@ -63,7 +63,7 @@ class QemuMonitor:
         self._one = threading.RLock()
         self._closed = False
         self._held = False  # the VM is stopped by us, as far as we know
-        self._lost: SourceError | None = None  # the guard found the watchdog dead
+        self._lost: SourceError | None = None  # the guard found the watchdog dead in this pause
         self._told = False  # that a watchdog stays
         self._known: list[int] | None = None  # who listens on the socket
         self._process: WatchdogProcess | None = None
@@ -125,6 +125,7 @@ class QemuMonitor:
         if not 0 < max_seconds < 1e9:
             raise UsageError(f"{self.name}: cannot pause for {max_seconds} s; give more than 0")
         with self._one:
+            self._lost = None
             if not self._held:
                 # A watchdog that dies of this has stopped a VM that was running, and no other.
                 self._held = self._ask({"status": {}})["status"] == "running"
@@ -150,6 +151,7 @@ class QemuMonitor:
                 return self._resume(leave_stopped)
         finally:
             self._end_guard()
+            self._lost = None
 
     def _resume(self, leave_stopped: bool) -> PauseResult:
         try:
@@ -212,8 +214,7 @@ class QemuMonitor:
     def _ask(self, message: dict[str, Any]) -> Any:
         with self._one:
             if self._lost is not None:
-                lost, self._lost = self._lost, None
-                raise lost
+                raise self._lost
             if self._closed or self._process is None:
                 raise UsageError(f"{self.name}: is closed")
             try:

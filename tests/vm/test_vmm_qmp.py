@@ -77,7 +77,7 @@ def test_a_real_guest_is_paused_and_scanned_exactly(microvm: Guest) -> None:
         assert vm.is_stopped() is True
         before = zero_pages(ram.source.fd, 4096)
         report = pagecheck.scan(f"fd:{ram.source.fd}")
-        assert vm.resume()._replace(paused_ns=0) == (0, True, False, True)
+        assert vm.resume()[1:] == (True, False, True, False)
         assert report.total.zero == int(before.sum())
         assert vm.is_stopped() is False
     assert "OK" in microvm.wait_check()
