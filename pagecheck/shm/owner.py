@@ -85,11 +85,23 @@ def _remove(names: list[str]) -> list[str]:
 
 
 def _is_live(path: str) -> bool:
-    """Whether somebody holds the lock on the owner's name."""
+    """Whether somebody holds the lock on the owner's name. A file of another user's is no owner's;
+    where ours cannot be asked (no descriptor is left, a lease is held on it), it counts as held."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+        there = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True
+    try:
+        st = os.fstat(there)
+        if not stat.S_ISREG(st.st_mode) or st.st_uid != os.geteuid():
+            return False
+        fd = os.open(f"/proc/self/fd/{there}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return True
+    finally:
+        os.close(there)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TMPFS: Final = 0x01021994  # also memfd; Source: linux/magic.h
 HUGETLBFS: Final = 0x958458F6
+SHM: Final = "/dev/shm"
 DISK: Final = {0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs"}
 
 
@@ -220,13 +221,20 @@ def _open_path(path: str) -> RamSource:
     return _checked(RamSource(path, os.path.basename(path), fd))
 
 
+LEASED: Final = "another process holds a lease on it (F_SETLEASE in fcntl(2)); try again"
+# Without O_NONBLOCK an open waits for a FIFO's other end, and 45 s for a lease that somebody holds.
+_QUIET: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+
 def _open_quietly(path: str) -> int:
     """Read-only, without waiting for anybody, and without a new access time where allowed."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
-        return os.open(path, flags | os.O_NOATIME)
-    except PermissionError:  # not our file
-        return os.open(path, flags)
+        try:
+            return os.open(path, _QUIET | os.O_NOATIME)
+        except PermissionError:  # not our file
+            return os.open(path, _QUIET)
+    except BlockingIOError as error:
+        raise BlockingIOError(error.errno, LEASED) from error
 
 
 def _open_fd(text: str) -> RamSource:
@@ -272,25 +280,26 @@ def adopt(fd: int, text: str, name: str) -> RamSource:
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
         raise SourceError(f"{text}: is open for writing only; pass it on open for reading")
     try:
-        own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
+        own = os.open(f"/proc/self/fd/{fd}", _QUIET | os.O_NOATIME)
+    except BlockingIOError as error:
+        raise SourceError(f"{text}: {LEASED}") from error
     except OSError:  # not our file: then its offset is shared with who passed it on
         return _checked(RamSource(text, name, os.dup(fd), own_description=False))
     return _checked(RamSource(text, name, own))
 
 
 def _open_shm(text: str) -> RamSource:
-    import posix_ipc
-
     name = text.removeprefix("shm:")
     if not name.startswith("/") or "/" in name[1:] or len(name) < 2 or "\0" in name:
         raise SourceError(f"{text}: not a shared-memory name; write shm:/name with one slash")
     try:
-        # No size: posix_ipc would resize an object that is not ours.
-        fd = posix_ipc.SharedMemory(name, read_only=True).fd
-    except posix_ipc.ExistentialError as error:
+        # As shm_open(3), which cannot be told not to wait for a lease or for a FIFO's other end.
+        fd = os.open(f"{SHM}{name}", _QUIET | os.O_NOFOLLOW)
+    except FileNotFoundError as error:
         raise SourceError(f"{text}: no shared-memory object of that name in /dev/shm") from error
-    except (posix_ipc.Error, OSError, ValueError) as error:
-        raise SourceError(f"{text}: cannot open: {error}") from error
+    except OSError as error:
+        why = LEASED if isinstance(error, BlockingIOError) else error.strerror
+        raise SourceError(f"{text}: cannot open: {why}") from error
     return _checked(RamSource(text, name[1:], fd))
 
 

@@ -4,6 +4,7 @@ Every test works in a folder of its own: a sweep of the real /dev/shm, above all
 nothing young, would take the names of whoever starts at the same moment.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -15,6 +16,7 @@ from pagecheck.errors import ResourceError
 from pagecheck.shm import owner
 from pagecheck.shm.owner import Owner, sweep
 from tests.conftest import open_fds
+from tests.neighbours import lease_held, needs_root, opens_that_wait
 
 TOKEN = "0123456789abcdef"
 
@@ -218,3 +220,45 @@ def test_an_owner_that_cannot_lock_leaves_nothing(
     for fd in left:
         os.close(fd)
     assert (left, os.listdir(shm)) == ([], [])
+
+
+@needs_root
+def test_another_users_lease_on_an_owners_name_is_not_waited_for(
+    shm: Path, dead: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a file of ours says that somebody lives: theirs is not even opened."""
+    dead[0].unlink()
+    shm.chmod(0o777)
+    make_old(*dead[1:])
+    with lease_held(dead[0]), opens_that_wait(monkeypatch, "") as waited:
+        make_old(dead[0])
+        assert {path.name for path in dead[1:]} == set(sweep())
+    assert waited == []
+    assert os.listdir(shm) == [dead[0].name]
+
+
+@needs_root
+def test_a_lease_on_our_own_name_is_not_waited_for(
+    shm: Path, dead: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lease_held(dead[0], os.geteuid()), opens_that_wait(monkeypatch, "") as waited:
+        make_old(*dead)
+        assert sweep() == []
+    assert waited == []
+    assert dead[0].exists()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES])
+def test_an_owner_that_cannot_be_asked_counts_as_living(
+    dead: list[Path], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A process without a free descriptor must not take the names of one that lives."""
+    make_old(*dead)
+
+    def refuse(*_: object, **_more: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner.os, "open", refuse)
+        assert sweep() == []
+    assert all(path.exists() for path in dead)

@@ -1,7 +1,9 @@
 """What is no RAM source: every refusal is one clear line and the user's to mend."""
 
 import errno
+import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +13,8 @@ import pytest
 
 from pagecheck.errors import SourceError
 from pagecheck.shm import ram
-from pagecheck.shm.ram import open_source
+from pagecheck.shm.ram import adopt, open_source
+from tests.neighbours import lease_held, needs_root, opens_that_wait
 
 ROOT = Path(ram.__file__).parents[2]
 
@@ -94,3 +97,47 @@ def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ram.os, "open", refused)
     refuse(str(tmp_path / "f"), "Permission denied")
+
+
+def test_a_fifo_in_dev_shm_is_not_waited_for() -> None:
+    name = f"pctest-fifo-{os.getpid()}"
+    os.mkfifo(f"/dev/shm/{name}")
+    try:
+        refuse(f"shm:/{name}", "is a pipe")
+    finally:
+        os.unlink(f"/dev/shm/{name}")
+
+
+@needs_root
+@pytest.mark.parametrize("how", ["path", "shm"])
+def test_another_users_lease_is_not_waited_for(
+    how: str, shm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shm_folder.chmod(0o777)
+    path = shm_folder / "leased"
+    monkeypatch.setattr(ram, "SHM", str(shm_folder))
+    with lease_held(path), opens_that_wait(monkeypatch, "leased") as waited:
+        refuse(str(path) if how == "path" else "shm:/leased", "a lease")
+    assert waited == []
+
+
+@needs_root
+def test_a_leased_descriptor_is_not_waited_for(
+    shm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a client passes it on: opened, then leased, by the same user."""
+    fd = os.open(shm_folder / "theirs", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 4096)
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with opens_that_wait(monkeypatch, str(fd)) as waited:
+            with pytest.raises(SourceError, match="a lease"):
+                adopt(fd, "descriptor", "ram")
+            with open_source(f"fd:{fd}") as shared:  # read through their own description
+                assert not shared.holes_are_proof
+        assert waited == []
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        signal.signal(signal.SIGIO, before)
+        os.close(fd)
