@@ -43,7 +43,7 @@ PC_IDXD_DESC_AT(op_specific, 40, 24);
 _Static_assert(sizeof(struct dsa_completion_record) == PC_RECORD_BYTES, "dsa_completion_record");
 PC_IDXD_RECORD_AT(status, 0, 1);
 PC_IDXD_RECORD_AT(result, 1, 1);
-PC_IDXD_RECORD_AT(rsvd, 2, 2); /* byte 2: fault information (version 2) */
+/* Byte 2 is fault information (version 2), `fault_info` in the headers of Linux 6.5 and later. */
 PC_IDXD_RECORD_AT(bytes_completed, 4, 4);
 PC_IDXD_RECORD_AT(fault_addr, 8, 8);
 PC_IDXD_RECORD_AT(op_specific, 16, 16); /* bytes 16 to 18: invalid_flags */
