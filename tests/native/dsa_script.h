@@ -41,6 +41,7 @@ struct script {
     bool gated;
     bool disabled; /* as its state would say */
     size_t asked;  /* for its state */
+    void (*on_asked)(script *s);
     int closed;
 };
 
@@ -145,6 +146,8 @@ static inline bool script_enabled(pc_portal *portal)
 {
     script *s = (script *)portal;
     s->asked++;
+    if (s->on_asked != NULL)
+        s->on_asked(s);
     return !s->disabled;
 }
 

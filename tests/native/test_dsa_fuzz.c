@@ -55,11 +55,10 @@ static void answer_one(const hw_desc *d)
         return;
     }
     uint32_t count = d->desc_count, some = draw(count), kind = quiet ? 99 : draw(40);
-    static const uint8_t refusals[] = {DSA_COMP_BAD_OPCODE, DSA_COMP_INVALID_FLAGS,
-                                       DSA_COMP_NOZERO_RESERVE, DSA_COMP_DESC_CNT_ERANGE,
-                                       DSA_COMP_DESCLIST_ALIGN};
+    static const uint8_t refusals[] = {0x10, 0x11, 0x12, 0x13, 0x14, 0x15,
+                                       0x16, 0x17, 0x18, 0x19, 0x1c, 0x1e};
     if (kind == 0) {
-        put(d, refusals[draw(5)], draw(count));
+        put(d, refusals[draw(sizeof refusals)], draw(count));
         return;
     }
     for (uint32_t i = 0; i < (kind <= 2 ? some : count); i++)
@@ -92,9 +91,18 @@ static void answer_some(script *s, uint32_t of_eight)
 
 static uint32_t size_now;
 
+static uint32_t full_for;
+
 static long submit(script *s, const hw_desc *list, size_t count)
 {
     size_t takes = count;
+    if (!quiet && full_for == 0 && draw(100) == 0)
+        full_for = draw(60); /* more than one flight is tried */
+    if (full_for != 0) {
+        full_for--;
+        s->disabled = full_for == 0 && draw(8) == 0;
+        return 0;
+    }
     if (!quiet) {
         switch (draw(60)) {
         case 0:
@@ -178,6 +186,7 @@ static void one_world(uint64_t number)
     char of[64];
     seed = number;
     quiet = draw(4) == 0;
+    full_for = 0;
     check_begin();
     bench_init(&b, 0);
     fill(&b);
@@ -197,6 +206,8 @@ static void one_world(uint64_t number)
                 offsets[t][i] = i != 0 && draw(3) != 0 && offsets[t][i - 1] + PAGE < b.block.bytes
                                     ? offsets[t][i - 1] + PAGE
                                     : (uint64_t)draw(RAM_PAGES) * PAGE;
+            if (b.dsa.queue != NULL && draw(2) != 0)
+                b.dsa.queue->rest_until_ns = 1; /* a rest is over */
             start(&b, &a[t], any ? offsets[t] : NULL, first, count);
             if (draw(4) == 0)
                 pc_dsa_poll(&b.dsa);

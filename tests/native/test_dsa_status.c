@@ -200,6 +200,34 @@ static void test_missing_is_kept(uint32_t batch)
     check_end("what is not answered is kept", batch != 0 ? "(a batch)" : "(one of an array)");
 }
 
+static void answer_all(script *s)
+{
+    for (size_t i = 0; i < s->count; i++)
+        put_truth(&s->kept[i]);
+}
+
+/* The last record comes while it is looked for: what is kept was submitted all the same. */
+static void test_missing_comes(void)
+{
+    bench b;
+    answer a;
+    check_begin();
+    bench_init(&b, SOLID);
+    bench_open(&b, limits_of(2 * PC_DSA_MEMBERS, 0, PAGE));
+    b.dsa.queue->limits.deadline_ns = LATE_NS / 10;
+    b.device.on_asked = answer_all;
+    for (uint32_t i = 0; i < PC_DSA_FLIGHTS * PC_DSA_MEMBERS; i++) /* of an earlier use */
+        b.dsa.queue->flights[i / PC_DSA_MEMBERS].records[i % PC_DSA_MEMBERS].status = 1;
+    start(&b, &a, NULL, 0, 3);
+    pc_dsa_flush(&b.dsa);
+    const hw_desc last = b.device.kept[2];
+    finish(&b, &a);
+    CHECK(b.failure.kept == 1 && memcmp(b.failure.descriptor, &last, sizeof last) == 0, "kept: %d",
+          (int)b.failure.kept);
+    bench_deinit(&b);
+    check_end("what is not answered is kept", "(and comes at that moment)");
+}
+
 int main(void)
 {
     static const uint8_t refusals[] = {0x10, 0x11, 0x12, 0x13, 0x15, 0x16,
@@ -217,5 +245,6 @@ int main(void)
     test_first_failure();
     test_missing_is_kept(0);
     test_missing_is_kept(128);
+    test_missing_comes();
     return check_summary();
 }

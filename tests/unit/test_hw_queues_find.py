@@ -1,6 +1,7 @@
 """Finding one work queue by its path: which it is, what is said where there is none, and that the
 document explains every reason that discovery gives."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,19 @@ def test_find_queue(tree: Tree) -> None:
     assert (found.name, found.size) == ("wq0.1", 32)
     assert found == list_devices(tree.host())[0].queues[1]
     assert find_queue(f"{tree.nodes}/../dsa/wq0.1", tree.host()) == found
+
+
+def test_the_state_that_tells_full_from_disabled(tree: Tree) -> None:
+    tree.device()
+    found = find_queue(tree.queue(), tree.host())
+    fd = queues.open_state(found, tree.host())
+    try:
+        assert os.pread(fd, 100, 0) == b"enabled\n"
+        tree.queue(state="disabled")
+        assert os.pread(fd, 100, 0) == b"disabled\n"
+    finally:
+        os.close(fd)
+    assert queues.open_state(found._replace(name="wq0.7"), tree.host()) == -1
 
 
 @pytest.mark.parametrize(

@@ -310,7 +310,7 @@ static void keep_missing(pc_dsa *dsa, const pc_flight *flight)
         pc_dsa_keep_failure(dsa, flight->batch, flight->batch_record);
         return;
     }
-    while (is_there(&flight->records[at]))
+    while (at + 1 < flight->taken && is_there(&flight->records[at])) /* it may come just now */
         at++;
     pc_dsa_keep_failure(dsa, &flight->descriptors[at], &flight->records[at]);
 }
