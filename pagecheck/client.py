@@ -22,7 +22,8 @@ from pagecheck.shm.ram import RamSource, open_source
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from pagecheck.model import Format
+    from pagecheck.bitmap_files import Output
+    from pagecheck.model import Format, Kind
 
 CONNECT_S: Final = 10.0
 REPLY_S: Final = 60.0
@@ -345,7 +346,7 @@ class Client:
         page_size: int = 4096,
         offset: int = 0,
         length: int | None = None,
-        kind: str = "full",
+        kind: Kind = "full",
         holes: str = "trust",
         max_rate: int | None = None,
         deadline: float | None = None,
@@ -375,52 +376,52 @@ class Client:
             trust_path=trust_path,
             format=format,
         )
-        try:
-            if gpa and not all(block.regions for block in blocks):
-                raise UsageError(
-                    f"{os.fspath(source)}: guest-physical addresses are known for qmp:SOCKET only"
+        output: Output | None = None
+        with contextlib.ExitStack() as stack:
+            try:
+                if gpa and not all(block.regions for block in blocks):
+                    text = os.fspath(source)
+                    raise UsageError(
+                        f"{text}: guest-physical addresses are known for qmp:SOCKET only"
+                    )
+                if out is not None:
+                    from pagecheck.bitmap_files import Output
+
+                    names = [each.ram.name for each in (*blocks, *blocks.unreadable)]
+                    named = [os.fspath(source)]
+                    output = stack.enter_context(Output(out, names, kind, named))
+                ready = time.monotonic()
+                found = self.check(
+                    blocks,
+                    kind=kind,
+                    max_rate=max_rate,
+                    deadline=deadline,
+                    pause=pause,
+                    max_pause=max_pause if pause else None,
+                    progress=progress,
                 )
-            if out is not None:
-                from pagecheck.bitmap_files import prepare
-
-                for each in (*blocks, *blocks.unreadable):
-                    prepare(out, each.ram.name, os.fspath(source))
-            ready = time.monotonic()
-            found = self.check(
-                blocks,
-                kind=kind,
-                max_rate=max_rate,
-                deadline=deadline,
-                pause=pause,
-                max_pause=max_pause if pause else None,
-                progress=progress,
+            finally:
+                with contextlib.suppress(PagecheckError):
+                    for block in blocks:
+                        self.detach(block)
+            hidden = [undecided_block(each.ram, each.regions) for each in blocks.unreadable]
+            every = (*found.blocks, *hidden)
+            report = Report(
+                source=os.fspath(source),
+                answer=found.answer,
+                engine=found.raw["engine"],
+                kernel=found.raw["kernel"],
+                channels=found.raw["channels"],
+                page_size=page_size,
+                seconds=time.monotonic() - started,
+                startup_seconds=ready - started,
+                bytes_checked=found.raw["bytes_checked"],
+                blocks=tuple(each if gpa else _without_regions(each) for each in every),
+                notes=(*blocks.notes, *found.notes),
+                pause=found.pause,
+                why_live=found.raw.get("why_live"),
             )
-        finally:
-            with contextlib.suppress(PagecheckError):
-                for block in blocks:
-                    self.detach(block)
-        hidden = [undecided_block(each.ram, each.regions) for each in blocks.unreadable]
-        every = (*found.blocks, *hidden)
-        report = Report(
-            source=os.fspath(source),
-            answer=found.answer,
-            engine=found.raw["engine"],
-            kernel=found.raw["kernel"],
-            channels=found.raw["channels"],
-            page_size=page_size,
-            seconds=time.monotonic() - started,
-            startup_seconds=ready - started,
-            bytes_checked=found.raw["bytes_checked"],
-            blocks=tuple(each if gpa else _without_regions(each) for each in every),
-            notes=(*blocks.notes, *found.notes),
-            pause=found.pause,
-            why_live=found.raw.get("why_live"),
-        )
-        if out is None:
-            return report
-        from pagecheck.bitmap_files import write
-
-        return write(report, out)
+            return report if output is None else output.write(report)
 
     def open_channel(
         self, *, slots: int = 16, slot_pages: int = 128, spin_us: int = 0

@@ -19,6 +19,7 @@ from pagecheck.shm.ram import RamSource, open_source
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pagecheck.bitmap_files import Output
     from pagecheck.coordinator.scanning import ScanResult
     from pagecheck.coordinator.scanwork import Progress
     from pagecheck.model import Access, Format, Holes, Kind, RamBlock
@@ -104,13 +105,9 @@ def scan(
     with contextlib.ExitStack() as stack:
         parts, vm = _open(stack, text, page_size, offset, length, format, trust_path=trust_path)
         _check_vm(text, vm, parts, kind, pause=pause, gpa=gpa)
-        if out is not None:
-            from pagecheck.bitmap_files import prepare
-
-            for part in parts:
-                prepare(out, part.ram.name, f"/proc/self/fd/{part.source.fd}")
-            for each in vm.unreadable if vm is not None else ():
-                prepare(out, each.name, "")
+        output = _output(out, parts, vm, kind)
+        if output is not None:
+            stack.enter_context(output)
         if channels is None and not wq:
             channels = default_channels(sum(min(p.ram.size, p.source.allocated) for p in parts))
         try:
@@ -131,7 +128,8 @@ def scan(
             asked = "dsa" if engine == "dsa" else "cpu"
             seconds = time.monotonic() - started
             report = _nothing_decided(text, parts, asked, channels or len(wq), seconds)
-            return report if vm is None else _with_vm(report, vm, page_size)
+            report = report if vm is None else _with_vm(report, vm, page_size)
+            return report if output is None else output.write(report)
         stack.enter_context(coordinator)
         # One pass: for the CPU, reading costs less than mapping, whose pages would each fault once.
         # A device can only look at what is mapped.
@@ -184,11 +182,20 @@ def scan(
             report = paused.told(report)
         if vm is not None:
             report = _with_vm(report, vm, page_size, gpa=gpa)
-    if out is None:
-        return report
-    from pagecheck.bitmap_files import write
+        return report if output is None else output.write(report)
 
-    return write(report, out)
+
+def _output(
+    out: str | os.PathLike[str] | None, parts: list[_Part], vm: Vm | None, kind: Kind
+) -> Output | None:
+    """Where results go, looked at before any work is done."""
+    if out is None:
+        return None
+    from pagecheck.bitmap_files import Output
+
+    names = [part.ram.name for part in parts]
+    names += [each.name for each in vm.unreadable] if vm is not None else []
+    return Output(out, names, kind, [f"/proc/self/fd/{part.source.fd}" for part in parts])
 
 
 def _open(

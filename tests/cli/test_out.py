@@ -1,13 +1,28 @@
 """--out DIR: bitmap files against numpy, names, and what is never overwritten."""
 
+import contextlib
 import json
 import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.cli.support import PAGE, assert_fails, bits, pagecheck, scan_json, sparse_file
+from tests.cli.support import (
+    PAGE,
+    assert_fails,
+    bits,
+    is_scanning,
+    pagecheck,
+    scan_json,
+    sparse_file,
+    start,
+    wait_for,
+)
 
 
 @pytest.mark.parametrize("pages", [1, 63, 64, 65, 1000, 4097])
@@ -26,7 +41,9 @@ def test_bitmaps_are_numpys(folder: Path, tmp_path: Path, pages: int):
     assert files == {kind: str(out / f"ram.{kind}") for kind in ("zero", "normal")}
     np.testing.assert_array_equal(bits(files["zero"], pages), truth)
     np.testing.assert_array_equal(bits(files["normal"], pages), ~truth)
-    assert json.loads((out / "report.json").read_text()) == report
+    document = json.loads((out / "report.json").read_text())
+    assert sorted(document.pop("written")["files"]) == ["ram.normal", "ram.zero"]
+    assert document == report
     assert sorted(os.listdir(out)) == ["ram.normal", "ram.zero", "report.json"]
 
 
@@ -144,11 +161,94 @@ def test_a_source_called_report_json(folder: Path, how: str):
 
 
 def test_earlier_results_are_replaced_whole(ram: Path, tmp_path: Path):
-    for name in ("guest.ram.zero", "guest.ram.normal", "report.json"):
-        (tmp_path / name).write_bytes(b"old" * 100000)
+    scan_json("--out", tmp_path, "--kind", "diff", ram)
+    with open(ram, "r+b") as file:
+        file.write(b"x")
     scan_json("--out", tmp_path, ram)
-    assert len(bits(tmp_path / "guest.ram.zero", 70)) == 70
+    assert sorted(os.listdir(tmp_path)) == ["guest.ram.normal", "guest.ram.zero", "report.json"]
+    assert bits(tmp_path / "guest.ram.normal", 70)[0]
     json.loads((tmp_path / "report.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["guest.ram.zero", "guest.ram.normal", "report.json"])
+def test_what_others_wrote_is_kept(ram: Path, tmp_path: Path, name: str):
+    """It may be a guest's RAM, whose name ends so, or another tool's bitmap."""
+    (tmp_path / name).write_bytes(b"old" * 100000)
+    done = pagecheck("scan", "--max-rate", "1", "--out", tmp_path, ram)  # the scan never begins
+    assert_fails(done, 2, name, "choose another folder")
+    assert (tmp_path / name).read_bytes() == b"old" * 100000
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_nothing_is_left_of_a_scan_that_was_ended(dense: Path, tmp_path: Path):
+    out = tmp_path / "new" / "out"
+    scan = start("scan", "--max-rate", "64K", "--out", out, dense)
+    wait_for(lambda: is_scanning(scan.pid), "the scan has begun")
+    assert os.listdir(out) == []
+    scan.terminate()
+    scan.communicate(timeout=10)
+    assert scan.returncode == 143
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_deadline_before_the_start_writes_results_too(dense: Path, tmp_path: Path):
+    report = scan_json("--deadline", "0.000001", "--out", tmp_path, dense, code=1)
+    assert report["total"]["undecided"] == 1024
+    assert sorted(os.listdir(tmp_path)) == ["dense.ram.normal", "dense.ram.zero", "report.json"]
+    assert report["blocks"][0]["files"]["zero"] == str(tmp_path / "dense.ram.zero")
+
+
+def test_a_file_size_limit(ram: Path, tmp_path: Path):
+    """The bitmaps fit, the report does not."""
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
+
+    done = pagecheck("scan", "--engine", "none", "--out", tmp_path, ram, preexec_fn=small)
+    assert done.returncode in (2, 4)
+    assert "ulimit -f" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(params=["vfat", "ext4", "tmpfs"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB: vfat has no links and no unnamed files."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs root and mount")
+    if request.param == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", path]
+    else:
+        if shutil.which(f"mkfs.{request.param}") is None:
+            pytest.skip(f"needs mkfs.{request.param}")
+        with open(tmp_path / "image", "wb") as file:
+            file.truncate(1 << 20)
+        made = subprocess.run([f"mkfs.{request.param}", tmp_path / "image"], capture_output=True)
+        assert made.returncode == 0, made.stderr
+        command = ["mount", "-o", "loop", tmp_path / "image", path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount {request.param} here: {done.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def test_on_small_disks(ram: Path, small_disk: Path):
+    out = small_disk / "out"
+    names = ["guest.ram.normal", "guest.ram.zero", "report.json"]
+    for _ in range(2):
+        scan_json("--out", out, ram)
+        assert sorted(os.listdir(out)) == names
+    with open(small_disk / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(512))
+    before = {name: (out / name).read_bytes() for name in names}
+    done = pagecheck("scan", "--out", out, ram)
+    assert_fails(done, 2, "No space left")
+    assert {name: (out / name).read_bytes() for name in os.listdir(out)} == before
+    assert_fails(pagecheck("scan", "--out", small_disk / "new", ram), 2, "No space left")
+    assert not (small_disk / "new").exists() or os.listdir(small_disk / "new") == []
 
 
 @pytest.mark.parametrize("folder_is", ["a file", "below a file", "in proc", "a dangling link"])
@@ -161,7 +261,10 @@ def test_folder_that_cannot_be_written(ram: Path, tmp_path: Path, folder_is: str
         "in proc": "/proc/x",
         "a dangling link": tmp_path / "dangling",
     }[folder_is]
-    assert_fails(pagecheck("scan", "--out", out, ram), 2, str(out), "cannot write")
+    done = pagecheck("scan", "--out", out, ram)
+    assert_fails(done, 2, str(out), "cannot write")
+    if "file" in folder_is:
+        assert "is no folder; --out names one" in done.stderr
 
 
 def test_bitmap_name_taken_by_a_folder(ram: Path, tmp_path: Path):

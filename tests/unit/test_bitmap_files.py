@@ -1,127 +1,446 @@
-"""`--out DIR`: every file complete or not there, and the source never replaced."""
+"""`--out DIR`: all files or none, and nothing of anybody else's replaced, whatever goes wrong."""
 
+import errno
 import json
 import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
-from pagecheck import bitmap_files
+from pagecheck import bitmap_files, publish
+from pagecheck.bitmap_files import Output
 from pagecheck.errors import OutputError
-from pagecheck.model import Counts, RamBlock
+from pagecheck.model import Counts, Kind, RamBlock
 from pagecheck.report import BlockReport, Report
 
+FILES = ["pc.ram.normal", "pc.ram.zero", "report.json"]
 
-def make_report(name: str = "pc.ram", *, diff: bool = False) -> Report:
-    def words(fill: int) -> memoryview:
-        return memoryview(bytes([fill]) * 16)
+
+def make_report(name: str = "pc.ram", *, diff: bool = False, fill: int = 0) -> Report:
+    def words(value: int) -> memoryview:
+        return memoryview(bytes([value + fill]) * 16)
 
     ram = RamBlock(name, 70 * 4096, 4096)
     block = BlockReport(ram, Counts(70), words(1), words(2), words(3) if diff else None)
     return Report("s", "at-rest", "cpu", "avx2", 1, 4096, 1.0, 0.1, 0, (block,))
 
 
-def test_files_of_a_full_scan(tmp_path: Path) -> None:
-    report = bitmap_files.write(make_report(), tmp_path)
+def write(out: Path, name: str = "pc.ram", *, diff: bool = False, fill: int = 0) -> Report:
+    kind: Kind = "diff" if diff else "full"
+    with Output(out, [name], kind, ["source"]) as output:
+        return output.write(make_report(name, diff=diff, fill=fill))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(params=["unnamed", "renamed", "linked", "plain", "copied"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the file system knows: O_TMPFILE; else RENAME_NOREPLACE; else link(2); else neither;
+    or O_TMPFILE, but no name for such a file."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EINVAL, "not here")
+
+    real_open = os.open
+
+    def no_tmpfile(path: str, flags: int, *more: object, **named: object) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "not here")
+        return real_open(path, flags, *more, **named)  # type: ignore[arg-type]
+
+    if request.param == "copied":
+        monkeypatch.setattr(publish.Draft, "_link", refuse)
+    elif request.param != "unnamed":
+        monkeypatch.setattr(publish.os, "open", no_tmpfile)
+    if request.param in ("linked", "plain"):
+        monkeypatch.setattr(publish, "_rename_no_replace", refuse)
+    if request.param == "plain":
+        monkeypatch.setattr(publish, "_link_and_unlink", refuse)
+    return str(request.param)
+
+
+def test_files_of_a_full_scan(tmp_path: Path, way: str) -> None:
+    report = write(tmp_path)
     assert report.blocks[0].files == {
         "zero": str(tmp_path / "pc.ram.zero"),
         "normal": str(tmp_path / "pc.ram.normal"),
     }
-    assert sorted(os.listdir(tmp_path)) == ["pc.ram.normal", "pc.ram.zero", "report.json"]
+    assert sorted(os.listdir(tmp_path)) == FILES
     assert (tmp_path / "pc.ram.zero").read_bytes() == b"\1" * 16
     assert (tmp_path / "pc.ram.normal").read_bytes() == b"\2" * 16
-    assert json.loads((tmp_path / "report.json").read_text()) == report.to_json()
+    document = json.loads((tmp_path / "report.json").read_text())
+    written = document.pop("written")
+    assert document == report.to_json()
+    assert sorted(written["files"]) == FILES[:2]
 
 
 def test_a_diff_has_one_more(tmp_path: Path) -> None:
-    bitmap_files.write(make_report(diff=True), tmp_path)
+    write(tmp_path, diff=True)
     assert (tmp_path / "pc.ram.unchanged").read_bytes() == b"\3" * 16
 
 
 @pytest.mark.parametrize("name", ["fd:3", "/objects/mem 0", "../../x", "a%b", "ü"])
 def test_names_are_percent_encoded(tmp_path: Path, name: str) -> None:
-    bitmap_files.write(make_report(name), tmp_path)
+    write(tmp_path, name)
     assert f"{quote(name, safe='')}.zero" in os.listdir(tmp_path)
 
 
 def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
-    bitmap_files.write(make_report(os.fsdecode(b"\xff.ram")), tmp_path)
+    write(tmp_path, os.fsdecode(b"\xff.ram"))
     assert "%FF.ram.zero" in os.listdir(tmp_path)
+    write(tmp_path, os.fsdecode(b"\xff.ram"), fill=4)
 
 
-def test_the_umask_counts(tmp_path: Path) -> None:
+def test_the_umask_counts(tmp_path: Path, way: str) -> None:
     old = os.umask(0o027)
     try:
-        bitmap_files.write(make_report(), tmp_path)
+        write(tmp_path / "new")
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(old)
-    assert (tmp_path / "report.json").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "new" / "report.json").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o750
 
 
-def test_an_older_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    old = tmp_path / "pc.ram.zero"
-    old.write_bytes(b"old")
-    with old.open("rb") as reader:
-        bitmap_files.write(make_report(), tmp_path)
-        assert reader.read() == b"old"
-    assert old.read_bytes() == b"\1" * 16
+# Runs into a folder of ours.
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_rerun_replaces_what_the_first_wrote(tmp_path: Path, way: str) -> None:
+    write(tmp_path)
+    with (tmp_path / "pc.ram.zero").open("rb") as reader:
+        write(tmp_path, fill=4)
+        assert reader.read() == b"\1" * 16
+    assert sorted(os.listdir(tmp_path)) == FILES
+    assert (tmp_path / "pc.ram.zero").read_bytes() == b"\5" * 16
+
+
+def test_a_full_scan_takes_the_diff_s_third_file_away(tmp_path: Path) -> None:
+    write(tmp_path, diff=True)
+    write(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == FILES
+
+
+def test_results_of_several_sources_stay_ours(tmp_path: Path) -> None:
+    for name in ("a", "b", "a", "b", "a"):
+        write(tmp_path, name)
+    assert sorted(os.listdir(tmp_path)) == [
+        *("a.normal", "a.zero", "b.normal", "b.zero", "report.json")
+    ]
+
+
+def test_an_unknown_third_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "pc.ram.unchanged").write_bytes(b"mine")
+    write(tmp_path)
+    assert (tmp_path / "pc.ram.unchanged").read_bytes() == b"mine"
+    with pytest.raises(OutputError, match=r"pc\.ram\.unchanged: exists"):
+        write(tmp_path, diff=True)
+
+
+# What is in the way.
+
+
+def block_with(path: Path, how: str) -> None:
+    if how == "a file":
+        path.write_bytes(os.urandom(100))
+    elif how == "an empty file":
+        path.touch()
+    elif how == "a folder":
+        path.mkdir()
+    elif how == "a pipe":
+        os.mkfifo(path)
+    elif how == "a symbolic link":
+        path.symlink_to(path.parent.parent / "elsewhere")
+    elif how == "a symbolic link to ours":
+        path.rename(path.parent / "moved")
+        path.symlink_to("moved")
+    else:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+
+
+THINGS = ("a file", "an empty file", "a folder", "a pipe", "a symbolic link", "a socket")
+
+
+@pytest.mark.parametrize("how", THINGS)
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_in_the_way_is_refused_and_kept(tmp_path: Path, name: str, how: str) -> None:
+    block_with(tmp_path / name, how)
+    before = os.lstat(tmp_path / name)
+    with pytest.raises(OutputError, match=f"{name}: ") as caught:
+        Output(tmp_path, ["pc.ram"], "full", [])
+    assert "choose another folder" in str(caught.value)
+    assert os.listdir(tmp_path) == [name]
+    assert os.lstat(tmp_path / name).st_mtime_ns == before.st_mtime_ns
+    assert not (tmp_path.parent / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_link_in_the_place_of_ours_is_foreign(tmp_path: Path, name: str) -> None:
+    write(tmp_path)
+    block_with(tmp_path / name, "a symbolic link to ours")
+    with pytest.raises(OutputError, match=f"{name}: is a symbolic link"):
+        write(tmp_path)
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b" ")
+
+
+def edit_report(path: Path) -> None:
+    document = json.loads(path.read_text())
+    document["notes"].append("mine")
+    path.write_text(json.dumps(document))
+
+
+CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a bitmap grew": ("pc.ram.zero", append),
+    "a bitmap is another one": ("pc.ram.zero", lambda path: path.write_bytes(b"x" * 16)),
+    "a report with somebody's notes": ("report.json", edit_report),
+    "an empty report": ("report.json", lambda path: path.write_bytes(b"")),
+    "no report": ("pc.ram.normal", lambda path: (path.parent / "report.json").unlink()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_changed_is_not_ours_any_more(tmp_path: Path, change: str) -> None:
+    name, edit = CHANGES[change]
+    write(tmp_path)
+    edit(tmp_path / name)
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match="exists, and is not"):
+        Output(tmp_path, ["pc.ram"], "full", [])
+    assert contents(tmp_path) == before
+
+
+def test_a_report_in_another_layout_is_still_ours(tmp_path: Path) -> None:
+    write(tmp_path)
+    document = json.loads((tmp_path / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps(document))
+    write(tmp_path, fill=4)
+    assert (tmp_path / "pc.ram.zero").read_bytes() == b"\5" * 16
+
+
+@pytest.mark.parametrize(
+    "text", [b"[]", b"{}", b'{"written": 1}', b'{"written": {"sha256": 1}}', b"[" * 100000]
+)
+def test_a_report_of_another_shape_is_foreign(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "report.json").write_bytes(text)
+    with pytest.raises(OutputError, match=r"report\.json: exists"):
+        Output(tmp_path, ["pc.ram"], "full", [])
+
+
+def test_a_foreign_file_of_a_hidden_name_stays(tmp_path: Path) -> None:
+    (tmp_path / ".pagecheck-unfinished-1").write_bytes(b"mine")
+    (tmp_path / ".pagecheck-2").mkdir()
+    write(tmp_path)
+    write(tmp_path, fill=4)
+    hidden = [".pagecheck-2", ".pagecheck-unfinished-1"]
+    assert sorted(os.listdir(tmp_path)) == [*hidden, *FILES]
+
+
+# Between the look and the end.
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_appears_meanwhile_is_kept(tmp_path: Path, way: str, name: str) -> None:
+    with Output(tmp_path, ["pc.ram"], "full", []) as output:
+        (tmp_path / name).write_bytes(b"mine")
+        with pytest.raises(OutputError, match="meanwhile"):
+            output.write(make_report())
+    assert contents(tmp_path) == {name: b"mine"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_changes_meanwhile_is_kept(tmp_path: Path, way: str, name: str) -> None:
+    write(tmp_path)
+    with Output(tmp_path, ["pc.ram"], "full", []) as output:
+        (tmp_path / name).write_bytes(b"mine")
+        before = contents(tmp_path)
+        with pytest.raises(OutputError, match=f"{name}: was put there or changed meanwhile"):
+            output.write(make_report(fill=4))
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_that_was_replaced_meanwhile(tmp_path: Path) -> None:
+    """The results go where they were promised, not where a name now leads."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "other").mkdir()
+    with Output(tmp_path / "out", ["pc.ram"], "full", []) as output:
+        (tmp_path / "out").rename(tmp_path / "moved")
+        (tmp_path / "out").symlink_to("other")
+        output.write(make_report())
+    assert sorted(os.listdir(tmp_path / "moved")) == FILES
+    assert os.listdir(tmp_path / "other") == []
+
+
+STEPS = ("write", "fsync", "publish", "move", "sync")
+
+
+@pytest.mark.parametrize("rerun", [False, True], ids=["first", "rerun"])
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_a_failure_at_any_step_leaves_the_folder_as_it_was(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    nth: int,
+    rerun: bool,
+    error: BaseException,
 ) -> None:
-    (tmp_path / "pc.ram.zero").write_bytes(b"old")
+    if rerun:
+        write(tmp_path)
+    before = contents(tmp_path)
+    output = Output(tmp_path, ["pc.ram"], "full", [])
+    calls = 0
+    where: object = {
+        "write": publish.os,
+        "fsync": publish.os,
+        "publish": publish.Draft,
+        "move": bitmap_files,
+        "sync": bitmap_files,
+    }[step]
+    real = getattr(where, step)
 
-    def refuse(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def failing(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise error
+        return real(*arguments, **named)
 
-    monkeypatch.setattr(bitmap_files.os, "replace", refuse)
-    with pytest.raises(OutputError, match=r"pc\.ram\.zero: .*No space left"):
-        bitmap_files.write(make_report(), tmp_path)
-    assert os.listdir(tmp_path) == ["pc.ram.zero"]
-    assert (tmp_path / "pc.ram.zero").read_bytes() == b"old"
+    monkeypatch.setattr(where, step, failing)
+    wanted = OutputError if isinstance(error, OSError) else KeyboardInterrupt
+    try:
+        output.write(make_report(fill=4))
+    except wanted:
+        assert contents(tmp_path) == before
+    else:
+        assert calls < nth  # the step comes less often
+    finally:
+        monkeypatch.undo()
+        output.close()
 
 
-def test_an_interrupt_leaves_no_temporary_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+KILLED = """
+import os, sys
+from pathlib import Path
+from pagecheck import bitmap_files, publish
+sys.path.insert(0, {tests!r})
+from tests.unit.test_bitmap_files import make_report, write
+left = {nth}
+def counted(call):
+    def wrapper(*arguments, **named):
+        global left
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), 9)
+        return call(*arguments, **named)
+    return wrapper
+real = publish.Draft.publish
+publish.Draft.publish = counted(real)
+bitmap_files.move = counted(bitmap_files.move)
+os.unlink = counted(os.unlink)
+with bitmap_files.Output({out!r}, ["pc.ram"], "full", []) as output:
+    left = {nth}
+    output.write(make_report(fill=4))
+"""
 
-    monkeypatch.setattr(bitmap_files.os, "chmod", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        bitmap_files.write(make_report(), tmp_path)
+
+@pytest.mark.parametrize("rerun", [False, True], ids=["first", "rerun"])
+def test_a_kill_at_any_step_leaves_what_the_next_run_knows(tmp_path: Path, rerun: bool) -> None:
+    tests = str(Path(__file__).parents[2])
+    for nth in range(1, 20):
+        out = tmp_path / str(nth)
+        if rerun:
+            write(out)
+        code = KILLED.format(tests=tests, nth=nth, out=str(out))
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tests)
+        assert done.returncode in (0, -9), done.stderr
+        if (out / "report.json").exists():  # then its files are whole
+            entries = json.loads((out / "report.json").read_text())["written"]["files"]
+            assert {n: (out / n).stat().st_size for n in entries} == dict.fromkeys(FILES[:2], 16)
+        write(out, fill=8)
+        assert sorted(os.listdir(out)) == FILES
+        assert (out / "pc.ram.zero").read_bytes() == b"\x09" * 16
+        if done.returncode == 0:
+            return
+    raise AssertionError("it never came to an end")
+
+
+# The folder.
+
+
+def test_the_folder_is_made_and_goes_again_where_nothing_was_written(tmp_path: Path) -> None:
+    with Output(tmp_path / "a" / "b", ["pc.ram"], "full", []):
+        assert os.listdir(tmp_path / "a" / "b") == []
     assert os.listdir(tmp_path) == []
+    (tmp_path / "a").mkdir()
+    with Output(tmp_path / "a" / "b", ["pc.ram"], "full", []):
+        (tmp_path / "a" / "b" / "mine").touch()
+    assert os.listdir(tmp_path / "a" / "b") == ["mine"]
 
 
-def test_prepare_makes_the_folder_and_leaves_nothing_in_it(tmp_path: Path) -> None:
-    bitmap_files.prepare(tmp_path / "a" / "b", "pc.ram", str(tmp_path / "src"))
-    assert os.listdir(tmp_path / "a" / "b") == []
-
-
-@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/none"])
-def test_prepare_refuses_what_cannot_be_written(tmp_path: Path, folder: str) -> None:
+@pytest.mark.parametrize(
+    ("folder", "why"),
+    [
+        ("file", "is no folder; --out names one"),
+        ("file/below", "file is no folder"),
+        ("dangling", "is a symbolic link that leads nowhere"),
+        ("/proc/none", "cannot write there"),
+    ],
+)
+def test_a_folder_that_cannot_be(tmp_path: Path, folder: str, why: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot write there"):
-        bitmap_files.prepare(tmp_path / folder, "pc.ram", "src")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="cannot write there") as caught:
+        Output(tmp_path / folder, ["pc.ram"], "full", [])
+    assert why in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "file"]
 
 
-@pytest.mark.parametrize("way", ["itself", "link"])
-def test_prepare_refuses_to_replace_the_source(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("way_to", ["itself", "link", "hard link"])
+def test_the_source_is_never_replaced(tmp_path: Path, way_to: str) -> None:
     source = tmp_path / "report.json"
     source.write_bytes(b"ram")
     named = source
-    if way == "link":
+    if way_to == "link":
         named = tmp_path / "link"
         named.symlink_to(source)
+    elif way_to == "hard link":
+        named = tmp_path / "link"
+        named.hardlink_to(source)
     with pytest.raises(OutputError, match="is the source itself"):
-        bitmap_files.prepare(tmp_path, "pc.ram", str(named))
+        Output(tmp_path, ["pc.ram"], "full", [str(named)])
     assert source.read_bytes() == b"ram"
 
 
-def test_prepare_refuses_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="too long"):
-        bitmap_files.prepare(tmp_path / "out", "\u00fc" * 60, "src")
+        Output(tmp_path / "out", ["\u00fc" * 60], "full", [])
     assert not (tmp_path / "out").exists()
+
+
+def test_no_descriptor_is_left(tmp_path: Path, clean: None) -> None:
+    write(tmp_path / "out")
+    write(tmp_path / "out")
+    (tmp_path / "out" / "pc.ram.zero").write_bytes(b"mine")
+    with pytest.raises(OutputError):
+        write(tmp_path / "out")
+
+
+def test_modes_are_those_of_any_new_file(tmp_path: Path, way: str) -> None:
+    write(tmp_path / "out")
+    (tmp_path / "plain").touch()
+    wanted = (tmp_path / "plain").stat().st_mode
+    for name in FILES:
+        assert stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) == stat.S_IMODE(wanted)

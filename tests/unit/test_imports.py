@@ -43,7 +43,9 @@ MAY_IMPORT = {
     "report": {"statistics"},
     "present": {"native", "printable", "report", "statistics"},
     "service_table": {"present", "printable"},
-    "bitmap_files": {"report"},
+    "publish": set(),
+    "ledger": set(),
+    "bitmap_files": {"ledger", "publish", "report", "shortage"},
     "include": set(),
     "cli": {
         *("oneshot", "client", "service", "protocol", "present", "service_table", "hw", "report"),
