@@ -6,17 +6,19 @@ import ipaddress
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
 )
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from pagecheck._version import __version__
 from pagecheck.errors import ResourceError, UsageError
+from pagecheck.service.scrapes import Page, ScrapeServer
 from pagecheck.shm.layout import STATS
 
 if TYPE_CHECKING:
@@ -155,14 +157,14 @@ def parse_address(address: str) -> tuple[str, int]:
         ) from error
 
 
-def start_metrics(service: Service, address: tuple[str, int]) -> str:
-    """Serves the metrics over HTTP, in threads that end with the process.
+def start_metrics(service: Service, address: tuple[str, int]) -> tuple[ScrapeServer, str]:
+    """Serves the metrics over HTTP.
 
     Args:
         address: host and port; port 0 takes a free one.
 
     Returns:
-        The address that it listens on.
+        The server, which the caller closes, and the address that it listens on.
 
     Raises:
         ResourceError: it cannot be listened on.
@@ -171,8 +173,13 @@ def start_metrics(service: Service, address: tuple[str, int]) -> str:
     shown = f"[{host}]" if ":" in host else host
     registry = CollectorRegistry()
     registry.register(ServiceCollector(service))
+
+    def compute(accept: str) -> Page:
+        encode, media_type = choose_encoder(accept)
+        return Page(media_type, encode(registry))
+
     try:
-        server, _thread = start_http_server(port, host, registry)
+        server = ScrapeServer(address, compute)
     except OSError as error:
         raise ResourceError(f"--metrics {shown}:{port}: cannot listen: {error.strerror}") from error
-    return f"{shown}:{server.server_port}"
+    return server, f"{shown}:{server.port}"

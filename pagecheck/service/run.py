@@ -61,5 +61,7 @@ def run_service(where: Where, limits: Limits, **engine: Any) -> None:
         service = Service(coordinator, coordinator.settings, limits)
         stack.callback(service.ending.set)
         if address is not None:
-            log.info("metrics on http://%s/metrics", start_metrics(service, address))
+            scrapes, shown = start_metrics(service, address)
+            stack.callback(scrapes.close)
+            log.info("metrics on http://%s/metrics", shown)
         serve(listener, service, frozenset(where.allowed_uids))
