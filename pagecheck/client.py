@@ -192,6 +192,10 @@ class Client:
             raise PeerError(f"{self._path}: the service did not answer in time")
         return parse(line.text), line.fds
 
+    def _require(self, capability: str) -> None:
+        if capability not in self.greeting.get("capabilities", ()):
+            raise PeerError(f"{self._path}: the service is too old for {capability}; update it")
+
     def attach(
         self,
         source: str | os.PathLike[str] | int,
@@ -294,6 +298,7 @@ class Client:
         deadline: float | None = None,
         pause: bool = False,
         max_pause: float | None = None,
+        leave_stopped: bool = False,
         progress: Progress | None = None,
     ) -> Checked:
         """Decides pages of one block or more.
@@ -304,6 +309,7 @@ class Client:
             bitmap: of the only block: a descriptor of shared memory whose bits select pages.
             deadline: seconds; pages not answered by then are undecided.
             pause: stop the VM meanwhile; for blocks attached as `qmp:`.
+            leave_stopped: with `pause`: the VM stays stopped, if the check ends well.
 
         Raises:
             PagecheckError: the subclass says whose fault it is.
@@ -322,6 +328,9 @@ class Client:
             "max_pause": max_pause,
         }
         arguments |= {key: value for key, value in optional.items() if value is not None}
+        if leave_stopped:
+            self._require("leave-stopped")
+            arguments["leave_stopped"] = True
 
         def on_event(event: dict[str, Any]) -> None:
             if progress is not None:
@@ -352,6 +361,7 @@ class Client:
         deadline: float | None = None,
         pause: bool = False,
         max_pause: float | None = None,
+        leave_stopped: bool = False,
         gpa: bool = False,
         trust_path: bool = False,
         format: Format = "auto",
@@ -398,6 +408,7 @@ class Client:
                     deadline=deadline,
                     pause=pause,
                     max_pause=max_pause if pause else None,
+                    leave_stopped=leave_stopped,
                     progress=progress,
                 )
             finally:
@@ -593,8 +604,12 @@ def _checked(reply: dict[str, Any], fds: list[int], blocks: Sequence[RemoteBlock
                 block.ram, counts, words["zero"], words["normal"], unchanged, regions=block.regions
             )
         )
-    pause = Pause(**reply["pause"]) if reply.get("pause") else None
+    pause = _pause(reply["pause"]) if reply.get("pause") else None
     return Checked(reply["answer"], tuple(found), tuple(reply["notes"]), pause, reply)
+
+
+def _pause(told: dict[str, Any]) -> Pause:
+    return Pause(**{name: told[name] for name in Pause._fields if name in told})
 
 
 def _without_regions(block: BlockReport) -> BlockReport:

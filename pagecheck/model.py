@@ -59,12 +59,14 @@ class Pause(NamedTuple):
         stood_still: whether guest RAM provably stood still all the time.
         expired: whether the longest time passed, so that the VM ran on before the end.
         stopped_by_us: whether it was running before.
+        left_stopped: whether we stopped it and left it so, as we were asked to.
     """
 
     seconds: float
     stood_still: bool
     expired: bool
     stopped_by_us: bool
+    left_stopped: bool = False
 
 
 class Counts(NamedTuple):

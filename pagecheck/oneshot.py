@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from dataclasses import replace
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck.coordinator.coordinator import Coordinator
 from pagecheck.coordinator.limits import Engine, default_channels
-from pagecheck.errors import PagecheckError, StartTimeout, UsageError
-from pagecheck.model import Pause, Region
+from pagecheck.errors import StartTimeout, UsageError
+from pagecheck.model import Region
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import RamSource, open_source
 
@@ -25,11 +24,10 @@ if TYPE_CHECKING:
     from pagecheck.model import Access, Format, Holes, Kind, RamBlock
     from pagecheck.report import Report
     from pagecheck.vmm import Vm
+    from pagecheck.vmm.stopped import Stopped
 
 START_S: Final = 30.0
 MAX_PAUSE_S: Final = 5.0
-
-log = logging.getLogger(__name__)
 
 
 class _Part(NamedTuple):
@@ -60,6 +58,7 @@ def scan(
     stall: float = 30.0,
     pause: bool = False,
     max_pause: float = MAX_PAUSE_S,
+    leave_stopped: bool = False,
     gpa: bool = False,
     trust_path: bool = False,
     format: Format = "auto",
@@ -79,6 +78,8 @@ def scan(
         pause: stop the VM meanwhile (`qmp:` only); it runs again afterwards, whatever becomes of
             us, unless it was stopped before.
         max_pause: seconds; then the VM runs on, and the answer is a hint.
+        leave_stopped: with `pause`: the VM stays stopped once every block was scanned. Where the
+            scan ends before that, by an error, a signal or our death, the VM runs on.
         gpa: the report's blocks say where they lie in guest-physical memory (`qmp:` only).
         trust_path: you vouch for the paths that QEMU tells (`qmp:` only): they are opened where
             nothing proves which file its RAM is, and the report says so.
@@ -102,6 +103,8 @@ def scan(
         raise UsageError(f"deadline {deadline}: must be more than 0 seconds")
     if not 0 < max_pause < 1e9:
         raise UsageError(f"max pause {max_pause}: must be more than 0 seconds")
+    if leave_stopped and not pause:
+        raise UsageError(f"{text}: only a VM that is paused is left stopped; add --pause")
     with contextlib.ExitStack() as stack:
         parts, vm = _open(stack, text, page_size, offset, length, format, trust_path=trust_path)
         _check_vm(text, vm, parts, kind, pause=pause, gpa=gpa)
@@ -156,8 +159,12 @@ def scan(
             if progress is not None:
                 progress(done + bytes_done, total)
 
-        paused = _Paused(vm, max_pause) if vm is not None and pause else None
-        with paused or contextlib.nullcontext():
+        stopped = None
+        if vm is not None and pause:
+            from pagecheck.vmm.stopped import Stopped
+
+            stopped = Stopped(vm, max_pause, leave=leave_stopped)
+        with stopped or contextlib.nullcontext():
             for block in blocks:
                 used = time.monotonic() - started
                 left = None if deadline is None else max(deadline - used, 1e-9)
@@ -173,13 +180,13 @@ def scan(
             results,
             started,
             ready,
-            stood_still=paused is not None and paused.stood_still,
+            stood_still=stopped is not None and stopped.hint is None,
         )
         if gpa:
             located = zip(report.blocks, parts, strict=True)
             report = report.with_blocks(tuple(replace(b, regions=p.regions) for b, p in located))
-        if paused is not None:
-            report = paused.told(report)
+        if stopped is not None:
+            report = _paused(report, stopped)
         if vm is not None:
             report = _with_vm(report, vm, page_size, gpa=gpa)
         return report if output is None else output.write(report)
@@ -251,44 +258,12 @@ def _check_vm(
         )
 
 
-class _Paused:
-    """The VM, stopped while the block of code runs."""
-
-    def __init__(self, vm: Vm, max_seconds: float) -> None:
-        self._vm = vm
-        self._max_seconds = max_seconds
-        self._pause: Pause | None = None
-
-    def __enter__(self) -> None:
-        self._vm.pause(self._max_seconds)
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        try:
-            result = self._vm.resume()
-        except PagecheckError as trouble:
-            if error is None:
-                raise
-            log.warning("%s", trouble)  # what came first is what the scan ends with
-            return
-        self._pause = Pause(
-            result.paused_ns / 1e9, result.stood_still, result.expired, result.stopped_by_us
-        )
-
-    @property
-    def stood_still(self) -> bool:
-        """Whether guest RAM provably stood still all the time; after the end."""
-        return self._pause is not None and self._pause.stood_still
-
-    def told(self, report: Report) -> Report:
-        """The report with what the pause was worth."""
-        assert self._pause is not None
-        if self._pause.stood_still:
-            return replace(report, answer="paused", pause=self._pause)
-        why = "the VM was continued by somebody else"
-        if self._pause.expired:
-            why = f"the VM was paused for {self._max_seconds:g} s, the most that was allowed"
-        notes = (*report.notes, f"{why}, and ran on before the end: the answer is a hint")
-        return replace(report, answer="live", pause=self._pause, notes=notes)
+def _paused(report: Report, stopped: Stopped) -> Report:
+    """The report with what the pause was worth."""
+    if stopped.hint is None:
+        return replace(report, answer="paused", pause=stopped.pause)
+    notes = (*report.notes, stopped.hint)
+    return replace(report, answer="live", pause=stopped.pause, notes=notes)
 
 
 def _with_vm(report: Report, vm: Vm, page_size: int, *, gpa: bool = False) -> Report:
@@ -296,7 +271,7 @@ def _with_vm(report: Report, vm: Vm, page_size: int, *, gpa: bool = False) -> Re
     so is everything where there is doubt whether it had arrived."""
     from pagecheck.report import undecided_block
 
-    blocks, notes = list(report.blocks), [*vm.notes, *report.notes]
+    blocks, notes = list(report.blocks), [*vm.notes, *report.notes, *vm.changes()]
     if (why := vm.doubt()) is not None:
         notes.append(f"{why}: every page is undecided")
         blocks = [undecided_block(each.block, each.regions) for each in blocks]

@@ -75,6 +75,8 @@ def _pause(report: Report) -> list[str]:
         return []
     if not report.pause.stopped_by_us:
         return ["the VM was paused already, and is left so"]
+    if report.pause.left_stopped:
+        return ["the VM is left stopped"]
     return [f"the VM was paused for {report.pause.seconds * 1e3:.1f} ms"]
 
 

@@ -25,8 +25,8 @@ REPLY_BYTES: Final = 1 << 26
 FDS_PER_LINE: Final = 8
 HALF_LINE_NS: Final = 2_000_000_000
 CAPABILITIES: Final = (
-    *("bitmap", "direct-channels", "expect", "formats", "gpa", "pause", "ranges", "sources"),
-    "trust-path",
+    *("bitmap", "direct-channels", "expect", "formats", "gpa", "leave-stopped", "pause", "ranges"),
+    *("sources", "trust-path"),
 )
 
 _RECEIVE_BYTES: Final = 1 << 16

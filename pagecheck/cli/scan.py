@@ -82,6 +82,11 @@ _NOT_VIA: Final = (
     help="Then the VM runs on, and the answer is a hint.",
 )
 @click.option(
+    "--leave-stopped",
+    is_flag=True,
+    help="With --pause: the VM stays stopped after a scan that ends well.",
+)
+@click.option(
     "--gpa", is_flag=True, help="Tell guest-physical addresses (qmp: only); with --ranges too."
 )
 @click.option(
@@ -147,8 +152,7 @@ def scan(
     """
     if ranges and as_json:
         raise click.UsageError("--ranges and --json exclude each other")
-    if verbose:
-        log_to_stderr(logging.INFO)
+    log_to_stderr(logging.INFO if verbose else logging.WARNING)
     for queue in options["wq"]:
         parse_queue(queue)
     run = _how(options.pop("via"), options)

@@ -247,6 +247,7 @@ class Commands:
             deadline=arguments.number("deadline", None),
             pause=arguments.flag("pause"),
             max_pause=arguments.number("max_pause", self._service.limits.pause_seconds),
+            leave_stopped=arguments.flag("leave_stopped"),
             progress=self._progress(held, told=arguments.flag("progress")),
         )
         arguments.done()

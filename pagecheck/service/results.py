@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pagecheck.coordinator.reporting import weakest, why_hint
 from pagecheck.coordinator.selection import Bitmap, Ranges, Selection
-from pagecheck.errors import PagecheckError, SourceError, UsageError
-from pagecheck.model import Counts, Pause
+from pagecheck.errors import SourceError, UsageError
+from pagecheck.model import Counts
 from pagecheck.shm.bitmaps import BlockBitmaps, bitmap_bytes
 from pagecheck.shm.ram import adopt
 from pagecheck.shm.segments import Memfd
@@ -22,9 +21,7 @@ if TYPE_CHECKING:
     from pagecheck.service.holdings import HeldBlock
     from pagecheck.service.service import Service
     from pagecheck.vmm import Vm
-    from pagecheck.vmm.ram import PauseResult
-
-log = logging.getLogger(__name__)
+    from pagecheck.vmm.stopped import Stopped
 
 
 @dataclass
@@ -37,6 +34,7 @@ class Check:
         bitmap: a descriptor whose bits select pages of the only block, or None; the caller's.
         deadline: seconds for all blocks together.
         pause: stop the VM meanwhile, for at most `max_pause` seconds.
+        leave_stopped: it stays stopped, if the check ends well.
         progress: called now and then with (bytes done, bytes in all); raises where nobody wants
             the answer any more.
     """
@@ -49,6 +47,7 @@ class Check:
     deadline: float | None
     pause: bool
     max_pause: float | None
+    leave_stopped: bool
     progress: Callable[[int, int], None]
     _until: float | None = None
 
@@ -73,9 +72,8 @@ class Check:
             self._until = None if self.deadline is None else started + self.deadline
             results: list[ScanResult] = []
             at = 0
-            pauses: list[Pause] = []
             written: list[BlockBitmaps] = []
-            with self._paused(service, vm, pauses):
+            with self._paused(service, vm) as stopped:
                 for held, size in zip(self.held, sizes, strict=True):
                     written.append(BlockBitmaps(memory, held.block.ram.pages, at))
                     results.append(self._scan(service, held, written[-1], selection))
@@ -84,7 +82,7 @@ class Check:
                 results = [_forgotten(*each, why) for each in zip(results, written, strict=True)]
             memory.seal(read_only=True)
             seconds = time.monotonic() - started
-            members = self._members(service, results, pauses, seconds)
+            members = self._members(service, results, stopped, seconds)
             service.counters.add("checks")
             holes = sum(result.report.counts.hole for result in results)
             service.counters.add("holes", holes)
@@ -110,36 +108,35 @@ class Check:
         vm = self.held[0].vm
         if self.pause and (vm is None or any(held.vm is not vm for held in self.held)):
             raise UsageError("pause: only blocks of one VM that was attached as qmp:SOCKET")
+        if self.leave_stopped and not self.pause:
+            raise UsageError("leave_stopped: goes with pause")
         return vm
+
+    def _vms(self) -> list[Vm]:
+        """The VMs behind the blocks."""
+        return list({id(held.vm): held.vm for held in self.held if held.vm is not None}.values())
 
     def _doubt(self) -> str | None:
         """Why RAM of the VMs behind the blocks may not have arrived, or None."""
-        vms = {id(held.vm): held.vm for held in self.held if held.vm is not None}
-        return next((why for vm in vms.values() if (why := vm.doubt()) is not None), None)
+        return next((why for vm in self._vms() if (why := vm.doubt()) is not None), None)
 
     @contextlib.contextmanager
-    def _paused(self, service: Service, vm: Vm | None, pauses: list[Pause]) -> Iterator[None]:
-        """The VM stopped, if that was asked for; puts into the list how it was."""
+    def _paused(self, service: Service, vm: Vm | None) -> Iterator[Stopped | None]:
+        """The VM stopped, if that was asked for."""
         if vm is None or not self.pause:
-            yield
+            yield None
             return
-        vm.pause(self.max_pause or service.limits.pause_seconds)
-        try:
-            yield
-        except BaseException:  # that is what the check ends with
-            try:
-                self._counted(service, vm.resume())
-            except PagecheckError as trouble:
-                log.warning("%s", trouble)
-            raise
-        result = self._counted(service, vm.resume())
-        seconds = result.paused_ns / 1e9
-        pauses.append(Pause(seconds, result.stood_still, result.expired, result.stopped_by_us))
+        from pagecheck.vmm.stopped import Stopped
 
-    def _counted(self, service: Service, result: PauseResult) -> PauseResult:
-        service.counters.add("pause_seconds", result.paused_ns / 1e9)
-        service.counters.add("pauses", result.stopped_by_us)
-        return result
+        most = self.max_pause or service.limits.pause_seconds
+        stopped = Stopped(vm, most, leave=self.leave_stopped)
+        try:
+            with stopped:
+                yield stopped
+        finally:
+            if stopped.pause is not None:
+                service.counters.add("pause_seconds", stopped.pause.seconds)
+                service.counters.add("pauses", stopped.pause.stopped_by_us)
 
     def _scan(
         self,
@@ -159,15 +156,17 @@ class Check:
         )
 
     def _members(
-        self, service: Service, results: list[ScanResult], pauses: list[Pause], seconds: float
+        self, service: Service, results: list[ScanResult], stopped: Stopped | None, seconds: float
     ) -> dict[str, Any]:
         answer = weakest(result.answer for result in results)
         notes = [note for result in results for note in result.notes]
         why_live, doubts = why_hint(results)
-        if pauses:
-            answer = "paused" if pauses[0].stood_still else "live"
-        if pauses and not pauses[0].stood_still:
-            notes.append("the VM ran on before the end: the answer is a hint")
+        pause = None if stopped is None else stopped.pause
+        if stopped is not None:
+            answer = "paused" if stopped.hint is None else "live"
+        if stopped is not None and stopped.hint is not None:
+            notes.append(stopped.hint)
+        notes += [line for vm in self._vms() for line in vm.changes()]
         if answer == "paused":
             why_live, doubts = None, ()
         blocks: list[dict[str, Any]] = []
@@ -202,7 +201,7 @@ class Check:
             "blocks": blocks,
             "notes": [*notes, *doubts],
             "why_live": why_live,
-            "pause": pauses[0]._asdict() if pauses else None,
+            "pause": None if pause is None else pause._asdict(),
         }
 
 

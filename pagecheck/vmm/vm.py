@@ -8,6 +8,7 @@ from pagecheck.errors import PeerError, SourceError, UsageError
 from pagecheck.vmm.arrival import awaited, not_arrived
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.pause import QemuMonitor
+from pagecheck.vmm.plugged import changes, plugged
 from pagecheck.vmm.process import open_process
 from pagecheck.vmm.qemu import open_qemu
 from pagecheck.vmm.ram import PauseResult, VmRam
@@ -30,7 +31,14 @@ class Vm:
         found: VmRam,
         monitor: QemuMonitor | None = None,
         process: ProcessMemory | None = None,
+        at_first: dict[str, int] | None = None,
     ) -> None:
+        """Takes everything over.
+
+        Args:
+            process: whose RAM it is, by process id.
+            at_first: the memory devices when it was opened, by the monitor.
+        """
         self.text = text
         self.rams = found.rams
         self.unreadable = found.unreadable
@@ -38,6 +46,7 @@ class Vm:
         self.can_pause = monitor is not None
         self._monitor = monitor
         self._process = process
+        self._at_first = at_first or {}
 
     def doubt(self) -> str | None:
         """Why pages that were called zero until now may not have arrived, or None. What can no more
@@ -51,6 +60,14 @@ class Vm:
                     return f"{self.text}: awaits pages of its RAM (userfaultfd) by now"
         return None
 
+    def changes(self) -> list[str]:
+        """A line for every memory device that came, went or changed since it was opened; none where
+        that cannot be asked."""
+        if self._monitor is not None:
+            with contextlib.suppress(SourceError, PeerError):
+                return changes(self._at_first, plugged(self._monitor))
+        return []
+
     def pause(self, max_seconds: float) -> None:
         """Stops the VM if it is running.
 
@@ -59,24 +76,29 @@ class Vm:
 
         Raises:
             UsageError: it cannot be paused from here, or is already.
-            SourceError: QEMU does not stop it, or ended.
+            SourceError: a migration is going on.
+            PeerError: QEMU does not stop it, or ended.
         """
         self._asked().pause(max_seconds)
 
-    def resume(self) -> PauseResult:
+    def resume(self, *, leave_stopped: bool = False) -> PauseResult:
         """Continues the VM if it was us who stopped it.
+
+        Args:
+            leave_stopped: if it stood still until now, it stays stopped.
 
         Raises:
             UsageError: it was not paused.
-            SourceError: QEMU does not continue it, or ended.
+            PeerError: QEMU does not continue it, or ended.
+            SourceError: a migration took it away, or nothing is known of the pause.
         """
-        return self._asked().resume()
+        return self._asked().resume(leave_stopped=leave_stopped)
 
     def is_stopped(self) -> bool | None:
         """Whether its RAM stands still at this moment; None where that cannot be asked.
 
         Raises:
-            SourceError: QEMU does not answer, or ended.
+            PeerError: QEMU does not answer, or ended.
         """
         return None if self._monitor is None else self._monitor.is_stopped()
 
@@ -132,7 +154,9 @@ def open_vm(text: str, *, trust_path: bool = False) -> Vm:
     monitor = QemuMonitor(text.removeprefix("qmp:"))
     try:
         _require_arrived(monitor)
-        vm = Vm(text, open_qemu(text, monitor, trust_path=trust_path), monitor)
+        at_first = plugged(monitor)
+        found = open_qemu(text, monitor, trust_path=trust_path)
+        vm = Vm(text, found, monitor, at_first=at_first)
     except BaseException:
         monitor.close()
         raise
