@@ -71,13 +71,10 @@ def run_command(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         # click would turn a closed pipe into exit code 1; the context manager does not.
-        with cli.make_context("pagecheck", arguments) as context:
+        with cli.make_context("pagecheck", arguments or ["--help"]) as context:
             return int(cli.invoke(context) or 0)
     except click.exceptions.Exit as error:
         return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return 0
     except click.ClickException as error:
         return _fail("UsageError", error.format_message(), 2, as_json=as_json)
     except PagecheckError as error:

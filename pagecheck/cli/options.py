@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -28,7 +28,13 @@ Exit codes:
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-class Size(click.ParamType[int]):
+if TYPE_CHECKING:  # it is generic for type checkers, and in click 8.4 and later
+    _IntParam = click.ParamType[int]
+else:
+    _IntParam = click.ParamType
+
+
+class Size(_IntParam):
     """Bytes, with K, M, G or T (also KiB and so on) for powers of 1024."""
 
     name = "size"

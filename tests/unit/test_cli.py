@@ -39,6 +39,28 @@ def test_help_names_the_exit_codes(arguments: list[str]) -> None:
         assert any(code in line.split() for line in ran.stdout.splitlines())
 
 
+def test_no_arguments_ask_for_help() -> None:
+    ran, asked = run(), run("--help")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, asked.stdout, "")
+
+
+OLD_CLICK = """
+import click, sys
+click.ParamType = type("ParamType", (click.ParamType,), {})  # generic since 8.4
+vars(click.exceptions).pop("NoArgsIsHelpError", None)  # since 8.2
+from pagecheck.cli import run_command
+sys.exit(run_command(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--version"], ["scan", "/none", "--length", "4K"]])
+def test_what_click_did_not_always_have_is_not_needed(arguments: list[str]) -> None:
+    command = [sys.executable, "-c", OLD_CLICK, *arguments]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == (2 if "scan" in arguments else 0)
+    assert "Traceback" not in ran.stderr
+
+
 def test_help_names_every_option() -> None:
     options = (
         "engine kernel channels page-size batch-pages offset length kind holes nice max-rate "
@@ -69,7 +91,6 @@ def test_kernels_json() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["nonsense"],
         ["scan"],
         ["scan", "/none"],
@@ -83,10 +104,9 @@ def test_kernels_json() -> None:
 )
 def test_mistakes_are_one_line_and_exit_2(arguments: list[str]) -> None:
     ran = run(*arguments)
-    assert ran.returncode == (0 if arguments == [] and ran.stdout else 2)
+    assert ran.returncode == 2
     assert "Traceback" not in ran.stderr
-    if ran.returncode:
-        assert len(ran.stderr.strip().splitlines()) == 1 or "Usage" in ran.stderr
+    assert len(ran.stderr.strip().splitlines()) == 1 or "Usage" in ran.stderr
 
 
 def test_a_mistake_with_json_is_json() -> None:
