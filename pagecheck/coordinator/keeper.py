@@ -300,7 +300,6 @@ class WorkerKeeper:
         if kind == "ready":
             self.picked = reply
             self.feed.rebind(self._ring.fd, self._ring.control_fd)
-            self.replaced += 1
             self._workerless = False
         elif kind == "attached" and block is not None:
             if reply.get("block") != block.id:
@@ -345,6 +344,7 @@ class WorkerKeeper:
             if time.monotonic_ns() >= deadline_ns:
                 raise TooLate
             try:
+                self.replaced += 1
                 with signals_held():
                     ring, process = self._start_worker()
                     with self._swap:

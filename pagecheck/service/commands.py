@@ -283,12 +283,9 @@ class Commands:
         if not free:
             raise LimitError(f"{most} channels are open; close one first")
         slot_pages = -(-slot_pages // 64) * 64
-        channel = self._service.new_channel(min(free), slots, slot_pages, spin_us)
-        try:
-            self._holdings.open(channel)
-        except BaseException:
-            channel.close()
-            raise
+        blocks = {number: held.block for number, held in self._holdings.blocks.items()}
+        channel = self._service.new_channel(min(free), slots, slot_pages, spin_us, blocks)
+        self._holdings.open(channel)
         members = {
             "channel": channel.number,
             "slots": slots,

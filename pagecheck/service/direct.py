@@ -13,7 +13,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.coordinator.keeper import Settings
@@ -43,6 +43,7 @@ class DirectChannel:
         fd: the ring's memory, for the client.
         size: bytes of it.
         engine, kernel: what the worker decides with.
+        replaced: workers that died while it was opened.
         on_lost: called when the worker died or hung.
     """
 
@@ -54,12 +55,15 @@ class DirectChannel:
         slots: int,
         slot_pages: int,
         spin_us: int,
+        blocks: Mapping[int, Block] | None = None,
     ) -> None:
-        """Starts the worker and waits until it is ready.
+        """Starts the worker and waits until it is ready and knows the blocks. One that is killed
+        meanwhile is replaced.
 
         Args:
             worker: a number of its own among the service's workers; queues are taken by it.
             spin_us: the worker looks for work this long before every sleep.
+            blocks: those of its client, by their numbers.
 
         Raises:
             EngineError: the worker does not start.
@@ -68,6 +72,7 @@ class DirectChannel:
         self.number = number
         self.size = segment_bytes(slots, slot_pages)
         self.is_gone = False
+        self.replaced = 0
         self.on_lost: Callable[[], None] | None = None
         self._settings = settings
         self._lock = threading.Lock()  # its socket is spoken to by one thread at a time
@@ -79,7 +84,7 @@ class DirectChannel:
         self._feed: Feed | None = None
         try:
             message = settings.message(stands_in=False) | {"spin_ns": spin_us * 1000}
-            reply = self._started(worker, message, slots, slot_pages)
+            reply = self._started(worker, message, (slots, slot_pages), blocks or {})
         except BaseException:
             self.close()
             raise
@@ -87,27 +92,34 @@ class DirectChannel:
         self.kernel: str | None = reply.get("kernel")
 
     def _started(
-        self, worker: int, message: dict[str, object], slots: int, slot_pages: int
+        self,
+        worker: int,
+        message: dict[str, object],
+        shape: tuple[int, int],
+        blocks: Mapping[int, Block],
     ) -> dict[str, Any]:
         """What the worker says when it is ready; where it dies meanwhile another takes its place,
         on the same ring: nobody else has seen it yet."""
         self._ring.seal(read_only=False)
         for left in reversed(range(STARTS_MAX)):
             os.pwrite(self._control.fd, bytes(_native.CONTROL_BYTES), 0)
-            _native.segment_format(self._ring.fd, slots, slot_pages, 1)
+            _native.segment_format(self._ring.fd, *shape, 1)
             self._feed = Feed(self._ring.fd, self._control.fd)
             try:
                 with signals_held():
                     self._process = WorkerProcess(worker)
                 self._process.open(self, message)
                 reply = self._process.await_reply("ready", time.monotonic_ns() + START_NS)
-                if reply is not None:
-                    return reply
-                raise EngineError(f"channel {self.number}: its worker was not ready in time")
+                if reply is None:
+                    raise EngineError(f"channel {self.number}: its worker was not ready in time")
+                for number, block in blocks.items():
+                    self._attach(number, block)
+                return reply
             except WorkerDied as error:
                 if not left:
                     raise EngineError(f"channel {self.number}: {error}") from error
                 log.warning("direct channel %d: %s; trying again", self.number, error)
+                self.replaced += 1
             self._feed.close()
             process, self._process = self._process, None
             if process is not None:
@@ -136,26 +148,31 @@ class DirectChannel:
         Raises:
             EngineError: the worker is gone; so is the channel then.
         """
-        message = block.attach_message() | {"block": number}
-        self._tell("attached", {"attach": message}, (block.fd,))
+        self._or_end(lambda: self._attach(number, block))
 
     def detach(self, number: int) -> None:
         """Makes the worker unmap and close a block; raises as `attach`."""
-        self._tell("detached", {"detach": {"block": number}}, ())
+        self._or_end(lambda: self._tell("detached", {"detach": {"block": number}}, ()))
+
+    def _or_end(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except WorkerDied as error:
+            self.end(str(error))
+            raise EngineError(f"channel {self.number}: {error}; open another one") from error
+
+    def _attach(self, number: int, block: Block) -> None:
+        message = block.attach_message() | {"block": number}
+        self._tell("attached", {"attach": message}, (block.fd,))
 
     def _tell(self, reply: str, message: dict[str, object], fds: tuple[int, ...]) -> None:
+        """Raises WorkerDied where it is gone, or does not say `reply` in time."""
         with self._lock:
             if self.is_gone or self._process is None or self._feed is None:
-                raise EngineError(f"channel {self.number}: its worker is gone; open another one")
-            try:
-                self._process.tell(message, fds, self._feed.raise_attention)
-                if self._process.await_reply(reply, time.monotonic_ns() + REPLY_NS) is not None:
-                    return
-                why = f"worker {self.pid} did not say {reply!r} in time"
-            except WorkerDied as error:
-                why = str(error)
-        self.end(why)
-        raise EngineError(f"channel {self.number}: {why}; open another one")
+                raise WorkerDied("its worker is gone")
+            self._process.tell(message, fds, self._feed.raise_attention)
+            if self._process.await_reply(reply, time.monotonic_ns() + REPLY_NS) is None:
+                raise WorkerDied(f"worker {self.pid} did not say {reply!r} in time")
 
     def statistics(self) -> list[int]:
         """The words of `layout.STATS`."""

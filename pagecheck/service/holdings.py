@@ -91,13 +91,7 @@ class Holdings:
         return [channel for channel in self.channels.values() if not channel.is_gone]
 
     def open(self, channel: DirectChannel) -> None:
-        """Takes the channel over and makes every block known to it.
-
-        Raises:
-            EngineError: its worker is gone.
-        """
-        for held in self.blocks.values():
-            channel.attach(held.number, held.block)
+        """Takes a channel over that knows every block."""
         self.channels[channel.number] = channel
         self._counters.opened(channel)
 

@@ -124,7 +124,7 @@ class ServiceCollector(Collector):
         yield CounterMetricFamily(
             "pagecheck_worker_restarts",
             "Workers that died or hung and were replaced.",
-            value=service.coordinator.workers_replaced,
+            value=service.workers_replaced,
         )
         build = {
             "version": __version__,

@@ -19,7 +19,9 @@ from pagecheck.shortage import refused
 from pagecheck.statistics import Statistics
 
 if TYPE_CHECKING:
-    from pagecheck.coordinator import Coordinator
+    from collections.abc import Mapping
+
+    from pagecheck.coordinator import Block, Coordinator
     from pagecheck.coordinator.keeper import Settings
     from pagecheck.service.limits import Limits
     from pagecheck.service.session import Session
@@ -52,6 +54,7 @@ class Service:
         self._sessions: dict[int, Session] = {}
         self._numbers = itertools.count(1)
         self._workers = itertools.count(coordinator.channels)
+        self._starts_replaced = 0
         self._supervisor = threading.Thread(
             target=self._look_after, name="pagecheck-supervisor", daemon=True
         )
@@ -93,10 +96,28 @@ class Service:
         with self._lock:
             return list(self._sessions.values())
 
-    def new_channel(self, number: int, slots: int, slot_pages: int, spin_us: int) -> DirectChannel:
-        """Starts a worker for a direct channel; raises as its constructor."""
+    @property
+    def workers_replaced(self) -> int:
+        """Workers that died or hung and were replaced: those for checks by command, and those that
+        died while their direct channel was opened."""
+        return self.coordinator.workers_replaced + self._starts_replaced
+
+    def new_channel(
+        self, number: int, slots: int, slot_pages: int, spin_us: int, blocks: Mapping[int, Block]
+    ) -> DirectChannel:
+        """Starts a direct channel and its worker.
+
+        Args:
+            blocks: those of its client, by their numbers.
+
+        Raises:
+            EngineError, ResourceError: as the constructor of `DirectChannel`.
+        """
         worker = next(self._workers)
-        channel = DirectChannel(number, worker, self._settings, slots, slot_pages, spin_us)
+        shape = (slots, slot_pages, spin_us)
+        channel = DirectChannel(number, worker, self._settings, *shape, blocks)
+        with self._lock:
+            self._starts_replaced += channel.replaced
         channel.on_lost = lambda: self.counters.add("channels_lost")
         return channel
 
@@ -122,7 +143,7 @@ class Service:
             "engine": self.coordinator.engine,
             "kernel": self.coordinator.kernel,
             "workers": self.coordinator.channels,
-            "workers_replaced": self.coordinator.workers_replaced,
+            "workers_replaced": self.workers_replaced,
             "clients": len(sessions),
             "blocks": sum(len(session.holdings.blocks) for session in sessions),
             "channels": sum(len(session.holdings.channels) for session in sessions),

@@ -1,0 +1,184 @@
+"""kill -9 of a worker at named points of its start: a death like any other, replaced, counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pagecheck
+from pagecheck import Coordinator
+from pagecheck.coordinator import process
+from pagecheck.coordinator.keeper import FAILURES_MAX
+from pagecheck.coordinator.process import WorkerProcess
+from pagecheck.errors import EngineError, StartTimeout
+from tests.processes.support import Ram, assert_scan_is_right, state_of, wait_for
+
+# The worker's first lines: it dies at a function of its program, while there are files to remove.
+DIE_AT = """
+import os, signal, sys
+sys.path.append(sys.argv[1])
+import pagecheck.workers.program as program
+real = program.{point}
+def dying(*given):
+    found = real(*given) if {after} else None
+    for name in os.listdir({lives!r}):
+        try:
+            os.unlink({lives!r} + "/" + name)
+        except FileNotFoundError:
+            continue
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found or real(*given)
+program.{point} = dying
+os._exit(program.main(int(sys.argv[2])))
+"""
+
+
+@pytest.fixture
+def die_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """The next `deaths` workers are killed at that point of their program."""
+
+    def prepare(point: str, deaths: int, *, after: bool = False) -> None:
+        for number in range(deaths):
+            (tmp_path / str(number)).touch()
+        boot = DIE_AT.format(point=point, after=after, lives=str(tmp_path))
+        monkeypatch.setattr(process, "_BOOT", boot)
+
+    return prepare
+
+
+@pytest.mark.parametrize("point", ["main", "start", "choose_kernel", "Worker", "DsaEngine"])
+def test_one_worker_dies_while_it_starts(die_at: Callable[..., None], ram: Ram, point: str) -> None:
+    die_at(point, 1)
+    with Coordinator(2) as c:
+        assert c.workers_replaced == 1
+        assert_scan_is_right(c.scan(c.attach(ram.source)), ram)
+        assert c.workers_replaced == 1
+
+
+def test_one_worker_dies_right_after_it_was_ready(die_at: Callable[..., None], ram: Ram) -> None:
+    die_at("start", 1, after=True)
+    with Coordinator(2) as c:
+        assert_scan_is_right(c.scan(c.attach(ram.source)), ram)
+        assert c.workers_replaced == 1
+
+
+def test_a_whole_scan_survives_a_death_during_the_start(
+    die_at: Callable[..., None], ram: Ram
+) -> None:
+    die_at("start", 1)
+    assert_scan_is_right(pagecheck.scan(ram.source, channels=2), ram)
+
+
+def test_several_die_one_after_the_other(die_at: Callable[..., None], ram: Ram) -> None:
+    die_at("Worker", FAILURES_MAX - 1)
+    with Coordinator(1) as c:
+        assert c.workers_replaced == FAILURES_MAX - 1
+        assert_scan_is_right(c.scan(c.attach(ram.source)), ram)
+
+
+def test_it_is_tried_so_often_and_no_more(die_at: Callable[..., None], tmp_path: Path) -> None:
+    die_at("Worker", FAILURES_MAX + 2)
+    with pytest.raises(
+        EngineError, match=f"channel 0 lost {FAILURES_MAX} workers while they started"
+    ) as caught:
+        Coordinator(1)
+    assert "was killed by signal 9" in str(caught.value)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def _killed(worker: WorkerProcess) -> None:
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: state_of(worker.pid) in ("Z", ""), f"worker {worker.pid} dead")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", ["open", "await_reply"])
+def test_it_dies_while_we_speak_to_it(
+    monkeypatch: pytest.MonkeyPatch, ram: Ram, step: str, after: bool
+) -> None:
+    """Before and after the first message is sent, and its answer is waited for."""
+    real: Callable[..., Any] = getattr(WorkerProcess, step)
+    deaths: list[int] = []
+
+    def dying(worker: WorkerProcess, *given: Any) -> Any:
+        first = not deaths
+        if first:
+            deaths.append(worker.pid)
+        if first and not after:
+            _killed(worker)
+        found = real(worker, *given)
+        if first and after:
+            _killed(worker)
+        return found
+
+    monkeypatch.setattr(WorkerProcess, step, dying)
+    with Coordinator(2) as c:
+        assert_scan_is_right(c.scan(c.attach(ram.source)), ram)
+        assert deaths
+        assert c.workers_replaced == 1
+
+
+def test_one_that_takes_the_place_of_another_dies_while_it_starts(
+    die_at: Callable[..., None], ram: Ram
+) -> None:
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        die_at("start", 2)
+        os.kill(c.worker_pids[0], signal.SIGKILL)
+        assert_scan_is_right(c.scan(block), ram)
+        assert c.workers_replaced == 3
+
+
+def test_one_that_takes_the_place_of_another_dies_before_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, ram: Ram
+) -> None:
+    """The first message is never sent: the channel is not lost for that."""
+    real = WorkerProcess.open
+    deaths: list[int] = []
+
+    def dying(worker: WorkerProcess, *given: Any) -> None:
+        if len(deaths) < 2:
+            deaths.append(worker.pid)
+            _killed(worker)
+        real(worker, *given)
+
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        monkeypatch.setattr(WorkerProcess, "open", dying)
+        os.kill(c.worker_pids[0], signal.SIGKILL)
+        assert_scan_is_right(c.scan(block), ram)
+        assert len(deaths) == 2
+        assert c.workers_replaced == 3
+
+
+def test_the_start_has_its_time_also_with_deaths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is frozen while it takes the place of a dead one is not waited for longer."""
+    real = WorkerProcess.open
+    seen: list[int] = []
+
+    def dying(worker: WorkerProcess, *given: Any) -> None:
+        seen.append(worker.pid)
+        if len(seen) == 1:
+            _killed(worker)
+        else:
+            os.kill(worker.pid, signal.SIGSTOP)
+        real(worker, *given)
+
+    monkeypatch.setattr(WorkerProcess, "open", dying)
+    with pytest.raises(StartTimeout, match="not ready in time"):
+        Coordinator(1, start_timeout=1.0)
+    assert len(seen) == 2
+
+
+def test_the_place_of_one_that_never_was_ready_asks_for_the_same_engine(
+    die_at: Callable[..., None],
+) -> None:
+    """Only where a worker had a queue may the CPU stand in for the next one."""
+    die_at("DsaEngine", 1)
+    with pytest.raises(EngineError, match="wq9"):
+        Coordinator(1, engine="dsa", wq=["/dev/dsa/wq9.9"])
