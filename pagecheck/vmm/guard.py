@@ -7,6 +7,7 @@ time of the pause is over for a while it is asked whether it lives.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -18,20 +19,27 @@ from pagecheck.wire import POLL_MAX_MS
 class Guard:
     """Runs from the beginning of a hold to its end."""
 
-    def __init__(self, pidfd: int, seconds: float, act: Callable[[bool], None]) -> None:
+    def __init__(self, pid: int, seconds: float, act: Callable[[bool], None]) -> None:
         """Starts the thread.
 
         Args:
-            pidfd: of the watchdog; taken over.
+            pid: of the watchdog, a child of ours.
             seconds: after this time the watchdog has continued the VM, if it lives.
             act: called with True when it ended, at most once; with False when the time passed.
+
+        Raises:
+            OSError, RuntimeError: no descriptor or no thread is to be had.
         """
-        self._pidfd = pidfd
-        self._over = os.eventfd(0, os.EFD_CLOEXEC)
         self._timeout_ms = min(int(seconds * 1000), POLL_MAX_MS)
         self._act = act
-        self._thread = threading.Thread(target=self._run, name="pagecheck-guard", daemon=True)
-        self._thread.start()
+        with contextlib.ExitStack() as undo:
+            self._pidfd = os.pidfd_open(pid)
+            undo.callback(os.close, self._pidfd)
+            self._over = os.eventfd(0, os.EFD_CLOEXEC)
+            undo.callback(os.close, self._over)
+            self._thread = threading.Thread(target=self._run, name="pagecheck-guard", daemon=True)
+            self._thread.start()
+            undo.pop_all()
 
     def _run(self) -> None:
         poll = select.poll()

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 from pagecheck.errors import PeerError, SourceError, UsageError
 from pagecheck.vmm.answers import Answer
 from pagecheck.vmm.listener import Gone
-from pagecheck.vmm.monitor import Lost, Monitor
+from pagecheck.vmm.monitor import Lost, Monitor, Silent
 
 RETRY_S: Final = 0.05
 RETRY_MAX_S: Final = 5.0
@@ -120,10 +120,11 @@ class Hold:
                     await self._stop(max_ns)
                     status = await self._status()
                 self._look()
-            except Exception:
+            except Exception as error:
                 self._asked = False  # no pause; where this does not help, the timer or the end does
-                with contextlib.suppress(SourceError, PeerError):
-                    await self._continue()
+                if not isinstance(error, Silent):
+                    with contextlib.suppress(SourceError, PeerError):
+                        await self._continue()
                 self._require_here()
                 raise
             self._moved = self._moved or status not in STILL

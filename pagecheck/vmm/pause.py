@@ -222,13 +222,17 @@ class QemuMonitor:
             except Died as error:
                 raise self._replaced(self._process, str(error)) from error
 
-    def _guarding(self, process: WatchdogProcess, max_seconds: float) -> Guard:
+    def _guarding(self, process: WatchdogProcess, max_seconds: float) -> Guard | None:
         def act(ended: bool) -> None:
             with self._one:
                 if self._process is process and self._held:
                     self._look_after(process, ended)
 
-        return Guard(process.pidfd(), max_seconds + GRACE_S, act)
+        try:
+            return Guard(process.pid, max_seconds + GRACE_S, act)
+        except (OSError, RuntimeError) as error:  # then the next call notices
+            log.info("%s: nobody looks after watchdog %d: %s", self.name, process.pid, error)
+            return None
 
     def _look_after(self, process: WatchdogProcess, ended: bool) -> None:
         """The watchdog ended while it held the VM, or it should have continued it by now."""

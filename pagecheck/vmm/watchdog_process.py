@@ -148,10 +148,6 @@ class WatchdogProcess:
         text = os.pread(self._said, LAST_BYTES, max(0, size - LAST_BYTES)).decode(errors="replace")
         return printable(text.strip().rpartition("\n")[2], 200)
 
-    def pidfd(self) -> int:
-        """A pidfd, readable when it has ended; the caller's."""
-        return os.pidfd_open(self.pid)
-
     def end(self) -> None:
         """Hangs up and waits a little for its end, which comes at once where nothing is held."""
         self._link.close()

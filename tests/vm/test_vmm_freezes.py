@@ -190,3 +190,25 @@ def test_the_owner_is_killed_while_qemu_is_frozen(qemu: BareQemu) -> None:
         assert watchdog.is_running()
     assert f"pagecheck[{watchdog.pid}]" in said.read_text()
     goes_on(qemu, watchdog)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("eventfd", OSError(24, "Too many open files")), ("pidfd_open", OSError(1, "not here"))],
+)
+def test_without_anybody_to_look_after_the_watchdog(
+    qemu: BareQemu, monkeypatch: pytest.MonkeyPatch, name: str, error: OSError
+) -> None:
+    """Then the next call notices."""
+
+    def refuse(*_arguments: object) -> int:
+        raise error
+
+    with QemuMonitor(str(qemu.socket)) as monitor:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refuse)
+            monitor.pause(600)
+        killed()
+        with pytest.raises(SourceError, match=r"is gone.*; the VM was continued"):
+            monitor.resume()
+    assert qemu.status() == "running"
