@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck.coordinator.coordinator import Coordinator
 from pagecheck.coordinator.limits import Engine, default_channels
-from pagecheck.errors import StartTimeout, UsageError
+from pagecheck.errors import SourceError, StartTimeout, UsageError
 from pagecheck.model import Region
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import RamSource, open_source
@@ -221,7 +221,11 @@ def _open(
     if not text.startswith(("pid:", "qmp:")):
         ram = open_source(text, format)
         stack.callback(ram.close)
-        return [_Part(ram, make_block(ram.name, ram.size, page_size, offset, length), ())], None
+        try:
+            block = make_block(ram.name, ram.size, page_size, offset, length)
+        except SourceError as error:  # of a wrong size; what the file may be instead is known
+            raise SourceError("; ".join((str(error), *ram.notes))) from error
+        return [_Part(ram, block, ())], None
     if offset or length is not None:
         raise UsageError(
             f"{text}: the VM says what its RAM is; --offset and --length are for files"

@@ -55,10 +55,7 @@ def make_block(
     if length is None:
         length = file_size - offset
         if length % page_size:
-            raise SourceError(
-                f"{name}: size {file_size} is not a multiple of the page size {page_size}; "
-                "give a smaller --page-size, or --length for the part that is RAM"
-            )
+            raise SourceError(_not_whole(name, file_size, length, page_size))
     if length <= 0 or length % page_size:
         raise UsageError(f"length {length}: not a positive multiple of the page size {page_size}")
     if length > file_size - offset:
@@ -66,6 +63,19 @@ def make_block(
             f"length {length} from offset {offset}: past the end of {name} ({file_size} bytes)"
         )
     return RamBlock(name, length, page_size, offset)
+
+
+def _not_whole(name: str, file_size: int, length: int, page_size: int) -> str:
+    what = f"{name}: size {file_size} is not a multiple of the page size {page_size}"
+    fitting = math.gcd(length, page_size)
+    if fitting >= PAGE_MIN:
+        return f"{what}; give --page-size {fitting}, or --length for the part that is RAM"
+    whole = length // page_size * page_size
+    part = f"--length {whole} scans its whole pages" if whole else "it is less than a page"
+    return (
+        f"{what}, nor of any other: raw guest RAM is whole pages, so this is cut short, or has "
+        f"something before or behind the RAM; {part}, and --offset leaves out what comes first"
+    )
 
 
 def page_runs(extents: Iterable[tuple[int, int]], block: RamBlock, kind: Kind) -> Iterator[Run]:

@@ -58,6 +58,11 @@ def is_forbidden(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.filename is None and error.errno in _FORBIDDEN
 
 
+def is_limit(error: BaseException) -> bool:
+    """Whether the error is about what this process or host may have, and about no file."""
+    return errno_of(error) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 def explain(error: BaseException) -> str | None:
     """The limit that was reached and how it is raised; None where the error is no shortage."""
     number = errno_of(error)

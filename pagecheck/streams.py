@@ -15,18 +15,35 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
+_nobody_reads = False
+
+
 def open_missing() -> None:
     """Descriptors 0 to 2 exist, so that no file of ours becomes one of them, and what cannot be
     shown in the terminal's encoding is escaped."""
+    global _nobody_reads
     while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(fd)
     if sys.stdout is None:
+        _nobody_reads = True
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def require_reader() -> None:
+    """Raises OutputError where standard output was closed when the program started: work whose
+    answer nobody would get is not begun."""
+    if _nobody_reads:
+        from pagecheck.errors import OutputError
+
+        raise OutputError(
+            "standard output is closed, and the answer goes there; redirect it to a file, or scan "
+            "with --quiet --out DIR"
+        )
 
 
 def say(text: str) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pagecheck.streams import require_reader
+
 if TYPE_CHECKING:
     from pagecheck.hw.probe import Probe
     from pagecheck.hw.queues import Device
@@ -22,6 +24,7 @@ def kernels(*, as_json: bool) -> int:
     from pagecheck.hw.kernels import list_kernels
     from pagecheck.present import columns
 
+    require_reader()
     found = list_kernels()
     if as_json:
         entries = [
@@ -64,6 +67,7 @@ def devices(*, as_json: bool, probe: bool, out: str | None, wq: tuple[str, ...])
     """
     from pagecheck.hw.queues import list_devices, why_no_device
 
+    require_reader()
     if probe:
         return _probe(list(wq), out, as_json=as_json)
     if wq or out is not None:

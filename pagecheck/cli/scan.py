@@ -13,7 +13,7 @@ import click
 from pagecheck.cli.options import EXIT_CODES, SIZE, engine_options
 from pagecheck.hw.wq import parse as parse_queue
 from pagecheck.signals import raise_pending
-from pagecheck.streams import log_to_stderr, say
+from pagecheck.streams import log_to_stderr, require_reader, say
 
 if TYPE_CHECKING:
     from pagecheck.report import Report
@@ -155,6 +155,8 @@ def scan(
     log_to_stderr(logging.INFO if verbose else logging.WARNING)
     for queue in options["wq"]:
         parse_queue(queue)
+    if not quiet or as_json:
+        require_reader()
     run = _how(options.pop("via"), options)
     if quiet or not sys.stderr.isatty():
         report = run(source, progress=_watch, **options)

@@ -11,6 +11,7 @@ import click
 
 from pagecheck.cli.options import EXIT_CODES
 from pagecheck.signals import raise_pending
+from pagecheck.streams import require_reader
 
 
 @click.command(epilog=EXIT_CODES, short_help="Show what a service does.")
@@ -32,6 +33,7 @@ def status(path: str, *, watch: bool, interval: float, as_json: bool) -> int:
     from pagecheck.client import Client
     from pagecheck.service_table import service_table
 
+    require_reader()
     with Client(path) as client:
         found = client.stats()
         if not watch:

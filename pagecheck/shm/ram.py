@@ -16,10 +16,11 @@ import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from pagecheck.errors import SourceError, UsageError
+from pagecheck.errors import PagecheckError, SourceError, UsageError
 from pagecheck.formats import look
 from pagecheck.native import _native
 from pagecheck.shm.extents import by_seeking
+from pagecheck.shortage import is_limit, refused
 
 if TYPE_CHECKING:
     from pagecheck.model import Format
@@ -187,6 +188,10 @@ def open_source(source: str | os.PathLike[str], format: Format = "auto") -> RamS
         opened = _open_fd(text)
     elif text.startswith("shm:"):
         opened = _open_shm(text)
+    elif text == "-":
+        from pagecheck.shm.hints import DASH
+
+        raise SourceError(DASH)
     else:
         opened = _open_path(text)
     if format == "auto":
@@ -215,10 +220,21 @@ def _open_path(path: str) -> RamSource:
     try:
         _require_regular(path, os.stat(path))
         fd = _open_quietly(path)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise SourceError(f"{path}: cannot open: {reason}") from error
+    except ValueError as error:
+        raise SourceError(f"{path}: cannot open: {error}") from error
+    except OSError as error:
+        raise _not_opened(path, path, error) from error
     return _checked(RamSource(path, os.path.basename(path), fd))
+
+
+def _not_opened(text: str, path: str, error: OSError) -> PagecheckError:
+    """The line on a path that cannot be opened, with what to do where that is known."""
+    from pagecheck.shm.hints import of_error
+
+    if is_limit(error):
+        return refused(f"{text}: cannot open", error)
+    more = of_error(path, error)
+    return SourceError(f"{text}: cannot open: {error.strerror}" + (f"; {more}" if more else ""))
 
 
 LEASED: Final = "another process holds a lease on it (F_SETLEASE in fcntl(2)); try again"
@@ -296,10 +312,17 @@ def _open_shm(text: str) -> RamSource:
         # As shm_open(3), which cannot be told not to wait for a lease or for a FIFO's other end.
         fd = os.open(f"{SHM}{name}", _QUIET | os.O_NOFOLLOW)
     except FileNotFoundError as error:
-        raise SourceError(f"{text}: no shared-memory object of that name in /dev/shm") from error
+        from pagecheck.shm.hints import nearest
+
+        near = nearest(SHM, name[1:])
+        more = "" if near is None else f"; the nearest name is shm:/{near}"
+        raise SourceError(
+            f"{text}: no shared-memory object of that name in /dev/shm{more}"
+        ) from error
+    except BlockingIOError as error:
+        raise SourceError(f"{text}: cannot open: {LEASED}") from error
     except OSError as error:
-        why = LEASED if isinstance(error, BlockingIOError) else error.strerror
-        raise SourceError(f"{text}: cannot open: {why}") from error
+        raise _not_opened(text, f"{SHM}{name}", error) from error
     return _checked(RamSource(text, name[1:], fd))
 
 
@@ -308,7 +331,9 @@ def _checked(source: RamSource) -> RamSource:
     try:
         _require_regular(source.text, os.fstat(source.fd))
         if source.size == 0:
-            raise SourceError(f"{source.text}: is empty")
+            from pagecheck.shm.hints import of_empty
+
+            raise SourceError(f"{source.text}: {of_empty(source.magic)}")
     except SourceError:
         source.close()
         raise
@@ -318,12 +343,7 @@ def _checked(source: RamSource) -> RamSource:
 def _require_regular(text: str, st: os.stat_result) -> None:
     if stat.S_ISREG(st.st_mode):
         return
-    kinds = {
-        stat.S_IFDIR: "a directory",
-        stat.S_IFIFO: "a pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a character device",
-        stat.S_IFBLK: "a block device",
-    }
-    kind = kinds.get(stat.S_IFMT(st.st_mode), "not a regular file")
-    raise SourceError(f"{text}: is {kind}; pagecheck scans files of raw guest RAM")
+    from pagecheck.shm.hints import of_kind
+
+    path = f"/dev/shm{text.removeprefix('shm:')}" if text.startswith("shm:") else text
+    raise SourceError(f"{text}: {of_kind(path, st.st_mode)}")

@@ -17,7 +17,8 @@ import select
 from collections.abc import Iterator
 from typing import Final
 
-from pagecheck.errors import SourceError
+from pagecheck.errors import PagecheckError, SourceError
+from pagecheck.shortage import errno_of, refused
 from pagecheck.vmm.maps import Mapping, is_still_mapped, parse_maps
 from pagecheck.vmm.proof import NoFile, OpenFile, Unproved, open_behind
 
@@ -25,6 +26,28 @@ F_GET_SEALS: Final = 1034  # Source: linux/fcntl.h; Python has no name for it be
 
 _MAPPING: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 _PID: Final = re.compile(r"^Pid:\t(-?\d+)$", re.MULTILINE)
+
+
+def _not_held(pid: int, error: OSError | OverflowError) -> PagecheckError:
+    """Why a process cannot be held. A thread's number has been EINVAL, and ENOENT since Linux
+    6.16."""
+    leader = _leader_of(pid)
+    if leader not in (0, pid):
+        return SourceError(f"pid:{pid}: is a thread of process {leader}; give pid:{leader}")
+    number = errno_of(error)
+    if number in (0, errno.ESRCH, errno.EINVAL, errno.ENOENT):
+        return SourceError(f"process {pid}: no such process; give the VMM's pid")
+    return refused(f"process {pid}: cannot be held", error, "pidfd_open")
+
+
+def _leader_of(number: int) -> int:
+    """The process that a thread belongs to; 0: there is no such thread."""
+    try:
+        with open(f"/proc/{number}/status", "rb") as file:
+            found = re.search(rb"^Tgid:\s*(\d+)$", file.read(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 class ProcessMemory:
@@ -48,9 +71,7 @@ class ProcessMemory:
         try:
             self._pidfd = os.pidfd_open(pid)
         except (OSError, OverflowError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ESRCH, errno.EINVAL):
-                raise SourceError(f"process {pid}: cannot be held: {error.strerror}") from error
-            raise SourceError(f"process {pid}: no such process; give the VMM's pid") from error
+            raise _not_held(pid, error) from error
         try:
             self.folder = f"/proc/{self._number()}"
         except BaseException:

@@ -75,9 +75,12 @@ def test_reader_that_goes_away(folder: Path, options: str):
 
 CLOSED = {
     "<&-": 0,
-    ">&-": None,
+    ">&-": 2,
+    "--json >&-": 2,
+    "--quiet >&-": 0,
+    "--quiet --json >&-": 2,
     "2>&-": 0,
-    "<&- >&- 2>&-": None,
+    "<&- >&- 2>&-": 2,
     "<&- 2>&-": 0,
     ">/dev/full": None,
     "--json >/dev/full": None,
@@ -98,6 +101,8 @@ def test_closed_streams(ram: Path, streams: str):
     assert done.stderr.count("\n") <= 1
     if CLOSED[streams] is not None:
         assert done.returncode == CLOSED[streams]
+    if CLOSED[streams] == 2 and "2>&-" not in streams:
+        assert "standard output is closed" in done.stderr
     if "/dev/full" in streams:
         assert done.returncode != 0
         assert "No space left" in done.stderr

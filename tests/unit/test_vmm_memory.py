@@ -9,6 +9,7 @@ import mmap
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,3 +177,25 @@ def test_a_file_whose_mode_forbids_everything() -> None:
         os.waitpid(target, 0)
         os.close(ready)
         os.close(said)
+
+
+def test_a_thread_s_number() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", THREAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        thread = int(process.stdout.readline())
+        wanted = f"pid:{thread}: is a thread of process {process.pid}; give pid:{process.pid}"
+        with pytest.raises(SourceError, match=wanted):
+            ProcessMemory(thread)
+        process.stdin.close()
+
+
+THREAD = """
+import sys, threading
+def run():
+    print(threading.get_native_id(), flush=True)
+    sys.stdin.read()
+threading.Thread(target=run).start()
+"""
