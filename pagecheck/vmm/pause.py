@@ -182,6 +182,7 @@ class QemuMonitor:
                 log.error("%s: %s", self.name, why)
             if self._process is not None:
                 self._finish(self._process)
+            self._held = False
 
     def _finish(self, process: WatchdogProcess) -> bool:
         """Ends the watchdog, or leaves it where it has the VM still to continue.
@@ -199,6 +200,7 @@ class QemuMonitor:
             level = logging.INFO if self._told else logging.WARNING
             log.log(level, "%s; %s", done["why"], self._stays(process))
             process.leave()
+            self._held = False  # it is the watchdog's now
             return True
         if done["why"]:
             log.warning("%s", done["why"])

@@ -61,6 +61,7 @@ def test_qemu_is_frozen_at_the_end(qemu: BareQemu, caplog: pytest.LogCaptureFixt
     monitor.pause(600)
     qemu.process.send_signal(signal.SIGSTOP)
     monitor.close()
+    monitor.close()
     goes_on(qemu, left_behind(caplog.text))
 
 
