@@ -1,10 +1,42 @@
-"""The C helper; everything else about the package is in setup.cfg."""
+"""The C helper and libpagecheck; everything else about the package is in setup.cfg."""
 
+import os
 from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+LIBRARY = "pagecheck/lib/libpagecheck.so.1"
+
+
+class BuildWithLibrary(build_ext):
+    """Builds the extension, and the shared library for callers in C++, Rust, Go."""
+
+    def run(self) -> None:
+        """Puts the library where the extension goes: beside the sources, or into the wheel."""
+        super().run()
+        target = os.path.join(self.build_lib, LIBRARY)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        objects = self.compiler.compile(
+            ["pagecheck/include/libpagecheck.c"],
+            output_dir=self.build_temp,
+            macros=[("_GNU_SOURCE", "1")],
+            extra_postargs=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+            depends=glob("pagecheck/include/*.h"),
+        )
+        soname = f"-Wl,-soname,{os.path.basename(LIBRARY)}"
+        self.compiler.link_shared_object(objects, target, extra_postargs=[soname])
+        if self.inplace:
+            os.makedirs(os.path.dirname(LIBRARY), exist_ok=True)
+            self.copy_file(target, LIBRARY)
+
+    def get_outputs(self) -> list[str]:
+        """Also the library."""
+        return [*super().get_outputs(), os.path.join(self.build_lib, LIBRARY)]
+
 
 setup(
+    cmdclass={"build_ext": BuildWithLibrary},
     ext_modules=[
         Extension(
             "pagecheck.native._native",
@@ -15,5 +47,5 @@ setup(
             libraries=["rt", "pthread"],
             py_limited_api=True,
         )
-    ]
+    ],
 )

@@ -15,7 +15,15 @@ from pagecheck import errors
 from pagecheck.errors import PagecheckError, PeerError, SourceError, UsageError
 from pagecheck.model import Counts, Pause, RamBlock, Region
 from pagecheck.native import Feed, _native
-from pagecheck.protocol import PROTOCOL, REPLY_BYTES, Connection, close_all, parse
+from pagecheck.protocol import (
+    LAYOUTS,
+    PROTOCOL,
+    REPLY_BYTES,
+    Connection,
+    close_all,
+    common_layout,
+    parse,
+)
 from pagecheck.report import Answer, BlockReport, Report, undecided_block
 from pagecheck.shm.ram import RamSource, open_source
 
@@ -102,7 +110,8 @@ class Client:
     Several threads may use one client; their commands wait for each other.
 
     Attributes:
-        greeting: what the service said of itself: version, protocol, layout, capabilities, limits.
+        greeting: what the service said of itself: version, protocol, layout, layouts,
+            capabilities, limits.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = CONNECT_S) -> None:
@@ -443,8 +452,20 @@ class Client:
             slots: batches that may be out at once.
             slot_pages: the most pages of a batch.
             spin_us: both sides look this long before they sleep.
+
+        Raises:
+            PeerError: the service lays channels out in no way that we know.
         """
-        arguments = {"slots": slots, "slot_pages": slot_pages, "spin_us": spin_us}
+        theirs = self.greeting.get("layouts") or [self.greeting.get("layout")]
+        if common_layout(LAYOUTS, theirs) is None:
+            raise PeerError(
+                f"{self._path}: pagecheck {self.greeting.get('version')} lays channels out as "
+                f"{', '.join(map(str, theirs))}, we as {', '.join(map(str, LAYOUTS))}; bring the "
+                "older of the two up to date"
+            )
+        arguments: dict[str, Any] = {"slots": slots, "slot_pages": slot_pages, "spin_us": spin_us}
+        if "layouts" in self.greeting.get("capabilities", ()):
+            arguments["layouts"] = list(LAYOUTS)
         reply, fds = self.execute("open-channel", arguments)
         try:
             if len(fds) != 1:

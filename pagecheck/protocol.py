@@ -15,21 +15,29 @@ import os
 import select
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from pagecheck.errors import LimitError, PeerError
+from pagecheck.native import _native
 
 PROTOCOL: Final = 1
+LAYOUTS: Final = (_native.LAYOUT_VERSION,)  # of a channel's memory; every one that is spoken here
 LINE_BYTES: Final = 1 << 18  # of a request
 REPLY_BYTES: Final = 1 << 26
 FDS_PER_LINE: Final = 8
 HALF_LINE_NS: Final = 2_000_000_000
 CAPABILITIES: Final = (
-    *("bitmap", "direct-channels", "expect", "formats", "gpa", "leave-stopped", "pause", "ranges"),
-    *("sources", "trust-path"),
+    *("bitmap", "direct-channels", "expect", "formats", "gpa", "layouts", "leave-stopped"),
+    *("pause", "ranges", "sources", "trust-path"),
 )
 
 _RECEIVE_BYTES: Final = 1 << 16
+
+
+def common_layout(ours: Iterable[int], theirs: Iterable[int]) -> int | None:
+    """The highest version of a channel's memory that both sides speak, or None."""
+    return max(set(ours) & set(theirs), default=None)
 
 
 class Line(NamedTuple):

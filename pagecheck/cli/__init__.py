@@ -33,6 +33,18 @@ def _print_includes(context: click.Context, _parameter: click.Parameter, wanted:
         context.exit()
 
 
+def _print_libs(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    """For linkers: where libpagecheck is."""
+    if wanted and not context.resilient_parsing:
+        from pagecheck.include import library
+
+        folder, name = os.path.split(library())
+        if not os.path.exists(library()):
+            raise EngineError(f"{library()}: is not there; install pagecheck anew, with a compiler")
+        click.echo(f"-L{folder} -l:{name} -Wl,-rpath,{folder}")
+        context.exit()
+
+
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_CODES,
@@ -44,7 +56,15 @@ def _print_includes(context: click.Context, _parameter: click.Parameter, wanted:
     is_eager=True,
     expose_value=False,
     callback=_print_includes,
-    help="Print the compiler flag for pagecheck.h and exit.",
+    help="Print the compiler flag for pagecheck.h and libpagecheck.h and exit.",
+)
+@click.option(
+    "--libs",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_libs,
+    help="Print the linker flags for libpagecheck, the same as a shared library, and exit.",
 )
 def cli() -> None:
     """Finds the zero pages of a virtual machine's RAM."""

@@ -1,4 +1,5 @@
-"""`pagecheck.h`, for VMM authors: `cc $(pagecheck --includes) ...`, or pkg-config."""
+"""`pagecheck.h`, for VMM authors: `cc $(pagecheck --includes) ...`, or pkg-config; and
+`libpagecheck.h` for those who link: `... $(pagecheck --libs)`."""
 
 from __future__ import annotations
 
@@ -8,3 +9,8 @@ import os
 def folder() -> str:
     """The folder of `pagecheck.h`."""
     return os.path.dirname(os.path.abspath(__file__))
+
+
+def library() -> str:
+    """`libpagecheck.so.1`, the same functions as symbols; it need not exist."""
+    return os.path.join(os.path.dirname(folder()), "lib", "libpagecheck.so.1")

@@ -36,9 +36,10 @@
  *
  * Times: deadlines are absolute CLOCK_MONOTONIC nanoseconds; to pagecheck_wait 0 means: only look.
  *
- * Versions: pagecheck_connect fails with -EPROTONOSUPPORT unless the service speaks
- * PAGECHECK_PROTOCOL and lays rings out as PAGECHECK_LAYOUT_VERSION. Either number rises with every
- * change that an older header could not live with. Names in pgck_ and PGCK_ are the header's own.
+ * Versions: pagecheck_connect fails with -EPROTONOSUPPORT, naming both sides' versions, unless the
+ * service speaks PAGECHECK_PROTOCOL and, among others, the layout PAGECHECK_LAYOUT_VERSION. Either
+ * number rises with every change that an older header could not live with; docs/vmm-authors.md says
+ * what stays compatible. Names in pgck_ and PGCK_ are the header's own.
  */
 #ifndef PAGECHECK_H
 #define PAGECHECK_H
@@ -68,8 +69,15 @@
 #error "pagecheck.h is for 64-bit Linux"
 #endif
 
+/* How the functions are defined. libpagecheck, which is made from this header, exports them. */
+#ifndef PAGECHECK_API
+#define PAGECHECK_API static inline
+#endif
+
 #define PAGECHECK_PROTOCOL 1u
-#define PAGECHECK_LAYOUT_VERSION 3u
+#define PAGECHECK_LAYOUT_VERSION 3
+#define PGCK_TEXT(number) PGCK_TEXT_OF(number)
+#define PGCK_TEXT_OF(number) #number
 
 /* ---- The ring: docs/shm-layout.md, version 3 ---- */
 
@@ -153,8 +161,9 @@ typedef struct pagecheck_client {
     char error[256]; /* what the last failure was, with the service's class and text */
     /* The rest is the header's own. */
     int socket;
-    int passed; /* a descriptor that came and was not claimed, or -1 */
-    int failed; /* why the connection cannot be used any more, a negative errno; or 0 */
+    int passed;         /* a descriptor that came and was not claimed, or -1 */
+    int failed;         /* why the connection cannot be used any more, a negative errno; or 0 */
+    bool names_layouts; /* the service takes `layouts` of open-channel */
     uint64_t requests;
     char *line;           /* what came, from malloc */
     size_t room;          /* bytes of `line` */
@@ -228,7 +237,7 @@ typedef struct pagecheck_channel {
 #define PGCK_SEALS 7               /* F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW */
 
 /* CLOCK_MONOTONIC. */
-static inline int64_t pagecheck_now_ns(void)
+PAGECHECK_API int64_t pagecheck_now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -349,7 +358,7 @@ static inline int pgck_submit(pagecheck_channel *channel, uint32_t block, uint64
  * -EINVAL: `count` is 0 or more than slot_pages. -EAGAIN: the slot whose turn it is has a ticket
  * that was not taken, or a forgotten one without its answer; slots are used in turn, so waiting for
  * the oldest ticket helps. -ECONNRESET and -EPROTO as of pagecheck_wait. */
-static inline int pagecheck_submit(pagecheck_channel *channel, uint32_t block,
+PAGECHECK_API int pagecheck_submit(pagecheck_channel *channel, uint32_t block,
                                    const uint64_t *offsets, uint32_t count, uint64_t *ticket)
 {
     /* Without offsets it would be a range. */
@@ -357,7 +366,7 @@ static inline int pagecheck_submit(pagecheck_channel *channel, uint32_t block,
 }
 
 /* The same for `count` pages from page index `first_page` on. */
-static inline int pagecheck_submit_range(pagecheck_channel *channel, uint32_t block,
+PAGECHECK_API int pagecheck_submit_range(pagecheck_channel *channel, uint32_t block,
                                          uint64_t first_page, uint32_t count, uint64_t *ticket)
 {
     return pgck_submit(channel, block, first_page, NULL, count, ticket);
@@ -475,7 +484,7 @@ static inline pgck_batch *pgck_find(pagecheck_channel *channel, uint64_t ticket)
  * answers any more. -EPROTO: the batch was refused (channel->refusal is not 0, the ticket is used
  * up), or an answer made no sense and the channel is good for nothing. -EINVAL: no such ticket is
  * out; the words are untouched. Signals do not end the wait. */
-static inline int pagecheck_wait(pagecheck_channel *channel, uint64_t ticket, int64_t deadline_ns,
+PAGECHECK_API int pagecheck_wait(pagecheck_channel *channel, uint64_t ticket, int64_t deadline_ns,
                                  uint64_t *zero, uint64_t *decided)
 {
     pgck_batch *batch = pgck_find(channel, ticket);
@@ -501,7 +510,7 @@ static inline int pagecheck_wait(pagecheck_channel *channel, uint64_t ticket, in
 }
 
 /* Gives a ticket up; its slot is used again once its answer is there. 0 or -EINVAL. */
-static inline int pagecheck_forget(pagecheck_channel *channel, uint64_t ticket)
+PAGECHECK_API int pagecheck_forget(pagecheck_channel *channel, uint64_t ticket)
 {
     pgck_batch *batch = pgck_find(channel, ticket);
     if (batch == NULL)
@@ -512,7 +521,7 @@ static inline int pagecheck_forget(pagecheck_channel *channel, uint64_t ticket)
 
 /* Sorts a batch's offsets into `out`, another array: normal and undecided pages first, then zero
  * pages, each in their order. Returns how many are not zero. */
-static inline uint32_t pagecheck_partition(const uint64_t *offsets, const uint64_t *zero,
+PAGECHECK_API uint32_t pagecheck_partition(const uint64_t *offsets, const uint64_t *zero,
                                            const uint64_t *decided, uint32_t count, uint64_t *out)
 {
     uint32_t normal = count;
@@ -532,7 +541,7 @@ static inline uint32_t pagecheck_partition(const uint64_t *offsets, const uint64
 
 /* ---- The segment ---- */
 
-static inline void pagecheck_channel_unmap(pagecheck_channel *channel)
+PAGECHECK_API void pagecheck_channel_unmap(pagecheck_channel *channel)
 {
     if (channel->header != NULL)
         munmap(channel->header, channel->mapped_bytes);
@@ -597,7 +606,7 @@ static inline const char *pgck_map(int fd, pagecheck_channel *channel)
 
 /* Maps a new channel's segment and checks its seals, size and header; `fd` stays the caller's.
  * 0 or -EPROTO; after a failure there is nothing to unmap. Needs no client. */
-static inline int pagecheck_channel_map(int fd, pagecheck_channel *channel)
+PAGECHECK_API int pagecheck_channel_map(int fd, pagecheck_channel *channel)
 {
     memset(channel, 0, sizeof *channel);
     channel->socket = -1;
@@ -660,6 +669,20 @@ static inline uint64_t pgck_number(const char *object, const char *key)
     size_t digits = at != NULL ? strspn(at, "0123456789") : 0;
     bool whole = digits > 0 && digits < 20 && strchr(",} \t\r", at[digits]) != NULL;
     return whole ? strtoull(at, NULL, 10) : UINT64_MAX;
+}
+
+/* Whether an array of whole numbers, an object's member, holds this one. */
+static inline bool pgck_has_number(const char *object, const char *key, uint64_t wanted)
+{
+    const char *at = pgck_member(object, key);
+    for (bool inside = at != NULL && *at == '['; inside; inside = *at == ',') {
+        at = pgck_blank(at + 1);
+        size_t digits = strspn(at, "0123456789");
+        if (digits > 0 && digits < 20 && strtoull(at, NULL, 10) == wanted)
+            return true;
+        at = pgck_blank(at + digits);
+    }
+    return false;
 }
 
 /* ---- The connection ----
@@ -867,7 +890,7 @@ static inline int pgck_tell(pagecheck_client *client, const char *command, const
 
 /* Hangs up; the service forgets what this client attached, and its channels end with -ECONNRESET.
  * They are still to be closed or unmapped. May be called twice. */
-static inline void pagecheck_disconnect(pagecheck_client *client)
+PAGECHECK_API void pagecheck_disconnect(pagecheck_client *client)
 {
     if (client->passed >= 0)
         close(client->passed);
@@ -883,7 +906,7 @@ static inline void pagecheck_disconnect(pagecheck_client *client)
 }
 
 /* 0 while the service has not hung up, else -ECONNRESET. Asks nothing of it. */
-static inline int pagecheck_check(const pagecheck_client *client)
+PAGECHECK_API int pagecheck_check(const pagecheck_client *client)
 {
     return client->socket < 0 || pgck_hung_up(client->socket) ? -ECONNRESET : 0;
 }
@@ -909,8 +932,23 @@ static inline int pgck_connect(pagecheck_client *client, const char *path, int64
     return code != 0 ? pgck_errno(client, path) : 0;
 }
 
+/* Whether protocol and layout are spoken on both sides. */
+static inline int pgck_versions(pagecheck_client *client, const char *greeting)
+{
+    client->names_layouts = pgck_member(greeting, "layouts") != NULL;
+    bool layout = client->names_layouts
+                      ? pgck_has_number(greeting, "layouts", PAGECHECK_LAYOUT_VERSION)
+                      : pgck_number(greeting, "layout") == PAGECHECK_LAYOUT_VERSION;
+    if (layout && pgck_number(greeting, "protocol") == PAGECHECK_PROTOCOL)
+        return 0;
+    return pgck_fail(client, -EPROTONOSUPPORT,
+                     "we speak protocol %u, layout %u, the service others, update one of the two: "
+                     "%.120s",
+                     PAGECHECK_PROTOCOL, (unsigned)PAGECHECK_LAYOUT_VERSION, greeting);
+}
+
 /* Connects, and reads and checks the greeting. After a failure there is nothing to disconnect. */
-static inline int pagecheck_connect(const char *path, int64_t deadline_ns, pagecheck_client *client)
+PAGECHECK_API int pagecheck_connect(const char *path, int64_t deadline_ns, pagecheck_client *client)
 {
     const char *greeting = NULL;
     memset(client, 0, sizeof *client);
@@ -918,11 +956,8 @@ static inline int pagecheck_connect(const char *path, int64_t deadline_ns, pagec
     int code = pgck_connect(client, path, deadline_ns);
     if (code == 0)
         code = pgck_exchange(client, NULL, -1, "pagecheck", deadline_ns, &greeting);
-    if (code == 0 && (pgck_number(greeting, "protocol") != PAGECHECK_PROTOCOL ||
-                      pgck_number(greeting, "layout") != PAGECHECK_LAYOUT_VERSION))
-        code = pgck_fail(client, -EPROTONOSUPPORT,
-                         "the service does not speak protocol %u, layout %u: %.150s",
-                         PAGECHECK_PROTOCOL, PAGECHECK_LAYOUT_VERSION, greeting);
+    if (code == 0)
+        code = pgck_versions(client, greeting);
     if (code != 0)
         pagecheck_disconnect(client);
     return code;
@@ -954,7 +989,7 @@ static inline char *pgck_attach_request(const char *name, uint64_t page_size, ui
 /* Hands the RAM behind `fd` over for reading; `fd` stays the caller's. `name` is printable, without
  * quotes and backslashes; `regions` may be NULL. Offsets of pages are bytes from the file's start.
  * -EINVAL: such a name. */
-static inline int pagecheck_attach(pagecheck_client *client, const char *name, int fd,
+PAGECHECK_API int pagecheck_attach(pagecheck_client *client, const char *name, int fd,
                                    uint64_t page_size, const pagecheck_region *regions,
                                    uint32_t nregions, int64_t deadline_ns, uint32_t *block)
 {
@@ -977,13 +1012,13 @@ static inline int pagecheck_attach(pagecheck_client *client, const char *name, i
 }
 
 /* No batch of the block may be out. */
-static inline int pagecheck_detach(pagecheck_client *client, uint32_t block, int64_t deadline_ns)
+PAGECHECK_API int pagecheck_detach(pagecheck_client *client, uint32_t block, int64_t deadline_ns)
 {
     return pgck_tell(client, "detach", "block", block, deadline_ns);
 }
 
 /* Unmaps the channel whatever it returns. */
-static inline int pagecheck_close_channel(pagecheck_client *client, pagecheck_channel *channel,
+PAGECHECK_API int pagecheck_close_channel(pagecheck_client *client, pagecheck_channel *channel,
                                           int64_t deadline_ns)
 {
     pagecheck_channel_unmap(channel);
@@ -1011,7 +1046,7 @@ static inline int pgck_open_answered(pagecheck_client *client, const char *answe
 }
 
 /* Opens a channel; after a failure there is nothing to close. */
-static inline int pagecheck_open_channel(pagecheck_client *client,
+PAGECHECK_API int pagecheck_open_channel(pagecheck_client *client,
                                          const pagecheck_channel_options *options,
                                          int64_t deadline_ns, pagecheck_channel *channel)
 {
@@ -1019,8 +1054,9 @@ static inline int pagecheck_open_channel(pagecheck_client *client,
     const char *answer = NULL;
     snprintf(request, sizeof request,
              "{\"execute\":\"open-channel\",\"id\":%" PRIu64 ",\"arguments\":{\"slots\":%" PRIu32
-             ",\"slot_pages\":%" PRIu32 ",\"spin_us\":%" PRIu32 "}}\n",
-             client->requests + 1, options->slots, options->slot_pages, options->spin_us);
+             ",\"slot_pages\":%" PRIu32 ",\"spin_us\":%" PRIu32 "%s}}\n",
+             client->requests + 1, options->slots, options->slot_pages, options->spin_us,
+             client->names_layouts ? ",\"layouts\":[" PGCK_TEXT(PAGECHECK_LAYOUT_VERSION) "]" : "");
     int code = pgck_ask(client, request, -1, deadline_ns, &answer);
     if (code == 0)
         client->failed = code = pgck_open_answered(client, answer, channel);

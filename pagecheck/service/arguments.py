@@ -98,6 +98,13 @@ class Arguments:
             raise UsageError(f"{self._at(name)}: must be a list of at most {most}")
         return value
 
+    def integers(self, name: str, most: int) -> list[int] | None:
+        """A list of 1 to that many positive integers; None where it is missing."""
+        found = self.items(name, most)
+        if found is not None and not (found and all(type(n) is int and n > 0 for n in found)):
+            raise UsageError(f"{self._at(name)}: must be a list of positive integers")
+        return found
+
     def inner(self, name: str) -> Arguments | None:
         """The members of an object; None where it is missing."""
         return Arguments(self._left.pop(name), self._at(name)) if self._has(name, None) else None

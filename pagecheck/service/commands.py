@@ -7,14 +7,21 @@ or the service ends.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck._version import __version__
 from pagecheck.errors import AccessError, LimitError, UsageError
 from pagecheck.native import _native
 from pagecheck.plan import check_page_size, make_block
-from pagecheck.protocol import CAPABILITIES, FDS_PER_LINE, LINE_BYTES, PROTOCOL
+from pagecheck.protocol import (
+    CAPABILITIES,
+    FDS_PER_LINE,
+    LAYOUTS,
+    LINE_BYTES,
+    PROTOCOL,
+    common_layout,
+)
 from pagecheck.service.arguments import Arguments, page_ranges, regions
 from pagecheck.service.holdings import HeldBlock, Holdings
 from pagecheck.service.limits import BLOCKS_PER_CLIENT, SLOTS_MAX, SPIN_US_MAX, Peer
@@ -29,6 +36,8 @@ if TYPE_CHECKING:
     from pagecheck.vmm import Vm
 
 PAGE_SIZE_MAX: Final = 1 << 30
+FIRST_LAYOUT: Final = 3  # before layouts could be named in a request
+LAYOUTS_PER_REQUEST: Final = 32
 
 
 class Reply:
@@ -77,7 +86,8 @@ class Commands:
             "pagecheck": {
                 "version": __version__,
                 "protocol": PROTOCOL,
-                "layout": _native.LAYOUT_VERSION,
+                "layout": max(LAYOUTS),
+                "layouts": list(LAYOUTS),
                 "capabilities": list(CAPABILITIES),
                 "limits": {
                     "blocks": BLOCKS_PER_CLIENT,
@@ -276,6 +286,7 @@ class Commands:
         slots = arguments.integer("slots", 1, SLOTS_MAX, 16)
         slot_pages = arguments.integer("slot_pages", 1, _native.SLOT_PAGES_MAX, 128)
         spin_us = arguments.integer("spin_us", 0, SPIN_US_MAX, 0)
+        layout = _layout(arguments)
         arguments.done()
         _require_fds("open-channel", fds, 0)
         most = self._service.limits.channels
@@ -288,6 +299,7 @@ class Commands:
         self._holdings.open(channel)
         members = {
             "channel": channel.number,
+            "layout": layout,
             "slots": slots,
             "slot_pages": slot_pages,
             "segment_bytes": channel.size,
@@ -313,6 +325,23 @@ class Commands:
         arguments.done()
         _require_fds("query-stats", fds, 0)
         return Reply(self._service.describe(everyone=self._peer.trusted))
+
+
+def _layout(arguments: Arguments) -> int:
+    """The layout of a new channel: the highest that both sides speak. Who names none knows only
+    that of the time before they could be named."""
+    theirs = arguments.integers("layouts", LAYOUTS_PER_REQUEST) or [FIRST_LAYOUT]
+    layout = common_layout(LAYOUTS, theirs)
+    if layout is None:
+        raise UsageError(
+            f"layouts: pagecheck {__version__} lays channels out as {_listed(LAYOUTS)}, you as "
+            f"{_listed(theirs)}; bring the older of the two up to date"
+        )
+    return layout
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(numbers))))
 
 
 def describe(held: HeldBlock) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def test_max_rate_is_kept(dense: Path, channels: str):
 
 def test_help_names_the_exit_codes():
     text = pagecheck("scan", "--help").stdout
-    for word in ("130", "143", "/dev/shm is full", "--engine", "--stall", "--max-rate"):
+    for word in ("130", "143", "a shortage (/dev/shm", "--engine", "--stall", "--max-rate"):
         assert word in text
     assert pagecheck("--version").stdout.startswith("pagecheck")
 

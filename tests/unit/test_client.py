@@ -13,6 +13,7 @@ import pytest
 
 from pagecheck import Client
 from pagecheck.errors import LimitError, PeerError, UsageError
+from pagecheck.protocol import common_layout
 
 GREETING = {"pagecheck": {"version": "0", "protocol": 1, "layout": 3, "limits": {}}}
 Serve = Callable[[socket.socket], None]
@@ -127,3 +128,24 @@ def test_descriptors_that_nobody_asked_for_are_closed() -> None:
     with peer(serve) as path:
         Client(path).close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    "versions",
+    [{"layout": 2}, {"layout": 4, "layouts": [4, 5]}, {"layout": 3, "layouts": [4]}, {}],
+)
+def test_a_service_of_other_layouts_only_is_refused_a_channel(versions: dict) -> None:
+    greeting = {"version": "9.1", "protocol": 1, "limits": {}, "capabilities": [], **versions}
+    said = r"pagecheck 9\.1 lays channels out as .* we as 3; "
+    with (
+        peer(lines({"pagecheck": greeting})) as path,
+        Client(path) as client,
+        pytest.raises(PeerError, match=said),
+    ):
+        client.open_channel()
+
+
+def test_the_highest_common_layout_is_taken() -> None:
+    assert common_layout((3, 4, 5), [9, 4, 3]) == 4
+    assert common_layout((3,), [4]) is None
+    assert common_layout((3,), []) is None

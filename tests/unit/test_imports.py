@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "coordinator": {"shm", "native", "plan", "wire", "report", "statistics", "shortage"},
     "vmm": {"shm", "native", "wire", "shortage", "printable"},
     "oneshot": {"coordinator", "vmm", "shm", "plan", "report", "bitmap_files"},
-    "protocol": set(),
+    "protocol": {"native"},
     "service": {
         *("coordinator", "vmm", "shm", "native", "plan", "protocol", "report", "statistics"),
         *("_version", "shortage"),

@@ -1,0 +1,123 @@
+"""libpagecheck.so.1: what it exports, and callers in C++ and through ctypes beside a service."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pagecheck.include import folder, library
+from pagecheck.native import _native
+from pagecheck.protocol import PROTOCOL
+from tests.service.support import ServiceProcess
+
+SOURCE = Path(__file__).with_name("library_client.cc")
+NANOSECONDS = 10**9
+
+
+def public_functions(header: str) -> set[str]:
+    text = (Path(folder()) / header).read_text()
+    comments = re.compile(r"/\*.*?\*/", re.DOTALL)
+    return set(re.findall(r"\b(pagecheck_[a-z_]+)\(", comments.sub("", text)))
+
+
+def exported() -> set[str]:
+    listed = subprocess.run(
+        ["nm", "-D", "--defined-only", library()], capture_output=True, check=True, text=True
+    )
+    return {line.split()[-1] for line in listed.stdout.splitlines()}
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm (binutils)")
+def test_it_exports_every_public_function_and_nothing_else() -> None:
+    assert exported() == public_functions("libpagecheck.h")
+    assert public_functions("pagecheck.h") <= exported()
+
+
+def test_its_name_is_versioned() -> None:
+    with open(library(), "rb") as file:
+        assert b"libpagecheck.so.1\0" in file.read()
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_a_program_in_cpp(service: ServiceProcess, tmp_path: Path, compiler: str) -> None:
+    if shutil.which(compiler) is None:
+        if os.environ.get("PAGECHECK_REQUIRE_VM") == "1":
+            pytest.fail(f"no {compiler}; apt-get install g++ clang", pytrace=False)
+        pytest.skip(f"no {compiler}")
+    flags = [
+        flag
+        for option in ("--includes", "--libs")
+        for flag in subprocess.run(
+            [sys.executable, "-P", "-m", "pagecheck", option],
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout.split()
+    ]
+    program = tmp_path / "client"
+    strict = ["-std=c++11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+    subprocess.run([compiler, *strict, SOURCE, *flags, "-o", program], check=True, timeout=120)
+    ran = subprocess.run([program, service.path], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (
+        0,
+        f"{(1 << 64) - 1 & ~(1 << 5):x} {(1 << 64) - 1:x}\n",
+        "",
+    )
+
+
+class Options(ctypes.Structure):
+    _fields_ = (("slots", ctypes.c_uint32), ("pages", ctypes.c_uint32), ("spin", ctypes.c_uint32))
+
+
+@pytest.fixture
+def lib() -> ctypes.CDLL:
+    loaded = ctypes.CDLL(library())
+    for name in ("pagecheck_client_bytes", "pagecheck_channel_bytes"):
+        getattr(loaded, name).restype = ctypes.c_size_t
+    for name in ("pagecheck_client_error", "pagecheck_channel_error"):
+        getattr(loaded, name).restype = ctypes.c_char_p
+    loaded.pagecheck_now_ns.restype = ctypes.c_int64
+    return loaded
+
+
+def later(lib: ctypes.CDLL) -> ctypes.c_int64:
+    return ctypes.c_int64(lib.pagecheck_now_ns() + 10 * NANOSECONDS)
+
+
+def test_by_ctypes(service: ServiceProcess, lib: ctypes.CDLL) -> None:
+    assert (lib.pagecheck_protocol(), lib.pagecheck_layout()) == (PROTOCOL, _native.LAYOUT_VERSION)
+    client = (ctypes.c_uint64 * (lib.pagecheck_client_bytes() // 8 + 1))()
+    channel = (ctypes.c_uint64 * (lib.pagecheck_channel_bytes() // 8 + 1))()
+    block, ticket = ctypes.c_uint32(), ctypes.c_uint64()
+    zero, decided = (ctypes.c_uint64 * 2)(), (ctypes.c_uint64 * 2)()
+    ram = os.memfd_create("ram")
+    os.truncate(ram, 128 * 4096)
+    os.pwrite(ram, b"x", 100 * 4096)
+    offsets = (ctypes.c_uint64 * 128)(*(page * 4096 for page in range(128)))
+    out = (ctypes.c_uint64 * 128)()
+    try:
+        where = os.fsencode(service.path)
+        said = lib.pagecheck_client_error
+        assert lib.pagecheck_connect(where, later(lib), client) == 0, said(client)
+        at = (ctypes.c_uint64(4096), None, 0, later(lib), ctypes.byref(block))
+        assert lib.pagecheck_attach(client, b"ram", ram, *at) == 0, said(client)
+        wanted = ctypes.byref(Options(4, 128, 0))
+        assert lib.pagecheck_open_channel(client, wanted, later(lib), channel) == 0, said(client)
+        assert lib.pagecheck_submit(channel, block, offsets, 128, ctypes.byref(ticket)) == 0
+        assert lib.pagecheck_wait(channel, ticket, later(lib), zero, decided) == 0
+        assert (zero[0], zero[1]) == ((1 << 64) - 1, (1 << 64) - 1 & ~(1 << 36))
+        assert lib.pagecheck_partition(offsets, zero, decided, 128, out) == 1
+        assert out[0] == 100 * 4096
+        assert lib.pagecheck_wait(channel, ticket, later(lib), zero, decided) < 0
+        assert lib.pagecheck_channel_error(channel) != b""
+        assert lib.pagecheck_close_channel(client, channel, later(lib)) == 0
+        lib.pagecheck_disconnect(client)
+    finally:
+        os.close(ram)
