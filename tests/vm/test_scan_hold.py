@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import pagecheck
 from pagecheck import Client
 from pagecheck.errors import PagecheckError, SourceError
+from pagecheck.vmm.stopped import Stopped
 from tests.vm.bare_qemu import BareQemu, bare_qemu, memfd_backend
 from tools.guest.fetch import GuestFiles
 
@@ -33,6 +34,25 @@ def qemu(guest_files: GuestFiles) -> Iterator[BareQemu]:
     with bare_qemu(*memfd_backend("64M"), machine="q35,memory-backend=mem0", size=size) as running:
         running.own_events()
         yield running
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """What is put in here is done once, when the next scan has stopped the VM."""
+    todo: list[Callable[[], None]] = []
+    enter = Stopped.__enter__
+
+    def stopped(self: Stopped) -> Stopped:
+        enter(self)
+        try:
+            todo.pop()()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    monkeypatch.setattr(Stopped, "__enter__", stopped)
+    return todo
 
 
 def test_it_is_left_stopped(qemu: BareQemu) -> None:
@@ -56,14 +76,16 @@ def test_the_command(qemu: BareQemu) -> None:
     assert qemu.status() == "paused"
 
 
-def test_a_scan_that_fails_leaves_nothing_stopped(qemu: BareQemu) -> None:
-    def fail(_done: int, _size: int) -> None:
+def test_a_scan_that_fails_leaves_nothing_stopped(
+    qemu: BareQemu, held: list[Callable[[], None]]
+) -> None:
+    def fail() -> None:
         assert qemu.status() == "paused"
         raise KeyboardInterrupt
 
-    source = f"qmp:{qemu.socket}"
+    held.append(fail)
     with pytest.raises(KeyboardInterrupt):
-        pagecheck.scan(source, pause=True, leave_stopped=True, channels=1, progress=fail)
+        pagecheck.scan(f"qmp:{qemu.socket}", pause=True, leave_stopped=True, channels=1)
     assert qemu.status() == "running"
 
 
@@ -125,33 +147,37 @@ def test_by_a_service(qemu: BareQemu) -> None:
     assert qemu.status() == "paused"
 
 
-def test_a_dimm_that_is_plugged_while_it_is_held(qemu: BareQemu) -> None:
+def test_a_dimm_that_is_plugged_while_it_is_held(
+    qemu: BareQemu, held: list[Callable[[], None]]
+) -> None:
     size = 128 * MIB
 
-    def plug(_done: int, _size: int) -> None:
-        if not qemu.qmp("query-memory-devices"):
-            backend = {"qom-type": "memory-backend-memfd", "id": "mem1", "size": size}
-            qemu.qmp("object-add", **backend)
-            qemu.qmp("device_add", driver="pc-dimm", id="dimm1", memdev="mem1")
+    def plug() -> None:
+        backend = {"qom-type": "memory-backend-memfd", "id": "mem1", "size": size}
+        qemu.qmp("object-add", **backend)
+        qemu.qmp("device_add", driver="pc-dimm", id="dimm1", memdev="mem1")
 
-    report = pagecheck.scan(f"qmp:{qemu.socket}", pause=True, channels=1, progress=plug)
+    held.append(plug)
+    report = pagecheck.scan(f"qmp:{qemu.socket}", pause=True, channels=1)
     assert [block.block.name for block in report.blocks] == ["mem0"]
     assert report.answer == "paused"
     (note,) = [each for each in report.notes if "dimm1" in each]
     assert f"was plugged ({size} bytes) meanwhile: the answer is for the RAM that was" in note
 
 
-def test_a_migration_that_ends_while_it_is_held(qemu: BareQemu) -> None:
+def test_a_migration_that_ends_while_it_is_held(
+    qemu: BareQemu, held: list[Callable[[], None]]
+) -> None:
     uri = f"unix:{qemu.socket.with_name('migration')}"
     words = (*memfd_backend("64M"), "-incoming", uri)
     machine, size = "q35,memory-backend=mem0", "64M,slots=2,maxmem=1G"
 
-    def migrate(_done: int, _size: int) -> None:
-        if "status" not in qemu.qmp("query-migrate"):
-            qemu.qmp("migrate", uri=uri)
-            qemu.wait_status("postmigrate")
+    def migrate() -> None:
+        qemu.qmp("migrate", uri=uri)
+        qemu.wait_status("postmigrate")
 
     with bare_qemu(*words, machine=machine, size=size) as target:
+        held.append(migrate)
         with pytest.raises(SourceError, match="run cont there"):
-            pagecheck.scan(f"qmp:{qemu.socket}", pause=True, channels=1, progress=migrate)
+            pagecheck.scan(f"qmp:{qemu.socket}", pause=True, channels=1)
         target.wait_status("paused")
