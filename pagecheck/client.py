@@ -25,6 +25,7 @@ from pagecheck.protocol import (
     parse,
 )
 from pagecheck.report import Answer, BlockReport, Report, undecided_block
+from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource, open_source
 
 if TYPE_CHECKING:
@@ -271,6 +272,8 @@ class Client:
             fd = _held("/proc/self/ns/pid" if by_process else path, text)
             stack.callback(os.close, fd)
             return self._named(arguments, text if by_process else f"qmp:{path}", os.fstat(fd)), ()
+        if (kind := mounts.source_may_stall(text)) is not None:
+            raise SourceError(f"{text}: the service opens nothing on such a file system ({kind})")
         ram: RamSource = stack.enter_context(open_source(text, format))
         arguments.setdefault("name", _sendable(ram.name))
         if ram.is_shared_memory:

@@ -25,6 +25,12 @@ class SourceError(PagecheckError):
     exit_code = 2
 
 
+class StorageStalled(PagecheckError):
+    """The file system did not answer before the deadline; nothing is known, not even the size."""
+
+    exit_code = 1
+
+
 class OutputError(PagecheckError):
     """Results cannot be written where they were asked for."""
 

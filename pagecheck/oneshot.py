@@ -6,17 +6,18 @@ import contextlib
 import os
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck.coordinator.coordinator import Coordinator
 from pagecheck.coordinator.limits import Engine, default_channels
 from pagecheck.errors import SourceError, StartTimeout, UsageError
 from pagecheck.model import Region
 from pagecheck.plan import make_block
+from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource, open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pagecheck.bitmap_files import Output
     from pagecheck.coordinator.scanning import ScanResult
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from pagecheck.report import Report
     from pagecheck.vmm import Vm
     from pagecheck.vmm.stopped import Stopped
+
+# In a process that may have to be left behind: is told of "blocks" (their RamBlocks) once they are
+# known, and of the "report" before anything is closed.
+listener: Callable[[str, Any], None] | None = None
 
 START_S: Final = 30.0
 MAX_PAUSE_S: Final = 5.0
@@ -95,19 +100,28 @@ def scan(
         The report; nothing else is left of the scan.
 
     Raises:
+        StorageStalled: the file's, or `out`'s, file system may stall (FUSE, a network) and did not
+            answer before the deadline; then a process of its own is left behind until it does.
         PagecheckError: the subclass says whose fault it is.
     """
+    options = {name: value for name, value in locals().items() if name != "progress"}
     started = time.monotonic()
     text = os.fspath(source)
+    options |= {"source": text, "out": None if out is None else os.fspath(out)}
     if deadline is not None and not deadline > 0:
         raise UsageError(f"deadline {deadline}: must be more than 0 seconds")
     if not 0 < max_pause < 1e9:
         raise UsageError(f"max pause {max_pause}: must be more than 0 seconds")
     if leave_stopped and not pause:
         raise UsageError(f"{text}: only a VM that is paused is left stopped; add --pause")
+    if listener is None and (storage := _may_stall(text, out)) is not None:
+        from pagecheck import aside
+
+        return aside.scan(storage, options, progress)
     with contextlib.ExitStack() as stack:
         parts, vm = _open(stack, text, page_size, offset, length, format, trust_path=trust_path)
         _check_vm(text, vm, parts, kind, pause=pause, gpa=gpa)
+        _tell("blocks", [part.ram for part in parts])
         output = _output(out, parts, vm, kind)
         if output is not None:
             stack.enter_context(output)
@@ -189,7 +203,21 @@ def scan(
             report = _paused(report, stopped)
         if vm is not None:
             report = _with_vm(report, vm, page_size, gpa=gpa)
-        return report if output is None else output.write(report)
+        if output is not None:
+            report = output.write(report)
+        _tell("report", report)
+        return report
+
+
+def _may_stall(source: str, out: str | os.PathLike[str] | None) -> str | None:
+    """The kind of a file system that may never answer, if the scan has to do with one."""
+    kind = mounts.source_may_stall(source)
+    return kind or (None if out is None else mounts.may_stall(os.fspath(out)))
+
+
+def _tell(what: str, value: Any) -> None:
+    if listener is not None:
+        listener(what, value)
 
 
 def _output(

@@ -96,13 +96,13 @@ _NOT_VIA: Final = (
 )
 @click.option(
     "--via",
-    type=click.Path(),
+    type=str,
     metavar="SOCKET",
     help="Let the service there do it ('pagecheck serve'), with its workers and engine.",
 )
 @click.option(
     "--out",
-    type=click.Path(),
+    type=str,  # click.Path would look at it, and might wait for its file system
     metavar="DIR",
     help="Write NAME.zero, NAME.normal (bitmaps) and report.json there.",
 )

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.service.arguments import Arguments
+from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource, open_source, require_raw
 
 PID_NAMESPACE: Final = "/proc/self/ns/pid"
@@ -77,13 +78,16 @@ def open_named(source: str, name: str | None, expected: Identity | None, form: s
         raise UsageError("source: a descriptor of this process is not yours to name")
     if not source.startswith("shm:") and not os.path.isabs(source):
         raise UsageError(f"source: {source!r} is no absolute path")
+    refusal = (
+        f"{source}: on a file system that is not tmpfs, hugetlbfs, ext4, xfs or btrfs; the service "
+        "does not open it"
+    )
+    if mounts.source_may_stall(source) is not None:  # not even looked at
+        raise SourceError(refusal)
     ram = open_source(source, "raw")  # it is read only where that cannot stall
     try:
         if not ram.is_known_file_system:
-            raise SourceError(
-                f"{source}: on a file system that is not tmpfs, hugetlbfs, ext4, xfs or btrfs; the "
-                "service does not open it"
-            )
+            raise SourceError(refusal)
         st = os.fstat(ram.fd)
         if expected is not None and (st.st_dev, st.st_ino) != expected:
             raise SourceError(

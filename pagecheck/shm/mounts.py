@@ -6,9 +6,20 @@ Source: proc_pid_mountinfo(5).
 from __future__ import annotations
 
 import os
+import re
 from typing import Final, NamedTuple
 
 MOUNTINFO: Final = "/proc/self/mountinfo"
+# The kernel itself answers for these, or an overlay of them.
+STEADY: Final = frozenset(
+    [
+        *("bcachefs", "btrfs", "devtmpfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs"),
+        *("hugetlbfs", "iso9660", "ntfs3", "overlay", "ramfs", "rootfs", "squashfs", "tmpfs"),
+        *("udf", "vfat", "xfs", "zfs"),
+    ]
+)
+_LINKS_MAX: Final = 40  # as in the kernel
+_LEAD_ELSEWHERE: Final = ("root", "cwd", "fd", "map_files", "task")
 
 
 class Mount(NamedTuple):
@@ -74,3 +85,127 @@ def of_device(device: int, mounts: list[Mount] | None = None) -> Mount | None:
     wanted = (os.major(device), os.minor(device))
     known = read() if mounts is None else mounts
     return next((mount for mount in known if mount.device == wanted), None)
+
+
+def may_stall(path: str, mounts: list[Mount] | None = None) -> str | None:
+    """Whether looking at a path may wait for a program or for a network.
+
+    The path is followed by the mount table; only what lies on steady file systems is looked at.
+
+    Returns:
+        The kind of the first file system on the way that may stall; None where there is none.
+    """
+    return _Walk(read() if mounts is None else mounts).kind(os.path.join(os.getcwd(), path))
+
+
+def source_may_stall(source: str) -> str | None:
+    """The same for a source as users name it; a running VM does not lie on a file system."""
+    if source.startswith("fd:"):
+        number = source.removeprefix("fd:")
+        return descriptor_may_stall(int(number)) if re.fullmatch("[0-9]{1,9}", number) else None
+    if source.startswith("shm:"):
+        return may_stall("/dev/shm")
+    return None if source.startswith(("pid:", "qmp:")) else may_stall(source)
+
+
+def descriptor_may_stall(fd: int) -> str | None:
+    """The same for an open file, whose file system is asked nothing."""
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file.read().splitlines() if ":" in line)
+        number = int(fields["mnt_id"])
+        if not os.readlink(f"/proc/self/fd/{fd}").startswith("/"):
+            return None  # a pipe, a socket, or another that has no name
+    except (OSError, KeyError, ValueError):
+        return None
+    mount = next((each for each in read() if each.number == number), None)
+    if mount is None:  # the kernel's own, such as a memfd's, or of another namespace
+        return None if _has_seals(fd) else "another mount namespace's"
+    return None if mount.kind in STEADY else mount.kind
+
+
+def _has_seals(fd: int) -> bool:
+    """Whether the file is on tmpfs or hugetlbfs. Source: memfd_get_seals in mm/memfd.c."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return False
+    return True
+
+
+class _Walk:
+    """Follows paths as the kernel does, mount by mount."""
+
+    def __init__(self, mounts: list[Mount]) -> None:
+        self._on = {(mount.parent, mount.point): mount for mount in mounts}
+        numbers = {mount.number for mount in mounts}
+        roots = [m for m in mounts if m.point == "/" and m.parent not in numbers - {m.number}]
+        self._root = self._top(roots[0]) if roots else None
+        self._links = 0
+
+    def _top(self, mount: Mount) -> Mount:
+        """What is mounted over it, at the same place."""
+        while (above := self._on.get((mount.number, mount.point))) not in (None, mount):
+            assert above is not None
+            mount = above
+        return mount
+
+    def _at(self, path: str) -> Mount | None:
+        """The mount that a path without links lies on."""
+        mount, place = self._root, ""
+        for name in path.split("/")[1:]:
+            place = f"{place}/{name}"
+            if mount is not None and (mount.number, place) in self._on:
+                mount = self._top(self._on[mount.number, place])
+        return mount
+
+    def kind(self, path: str) -> str | None:
+        """See `may_stall`."""
+        todo = path.split("/")[::-1]
+        place, mount = "", self._root
+        while todo:
+            name = todo.pop()
+            if mount is None:
+                return None  # no /proc: nothing is known
+            if name in ("", "."):
+                continue
+            if mount.kind == "proc":
+                return _through_proc([name, *todo[::-1]])
+            if mount.kind not in STEADY:  # also on the way up: it is asked for permission
+                return mount.kind
+            if name == "..":
+                place = place.rpartition("/")[0]
+                mount = self._at(place)
+                continue
+            here = f"{place}/{name}"
+            if (mount.number, here) in self._on:
+                place, mount = here, self._top(self._on[mount.number, here])
+                continue
+            link = self._link(here)
+            if link is None:
+                place = here
+                continue
+            if link.startswith("/"):
+                place, mount = "", self._root
+            todo += link.split("/")[::-1]
+        return None if mount is None or mount.kind in (*STEADY, "proc") else mount.kind
+
+    def _link(self, path: str) -> str | None:
+        self._links += 1
+        if self._links > 100 * _LINKS_MAX:
+            return None
+        try:
+            return os.readlink(path)
+        except OSError:  # no link, or nothing there, which is the caller's to find
+            return None
+
+
+def _through_proc(names: list[str]) -> str | None:
+    """Links of /proc lead to files, whatever their text says."""
+    if names[0] in ("self", "thread-self", str(os.getpid())):
+        is_fd = names[1:2] == ["fd"] and len(names) == 3 and names[2].isdigit()
+        return descriptor_may_stall(int(names[2])) if is_fd else None
+    elsewhere = names[0].isdigit() and len(names) > 1 and names[1] in _LEAD_ELSEWHERE
+    return "proc" if elsewhere else None

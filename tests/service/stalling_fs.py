@@ -52,6 +52,11 @@ class StallingFs:
         self._said = b""
         self._path = f"/proc/{process.pid}/root{folder}/ram"
 
+    @property
+    def path(self) -> str:
+        """The file, as other processes may name it."""
+        return self._path
+
     def open(self) -> int:
         """The file, open for reading."""
         return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -85,14 +90,17 @@ class StallingFs:
 
 
 @contextmanager
-def stalling_fs() -> Iterator[StallingFs]:
+def stalling_fs(stalled: frozenset[str] = STALLED) -> Iterator[StallingFs]:
     """The file system, mounted; gone at the end whatever happens.
+
+    Args:
+        stalled: what it does not answer from the beginning.
 
     Skips where it cannot be mounted; with PAGECHECK_REQUIRE_VM=1 that is a failure.
     """
     with tempfile.TemporaryDirectory(prefix="pctest-fuse-") as folder:
         process = subprocess.Popen(
-            [sys.executable, __file__, folder],
+            [sys.executable, __file__, folder, *stalled],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -161,6 +169,8 @@ def _answer(operation: str, node: int, body: bytes) -> tuple[int, bytes]:
         return 0, struct.pack("=Q2I", 0, 0, 0) + _attributes(node)
     if operation == "OPEN":
         return 0, struct.pack("=Q2I", 1, 0, 0)
+    if operation == "STATFS":
+        return 0, bytes(80)  # struct fuse_kstatfs
     if operation in ("RELEASE", "FLUSH"):
         return 0, b""
     return ENOSYS, b""
@@ -179,10 +189,10 @@ def _one_request(fd: int, stalled: set[str]) -> None:
     os.write(fd, struct.pack("=IiQ", 16 + len(payload), -error, unique) + payload)
 
 
-def main(folder: str) -> None:
+def main(folder: str, *stalls: str) -> None:
     """Serves until it is killed, or until who started it is gone."""
     fd = _mount(folder)
-    stalled = set(STALLED)
+    stalled = set(stalls)
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     poll.register(0, select.POLLIN)
@@ -203,4 +213,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

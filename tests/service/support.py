@@ -119,7 +119,8 @@ class RawClient:
             self.sent.append(message)
             message = json.dumps(message).encode() + b"\n"
         sent = socket.send_fds(self.socket, [message], list(fds))
-        self.socket.sendall(message[sent:])
+        if sent < len(message):  # whoever has it all may have hung up
+            self.socket.sendall(message[sent:])
 
     def receive(self) -> tuple[dict[str, Any], list[int]]:
         """The next line and its descriptors; EOFError at the end."""

@@ -221,6 +221,18 @@ def test_a_fuse_file_is_refused_without_being_asked_anything(service):
         os.close(fd)
 
 
+def test_a_path_that_would_stall_is_not_looked_at(service):
+    """Of root, or the service's own user: the service's threads are everybody's."""
+    with stalling_fs() as fs, as_before(service), Witness(service.path):
+        fs.stall("LOOKUP", "GETATTR", "OPEN")
+        with greeted(service.path) as client:
+            client.socket.settimeout(5)
+            for _ in range(3):
+                error = client.error("attach", {"source": fs.path})
+                assert error["class"] == "SourceError"
+                assert "does not open it" in error["desc"]
+
+
 def test_a_close_that_never_returns_holds_up_its_own_client_only(service):
     """close(2) waits for FUSE's FLUSH, and not even SIGKILL ends that wait. What ends all the same
     on SIGTERM: the socket, the workers, every other client. The process itself stays a zombie with

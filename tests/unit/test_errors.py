@@ -9,6 +9,7 @@ CODES = {
     "UsageError": 2,
     "SourceError": 2,
     "OutputError": 2,
+    "StorageStalled": 1,
     "EngineError": 3,
     "StartTimeout": 3,
     "ResourceError": 4,

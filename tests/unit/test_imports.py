@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "workers": {"shm", "hw", "wire", "native"},
     "coordinator": {"shm", "native", "plan", "wire", "report", "statistics", "shortage"},
     "vmm": {"shm", "native", "wire", "shortage", "printable"},
-    "oneshot": {"coordinator", "vmm", "shm", "plan", "report", "bitmap_files"},
+    "aside": {"report", "shm", "signals", "streams"},
+    "oneshot": {"aside", "coordinator", "vmm", "shm", "plan", "report", "bitmap_files"},
     "protocol": {"native"},
     "service": {
         *("coordinator", "vmm", "shm", "native", "plan", "protocol", "report", "statistics"),

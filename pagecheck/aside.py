@@ -1,0 +1,322 @@
+"""A scan in a process of its own, for files whose file system may never answer.
+
+Facts: a request to a FUSE file system that its program has read and not answered cannot be
+interrupted, not even by SIGKILL; neither can the end of a process that has such a file open, since
+closing is a request too; and a process does not end before its last thread.
+Danger: whoever opens, looks at or closes such a file may have to be left behind, and whoever waits
+for the end of what it could write to, such as our stderr, would wait for it.
+Decision: this process never touches it. Another one scans, tells what it finds before it closes
+anything, and is left to itself where it does not end.
+
+Source: request_wait_answer() in fs/fuse/dev.c and fuse_flush() in fs/fuse/file.c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from pagecheck import errors
+from pagecheck.errors import EngineError, InternalError, PagecheckError, SourceError, StorageStalled
+
+if TYPE_CHECKING:
+    from pagecheck.model import RamBlock
+    from pagecheck.report import BlockReport, Report
+
+GRACE_S: Final = 1.0  # after the deadline, to tell what was found until then
+SOON_S: Final = 0.2  # the same where not even the size of the file is known yet
+END_S: Final = 1.0  # to tidy up
+
+_STANDARD: Final = {"/dev/stdin": "fd:0", "/dev/stdout": "fd:1", "/dev/stderr": "fd:2"}
+_BOOT: Final = (
+    "import os, sys; sys.path.append(sys.argv[1]); "
+    "from pagecheck import aside, oneshot; os._exit(aside.serve(int(sys.argv[2]), oneshot))"
+)
+
+_left: list[subprocess.Popen[bytes]] = []  # nobody waits for these
+
+log = logging.getLogger(__name__)
+
+
+def _descriptors(source: str) -> tuple[int, ...]:
+    """What the other process has to inherit for the source's name to mean the same there."""
+    source = _STANDARD.get(source, source)
+    named = re.fullmatch(r"(?:fd:|/proc/(?:thread-)?self/fd/|/dev/fd/)([0-9]{1,9})", source)
+    return (int(named[1]),) if named else ()
+
+
+def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None] | None) -> Report:
+    """`pagecheck.scan` in a process of its own.
+
+    Args:
+        kind: of the file system that may stall.
+        options: the arguments of `pagecheck.scan` but `progress`.
+
+    Raises:
+        StorageStalled: the deadline passed before the size of the file was known.
+        PagecheckError: as `pagecheck.scan`.
+    """
+    started = time.monotonic()
+    deadline = options["deadline"]
+    until = None if deadline is None else started + deadline + SOON_S
+    other = _Other(options)
+    blocks: list[RamBlock] = []
+    answered = False
+    try:
+        while True:
+            message = other.receive(until)
+            if message is None:
+                return _undecided(kind, options, blocks, time.monotonic() - started)
+            what, *rest = message
+            if what == "progress" and progress is not None:
+                progress(*rest)
+            elif what == "log":
+                log.log(*rest)
+            elif what == "blocks":
+                blocks = rest[0]
+                until = None if deadline is None else started + deadline + GRACE_S
+            elif what == "report":
+                answered = True
+                return _restored(rest[0])
+            elif what == "error":
+                answered = True
+                raise _error(*rest)
+    finally:
+        other.end(answered=answered)
+
+
+class _Other:
+    """The process that scans."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        if not sys.executable:
+            raise EngineError("cannot scan in a process of its own: sys.executable is not set")
+        self._text = os.fspath(options["source"])
+        self._buffer = bytearray()
+        self._socket, theirs = socket.socketpair()
+        inherited = _descriptors(self._text)
+        home = os.path.abspath(f"{__file__}/../..")
+        command = [sys.executable, "-P", "-c", _BOOT, home, str(theirs.fileno())]
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=None if 0 in inherited else subprocess.DEVNULL,
+                    stdout=None if 1 in inherited else subprocess.DEVNULL,
+                    stderr=None if 2 in inherited or _debugging() else subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), *inherited),
+                    start_new_session=True,
+                )
+            level = logging.getLogger().getEffectiveLevel()
+            self._socket.sendall(_packed((level, options)))
+        except BaseException as error:
+            self._socket.close()
+            if isinstance(error, OSError):
+                raise errors.ResourceError(
+                    f"{self._text}: cannot start a process that scans it: {error.strerror}"
+                ) from error
+            raise
+
+    def receive(self, until: float | None) -> Any:
+        """The next message; None when that time has passed.
+
+        Raises:
+            EngineError: it ended without an answer.
+        """
+        while True:
+            size = int.from_bytes(self._buffer[:8], "little")
+            if len(self._buffer) >= 8 + size > 8:
+                message = pickle.loads(self._buffer[8 : 8 + size])  # our own child's
+                del self._buffer[: 8 + size]
+                return message
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            self._socket.settimeout(left)
+            try:
+                piece = self._socket.recv(1 << 20)
+            except TimeoutError:
+                continue
+            if not piece:
+                ended = f", status {self._process.returncode}" if self._ended(END_S) else ""
+                raise EngineError(f"{self._text}: the process that scans it hung up{ended}")
+            self._buffer += piece
+
+    def end(self, *, answered: bool) -> None:
+        """Waits a moment for its end, and leaves it to itself where that does not come.
+
+        Args:
+            answered: it only has to tidy up; else it is told to end.
+        """
+        self._socket.close()
+        if answered and self._ended(END_S):
+            return
+        if not answered:
+            self._process.terminate()
+            if self._ended(SOON_S):
+                return
+            self._process.kill()
+        if not self._ended(SOON_S):
+            log.info("process %d waits for its file system and is left", self._process.pid)
+            _left.append(self._process)
+
+    def _ended(self, seconds: float) -> bool:
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+def _undecided(
+    kind: str, options: dict[str, Any], blocks: list[RamBlock], seconds: float
+) -> Report:
+    """The deadline passed, and nothing was told."""
+    text = os.fspath(options["source"])
+    if not blocks:
+        raise StorageStalled(
+            f"{text}: undecided: the file system ({kind}) did not answer before the deadline "
+            f"({options['deadline']:g} s)"
+        )
+    from pagecheck.report import Report, undecided_block
+
+    return Report(
+        source=text,
+        answer="live",
+        engine="dsa" if options["engine"] == "dsa" else "cpu",
+        kernel=None,
+        channels=options["channels"] or len(options["wq"]) or 1,
+        page_size=blocks[0].page_size,
+        seconds=seconds,
+        startup_seconds=seconds,
+        bytes_checked=0,
+        blocks=tuple(undecided_block(block) for block in blocks),
+        notes=(
+            f"{text}: the file system ({kind}) did not answer before the deadline: every page is "
+            "undecided",
+        ),
+    )
+
+
+def _error(name: str, text: str) -> PagecheckError:
+    known = getattr(errors, name, InternalError)
+    error: PagecheckError = known(text)
+    return error
+
+
+def _packed(message: Any) -> bytes:
+    body = pickle.dumps(message)
+    return len(body).to_bytes(8, "little") + body
+
+
+def _plain(report: Report) -> Report:
+    """With bitmaps that can be sent."""
+    return report.with_blocks(tuple(_with_words(block, bytes) for block in report.blocks))
+
+
+def _restored(report: Report) -> Report:
+    return report.with_blocks(tuple(_with_words(block, memoryview) for block in report.blocks))
+
+
+def _with_words(block: BlockReport, make: Callable[[Any], Any]) -> BlockReport:
+    unchanged = None if block.unchanged is None else make(block.unchanged)
+    return replace(block, zero=make(block.zero), normal=make(block.normal), unchanged=unchanged)
+
+
+def serve(fd: int, oneshot: Any) -> int:
+    """What the other process runs.
+
+    Args:
+        fd: its end of the socket.
+        oneshot: the module that scans; it is not imported here, since it imports this one.
+
+    Returns:
+        The exit code.
+    """
+    from pagecheck.signals import Terminated, install
+
+    install()
+    with socket.socket(fileno=fd) as connected:
+        size = int.from_bytes(_exactly(connected, 8), "little")
+        request = _exactly(connected, size)
+        if not request:
+            return 1
+        level, options = pickle.loads(request)  # of who started us
+
+        one_at_a_time = threading.Lock()
+
+        def tell(*message: Any) -> None:
+            with one_at_a_time:
+                connected.sendall(_packed(message))
+
+        logging.basicConfig(level=level, handlers=[_Telling(tell)])
+
+        told = set()
+
+        def listener(what: str, value: Any) -> None:
+            told.add(what)
+            tell(what, _plain(value) if what == "report" else value)
+
+        oneshot.listener = listener
+        try:
+            report = oneshot.scan(
+                **options, progress=lambda done, total: tell("progress", done, total)
+            )
+            if "report" not in told:
+                listener("report", report)
+        except Terminated as error:
+            return error.exit_code
+        except BrokenPipeError:  # whoever asked is gone
+            return 1
+        except OSError as error:
+            text = os.fspath(options["source"])
+            known = SourceError(f"{text}: {error.strerror or error}")
+            _tell_error(tell, known)
+        except Exception as error:
+            if _debugging():
+                raise
+            _tell_error(tell, error)
+        return 0
+
+
+class _Telling(logging.Handler):
+    """Tells the other process what is logged here."""
+
+    def __init__(self, tell: Callable[..., None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            self._tell("log", record.levelno, "%s", self.format(record))
+
+
+def _debugging() -> bool:
+    return bool(os.environ.get("PAGECHECK_DEBUG"))
+
+
+def _tell_error(tell: Callable[..., None], error: Exception) -> None:
+    name, text = type(error).__name__, str(error)
+    if not isinstance(error, PagecheckError):
+        name, text = InternalError.__name__, f"a bug in pagecheck: {name}: {text}"
+    with contextlib.suppress(OSError):
+        tell("error", name, text)
+
+
+def _exactly(connected: socket.socket, size: int) -> bytes:
+    """That many bytes, or fewer where the other side is gone."""
+    got = bytearray()
+    while len(got) < size and (piece := connected.recv(size - len(got))):
+        got += piece
+    return bytes(got)
