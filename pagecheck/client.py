@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck import errors
+from pagecheck.elapsed import Allowance
 from pagecheck.errors import PagecheckError, PeerError, SourceError, UsageError
 from pagecheck.model import Counts, Pause, RamBlock, Region
 from pagecheck.native import Feed, _native
@@ -20,6 +21,7 @@ from pagecheck.protocol import (
     PROTOCOL,
     REPLY_BYTES,
     Connection,
+    NotTaken,
     close_all,
     common_layout,
     parse,
@@ -38,6 +40,7 @@ CONNECT_S: Final = 10.0
 REPLY_S: Final = 60.0
 QUEUE_S: Final = 0.01
 CHECK_REPLY_S: Final = 30.0  # beyond the deadline of a check
+UNDO_S: Final = 1.0
 NEVER_NS: Final = 1 << 62
 BATCH_PAGES: Final = 128
 NAME_CHARS: Final = 128  # what a service takes
@@ -105,6 +108,10 @@ class Checked(NamedTuple):
     raw: dict[str, Any]
 
 
+class NoReply(PeerError):
+    """The service did not answer in time; the connection is good all the same."""
+
+
 class Client:
     """A connection to a service; a context manager. What it attached goes when it goes.
 
@@ -129,11 +136,12 @@ class Client:
         self._path = os.fspath(path)
         self._lock = threading.Lock()
         self._ids = 0
+        self._late: dict[int, str] = {}  # commands whose reply is waited for no longer, by id
         self._broken = False
-        deadline_ns = time.monotonic_ns() + int(timeout * 1e9)
+        limit = _allowance(timeout)
         self._connection = Connection(_connected(self._path, timeout), REPLY_BYTES)
         try:
-            message, fds = self._receive(deadline_ns)
+            message, fds = self._receive(limit)
             close_all(fds)
             if "error" in message:
                 raise _error(message["error"])
@@ -170,25 +178,26 @@ class Client:
 
         Raises:
             PagecheckError: the service's own, by its class.
-            PeerError: it hung up or does not answer; the client is of no use any more.
+            NoReply: it does not answer in time. The connection is good, and so is everything that
+                was attached and opened; the reply is dropped when it comes, and what it attached or
+                opened is given back.
+            PeerError: it hung up; connect again.
         """
-        until = NEVER_NS if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
+        limit = _allowance(timeout)
         with self._lock:
             if self._broken:
-                raise PeerError(f"{self._path}: the connection was given up")
+                raise PeerError(f"{self._path}: the connection is closed; connect again")
             self._ids += 1
             request = {"execute": command, "arguments": arguments or {}, "id": self._ids}
             try:
-                self._connection.send(request, tuple(fds), until)
-                while True:
-                    message, received = self._receive(until)
-                    if message.get("id") == self._ids and "event" not in message:
-                        break
-                    close_all(received)
-                    if on_event is not None and message.get("id") == self._ids:
-                        on_event(message.get("data", {}))
+                self._send(request, fds, limit)
+                self._late[self._ids] = command
+                message, received = self._reply(limit, on_event)
+                del self._late[self._ids]
+            except NoReply:
+                raise
             except BaseException:
-                self._broken = True  # an answer that comes later would be taken for another one's
+                self._broken = True
                 self._connection.close()
                 raise
         if "error" in message:
@@ -196,11 +205,56 @@ class Client:
             raise _error(message["error"])
         return message.get("return", {}), received
 
-    def _receive(self, deadline_ns: int) -> tuple[dict[str, Any], list[int]]:
-        line = self._connection.receive(deadline_ns)
-        if line is None:
-            raise PeerError(f"{self._path}: the service did not answer in time")
-        return parse(line.text), line.fds
+    def _send(self, request: dict[str, Any], fds: Sequence[int], limit: Allowance) -> None:
+        """Raises NoReply where nothing was sent, since the service reads nothing."""
+        try:
+            self._connection.send(request, tuple(fds), limit.end_ns())
+        except NotTaken as error:
+            if self._connection.is_mid_line:
+                raise PeerError(f"{self._path}: {error}; connect again") from error
+            raise NoReply(f"{self._path}: the service does not read what it is asked") from error
+        except PeerError as error:
+            raise PeerError(f"{self._path}: {error}; connect again") from error
+
+    def _reply(
+        self, limit: Allowance, on_event: Callable[[dict[str, Any]], None] | None
+    ) -> tuple[dict[str, Any], list[int]]:
+        """The answer to the newest request; those that come too late are dropped by their ids."""
+        while True:
+            message, received = self._receive(limit)
+            number = message.get("id")
+            if "event" not in message and (number == self._ids or _is_unasked(message)):
+                return message, received
+            close_all(received)
+            if "event" in message:
+                if on_event is not None and number == self._ids:
+                    on_event(message.get("data", {}))
+            elif isinstance(number, int) and number in self._late:
+                self._give_back(self._late.pop(number), message.get("return"))
+
+    def _give_back(self, command: str, members: Any) -> None:
+        """What a reply that came too late attached or opened is nobody's."""
+        undo: list[tuple[str, dict[str, Any]]] = []
+        if command == "open-channel" and isinstance(members, dict):
+            undo = [("close-channel", {"channel": members.get("channel")})]
+        elif command == "attach" and isinstance(members, dict):
+            blocks = members.get("blocks", ())
+            undo = [("detach", {"block": each.get("block")}) for each in blocks]
+        for name, arguments in undo:
+            # Not of this request's numbers: its answer is nobody's, either.
+            request = {"execute": name, "arguments": arguments, "id": f"late-{self._ids}"}
+            self._send(request, (), _allowance(UNDO_S))
+
+    def _receive(self, limit: Allowance) -> tuple[dict[str, Any], list[int]]:
+        while True:
+            try:
+                line = self._connection.receive(limit.step_end_ns())
+            except PeerError as error:
+                raise PeerError(f"{self._path}: {error}; connect again") from error
+            if line is not None:
+                return parse(line.text), line.fds
+            if limit.is_used_up():
+                raise NoReply(f"{self._path}: the service did not answer in time")
 
     def _require(self, capability: str) -> None:
         if capability not in self.greeting.get("capabilities", ()):
@@ -488,6 +542,10 @@ class Client:
         reply, _fds = self.execute("query-stats")
         return reply
 
+    def is_hung_up(self) -> bool:
+        """Whether the service, or this end, hung up; asks nothing of it."""
+        return self._broken or self._connection.is_closed()
+
     def close(self) -> None:
         """Hangs up. May be called twice."""
         self._broken = True
@@ -528,24 +586,37 @@ class RemoteChannel:
             raise UsageError(f"offsets[{bad}] = {int(pages[bad]):#x}: not a page of the block")
         zero, decided = np.zeros(len(pages), np.bool_), np.zeros(len(pages), np.bool_)
         partition = np.empty(len(pages), np.uint64)
-        until = time.monotonic_ns() + int(deadline * 1e9)
         state = _native.PUMP_DONE
         if len(pages):
             self._feed.begin_offsets(block.number, self._batch_pages, pages, zero, decided)
             self._feed.more(0, len(pages))
             try:
-                state = self._feed.pump(False, until)
-                while state == _native.PUMP_INTERRUPTED:
-                    state = self._feed.pump(False, until)
+                state = self._pump(_allowance(deadline))
             finally:
                 self._feed.end()
         if state == _native.PUMP_GONE:
             raise PeerError(f"channel {self._number}: its worker is gone; open another one")
         if state == _native.PUMP_BROKEN:
-            raise PeerError(f"channel {self._number}: refused, or answered nonsense")
+            raise PeerError(
+                f"channel {self._number}: refused, or answered nonsense; open another one"
+            )
         notes = () if decided.all() else ("the deadline passed, or pages could not be read",)
         normal = _native.offsets_partition(pages, zero, partition)
         return Answer(zero, decided, partition, normal, notes)
+
+    def _pump(self, limit: Allowance) -> int:
+        """The last state of the feed; a service that was killed together with its workers is found
+        by its socket alone."""
+        while True:
+            state = self._feed.pump(False, limit.step_end_ns())
+            if state not in (_native.PUMP_TIMEOUT, _native.PUMP_INTERRUPTED):
+                return state
+            if limit.is_used_up():
+                return state
+            if self._client.is_hung_up():
+                raise PeerError(
+                    f"channel {self._number}: the service is gone; connect again and open another"
+                )
 
     def close(self) -> None:
         """Ends the channel's worker."""
@@ -560,6 +631,16 @@ def _held(path: str, text: str) -> int:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SourceError(f"{text}: is not to be seen here: {reason}") from error
+
+
+def _allowance(seconds: float | None) -> Allowance:
+    """So many seconds in which we do not stand still; None: as long as it takes."""
+    return Allowance(NEVER_NS if seconds is None else int(min(seconds, 1e9) * 1e9))
+
+
+def _is_unasked(message: dict[str, Any]) -> bool:
+    """An error of the connection rather than of one request."""
+    return "error" in message and message.get("id") is None
 
 
 def _sendable(name: str) -> str:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from pagecheck.elapsed import Allowance, Elapsed
 from pagecheck.errors import LimitError, PeerError
 from pagecheck.native import _native
 
@@ -32,12 +33,18 @@ CAPABILITIES: Final = (
     *("pause", "ranges", "sources", "trust-path"),
 )
 
+RECEIVE_STEP_NS: Final = 500_000_000  # who receives looks at least this often
+
 _RECEIVE_BYTES: Final = 1 << 16
 
 
 def common_layout(ours: Iterable[int], theirs: Iterable[int]) -> int | None:
     """The highest version of a channel's memory that both sides speak, or None."""
     return max(set(ours) & set(theirs), default=None)
+
+
+class NotTaken(PeerError):
+    """The other side does not read what it is sent."""
 
 
 class Line(NamedTuple):
@@ -60,9 +67,11 @@ class Connection:
         self._socket = connected
         self._socket.setblocking(False)
         self._received = bytearray()
+        self._searched = 0  # bytes of it in which no line ends
         self._taken = 0  # bytes of the lines that were handed out
         self._fds: dict[int, list[int]] = {}  # by where in the stream their line begins
-        self._fds_since_ns = 0
+        self._fds_since = Elapsed(RECEIVE_STEP_NS)
+        self.is_mid_line = False  # a line was sent in part, and no other one can follow
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -73,11 +82,13 @@ class Connection:
 
         Args:
             fds: descriptors that the other side gets copies of.
-            deadline_ns: absolute; a peer that has not taken all of it by then is given up.
+            deadline_ns: absolute; a peer that has not taken all of it by then is given up. Time in
+                which we stood still meanwhile does not count.
 
         Raises:
-            PeerError: the other side is gone or does not read.
+            PeerError: the other side is gone; `NotTaken`: it does not read.
         """
+        limit = Allowance(deadline_ns - time.monotonic_ns())
         rights: list[tuple[int, int, array.array[int]]] = []
         if fds:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
@@ -86,12 +97,14 @@ class Connection:
             try:
                 sent = self._socket.sendmsg([rest], rights, socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                if not self._wait(select.POLLOUT, deadline_ns):
-                    raise PeerError("the other side does not read what it is sent") from None
+                ready = self._wait(select.POLLOUT, limit.step_end_ns())
+                if not ready and limit.is_used_up():
+                    raise NotTaken("the other side does not read what it is sent") from None
                 continue
             except OSError as error:
                 raise PeerError(f"the other side hung up: {error.strerror}") from error
             rest, rights = rest[sent:], []
+            self.is_mid_line = len(rest) > 0
 
     def receive(self, deadline_ns: int) -> Line | None:
         """Waits for one line until the absolute CLOCK_MONOTONIC time.
@@ -105,10 +118,11 @@ class Connection:
                 although it brought some: they are not kept for long, since one of them may be the
                 other end of this socket, which would then never hang up.
         """
-        while (end := self._received.find(b"\n")) < 0:
+        while (end := self._received.find(b"\n", self._searched)) < 0:
+            self._searched = len(self._received)
             if len(self._received) > self._line_bytes:
                 raise LimitError(f"line of more than {self._line_bytes} bytes")
-            if self._fds and time.monotonic_ns() - self._fds_since_ns > HALF_LINE_NS:
+            if self._fds and self._fds_since.look() > HALF_LINE_NS:
                 raise LimitError("descriptors came with a line that does not end")
             if not self._wait(select.POLLIN, deadline_ns):
                 return None
@@ -117,6 +131,7 @@ class Connection:
             raise LimitError(f"line of more than {self._line_bytes} bytes")
         text = bytes(self._received[:end])
         del self._received[: end + 1]
+        self._searched = 0
         fds = self._fds.pop(self._taken, [])
         self._taken += end + 1
         return Line(text, fds)
@@ -131,14 +146,20 @@ class Connection:
         except OSError as error:
             raise PeerError(f"the other side hung up: {error.strerror}") from error
         self._received += data
-        begun = self._taken + self._received.rfind(b"\n", 0, max(len(self._received) - 1, 0)) + 1
-        if fds:
-            self._fds.setdefault(begun, []).extend(fds)
-            self._fds_since_ns = time.monotonic_ns()
-        if flags & socket.MSG_CTRUNC or len(self._fds.get(begun, ())) > FDS_PER_LINE:
-            raise LimitError(f"more than {FDS_PER_LINE} descriptors with one line")
+        if fds or flags & socket.MSG_CTRUNC:
+            self._note(fds, is_cut=bool(flags & socket.MSG_CTRUNC))
         if not data:
             raise PeerError("the other side hung up")
+
+    def _note(self, fds: list[int], *, is_cut: bool) -> None:
+        """Descriptors belong to the last line that has begun."""
+        last = self._received.rfind(b"\n", 0, max(len(self._received) - 1, 0))
+        begun = self._taken + last + 1
+        if fds:
+            self._fds.setdefault(begun, []).extend(fds)
+            self._fds_since.restart()
+        if is_cut or len(self._fds.get(begun, ())) > FDS_PER_LINE:
+            raise LimitError(f"more than {FDS_PER_LINE} descriptors with one line")
 
     def is_closed(self) -> bool:
         """Whether the other side hung up, as far as that can be told without reading."""

@@ -150,8 +150,8 @@ class Channel(WorkerKeeper):
         if not self._process.is_alive():
             return self._process.describe_end()
         if self._watch is None:  # kept over jobs, for callers that wait less than the stall
-            self._watch = Watch(self.feed)
-        still_ns = self._watch.still_ns(self.feed)
+            self._watch = Watch(self.feed.progress)
+        still_ns = self._watch.still_ns()
         if still_ns >= self._settings.stall_ns:
             return f"worker {self.pid} stood still for {still_ns / 1e9:.1f} s"
         return None

@@ -24,6 +24,7 @@ from pagecheck.coordinator.limits import (
     default_batch_pages,
     default_channels,
     ring_slots,
+    start_allowance,
 )
 from pagecheck.coordinator.pool import Pool, Stop
 from pagecheck.coordinator.process import signals_held
@@ -139,7 +140,7 @@ class Coordinator:
             import pagecheck.coordinator.counting
             import pagecheck.coordinator.scanning  # noqa: F401  # while the workers start
 
-            self._pool.await_ready(deadline_ns(start_timeout))
+            self._pool.await_ready(start_allowance(start_timeout))
         except BaseException:
             self.close()
             raise

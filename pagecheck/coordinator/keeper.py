@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck.coordinator.outcome import ChannelLost, TooLate
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
+from pagecheck.coordinator.watch import IsOver, Watch, await_reply, reply_limit, start_limit
 from pagecheck.errors import EngineError, InternalError, PagecheckError, StartTimeout
 from pagecheck.native import Feed
 from pagecheck.shm.layout import QUEUE_STATE, STATS_WORDS
@@ -25,12 +26,10 @@ from pagecheck.shm.ring import NamedRing
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.block import Block
-    from pagecheck.coordinator.watch import Watch
+    from pagecheck.elapsed import Allowance
 
 log = logging.getLogger(__name__)
 
-START_NS: Final = 30_000_000_000
-REPLY_NS: Final = 10_000_000_000
 FAILURES_MAX: Final = 5
 DEVICE_NS: Final = 1_000_000_000  # until a device must have answered; less with a short stall
 
@@ -95,7 +94,7 @@ class WorkerKeeper:
         self._workerless = False  # the last one is gone and no other took its place yet
         self._ending = False
         self._watch: Watch | None = None
-        self._awaited: tuple[str, Block | None, int] | None = None  # reply, about what, until
+        self._awaited: tuple[str, Block | None, IsOver] | None = None  # reply, about what
         self._attached: dict[int, Block] = {}
         self._swap = threading.Lock()  # held while the ring becomes another one
         self._past = [0] * STATS_WORDS
@@ -196,7 +195,7 @@ class WorkerKeeper:
             self._past_failure = self._past_failure or self._ring.failure()
             self._ring.remove()
 
-    def await_ready(self, deadline_ns: int) -> None:
+    def await_ready(self, limit: Allowance) -> None:
         """Waits for the worker's set-up. One that dies meanwhile (the OOM killer, an operator) is
         replaced like any other, five times at most.
 
@@ -204,15 +203,12 @@ class WorkerKeeper:
             EngineError: the worker cannot run its engine; `StartTimeout`: not ready in time.
         """
         reply: dict[str, Any] | None = None
-        while True:
+        while reply is None and not limit.is_used_up():
             try:
-                reply = self._process.await_reply("ready", deadline_ns)
-                break
+                reply = self._process.await_reply("ready", limit.step_end_ns())
             except WorkerDied as error:
                 self._discard_current()
                 self._count_failed_start(str(error))
-                if time.monotonic_ns() >= deadline_ns:
-                    break
                 with signals_held():
                     self._ring, self._process = self._start_first()
         if reply is None:
@@ -272,8 +268,9 @@ class WorkerKeeper:
                 raise
 
     def _await(self, kind: str, block: Block | None, deadline_ns: int) -> None:
-        limit_ns = START_NS if kind == "ready" else REPLY_NS
-        self._awaited = (kind, block, time.monotonic_ns() + limit_ns)
+        starts = kind == "ready"
+        is_over = start_limit() if starts else reply_limit(self.feed, self._settings.stall_ns)
+        self._awaited = (kind, block, is_over)
         self._settle(deadline_ns)
 
     def _settle(self, deadline_ns: int) -> None:
@@ -285,18 +282,16 @@ class WorkerKeeper:
         """
         if self._awaited is None:
             return
-        kind, block, until_ns = self._awaited
+        kind, block, is_over = self._awaited
         try:
-            reply = self._process.await_reply(kind, min(deadline_ns, until_ns))
+            reply = await_reply(self._process, kind, is_over, deadline_ns)
         except PagecheckError:
             self._workerless = True  # it ends after such a reply
             self._awaited = None
             raise
-        if reply is None and time.monotonic_ns() < until_ns:
+        if reply is None:
             raise TooLate
         self._awaited = None
-        if reply is None:
-            raise WorkerDied(f"worker {self.pid} did not say {kind!r} in time")
         if kind == "ready":
             self.picked = reply
             self.feed.rebind(self._ring.fd, self._ring.control_fd)

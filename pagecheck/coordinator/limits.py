@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, get_args
 
+from pagecheck.elapsed import Allowance
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.native import _native
 
@@ -170,3 +171,14 @@ def deadline_ns(seconds: float | None) -> int:
     if not seconds > 0:
         raise UsageError(f"deadline {seconds}: must be more than 0 seconds")
     return min(time.monotonic_ns() + int(min(seconds, 1e9) * 1e9), NEVER_NS)
+
+
+def start_allowance(seconds: float) -> Allowance:
+    """How long workers may take to be ready; time in which we stood still does not count.
+
+    Raises:
+        UsageError: not more than 0.
+    """
+    if not seconds > 0:
+        raise UsageError(f"start timeout {seconds}: must be more than 0 seconds")
+    return Allowance(int(min(seconds, 1e9) * 1e9))

@@ -18,6 +18,7 @@ from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import Channel
 from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
+from pagecheck.elapsed import Allowance
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
@@ -100,14 +101,14 @@ class Pool:
             raise
         self._idle = list(self.channels)
 
-    def await_ready(self, deadline_ns: int) -> None:
+    def await_ready(self, limit: Allowance) -> None:
         """Waits until every worker has proved its engine.
 
         Raises:
             EngineError: a worker cannot run the engine, or is not ready in time.
         """
         for channel in self.channels:
-            channel.await_ready(deadline_ns)
+            channel.await_ready(limit)
 
     def visit_idle(self, visit: Callable[[Channel], None], deadline_ns: int) -> None:
         """Visits, one by one, the channels that nobody uses at this moment; what is not done by

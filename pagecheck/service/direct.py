@@ -2,7 +2,7 @@
 
 Facts: the ring's memory is the VMM's, so what is in it is hostile; only its own worker reads it,
 and what is known of that worker comes from its control segment and from the kernel. Decision: a
-worker that dies, or stands still with a batch in hand, is not replaced: the ring says that nobody
+worker that dies or stands still, also while it is idle, is not replaced: the ring says that nobody
 answers any more, whoever waits on it is woken, and the VMM opens another channel when it likes.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
+from pagecheck.coordinator.watch import (
+    IsOver,
+    Watch,
+    WorkerSilent,
+    await_reply,
+    reply_limit,
+    start_limit,
+)
 from pagecheck.errors import EngineError
 from pagecheck.native import Feed, _native
 from pagecheck.shm.layout import CONTROL, segment_bytes
@@ -27,9 +34,10 @@ from pagecheck.shm.segments import Memfd
 if TYPE_CHECKING:
     from pagecheck.coordinator.block import Block
 
-START_NS: Final = 30_000_000_000
-REPLY_NS: Final = 10_000_000_000
+FAR_NS: Final = 1 << 62
 END_NS: Final = 1_000_000_000
+LOOK_NS: Final = 100_000_000  # between two looks at the workers of direct channels
+IDLE_NS: Final = 5_000_000_000  # an idle worker gives a sign every second
 STARTS_MAX: Final = 5  # workers that die before they are ready, until the channel is refused
 
 log = logging.getLogger(__name__)
@@ -76,8 +84,8 @@ class DirectChannel:
         self.on_lost: Callable[[], None] | None = None
         self._settings = settings
         self._lock = threading.Lock()  # its socket is spoken to by one thread at a time
-        self._still_since_ns = 0
-        self._progress = -1
+        self._watch: Watch | None = None  # over all of its time
+        self._in_hand: Watch | None = None  # while it has a batch
         self._ring = Memfd("pagecheck-channel", self.size)
         self._control = Memfd("pagecheck-control", _native.CONTROL_BYTES)
         self._process: WorkerProcess | None = None
@@ -109,14 +117,12 @@ class DirectChannel:
                 with signals_held():
                     self._process = WorkerProcess(worker)
                 self._process.open(self, message)
-                reply = self._process.await_reply("ready", time.monotonic_ns() + START_NS)
-                if reply is None:
-                    raise EngineError(f"channel {self.number}: its worker was not ready in time")
+                reply = self._reply("ready", start_limit())
                 for number, block in blocks.items():
                     self._attach(number, block)
                 return reply
             except WorkerDied as error:
-                if not left:
+                if not left or isinstance(error, WorkerSilent):
                     raise EngineError(f"channel {self.number}: {error}") from error
                 log.warning("direct channel %d: %s; trying again", self.number, error)
                 self.replaced += 1
@@ -171,39 +177,59 @@ class DirectChannel:
             if self.is_gone or self._process is None or self._feed is None:
                 raise WorkerDied("its worker is gone")
             self._process.tell(message, fds, self._feed.raise_attention)
-            if self._process.await_reply(reply, time.monotonic_ns() + REPLY_NS) is None:
-                raise WorkerDied(f"worker {self.pid} did not say {reply!r} in time")
+            self._reply(reply, reply_limit(self._feed, self._settings.stall_ns))
+
+    def _reply(self, kind: str, is_over: IsOver) -> dict[str, Any]:
+        assert self._process is not None
+        reply = await_reply(self._process, kind, is_over, FAR_NS)
+        assert reply is not None  # it is waited for until it is over
+        return reply
 
     def statistics(self) -> list[int]:
         """The words of `layout.STATS`."""
         return read_statistics(self._control.fd)
 
-    def look_after(self, now_ns: int) -> None:
-        """Ends the channel where its worker has died or stands still with a batch in hand."""
+    def look_after(self) -> None:
+        """Ends the channel where its worker has died or stands still; called every `LOOK_NS`."""
         if not self._lock.acquire(blocking=False):
             return  # it is spoken to or closed at this moment
         try:
-            why = self._why_dead(now_ns)
+            why = self._why_dead()
             if why is not None:
                 self.end(why)
         finally:
             self._lock.release()
 
-    def _why_dead(self, now_ns: int) -> str | None:
+    def _why_dead(self) -> str | None:
         if self.is_gone or self._process is None or self._feed is None:
             return None
         if not self._process.is_alive():
             return self._process.describe_end()
-        progress = self._feed.progress()
-        if progress != self._progress or not self._has_batch():
-            self._progress, self._still_since_ns = progress, now_ns
-        elif now_ns - self._still_since_ns >= self._settings.stall_ns:
+        stall_ns = self._settings.stall_ns
+        if not self._has_batch():
+            self._in_hand = None
+        elif self._in_hand is None:
+            self._in_hand = Watch(self._feed.progress, LOOK_NS)
+        elif self._in_hand.still_ns() >= stall_ns:
             return f"worker {self.pid} stood still with a batch in hand"
+        if self._watch is None:
+            self._watch = Watch(self._signs, LOOK_NS)
+        elif self._watch.still_ns() >= max(stall_ns, IDLE_NS):
+            return f"worker {self.pid} stood still"
         return None
 
+    def _word(self, name: str) -> int:
+        field = CONTROL[name]
+        return field.read(
+            bytes(field.offset) + os.pread(self._control.fd, field.size, field.offset)
+        )
+
     def _has_batch(self) -> bool:
-        raw = os.pread(self._control.fd, 8, CONTROL["deciding"].offset)
-        return struct.unpack("=Q", raw) != (0,)
+        return self._word("deciding") != 0
+
+    def _signs(self) -> int:
+        """Rises with everything that a living worker does; while it is idle once a second."""
+        return self._word("progress") + self._word("looks")
 
     def end(self, why: str) -> None:
         """Kills the worker and tells who waits on the ring. May be called twice."""

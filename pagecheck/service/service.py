@@ -9,11 +9,11 @@ import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from pagecheck.errors import LimitError
 from pagecheck.service.counters import Counters
-from pagecheck.service.direct import DirectChannel
+from pagecheck.service.direct import LOOK_NS, DirectChannel
 from pagecheck.service.limits import RESERVED_CLIENTS
 from pagecheck.shortage import refused
 from pagecheck.statistics import Statistics
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pagecheck.service.limits import Limits
     from pagecheck.service.session import Session
 
-LOOK_S: Final = 0.1  # between two looks at the workers of direct channels
 
 log = logging.getLogger(__name__)
 
@@ -122,12 +121,11 @@ class Service:
         return channel
 
     def _look_after(self) -> None:
-        while not self.ending.wait(LOOK_S):
-            now_ns = time.monotonic_ns()
+        while not self.ending.wait(LOOK_NS / 1e9):
             for session in self.sessions():
                 for channel in list(session.holdings.channels.values()):
                     with contextlib.suppress(OSError, ValueError):  # it is being closed
-                        channel.look_after(now_ns)
+                        channel.look_after()
 
     def describe(self, *, everyone: bool) -> dict[str, Any]:
         """What `query-stats` answers.

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.errors import InternalError, LimitError, PagecheckError, UsageError
-from pagecheck.protocol import Connection, Line, close_all, parse
+from pagecheck.protocol import RECEIVE_STEP_NS, Connection, Line, close_all, parse
 from pagecheck.service.commands import Commands, Reply
 from pagecheck.service.holdings import Holdings
 from pagecheck.service.limits import NAME_CHARS, SEND_NS, Peer
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pagecheck.service.service import Service
 
 TELL_S: Final = 0.5  # between two events on the progress of a command
-SLICE_NS: Final = 500_000_000  # between two looks at whether the service ends
+SLICE_NS: Final = RECEIVE_STEP_NS  # between two looks at whether the service ends
 
 log = logging.getLogger(__name__)
 

@@ -70,6 +70,7 @@ CONTROL: Final = {
     "attention": Field(0, "Q", "supervisor", "raised when a message waits on the socket"),
     "progress": Field(64, "Q", "worker", "rises with every piece of work"),
     "deciding": Field(72, "Q", "worker", "sequence of the batch in hand, 0 for none"),
+    "looks": Field(80, "Q", "worker", "rises whenever it begins to look for work, idle or not"),
     "stats": Field(STATS_OFFSET, "112Q", "worker", "the words of STATS"),
     "failure": Field(FAILURE_OFFSET, "16Q", "worker", "the words of FAILURE"),
 }

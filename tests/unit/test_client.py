@@ -94,14 +94,6 @@ def test_errors_come_as_their_class() -> None:
         client.blocks()
 
 
-def test_after_a_lost_answer_nothing_is_believed() -> None:
-    with peer(lines(GREETING)) as path, Client(path) as client:
-        with pytest.raises(PeerError, match="in time"):
-            client.execute("query-blocks", timeout=0.05)
-        with pytest.raises(PeerError, match="given up"):
-            client.blocks()
-
-
 def test_answers_to_others_and_events_are_passed_over() -> None:
     events: list[dict[str, int]] = []
     said = [

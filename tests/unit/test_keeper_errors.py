@@ -7,6 +7,7 @@ import pytest
 from pagecheck.coordinator.keeper import Settings, WorkerKeeper
 from pagecheck.coordinator.outcome import ChannelLost
 from pagecheck.coordinator.process import WorkerProcess
+from pagecheck.elapsed import Allowance
 from pagecheck.errors import EngineError, InternalError, PagecheckError, UsageError
 from pagecheck.shm.owner import Owner
 
@@ -21,7 +22,7 @@ def test_a_replacement_that_cannot_start_loses_the_channel(
     settings = Settings("cpu", (), False, None, 4, 64, 0, 10**9)
     keeper = WorkerKeeper(0, owner, settings)
     try:
-        keeper.await_ready(FAR_NS)
+        keeper.await_ready(Allowance(FAR_NS))
         keeper._process.kill()
         keeper._mark_dead("killed")
 

@@ -110,7 +110,8 @@ struct pc_control {
     /* Written by the worker. */
     uint64_t progress; /* rises with every piece of work, also inside one batch or page */
     uint64_t deciding; /* sequence of the batch in hand, 0 when there is none */
-    uint64_t reserved_worker[6];
+    uint64_t looks;    /* rises whenever the worker begins to look for work, idle or not */
+    uint64_t reserved_worker[5];
     struct pc_stats stats;
     struct pc_failure failure;
 };

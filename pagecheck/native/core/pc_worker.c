@@ -340,6 +340,8 @@ static pc_wait sleep_until(pc_worker *worker, int64_t deadline_ns)
 
 pc_serve pc_worker_serve(pc_worker *worker, int64_t deadline_ns)
 {
+    uint64_t *looks = &worker->ring.control->looks;
+    __atomic_store_n(looks, *looks + 1, __ATOMIC_RELAXED);
     for (;;) {
         pc_serve why = wanted(worker);
         if (why != PC_SERVE_TIMEOUT)
