@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import json
 import os
 import select
@@ -38,6 +39,10 @@ RECEIVE_STEP_NS: Final = 500_000_000  # who receives looks at least this often
 _RECEIVE_BYTES: Final = 1 << 16
 
 
+# What the host did not give for a message. Source: unix_stream_sendmsg() in net/unix/af_unix.c.
+_SHORTAGES: Final = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
+
+
 def common_layout(ours: Iterable[int], theirs: Iterable[int]) -> int | None:
     """The highest version of a channel's memory that both sides speak, or None."""
     return max(set(ours) & set(theirs), default=None)
@@ -48,10 +53,16 @@ class NotTaken(PeerError):
 
 
 class Line(NamedTuple):
-    """One message as it came: the text, and its descriptors, which are the taker's to close."""
+    """One message as it came.
+
+    Attributes:
+        fds: the descriptors that came with it, which are the taker's to close.
+        is_short: more came with it, and there was no descriptor left here to take them.
+    """
 
     text: bytes
     fds: list[int]
+    is_short: bool = False
 
 
 class Connection:
@@ -72,6 +83,7 @@ class Connection:
         self._fds: dict[int, list[int]] = {}  # by where in the stream their line begins
         self._fds_since = Elapsed(RECEIVE_STEP_NS)
         self.is_mid_line = False  # a line was sent in part, and no other one can follow
+        self._short: set[int] = set()  # lines whose descriptors could not be taken
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -87,12 +99,14 @@ class Connection:
 
         Raises:
             PeerError: the other side is gone; `NotTaken`: it does not read.
+            OSError: there is a shortage here; nothing was sent.
         """
         limit = Allowance(deadline_ns - time.monotonic_ns())
         rights: list[tuple[int, int, array.array[int]]] = []
         if fds:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         rest = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        begun = False
         while rest:
             try:
                 sent = self._socket.sendmsg([rest], rights, socket.MSG_NOSIGNAL)
@@ -102,7 +116,10 @@ class Connection:
                     raise NotTaken("the other side does not read what it is sent") from None
                 continue
             except OSError as error:
+                if error.errno in _SHORTAGES and not begun:
+                    raise
                 raise PeerError(f"the other side hung up: {error.strerror}") from error
+            begun = True
             rest, rights = rest[sent:], []
             self.is_mid_line = len(rest) > 0
 
@@ -133,8 +150,10 @@ class Connection:
         del self._received[: end + 1]
         self._searched = 0
         fds = self._fds.pop(self._taken, [])
+        is_short = self._taken in self._short
+        self._short.discard(self._taken)
         self._taken += end + 1
-        return Line(text, fds)
+        return Line(text, fds, is_short)
 
     def _read(self) -> None:
         try:
@@ -152,13 +171,16 @@ class Connection:
             raise PeerError("the other side hung up")
 
     def _note(self, fds: list[int], *, is_cut: bool) -> None:
-        """Descriptors belong to the last line that has begun."""
+        """Descriptors belong to the last line that has begun. The kernel cut them off where there
+        was no more room, here or in our table of descriptors."""
         last = self._received.rfind(b"\n", 0, max(len(self._received) - 1, 0))
         begun = self._taken + last + 1
         if fds:
             self._fds.setdefault(begun, []).extend(fds)
             self._fds_since.restart()
-        if is_cut or len(self._fds.get(begun, ())) > FDS_PER_LINE:
+        if is_cut and len(fds) < FDS_PER_LINE:
+            self._short.add(begun)
+        elif is_cut or len(self._fds.get(begun, ())) > FDS_PER_LINE:
             raise LimitError(f"more than {FDS_PER_LINE} descriptors with one line")
 
     def is_closed(self) -> bool:

@@ -21,6 +21,8 @@ _SHORTAGES: Final = (
     errno.EFBIG,
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.ENOBUFS,
+    errno.ETOOMANYREFS,
 )
 _FORBIDDEN: Final = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 _NO_THREAD: Final = "can't start new thread"  # Source: Modules/_threadmodule.c
@@ -80,6 +82,12 @@ def explain(error: BaseException) -> str | None:
         if most == resource.RLIM_INFINITY:
             return "the file would be larger than its file system allows"
         return f"this process may write files of up to {most} bytes; raise that (ulimit -f)"
+    if number == errno.ETOOMANYREFS:  # Source: too_many_unix_fds() in net/core/scm.c
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return (
+            f"more than {most} descriptors that this user's processes sent wait to be received; "
+            "raise that (ulimit -n)"
+        )
     return os.strerror(number) if number in _SHORTAGES else None
 
 

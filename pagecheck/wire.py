@@ -6,7 +6,9 @@ One packet of a Unix SOCK_SEQPACKET pair is one line. End of file means the othe
 from __future__ import annotations
 
 import array
+import errno
 import json
+import os
 import select
 import socket
 import time
@@ -20,6 +22,17 @@ if TYPE_CHECKING:
 MESSAGE_BYTES: Final = 65536
 FDS: Final = 4
 POLL_MAX_MS: Final = 2**31 - 1  # poll(2) takes no more: 24 days
+
+# What the other side's end, and buffers that it does not empty, make of a call; EBADF: closed here.
+# Every other error is a shortage of our own, such as too many descriptors on their way.
+_GONE: Final = (
+    errno.EPIPE,
+    errno.ECONNRESET,
+    errno.ENOTCONN,
+    errno.ECONNREFUSED,
+    errno.EBADF,
+    errno.EAGAIN,
+)
 
 
 class Closed(Exception):
@@ -53,6 +66,7 @@ class Link:
 
         Raises:
             Closed: the other side is gone, or takes no more.
+            OSError: the kernel did not take it, for want of something on our side.
         """
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         if len(line) > MESSAGE_BYTES:
@@ -62,6 +76,8 @@ class Link:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             self._socket.sendmsg([line], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError as error:
+            if error.errno not in _GONE:
+                raise
             raise Closed(str(error)) from error
 
     def receive(self, deadline_ns: int) -> tuple[dict[str, Any], list[int]] | None:
@@ -72,6 +88,7 @@ class Link:
 
         Raises:
             Closed: end of file.
+            OSError: there is no descriptor left for what came with it.
             InternalError: what came is no message of ours.
         """
         left_ms = max(0, -((time.monotonic_ns() - deadline_ns) // 1_000_000))
@@ -83,9 +100,15 @@ class Link:
         if not poll.poll(left_ms):
             return None
         try:
-            line, fds, _flags, _address = socket.recv_fds(self._socket, MESSAGE_BYTES, FDS)
+            line, fds, flags, _address = socket.recv_fds(self._socket, MESSAGE_BYTES, FDS)
         except OSError as error:
+            if error.errno not in _GONE:
+                raise
             raise Closed(str(error)) from error
+        if flags & socket.MSG_CTRUNC:
+            for fd in fds:
+                os.close(fd)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if not line:
             raise Closed("end of file")
         try:

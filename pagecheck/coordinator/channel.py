@@ -57,7 +57,9 @@ class Channel(WorkerKeeper):
             try:
                 self.ensure_attached(block, deadline_ns)
             except ChannelLost as error:
-                return Outcome(lost=True, notes=[str(error)])
+                outcome = Outcome.of(error)
+                outcome.notes.append(str(error))
+                return outcome
             except TooLate:
                 return Outcome(late=True)
         slice_ns = min(deadline_ns, time.monotonic_ns() + SLICE_NS)
@@ -91,6 +93,7 @@ class Channel(WorkerKeeper):
             deadline_ns: absolute; what is not answered by then stays undecided.
         """
         outcome = Outcome()
+        failed: ChannelLost | None = None
         try:
             self.ensure_attached(block, deadline_ns)
             begin(self.feed)
@@ -99,14 +102,15 @@ class Channel(WorkerKeeper):
         except TooLate:
             outcome.late = True  # what is not decided is undecided
         except ChannelLost as error:
-            log.error("%s", error)
-            outcome.lost = True
-            outcome.notes.append(f"{error}; its unfinished pages are undecided")
+            failed = error
+            outcome.fail(error)
         finally:
             outcome.decided, outcome.undecided = self.feed.end()
             if self.feed.occupied() == 0:
                 self._failures = 0 if outcome.decided else self._failures
                 self._watch = None
+        if failed is not None and (outcome.undecided or outcome.lost):
+            outcome.notes.append(f"{failed}; its unfinished pages are undecided")
         return outcome
 
     def _drive(

@@ -73,16 +73,14 @@ def check(
             answer = (zero, decided, partition)
             result = channel.check(block, block.file_end, pages, answer, stop, deadline_ns)
         finally:
-            outcome = result if type(result) is Outcome else None
-            pool.release(
-                channel,
-                lost=outcome is not None and outcome.lost,
-                doubtful=outcome is not None and outcome.doubtful,
-            )
+            pool.release(channel, result if type(result) is Outcome else None)
         if type(result) is tuple and result[0]:
             return Answer(zero, decided, partition, result[1])
         if type(result) is Outcome:
             notes = result.notes
+            if result.shortage is not None:  # another channel may have what this one lacks
+                zero[:] = decided[:] = False
+                notes = _on_lanes(pool, block, pages, zero, decided, stop, deadline_ns)
     else:
         notes = _on_lanes(pool, block, pages, zero, decided, stop, deadline_ns)
     notes += _forget_past_end(block, pages, zero, decided)

@@ -160,6 +160,11 @@ class Coordinator:
         channels = self._pool.channels if self._pool else []
         return not self._stop.is_set() and all(channel.is_alive() for channel in channels)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether every channel lost its workers for good: then nothing is ever decided again."""
+        return self._pool is not None and self._pool.is_lost
+
     def statistics(self) -> list[ChannelReport]:
         """What each channel works with and has counted since it was started."""
         from pagecheck.coordinator import counting

@@ -5,7 +5,8 @@ Danger: a late answer from a worker thought dead; a reply that is taken for anot
 deadline of the caller's that is taken for a failure of the worker's.
 Decision: a worker that fails is killed and reaped and gets a new ring under new names; a reply that
 is still to come is remembered and taken by the next use; a keeper that loses five workers without
-one answer in between gives up.
+one answer in between gives up. What the host does not give at this moment (memory, descriptors,
+processes, room in /dev/shm) is no failure of the worker's: the next use tries again.
 """
 
 from __future__ import annotations
@@ -18,11 +19,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pagecheck.coordinator.outcome import ChannelLost, TooLate
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
 from pagecheck.coordinator.watch import IsOver, Watch, await_reply, reply_limit, start_limit
-from pagecheck.errors import EngineError, InternalError, PagecheckError, StartTimeout
+from pagecheck.errors import (
+    EngineError,
+    InternalError,
+    PagecheckError,
+    ResourceError,
+    StartTimeout,
+)
 from pagecheck.native import Feed
 from pagecheck.shm.layout import QUEUE_STATE, STATS_WORDS
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.ring import NamedRing
+from pagecheck.shortage import explain
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.block import Block
@@ -31,6 +39,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FAILURES_MAX: Final = 5
+PATIENCE_NS: Final = 2_000_000_000  # for a shortage, while a job waits
+PAUSE_NS: Final = 200_000_000  # between two tries meanwhile
+LOOK_NS: Final = 20_000_000
 DEVICE_NS: Final = 1_000_000_000  # until a device must have answered; less with a short stall
 
 
@@ -85,6 +96,7 @@ class WorkerKeeper:
         """
         self.index = index
         self.replaced = 0
+        self.rest_ns = 0  # how long it was last left alone after a shortage; the pool's
         self._owner = owner
         self._settings = settings
         self._generation = 0
@@ -263,6 +275,9 @@ class WorkerKeeper:
             except WorkerDied as error:
                 self._mark_dead(str(error))
                 self._renew(str(error), deadline_ns)
+            except ResourceError as error:  # says nothing about the worker
+                self.stale = True
+                raise ChannelLost(str(error), passing=True) from error
             except BaseException:
                 self.stale = True
                 raise
@@ -327,9 +342,10 @@ class WorkerKeeper:
         """A new worker on a new ring; it knows no block yet.
 
         Raises:
-            ChannelLost: that does not work.
+            ChannelLost: that does not work; a shortage is waited for a while.
             TooLate: the deadline passed first; the next use goes on from there.
         """
+        patient_until_ns = time.monotonic_ns() + PATIENCE_NS
         while True:
             self._discard_current()
             if self._ending:
@@ -352,7 +368,21 @@ class WorkerKeeper:
                 failure = str(error)
                 self._failures += 1
             except (PagecheckError, OSError, ValueError) as error:
-                raise ChannelLost(f"channel {self.index}: {error}") from error
+                lost = self._lost_by(error)
+                if not lost.passing or time.monotonic_ns() >= patient_until_ns:
+                    raise lost from error
+                self._pause(min(deadline_ns, patient_until_ns))
+
+    def _lost_by(self, error: Exception) -> ChannelLost:
+        why = explain(error)
+        passing = why is not None or isinstance(error, ResourceError)
+        return ChannelLost(f"channel {self.index}: {why or error}", passing=passing)
+
+    def _pause(self, deadline_ns: int) -> None:
+        """Waits a moment before the next try; shorter where the coordinator closes."""
+        until_ns = min(time.monotonic_ns() + PAUSE_NS, deadline_ns)
+        while not self._ending and (left_ns := until_ns - time.monotonic_ns()) > 0:
+            time.sleep(min(left_ns, LOOK_NS) / 1e9)
 
     def ask_to_end(self) -> None:
         """Hangs up on the worker, so that all of them end side by side; none is replaced now."""

@@ -19,7 +19,7 @@ from pagecheck.coordinator.channel import Channel
 from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
 from pagecheck.elapsed import Allowance
-from pagecheck.errors import EngineError, UsageError
+from pagecheck.errors import EngineError, ResourceError, UsageError
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
 from pagecheck.shortage import refused
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 END_NS: Final = 300_000_000
 WATCH_S: Final = 0.1
 PAUSE: Final = (0, 0)
+REST_NS: Final = 100_000_000  # after a shortage; twice as long after every further one
+REST_MAX_NS: Final = 5_000_000_000
 TURN_NS: Final = 50_000_000  # how long a scan keeps a channel that another scan waits for
 
 
@@ -67,6 +69,13 @@ class Job(NamedTuple):
     pause: Callable[[], None] | None = None
 
 
+class Rest(NamedTuple):
+    """Until when a channel is left alone, and why."""
+
+    until_ns: int
+    why: str
+
+
 class _Place:
     """One thread's place in a queue."""
 
@@ -89,6 +98,7 @@ class Pool:
         self._free = threading.Condition()
         self._idle: list[Channel] = []
         self._lost: list[Channel] = []
+        self._resting: dict[Channel, Rest] = {}
         self._urgent: deque[_Place] = deque()  # the threads that wait for a channel
         self._patient: deque[_Place] = deque()  # the same for jobs that are not urgent
         self._closed = False
@@ -120,16 +130,16 @@ class Pool:
                 if self._closed or channel not in self._idle:
                     continue
                 self._idle.remove(channel)
-            lost = late = False
+            outcome = Outcome()
             try:
                 visit(channel)
             except TooLate:
-                late = True
+                outcome.late = True
             except ChannelLost as error:
-                log.error("%s", error)
-                lost = True
+                outcome.fail(error)
+                outcome.notes.append(str(error))
             finally:
-                self.release(channel, lost=lost, doubtful=late)
+                self.release(channel, outcome)
 
     def run(self, job: Job, lanes: int, watch: Callable[[], None] | None = None) -> list[Outcome]:
         """Runs a job on up to `lanes` channels, each fed by a thread; one lane needs none.
@@ -139,7 +149,7 @@ class Pool:
 
         Raises:
             EngineError: no channel is left.
-            ResourceError: no thread can be started.
+            ResourceError: no channel can be had at this moment, or no thread.
         """
         if lanes == 1 and watch is None:
             return self._lane(job)
@@ -185,7 +195,7 @@ class Pool:
     def _lane(self, job: Job) -> list[Outcome]:
         """Feeds one channel after the other until there is no more to take."""
         outcomes: list[Outcome] = []
-        ended = paused = False
+        ended = paused = tried = False
         turn_ends_ns = 0
 
         def take() -> tuple[int, int] | None:
@@ -203,7 +213,7 @@ class Pool:
             if paused and job.pause is not None:
                 job.pause()
                 paused = False
-            channel = self._lease(job)
+            channel = self._lease(job, tried=tried)
             if channel is None:
                 break
             outcome = Outcome()
@@ -211,8 +221,9 @@ class Pool:
             try:
                 outcome = channel.run(job.block, job.begin, take, job.stop, job.deadline_ns)
                 outcomes.append(outcome)
+                tried = outcome.shortage is not None
             finally:
-                self.release(channel, lost=outcome.lost, doubtful=outcome.doubtful)
+                self.release(channel, outcome)
         return outcomes
 
     def _is_wanted(self, job: Job, turn_ends_ns: int) -> bool:
@@ -229,23 +240,55 @@ class Pool:
         """A channel, if one is free at this moment; `release` it."""
         with self._free:
             self._require_open()
+            if self._resting and not self._idle:
+                self._wake()
             return self._idle.pop() if self._idle else None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no channel will ever be leased again."""
+        return len(self._lost) == len(self.channels)
+
+    def _wake(self) -> None:
+        """Lets channels whose rest is over be leased again, after the others."""
+        now_ns = time.monotonic_ns()
+        for channel in [each for each, rest in self._resting.items() if rest.until_ns <= now_ns]:
+            del self._resting[channel]
+            self._idle.insert(0, channel)
+
+    def _require_some(self, *, tried: bool) -> None:
+        """Raises EngineError where no channel will be free again; ResourceError where every one
+        rests and the job has met the shortage itself: else it waits for a rest to end."""
+        if self.is_lost:
+            raise EngineError("no channel is left: every one lost its workers")
+        if self._idle or len(self._lost) + len(self._resting) < len(self.channels):
+            return
+        if tried:
+            whys = [rest.why for rest in self._resting.values()]
+            raise ResourceError(f"no channel at this moment: {whys[0]}; try again later")
 
     def _require_open(self) -> None:
         if self._closed:
             raise UsageError("the coordinator is closed")
 
-    def _lease(self, job: Job) -> Channel | None:
-        """Waits for a channel; None when the deadline passed or the job was stopped."""
+    def _lease(self, job: Job, *, tried: bool) -> Channel | None:
+        """Waits for a channel; None when the deadline passed or the job was stopped.
+
+        Args:
+            tried: the last channel that the job had met a shortage.
+        """
         queue = self._urgent if job.urgent else self._patient
         place = _Place(job)
         with self._free:
             self._require_open()
             queue.append(place)
             try:
-                while not (self._idle and self._is_next(place)):
-                    if len(self._lost) == len(self.channels):
-                        raise EngineError("no channel is left: every one lost its workers")
+                while True:
+                    if self._resting:
+                        self._wake()
+                    if self._idle and self._is_next(place):
+                        break
+                    self._require_some(tried=tried)
                     left = min((job.deadline_ns - time.monotonic_ns()) / 1e9, WATCH_S)
                     if left <= 0 or job.stop.is_set():
                         return None
@@ -257,25 +300,44 @@ class Pool:
                 if self._urgent or self._patient:
                     self._free.notify_all()
 
+    @property
+    def _leased(self) -> list[Channel]:
+        free = {*self._idle, *self._lost, *self._resting}
+        return [channel for channel in self.channels if channel not in free]
+
     def _is_next(self, place: _Place) -> bool:
         if self._urgent:
             return self._urgent[0] is place
         return self._patient[0] is place
 
-    def release(self, channel: Channel, *, lost: bool, doubtful: bool = False) -> None:
+    def release(self, channel: Channel, outcome: Outcome | None = None) -> None:
         """Gives a leased channel back.
 
         Args:
-            lost: it is never leased again.
-            doubtful: it left pages undecided; the others are leased before it.
+            outcome: how it was left; by default well. One that is lost is never leased again, one
+                that met a shortage not for a while, a doubtful one after the others.
         """
         with self._free:
-            if lost:
+            if outcome is None:
+                channel.rest_ns = 0
+                self._idle.append(channel)
+            elif outcome.lost:
+                log.error("channel %d is lost: %s", channel.index, " ".join(outcome.notes))
                 self._lost.append(channel)
+            elif outcome.shortage is not None:
+                self._rest(channel, outcome.shortage)
             else:
-                self._idle.insert(0 if doubtful else len(self._idle), channel)
+                channel.rest_ns = 0 if outcome.decided else channel.rest_ns
+                self._idle.insert(0 if outcome.doubtful else len(self._idle), channel)
             if self._urgent or self._patient or self._closed:
                 self._free.notify_all()
+
+    def _rest(self, channel: Channel, why: str) -> None:
+        """Leaves a channel alone for a while, twice as long after every shortage in a row."""
+        if not channel.rest_ns:
+            log.warning("%s; it is tried again, after at most %g s", why, REST_MAX_NS / 1e9)
+        channel.rest_ns = min(max(2 * channel.rest_ns, REST_NS), REST_MAX_NS)
+        self._resting[channel] = Rest(time.monotonic_ns() + channel.rest_ns, why)
 
     def close(self) -> None:
         """Ends the workers, by force where they do not end by themselves in time.
@@ -286,7 +348,7 @@ class Pool:
         with self._free:
             self._closed = True
             self._free.notify_all()
-            while len(self._idle) + len(self._lost) < len(self.channels):
+            while self._leased:
                 left = (end_ns - time.monotonic_ns()) / 1e9
                 if left <= 0 or not self._free.wait(left):
                     break
@@ -298,5 +360,5 @@ class Pool:
         end_ns = time.monotonic_ns() + END_NS
         for channel in self.channels:
             with self._free:
-                in_use = channel not in self._idle and channel not in self._lost
+                in_use = channel in self._leased
             channel.close(end_ns, in_use=in_use)

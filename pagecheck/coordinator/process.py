@@ -19,7 +19,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from pagecheck.errors import EngineError, InternalError, UsageError
+from pagecheck.errors import (
+    EngineError,
+    InternalError,
+    PagecheckError,
+    ResourceError,
+    UsageError,
+)
 from pagecheck.shm.ring import Ring
 from pagecheck.shortage import refused
 from pagecheck.wire import Closed, Link
@@ -145,6 +151,12 @@ class WorkerProcess:
             self._link.send(message, fds)
         except Closed as error:
             raise WorkerDied(self._last_words(str(error))) from error
+        except OSError as error:
+            raise self._short("write to", error) from error
+
+    def _short(self, what: str, error: OSError) -> PagecheckError:
+        """An error of ours, which says nothing about the worker."""
+        return refused(f"channel {self.channel}: cannot {what} worker {self.pid}", error)
 
     def await_reply(self, kind: str, deadline_ns: int) -> dict[str, Any] | None:
         """Waits for what it says next: `ready`, `attached` or `detached`.
@@ -156,18 +168,21 @@ class WorkerProcess:
             WorkerDied: it ended.
             EngineError: it says that the engine or kernel cannot run here.
             UsageError: it says that what was asked for makes no sense.
+            ResourceError: it says that the host did not give it what it needs.
             InternalError: it says something else.
         """
         try:
             received = self._link.receive(deadline_ns)
         except Closed as error:
             raise WorkerDied(self._last_words(str(error))) from error
+        except OSError as error:
+            raise self._short("read from", error) from error
         if received is None:
             return None
         message, _fds = received
         if "error" in message:
             text = f"channel {self.channel}: {message['error'].get('message')}"
-            known = {each.__name__: each for each in (EngineError, UsageError)}
+            known = {each.__name__: each for each in (EngineError, UsageError, ResourceError)}
             raise known.get(message["error"].get("class"), InternalError)(text)
         body = message.get(kind)
         if not isinstance(body, dict):

@@ -296,6 +296,11 @@ class Commands:
         slot_pages = -(-slot_pages // 64) * 64
         blocks = {number: held.block for number, held in self._holdings.blocks.items()}
         channel = self._service.new_channel(min(free), slots, slot_pages, spin_us, blocks)
+        try:
+            ring = os.dup(channel.fd)
+        except BaseException:
+            channel.close()
+            raise
         self._holdings.open(channel)
         members = {
             "channel": channel.number,
@@ -307,7 +312,7 @@ class Commands:
             "kernel": channel.kernel,
             "worker": channel.pid,
         }
-        return Reply(members, (os.dup(channel.fd),))
+        return Reply(members, (ring,))
 
     def _close_channel(self, arguments: Arguments, fds: list[int]) -> Reply:
         number = arguments.integer("channel", 0, 255)

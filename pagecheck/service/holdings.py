@@ -6,7 +6,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from pagecheck.errors import LimitError, PagecheckError, UsageError
+from pagecheck.errors import LimitError, PagecheckError, ResourceError, UsageError
 from pagecheck.service.limits import BLOCKS_PER_CLIENT
 
 if TYPE_CHECKING:
@@ -63,13 +63,22 @@ class Holdings:
             raise LimitError(f"{BLOCKS_PER_CLIENT} blocks are attached; detach one first")
 
     def add(self, block: Block, regions: tuple[Region, ...], vm: Vm | None) -> HeldBlock:
-        """Takes the block over and makes it known to the client's channels."""
+        """Takes the block over and makes it known to the client's channels.
+
+        Raises:
+            ResourceError: a channel cannot be told of it at this moment; it is detached again.
+        """
         number = min(set(range(BLOCKS_PER_CLIENT)) - self.blocks.keys())
         held = HeldBlock(number, block, regions, vm)
         self.blocks[number] = held
         for channel in self._living():
-            with contextlib.suppress(PagecheckError):  # it is gone; its client learns that there
+            try:
                 channel.attach(number, block)
+            except ResourceError:
+                self.remove(number)
+                raise
+            except PagecheckError:  # it is gone; its client learns that there
+                pass
         return held
 
     def remove(self, number: int) -> None:

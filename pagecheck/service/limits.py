@@ -19,6 +19,9 @@ NAME_CHARS: Final = 128
 SLOTS_MAX: Final = 256
 SPIN_US_MAX: Final = 1000
 RESERVED_CLIENTS: Final = 2  # for root and our own user, where others may connect
+# The kernel doubles it; an answer with its bookkeeping takes 1 KiB or more, so that about a dozen,
+# with the descriptors that they hold on their way, wait for a client that does not read.
+SEND_BUFFER_BYTES: Final = 1 << 13
 SEND_NS: Final = 5_000_000_000  # a client that has not read a reply by then is given up
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+import resource
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck.coordinator import Coordinator
 from pagecheck.errors import UsageError
@@ -15,6 +16,8 @@ from pagecheck.service.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+DESCRIPTORS: Final = 16384  # 32 clients with 32 blocks and 16 direct channels each, and more
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ def run_service(where: Where, limits: Limits, **engine: Any) -> None:
         PagecheckError: it cannot be started; nothing is left then.
     """
     limits.check()
+    _raise_descriptor_limit()
     if engine.get("engine") == "none":
         raise UsageError("engine none: the service has nothing to do with it")
     address = None
@@ -65,3 +69,12 @@ def run_service(where: Where, limits: Limits, **engine: Any) -> None:
             stack.callback(scrapes.close)
             log.info("metrics on http://%s/metrics", shown)
         serve(listener, service, frozenset(where.allowed_uids))
+
+
+def _raise_descriptor_limit() -> None:
+    """As far as we may: also descriptors on their way to clients count. Source: getrlimit(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -16,11 +16,12 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from pagecheck.errors import AccessError, LimitError, PagecheckError
+from pagecheck.errors import AccessError, EngineError, LimitError, PagecheckError
 from pagecheck.protocol import Connection
 from pagecheck.service.activation import notify
 from pagecheck.service.limits import admit
 from pagecheck.service.session import Session
+from pagecheck.shortage import refused
 
 if TYPE_CHECKING:
     from pagecheck.service.activation import Listener
@@ -39,15 +40,22 @@ def serve(listener: Listener, service: Service, allowed_uids: frozenset[int]) ->
     """Serves until SIGTERM, SIGINT or SIGHUP; then lets commands that run end, for a second.
 
     Must be called from the main thread.
+
+    Raises:
+        EngineError: every worker for checks is lost for good; whoever started the service starts
+            it again.
     """
     with _ends_by_signal() as ended:
         notify("READY=1\nSTATUS=serving")
         log.info("serving on %s", listener.text)
-        while not _accept_until(listener, service, allowed_uids, ended):
-            pass
+        while not (lost := service.coordinator.is_lost):
+            if _accept_until(listener, service, allowed_uids, ended):
+                break
     notify("STOPPING=1")
     listener.close()
     _drain(service)
+    if lost:
+        raise EngineError("no channel is left: every one lost its workers; start the service again")
 
 
 @contextlib.contextmanager
@@ -102,9 +110,11 @@ def _accept(listener: Listener, service: Service, allowed_uids: frozenset[int]) 
     except (AccessError, LimitError) as error:
         service.counters.add("clients_refused")
         _refuse(connected, error)
-    except (OSError, RuntimeError) as error:  # it left at once, or no thread can be started
-        log.warning("cannot serve a client: %s", error)
+    except OSError:  # it left at once
         connected.close()
+    except RuntimeError as error:
+        log.warning("cannot serve a client: %s", error)
+        _refuse(connected, refused("cannot start a thread for this client", error))
 
 
 def _refuse(connected: socket.socket, error: PagecheckError) -> None:

@@ -8,17 +8,19 @@ happens here everything that it has is given back.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from pagecheck.errors import InternalError, LimitError, PagecheckError, UsageError
+from pagecheck.errors import InternalError, LimitError, PagecheckError, ResourceError, UsageError
 from pagecheck.protocol import RECEIVE_STEP_NS, Connection, Line, close_all, parse
 from pagecheck.service.commands import Commands, Reply
 from pagecheck.service.holdings import Holdings
-from pagecheck.service.limits import NAME_CHARS, SEND_NS, Peer
+from pagecheck.service.limits import NAME_CHARS, SEND_BUFFER_BYTES, SEND_NS, Peer
+from pagecheck.shortage import explain, refused
 
 if TYPE_CHECKING:
     from pagecheck.service.service import Service
@@ -52,6 +54,7 @@ class Session:
         self._told = 0.0
         self.holdings = Holdings(service.coordinator, service.counters)
         self.number = service.enter(self, trusted=peer.trusted)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._connection = Connection(connected)
         self._thread = threading.Thread(
             target=self._serve, name=f"pagecheck-client-{self.number}", daemon=True
@@ -135,6 +138,9 @@ class Session:
         try:
             message = parse(line.text)
             request_id = self._request_id = _checked_id(message)
+            if line.is_short:
+                why = explain(OSError(errno.EMFILE, ""))
+                raise ResourceError(f"what came with this line could not be taken: {why}")
             self._doing = str(message.get("execute"))[:40]
             self._service.counters.add("commands")
             reply = self._commands.run(message, line.fds)
@@ -143,19 +149,32 @@ class Session:
             self._service.counters.add("errors")
             answer = Reply(_error(error, request_id))
         except Exception as error:
-            log.exception("client %d: %s", self.number, self._doing)
-            known = InternalError(f"a bug in pagecheck: {type(error).__name__}")
-            answer = Reply(_error(known, request_id))
+            self._service.counters.add("errors")
+            answer = Reply(_error(self._known(error), request_id))
         finally:
             self._doing = None
             close_all(line.fds)
         if request_id is not None:
             answer.members["id"] = request_id
         self._commands_done += 1
-        self._send(answer)
+        try:
+            self._send(answer)
+        except OSError as error:  # what the answer needs is short; to say so needs nothing
+            self._service.counters.add("errors")
+            known = refused("cannot send the answer", error)
+            self._send(Reply(_error(known, request_id)))
+
+    def _known(self, error: Exception) -> PagecheckError:
+        """What nobody expected, as it is told: a shortage, or a bug."""
+        why = explain(error)
+        if why is not None:
+            return ResourceError(why)
+        log.exception("client %d: %s", self.number, self._doing)
+        return InternalError(f"a bug in pagecheck: {type(error).__name__}")
 
     def _send(self, reply: Reply) -> None:
-        """Raises PeerError where the client does not read."""
+        """Raises PeerError where the client does not read, OSError where there is a shortage
+        here."""
         try:
             self._connection.send(reply.members, reply.fds, time.monotonic_ns() + SEND_NS)
         finally:

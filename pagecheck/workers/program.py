@@ -8,7 +8,7 @@ import os
 import signal
 import time
 
-from pagecheck.errors import EngineError, InternalError, PagecheckError
+from pagecheck.errors import EngineError, InternalError, PagecheckError, ResourceError
 from pagecheck.hw.cpu import choose_kernel
 from pagecheck.hw.dsa import DsaEngine
 from pagecheck.native import Worker
@@ -38,13 +38,23 @@ def main(fd: int) -> int:
     except Closed:
         return 0
     except Exception as error:
-        known = error if isinstance(error, PagecheckError) else InternalError(repr(error))
-        with contextlib.suppress(Closed):
+        known = _known(error)
+        with contextlib.suppress(Closed, OSError):
             link.send({"error": {"class": type(known).__name__, "message": str(known)}})
-        if known is error:
-            return known.exit_code
-        raise
+        if isinstance(known, InternalError) and known is not error:
+            raise
+        return known.exit_code
     return 0
+
+
+def _known(error: Exception) -> PagecheckError:
+    """The error as it is told: a shortage is one, and what nobody expected is a bug."""
+    if isinstance(error, PagecheckError):
+        return error
+    from pagecheck.shortage import explain  # what no worker needs that lives
+
+    why = explain(error)
+    return ResourceError(why) if why is not None else InternalError(repr(error))
 
 
 def start(link: Link) -> tuple[Worker, DsaEngine]:

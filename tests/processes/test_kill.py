@@ -318,7 +318,7 @@ def test_a_deadline_kills_no_worker(ram: Ram):
         with c._pool._free:
             busy = c._pool._idle.pop()
         block = c.attach(ram.source)  # the only channel is busy: it learns of the block later
-        c._pool.release(busy, lost=False)
+        c._pool.release(busy)
         for _ in range(8):
             c.check(block, ram.offsets[:64], deadline=1e-6)
         assert (c.check(block, ram.offsets[:64]).zero == ram.zero[:64]).all()

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "formats": set(),
     "shm": {"formats", "native", "shortage"},
     "hw": {"native"},
-    "workers": {"shm", "hw", "wire", "native"},
+    "workers": {"shm", "hw", "wire", "native", "shortage"},
     "coordinator": {"shm", "native", "plan", "wire", "report", "statistics", "shortage"},
     "vmm": {"shm", "native", "wire", "shortage", "printable"},
     "aside": {"report", "shm", "signals", "streams"},
