@@ -2,7 +2,11 @@
 #ifndef PY_NATIVE_H
 #define PY_NATIVE_H
 
+#include <pyconfig.h> /* says whether the interpreter is free-threaded */
+
+#ifndef Py_GIL_DISABLED /* which knows no limited API before 3.15 */
 #define Py_LIMITED_API 0x030b0000
+#endif
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
