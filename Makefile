@@ -3,6 +3,8 @@
 # make demo-vm boot a real Linux guest under QEMU and scan its RAM
 # make check   lint and types
 # make native  the C core's own tests, without Python (also: native-sanitize, native-aarch64)
+# make bounds  the tests at both ends of what setup.cfg promises: oldest and newest dependencies, Pythons
+# make dist-check  an sdist and a wheel, built, installed outside the tree and used there
 # make bench   every benchmark (minutes)
 
 PYTHON ?= python3
@@ -14,7 +16,7 @@ TOOLS := $(VENV)/.tools
 SAMPLE := build/sample.ram
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-vm test check native native-sanitize native-aarch64 bench clean
+.PHONY: demo demo-vm test check native native-sanitize native-aarch64 bounds dist-check bench clean
 
 $(PACKAGE): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
 	@tools/needs "$(PYTHON)"
@@ -52,6 +54,14 @@ check: $(TOOLS)
 
 native native-sanitize native-aarch64:
 	$(MAKE) --no-print-directory -C tests/native $(patsubst native-%,%,$(@:native=native-test))
+
+bounds:
+	tools/bounds oldest
+	tools/bounds newest
+
+dist-check:
+	@tools/needs "$(PYTHON)"
+	tools/dist-check "$(PYTHON)"
 
 bench: $(TOOLS)
 	$(BIN)/python -m tools.bench all
