@@ -34,6 +34,11 @@
  * Threads: a client is used by one thread at a time, and so is a channel; channels are independent
  * of each other and, but for opening and closing, of the client. No thread or signal is used here.
  *
+ * fork: clients and channels belong to the process that made them. In its child every call on them
+ * fails with -ECHILD and changes nothing; closing them there gives the child's copies back and
+ * leaves the parent's alone. (Linux 4.14 and later; before that a child must not touch them.) A
+ * zeroed structure is one that is closed.
+ *
  * Times: deadlines are absolute CLOCK_MONOTONIC nanoseconds; to pagecheck_wait 0 means: only look.
  *
  * Versions: pagecheck_connect fails with -EPROTONOSUPPORT, naming both sides' versions, unless the
@@ -160,7 +165,9 @@ PAGECHECK_ASSERT(offsetof(struct pagecheck_slot, answer) == 64, "one writer per 
 typedef struct pagecheck_client {
     char error[256]; /* what the last failure was, with the service's class and text */
     /* The rest is the header's own. */
+    uint64_t *own; /* see pgck_own; NULL: it is closed */
     int socket;
+    bool cut;           /* a descriptor was lost: this process had no room for it */
     int passed;         /* a descriptor that came and was not claimed, or -1 */
     int failed;         /* why the connection cannot be used any more, a negative errno; or 0 */
     bool names_layouts; /* the service takes `layouts` of open-channel */
@@ -202,6 +209,8 @@ typedef struct pagecheck_channel {
     uint32_t slot_pages;
     /* The rest is the header's own. */
     struct pagecheck_ring_header *header;
+    uint64_t *own;     /* see pgck_own; NULL: it is closed */
+    int64_t looked_ns; /* when we last looked whether the service hung up */
     size_t mapped_bytes;
     uint64_t slot_bytes;
     uint64_t submitted; /* sequence of the newest batch */
@@ -242,6 +251,41 @@ PAGECHECK_API int64_t pagecheck_now_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * INT64_C(1000000000) + (int64_t)now.tv_nsec;
+}
+
+/* A time that is not past the end of time. */
+static inline int64_t pgck_later(int64_t now_ns, int64_t more_ns)
+{
+    return more_ns > INT64_MAX - now_ns ? INT64_MAX : now_ns + more_ns;
+}
+
+#define PGCK_WIPEONFORK 18 /* MADV_WIPEONFORK, Linux 4.14 */
+
+/* A word that only this process has: a child of fork finds 0 there. NULL: no memory. */
+static inline uint64_t *pgck_own(void)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    void *page = mmap(NULL, sizeof(uint64_t), PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (page == MAP_FAILED)
+        return NULL;
+    madvise(page, sizeof(uint64_t), PGCK_WIPEONFORK);
+    *(uint64_t *)page = 1;
+    return (uint64_t *)page;
+}
+
+static inline void pgck_disown(uint64_t **own)
+{
+    if (*own != NULL)
+        munmap(*own, sizeof **own);
+    *own = NULL;
+}
+
+/* 0 where it is open and this process's, else -ENOTCONN or -ECHILD. */
+static inline int pgck_whose(const uint64_t *own)
+{
+    if (own == NULL)
+        return -ENOTCONN;
+    return *own != 0 ? 0 : -ECHILD;
 }
 
 static inline void pgck_relax(void)
@@ -312,6 +356,28 @@ static inline bool pgck_hung_up(int fd)
     return fd >= 0 && poll(&at, 1, 0) > 0 && (at.revents & (POLLHUP | POLLERR)) != 0;
 }
 
+/* 0, or why nothing can be done with the channel here. */
+static inline int pgck_usable(pagecheck_channel *channel)
+{
+    int code = pgck_whose(channel->own);
+    if (code == 0)
+        return 0;
+    return pgck_say(channel, code,
+                    code == -ECHILD ? "the channel is the parent process's; open one here"
+                                    : "the channel is not open");
+}
+
+/* For who only polls: a service that was killed together with its workers raises no word, so its
+ * socket is looked at, ten times a second at most. */
+static inline void pgck_look(pagecheck_channel *channel)
+{
+    int64_t now = pagecheck_now_ns();
+    if (channel->socket < 0 || now - channel->looked_ns < PGCK_LOOK_NS)
+        return;
+    channel->looked_ns = now;
+    channel->lost = channel->lost || pgck_hung_up(channel->socket);
+}
+
 /* Whether the slot whose turn it is can be used: 0, -EAGAIN, -ECONNRESET, -EPROTO. */
 static inline int pgck_room(pagecheck_channel *channel)
 {
@@ -332,9 +398,16 @@ static inline int pgck_submit(pagecheck_channel *channel, uint32_t block, uint64
                               const uint64_t *offsets, uint32_t count, uint64_t *ticket)
 {
     *ticket = 0; /* no batch's */
+    int code = pgck_usable(channel);
+    if (code != 0)
+        return code;
     if (count == 0 || count > channel->slot_pages)
         return pgck_say(channel, -EINVAL, "no pages, or more than slot_pages");
-    int code = pgck_room(channel);
+    code = pgck_room(channel);
+    if (code == -EAGAIN) {
+        pgck_look(channel);
+        code = pgck_room(channel);
+    }
     if (code != 0)
         return code;
     uint64_t sequence = ++channel->submitted;
@@ -409,6 +482,17 @@ static inline void pgck_clear(const pgck_batch *batch, uint64_t *zero, uint64_t 
     memset(decided, 0, (batch->count + 63u) / 64u * sizeof *decided);
 }
 
+/* The words of a ticket that is not out: as many as it had, if it is remembered, else the first. */
+static inline void pgck_clear_old(const pagecheck_channel *channel, uint64_t ticket, uint64_t *zero,
+                                  uint64_t *decided)
+{
+    pgck_batch old = {ticket, 1, PGCK_FREE};
+    if (channel->batches != NULL && ticket != 0 &&
+        channel->batches[ticket % channel->slots].sequence == ticket)
+        old = channel->batches[ticket % channel->slots];
+    pgck_clear(&old, zero, decided);
+}
+
 /* 0: the answer is taken; -EAGAIN: there is none yet; -EPROTO. */
 static inline int pgck_take(pagecheck_channel *channel, pgck_batch *batch, uint64_t *zero,
                             uint64_t *decided)
@@ -436,7 +520,7 @@ static inline int pgck_take(pagecheck_channel *channel, pgck_batch *batch, uint6
 static inline bool pgck_spin(const pagecheck_channel *channel, uint64_t sequence,
                              int64_t deadline_ns)
 {
-    int64_t until_ns = pagecheck_now_ns() + channel->spin_ns;
+    int64_t until_ns = pgck_later(pagecheck_now_ns(), channel->spin_ns);
     do {
         for (int i = 0; i < 64; i++) {
             if (pgck_answered(channel, sequence) || pgck_gone(channel))
@@ -483,14 +567,18 @@ static inline pgck_batch *pgck_find(pagecheck_channel *channel, uint64_t ticket)
  * -ETIMEDOUT: not yet; the ticket can be waited for again, or forgotten. -ECONNRESET: nobody
  * answers any more. -EPROTO: the batch was refused (channel->refusal is not 0, the ticket is used
  * up), or an answer made no sense and the channel is good for nothing. -EINVAL: no such ticket is
- * out; the words are untouched. Signals do not end the wait. */
+ * out; of a batch that was taken before the words are 0, else the first of each, so that what they
+ * held is not taken for an answer. Signals do not end the wait. */
 PAGECHECK_API int pagecheck_wait(pagecheck_channel *channel, uint64_t ticket, int64_t deadline_ns,
                                  uint64_t *zero, uint64_t *decided)
 {
-    pgck_batch *batch = pgck_find(channel, ticket);
     channel->refusal = 0;
-    if (batch == NULL)
-        return -EINVAL;
+    int unusable = pgck_usable(channel);
+    pgck_batch *batch = unusable == 0 ? pgck_find(channel, ticket) : NULL;
+    if (batch == NULL) {
+        pgck_clear_old(channel, ticket, zero, decided);
+        return unusable != 0 ? unusable : -EINVAL;
+    }
     pgck_clear(batch, zero, decided);
     if (channel->broken)
         return pgck_say(channel, -EPROTO, "an earlier answer made no sense");
@@ -501,8 +589,12 @@ PAGECHECK_API int pagecheck_wait(pagecheck_channel *channel, uint64_t ticket, in
             return code;
         if (gone)
             return pgck_say(channel, -ECONNRESET, "nobody answers any more");
-        if (deadline_ns <= 0 || pagecheck_now_ns() >= deadline_ns)
-            return pgck_say(channel, -ETIMEDOUT, "no answer yet");
+        if (deadline_ns <= 0 || pagecheck_now_ns() >= deadline_ns) {
+            pgck_look(channel);
+            if (!channel->lost)
+                return pgck_say(channel, -ETIMEDOUT, "no answer yet");
+            continue; /* what was answered before the end counts */
+        }
         code = pgck_sleep(channel, ticket, deadline_ns);
         if (code != 0)
             return pgck_say(channel, code, "cannot sleep on a futex");
@@ -512,9 +604,10 @@ PAGECHECK_API int pagecheck_wait(pagecheck_channel *channel, uint64_t ticket, in
 /* Gives a ticket up; its slot is used again once its answer is there. 0 or -EINVAL. */
 PAGECHECK_API int pagecheck_forget(pagecheck_channel *channel, uint64_t ticket)
 {
-    pgck_batch *batch = pgck_find(channel, ticket);
+    int code = pgck_usable(channel);
+    pgck_batch *batch = code == 0 ? pgck_find(channel, ticket) : NULL;
     if (batch == NULL)
-        return -EINVAL;
+        return code != 0 ? code : -EINVAL;
     batch->state = PGCK_FORGOTTEN;
     return 0;
 }
@@ -541,8 +634,12 @@ PAGECHECK_API uint32_t pagecheck_partition(const uint64_t *offsets, const uint64
 
 /* ---- The segment ---- */
 
+/* May be called twice, and on a zeroed structure. */
 PAGECHECK_API void pagecheck_channel_unmap(pagecheck_channel *channel)
 {
+    if (channel->own == NULL)
+        return;
+    pgck_disown(&channel->own);
     if (channel->header != NULL)
         munmap(channel->header, channel->mapped_bytes);
     if (channel->socket >= 0)
@@ -580,7 +677,8 @@ static inline const char *pgck_geometry(pagecheck_channel *channel, uint64_t fil
     return NULL;
 }
 
-static inline const char *pgck_map(int fd, pagecheck_channel *channel)
+/* A static text that says what is wrong, or NULL; `code` then is what that means. */
+static inline const char *pgck_map(int fd, pagecheck_channel *channel, int *code)
 {
     struct stat st;
     /* What is not sealed could shrink below the mapping, which would be SIGBUS. */
@@ -591,8 +689,10 @@ static inline const char *pgck_map(int fd, pagecheck_channel *channel)
         return "channel segment too short";
     channel->mapped_bytes = (size_t)st.st_size;
     void *mapped = mmap(NULL, channel->mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (mapped == MAP_FAILED)
+    if (mapped == MAP_FAILED) {
+        *code = errno == ENOMEM ? -ENOMEM : -EPROTO;
         return "cannot map the channel segment";
+    }
     channel->header = (struct pagecheck_ring_header *)mapped;
     const char *wrong = pgck_geometry(channel, channel->mapped_bytes);
     if (wrong != NULL)
@@ -601,20 +701,27 @@ static inline const char *pgck_map(int fd, pagecheck_channel *channel)
         if (__atomic_load_n(&pgck_slot(channel, i)->request, __ATOMIC_RELAXED) != 0)
             return "channel segment that was used before";
     channel->batches = (pgck_batch *)calloc(channel->slots, sizeof *channel->batches);
-    return channel->batches == NULL ? "no memory" : NULL;
+    if (channel->batches != NULL)
+        return NULL;
+    *code = -ENOMEM;
+    return "no memory";
 }
 
 /* Maps a new channel's segment and checks its seals, size and header; `fd` stays the caller's.
- * 0 or -EPROTO; after a failure there is nothing to unmap. Needs no client. */
+ * 0, -EPROTO or -ENOMEM; after a failure there is nothing to unmap. Needs no client. */
 PAGECHECK_API int pagecheck_channel_map(int fd, pagecheck_channel *channel)
 {
     memset(channel, 0, sizeof *channel);
     channel->socket = -1;
-    const char *wrong = pgck_map(fd, channel);
+    channel->own = pgck_own();
+    if (channel->own == NULL)
+        return pgck_say(channel, -ENOMEM, "no memory");
+    int code = -EPROTO;
+    const char *wrong = pgck_map(fd, channel, &code);
     if (wrong == NULL)
         return 0;
     pagecheck_channel_unmap(channel);
-    return pgck_say(channel, -EPROTO, wrong);
+    return pgck_say(channel, code, wrong);
 }
 
 /* ---- JSON, as far as the service's lines need it ---- */
@@ -713,7 +820,7 @@ static inline int pgck_errno(pagecheck_client *client, const char *doing)
 /* Gives the socket's next call its time. */
 static inline int pgck_limit(pagecheck_client *client, int64_t deadline_ns)
 {
-    int64_t left_us = (deadline_ns - pagecheck_now_ns()) / 1000;
+    int64_t left_us = deadline_ns > 0 ? (deadline_ns - pagecheck_now_ns()) / 1000 : 0;
     struct timeval left;
     if (left_us <= 0)
         return pgck_fail(client, -ETIMEDOUT, "the service did not answer in time");
@@ -807,6 +914,8 @@ static inline int pgck_receive(pagecheck_client *client, int64_t deadline_ns)
         if (client->passed >= 0)
             close(client->passed);
         memcpy(&client->passed, CMSG_DATA(&control.head), sizeof(int));
+    } else if ((message.msg_flags & MSG_CTRUNC) != 0) {
+        client->cut = true;
     }
     if (got == 0)
         return pgck_fail(client, -ECONNRESET, "the service hung up");
@@ -864,11 +973,17 @@ static inline int pgck_exchange(pagecheck_client *client, char *request, int fd,
 static inline int pgck_ask(pagecheck_client *client, char *request, int fd, int64_t deadline_ns,
                            const char **answer)
 {
+    int usable = pgck_whose(client->own);
+    if (usable != 0)
+        return pgck_fail(client, usable,
+                         usable == -ECHILD ? "the client is the parent process's; connect here"
+                                           : "the client is not connected");
     if (client->failed != 0)
         return client->failed;
     if (client->passed >= 0)
         close(client->passed);
     client->passed = -1;
+    client->cut = false;
     client->requests++; /* the id that `request` has */
     int code = pgck_exchange(client, request, fd, "return", deadline_ns, answer);
     if (code != -EREMOTEIO)
@@ -889,26 +1004,32 @@ static inline int pgck_tell(pagecheck_client *client, const char *command, const
 }
 
 /* Hangs up; the service forgets what this client attached, and its channels end with -ECONNRESET.
- * They are still to be closed or unmapped. May be called twice. */
+ * They are still to be closed or unmapped. May be called twice, and on a zeroed structure; in a
+ * child of the process that connected it closes the child's copies only. */
 PAGECHECK_API void pagecheck_disconnect(pagecheck_client *client)
 {
+    bool ours = pgck_whose(client->own) == 0;
+    client->failed = -ENOTCONN;
+    if (client->own == NULL)
+        return;
+    pgck_disown(&client->own);
     if (client->passed >= 0)
         close(client->passed);
     if (client->socket >= 0) {
-        shutdown(client->socket, SHUT_RDWR); /* the channels have copies of the descriptor */
+        if (ours)
+            shutdown(client->socket, SHUT_RDWR); /* the channels have copies of the descriptor */
         close(client->socket);
     }
     free(client->line);
     client->line = NULL;
     client->room = client->filled = client->taken = 0;
     client->socket = client->passed = -1;
-    client->failed = -ENOTCONN;
 }
 
 /* 0 while the service has not hung up, else -ECONNRESET. Asks nothing of it. */
 PAGECHECK_API int pagecheck_check(const pagecheck_client *client)
 {
-    return client->socket < 0 || pgck_hung_up(client->socket) ? -ECONNRESET : 0;
+    return pgck_whose(client->own) != 0 || pgck_hung_up(client->socket) ? -ECONNRESET : 0;
 }
 
 static inline int pgck_connect(pagecheck_client *client, const char *path, int64_t deadline_ns)
@@ -953,6 +1074,9 @@ PAGECHECK_API int pagecheck_connect(const char *path, int64_t deadline_ns, pagec
     const char *greeting = NULL;
     memset(client, 0, sizeof *client);
     client->socket = client->passed = -1;
+    client->own = pgck_own();
+    if (client->own == NULL)
+        return pgck_fail(client, -ENOMEM, "no memory");
     int code = pgck_connect(client, path, deadline_ns);
     if (code == 0)
         code = pgck_exchange(client, NULL, -1, "pagecheck", deadline_ns, &greeting);
@@ -1030,10 +1154,16 @@ static inline int pgck_open_answered(pagecheck_client *client, const char *answe
                                      pagecheck_channel *channel)
 {
     uint64_t id = pgck_number(answer, "channel");
-    if (client->passed < 0 || id > UINT32_MAX)
-        return pgck_fail(client, -EPROTO, "open-channel: no segment or number: %.150s", answer);
-    if (pagecheck_channel_map(client->passed, channel) != 0)
-        return pgck_fail(client, -EPROTO, "open-channel: %s", channel->error);
+    memset(channel, 0, sizeof *channel);
+    if (id > UINT32_MAX)
+        return pgck_fail(client, -EPROTO, "open-channel: no number: %.150s", answer);
+    if (client->passed < 0 && client->cut)
+        return pgck_fail(client, -EMFILE, "open-channel: no descriptor is left in this process");
+    if (client->passed < 0)
+        return pgck_fail(client, -EPROTO, "open-channel: no segment: %.150s", answer);
+    int mapped = pagecheck_channel_map(client->passed, channel);
+    if (mapped != 0)
+        return pgck_fail(client, mapped, "open-channel: %s", channel->error);
     channel->id = (uint32_t)id;
     channel->socket = fcntl(client->socket, F_DUPFD_CLOEXEC, 0);
     if (channel->socket >= 0 && pgck_number(answer, "slots") == channel->slots &&
@@ -1045,7 +1175,8 @@ static inline int pgck_open_answered(pagecheck_client *client, const char *answe
     return code;
 }
 
-/* Opens a channel; after a failure there is nothing to close. */
+/* Opens a channel; after a failure there is nothing to close. -EMFILE, -ENFILE, -ENOMEM: this
+ * process has no room for it; the connection is good. */
 PAGECHECK_API int pagecheck_open_channel(pagecheck_client *client,
                                          const pagecheck_channel_options *options,
                                          int64_t deadline_ns, pagecheck_channel *channel)
@@ -1058,9 +1189,14 @@ PAGECHECK_API int pagecheck_open_channel(pagecheck_client *client,
              client->requests + 1, options->slots, options->slot_pages, options->spin_us,
              client->names_layouts ? ",\"layouts\":[" PGCK_TEXT(PAGECHECK_LAYOUT_VERSION) "]" : "");
     int code = pgck_ask(client, request, -1, deadline_ns, &answer);
-    if (code == 0)
-        client->failed = code = pgck_open_answered(client, answer, channel);
-    return code;
+    if (code != 0)
+        return code;
+    uint64_t id = pgck_number(answer, "channel");
+    code = pgck_open_answered(client, answer, channel);
+    if (code != -EMFILE && code != -ENFILE && code != -ENOMEM)
+        return client->failed = code;
+    pgck_tell(client, "close-channel", "channel", (uint32_t)id, deadline_ns);
+    return code; /* whatever became of that: the service closes it with the connection */
 }
 
 #endif
