@@ -138,6 +138,7 @@ class Client:
         self._ids = 0
         self._late: dict[int, str] = {}  # commands whose reply is waited for no longer, by id
         self._broken = False
+        self._pid = os.getpid()
         limit = _allowance(timeout)
         self._connection = Connection(_connected(self._path, timeout), REPLY_BYTES)
         try:
@@ -184,6 +185,7 @@ class Client:
             PeerError: it hung up; connect again.
         """
         limit = _allowance(timeout)
+        self.require_here()
         with self._lock:
             if self._broken:
                 raise PeerError(f"{self._path}: the connection is closed; connect again")
@@ -542,6 +544,19 @@ class Client:
         reply, _fds = self.execute("query-stats")
         return reply
 
+    def is_here(self) -> bool:
+        """Whether this process connected, and not the one that it was forked from."""
+        return os.getpid() == self._pid
+
+    def require_here(self) -> None:
+        """Raises UsageError in a forked child: connection and channels are its parent's, and what
+        both ask for would be answered to either."""
+        if not self.is_here():
+            raise UsageError(
+                f"{self._path}: the connection is of process {self._pid}, which was forked; "
+                "connect again in this one"
+            )
+
     def is_hung_up(self) -> bool:
         """Whether the service, or this end, hung up; asks nothing of it."""
         return self._broken or self._connection.is_closed()
@@ -566,6 +581,7 @@ class RemoteChannel:
         self._number = number
         self._batch_pages = batch_pages
         self._feed = feed
+        self._closed = False
 
     def check(self, block: RemoteBlock, offsets: ArrayLike, *, deadline: float = REPLY_S) -> Answer:
         """Decides the pages at the given offsets; no socket and no service's thread is in between.
@@ -580,6 +596,7 @@ class RemoteChannel:
         """
         import numpy as np
 
+        self._client.require_here()
         pages = np.array(offsets, np.uint64, ndmin=1)
         bad = _native.offsets_check(pages, block.ram.page_size, block.ram.size)
         if bad >= 0:
@@ -619,9 +636,12 @@ class RemoteChannel:
                 )
 
     def close(self) -> None:
-        """Ends the channel's worker."""
+        """Ends the channel's worker. May be called twice; in a forked child it is left to the
+        parent, and where the connection is gone the channel went with it."""
+        closed, self._closed = self._closed, True
         self._feed.close()
-        self._client.execute("close-channel", {"channel": self._number})
+        if not closed and self._client.is_here() and not self._client.is_hung_up():
+            self._client.execute("close-channel", {"channel": self._number})
 
 
 def _held(path: str, text: str) -> int:

@@ -104,6 +104,7 @@ class Coordinator:
         self._bitmaps: dict[int, BlockBitmaps] = {}
         self._pools: list[Pool] = []
         self._scans = 0
+        self._creator = os.getpid()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._pool: Pool | None = None
@@ -253,7 +254,7 @@ class Coordinator:
         """Takes the block's bitmaps' name away and closes its source, or leaves that to those who
         still use it; workers forget it before their next batch."""
         with self._lock:
-            if self._blocks.get(block.id) is not block:
+            if self._blocks.get(block.id) is not block or os.getpid() != self._creator:
                 return
             del self._blocks[block.id]
             bitmaps = self._bitmaps.pop(block.id, None)
@@ -394,6 +395,8 @@ class Coordinator:
         return bitmaps
 
     def _require_open(self) -> None:
+        if os.getpid() != self._creator:  # rings and workers are the parent's
+            raise UsageError("the coordinator is of the process that was forked; make another one")
         if self._stop.is_set():
             raise UsageError("the coordinator is closed")
 

@@ -24,7 +24,7 @@ from pagecheck.protocol import (
 )
 from pagecheck.service.arguments import Arguments, page_ranges, regions
 from pagecheck.service.holdings import HeldBlock, Holdings
-from pagecheck.service.limits import BLOCKS_PER_CLIENT, SLOTS_MAX, SPIN_US_MAX, Peer
+from pagecheck.service.limits import BLOCKS_PER_CLIENT, NUMBER_MAX, SLOTS_MAX, SPIN_US_MAX, Peer
 from pagecheck.service.naming import Identity, expected_identity, open_named, require_same_vm
 from pagecheck.service.results import Check
 from pagecheck.shm.ram import adopt
@@ -228,7 +228,7 @@ class Commands:
         )
 
     def _detach(self, arguments: Arguments, fds: list[int]) -> Reply:
-        number = arguments.integer("block", 0, BLOCKS_PER_CLIENT - 1)
+        number = arguments.integer("block", 0, NUMBER_MAX)
         arguments.done()
         _require_fds("detach", fds, 0)
         self._holdings.remove(number)
@@ -237,7 +237,7 @@ class Commands:
     def _check(self, arguments: Arguments, fds: list[int]) -> Reply:
         numbers = arguments.items("blocks", BLOCKS_PER_CLIENT)
         if numbers is None:
-            numbers = [arguments.integer("block", 0, BLOCKS_PER_CLIENT - 1)]
+            numbers = [arguments.integer("block", 0, NUMBER_MAX)]
         if (
             any(type(n) is not int for n in numbers)
             or len({*numbers}) != len(numbers)
@@ -290,12 +290,12 @@ class Commands:
         arguments.done()
         _require_fds("open-channel", fds, 0)
         most = self._service.limits.channels
-        free = set(range(most)) - self._holdings.channels.keys()
-        if not free:
+        if len(self._holdings.channels) >= most:
             raise LimitError(f"{most} channels are open; close one first")
         slot_pages = -(-slot_pages // 64) * 64
         blocks = {number: held.block for number, held in self._holdings.blocks.items()}
-        channel = self._service.new_channel(min(free), slots, slot_pages, spin_us, blocks)
+        number = self._holdings.next_channel()
+        channel = self._service.new_channel(number, slots, slot_pages, spin_us, blocks)
         try:
             ring = os.dup(channel.fd)
         except BaseException:
@@ -315,7 +315,7 @@ class Commands:
         return Reply(members, (ring,))
 
     def _close_channel(self, arguments: Arguments, fds: list[int]) -> Reply:
-        number = arguments.integer("channel", 0, 255)
+        number = arguments.integer("channel", 0, NUMBER_MAX)
         arguments.done()
         _require_fds("close-channel", fds, 0)
         self._holdings.close_channel(number)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from pagecheck.errors import LimitError, PagecheckError, ResourceError, UsageError
-from pagecheck.service.limits import BLOCKS_PER_CLIENT
+from pagecheck.native import _native
+from pagecheck.service.limits import BLOCKS_PER_CLIENT, NUMBER_MAX
 
 if TYPE_CHECKING:
     from pagecheck.coordinator import Block, Coordinator
@@ -41,6 +43,8 @@ class Holdings:
         self._counters = counters
         self.blocks: dict[int, HeldBlock] = {}
         self.channels: dict[int, DirectChannel] = {}
+        self._block_numbers = itertools.count()
+        self._channel_numbers = itertools.count()
 
     def block(self, number: int) -> HeldBlock:
         """Raises UsageError where there is none of that number."""
@@ -62,13 +66,33 @@ class Holdings:
         if len(self.blocks) >= BLOCKS_PER_CLIENT:
             raise LimitError(f"{BLOCKS_PER_CLIENT} blocks are attached; detach one first")
 
+    def _next_block(self) -> int:
+        """A number that no block of this client had before, so that what is late meets no other;
+        workers keep blocks by its lowest bits."""
+        taken = {number % _native.BLOCKS_MAX for number in self.blocks}
+        free = (n for n in self._block_numbers if n % _native.BLOCKS_MAX not in taken)
+        return _given(next(free), "blocks")
+
+    def next_channel(self) -> int:
+        """A number that no channel of this client had before.
+
+        Raises:
+            LimitError: there is none.
+        """
+        return _given(next(self._channel_numbers), "channels")
+
     def add(self, block: Block, regions: tuple[Region, ...], vm: Vm | None) -> HeldBlock:
         """Takes the block over and makes it known to the client's channels.
 
         Raises:
             ResourceError: a channel cannot be told of it at this moment; it is detached again.
+            LimitError: no number is left for it.
         """
-        number = min(set(range(BLOCKS_PER_CLIENT)) - self.blocks.keys())
+        try:
+            number = self._next_block()
+        except LimitError:
+            self._coordinator.detach(block)
+            raise
         held = HeldBlock(number, block, regions, vm)
         self.blocks[number] = held
         for channel in self._living():
@@ -126,3 +150,9 @@ class Holdings:
                 step(number)
             except Exception:
                 log.exception("a client's end: %s %d", step.__name__, number)
+
+
+def _given(number: int, what: str) -> int:
+    if number > NUMBER_MAX:
+        raise LimitError(f"no number is left for more {what} of this connection; connect again")
+    return number

@@ -16,6 +16,7 @@ REGIONS_PER_BLOCK: Final = 1024
 RANGES_PER_CHECK: Final = 8192
 PIECES_PER_CHECK: Final = 65536  # what ranges of guest-physical addresses come to
 NAME_CHARS: Final = 128
+NUMBER_MAX: Final = (1 << 32) - 1  # of blocks and channels, which are not used again
 SLOTS_MAX: Final = 256
 SPIN_US_MAX: Final = 1000
 RESERVED_CLIENTS: Final = 2  # for root and our own user, where others may connect

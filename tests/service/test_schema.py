@@ -218,11 +218,11 @@ def test_its_limits_are_the_code_s() -> None:
     assert check["ranges"]["maxItems"] == limits.RANGES_PER_CHECK
     assert check["blocks"]["maxItems"] == blocks
     for each in (check["block"], check["blocks"]["items"], DEFS["block"]["properties"]["block"]):
-        assert each["maximum"] == blocks - 1
+        assert each["maximum"] == limits.NUMBER_MAX
     assert channel["slots"]["maximum"] == limits.SLOTS_MAX
     assert channel["slot_pages"]["maximum"] == _native.SLOT_PAGES_MAX
     assert channel["spin_us"]["maximum"] == limits.SPIN_US_MAX
-    assert DEFS["close-channel-arguments"]["properties"]["channel"]["maximum"] == 255
+    assert DEFS["close-channel-arguments"]["properties"]["channel"]["maximum"] == limits.NUMBER_MAX
     greeting = DEFS["greeting"]["properties"]["pagecheck"]["properties"]
     assert greeting["protocol"]["const"] == protocol.PROTOCOL
     assert f"at most {protocol.LINE_BYTES} bytes" in SCHEMA["description"]

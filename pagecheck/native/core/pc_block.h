@@ -18,6 +18,7 @@
 #define PC_BLOCK_ASK_RESIDENT 4u /* mincore tells the truth to this process */
 
 typedef struct pc_block {
+    uint32_t id;               /* what requests call it */
     int fd;                    /* owned; read-only */
     const unsigned char *base; /* mapping of [start, start + bytes), or NULL: read only */
     uint64_t start;            /* byte offset in the file of the block's page 0 */

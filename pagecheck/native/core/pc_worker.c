@@ -44,9 +44,9 @@ bool pc_worker_init(const pc_ring *ring, const pc_kernel *kernel, pc_worker *wor
 bool pc_worker_deinit(pc_worker *worker, int64_t deadline_ns)
 {
     bool drained = pc_dsa_deinit(&worker->dsa, deadline_ns);
-    for (uint32_t id = 0; drained && id < PC_BLOCKS_MAX; id++)
-        if (worker->blocks[id] != NULL)
-            pc_worker_detach(worker, id);
+    for (uint32_t at = 0; drained && at < PC_BLOCKS_MAX; at++)
+        if (worker->blocks[at] != NULL)
+            pc_worker_detach(worker, at);
     if (drained)
         pc_worker_queue_state(worker);
     pc_decider_deinit(&worker->decider);
@@ -79,14 +79,15 @@ bool pc_worker_attach(pc_worker *worker, uint32_t id, pc_block *block)
         pc_block_free(block);
         return false;
     }
-    worker->blocks[id] = block;
+    block->id = id;
+    worker->blocks[id % PC_BLOCKS_MAX] = block;
     return true;
 }
 
 void pc_worker_detach(pc_worker *worker, uint32_t id)
 {
-    pc_block *block = worker->blocks[id];
-    worker->blocks[id] = NULL;
+    pc_block *block = worker->blocks[id % PC_BLOCKS_MAX];
+    worker->blocks[id % PC_BLOCKS_MAX] = NULL;
     if (block->base != NULL)
         pc_dsa_take(&worker->dsa, block->base);
     block->next = worker->retired;
@@ -103,6 +104,12 @@ pc_queue_state pc_worker_queue_state(pc_worker *worker)
         pc_block_free(block);
     }
     return state;
+}
+
+const pc_block *pc_worker_block(const pc_worker *worker, uint32_t id)
+{
+    const pc_block *block = worker->blocks[id % PC_BLOCKS_MAX];
+    return block != NULL && block->id == id ? block : NULL;
 }
 
 /* Copies the offsets and checks the copy. */
@@ -126,7 +133,7 @@ static uint32_t begin(pc_worker *worker, struct pc_slot *slot, const request *as
     const pc_ring *ring = &worker->ring;
     if (asked->count == 0 || asked->count > ring->slot_pages)
         return PC_REFUSED_COUNT;
-    const pc_block *block = asked->block < PC_BLOCKS_MAX ? worker->blocks[asked->block] : NULL;
+    const pc_block *block = pc_worker_block(worker, asked->block);
     if (block == NULL)
         return PC_REFUSED_BLOCK;
     pc_task *task = &begun->task;

@@ -28,9 +28,9 @@ typedef struct pc_worker {
     int64_t spin_ns;           /* looks for work this long before it sleeps */
     pc_begun begun[PC_WINDOW]; /* from `oldest` on, around the end */
     uint32_t oldest;
-    uint64_t *offsets; /* of all of them */
-    pc_block *blocks[PC_BLOCKS_MAX];
-    pc_block *retired; /* detached while a queue drained, linked by `next` */
+    uint64_t *offsets;               /* of all of them */
+    pc_block *blocks[PC_BLOCKS_MAX]; /* by id % PC_BLOCKS_MAX: ids need not be used again */
+    pc_block *retired;               /* detached while a queue drained, linked by `next` */
 } pc_worker;
 
 typedef enum pc_serve {
@@ -51,8 +51,11 @@ bool pc_worker_deinit(pc_worker *worker, int64_t deadline_ns);
  * False: no memory, or the portal has no room for a block. */
 bool pc_worker_open_queue(pc_worker *worker, pc_portal *portal, const pc_dsa_limits *limits);
 
-/* The block is taken over. False: the software device has no room for it. */
+/* The block is taken over. No other block may be in its place, that of id % PC_BLOCKS_MAX. False:
+ * the software device has no room for it. */
 bool pc_worker_attach(pc_worker *worker, uint32_t id, pc_block *block);
+/* The block of that id, or NULL. */
+const pc_block *pc_worker_block(const pc_worker *worker, uint32_t id);
 /* Unmaps and closes the block, or leaves that until no queue drains any more. */
 void pc_worker_detach(pc_worker *worker, uint32_t id);
 /* What the queue does; frees what is no longer needed. */

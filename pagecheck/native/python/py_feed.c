@@ -101,12 +101,11 @@ static int add_view(FeedObject *self, PyObject *object, int writable, uint64_t b
     return 0;
 }
 
-static int check_job(FeedObject *self, unsigned int block, unsigned int batch_pages)
+static int check_job(FeedObject *self, unsigned int batch_pages)
 {
-    if (block < PC_BLOCKS_MAX && batch_pages > 0 && batch_pages <= self->feed.ring.slot_pages)
+    if (batch_pages > 0 && batch_pages <= self->feed.ring.slot_pages)
         return 0;
-    PyErr_Format(PyExc_ValueError, "block %u or batch of %u pages is out of range", block,
-                 batch_pages);
+    PyErr_Format(PyExc_ValueError, "batch of %u pages is out of range", batch_pages);
     return -1;
 }
 
@@ -127,7 +126,7 @@ static PyObject *feed_begin_range(PyObject *object, PyObject *args)
     if (self == NULL ||
         !PyArg_ParseTuple(args, "IIKOO", &block, &batch_pages, &pages, &zero, &normal))
         return NULL;
-    if (check_job(self, block, batch_pages) != 0 || nothing_out(self) != 0)
+    if (check_job(self, batch_pages) != 0 || nothing_out(self) != 0)
         return NULL;
     drop_views(self);
     uint64_t bytes = (pages + 63u) / 64u * 8u;
@@ -146,7 +145,7 @@ static PyObject *feed_begin_range(PyObject *object, PyObject *args)
 static int begin_offsets(FeedObject *self, unsigned int block, unsigned int batch_pages,
                          PyObject *offsets, PyObject *zero, PyObject *decided)
 {
-    if (check_job(self, block, batch_pages) != 0 || nothing_out(self) != 0)
+    if (check_job(self, batch_pages) != 0 || nothing_out(self) != 0)
         return -1;
     drop_views(self);
     if (add_view(self, offsets, 0, 8, "offsets") != 0)

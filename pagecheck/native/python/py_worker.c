@@ -126,7 +126,7 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
     if (self == NULL || !PyArg_ParseTuple(args, "IiKKKIKp", &id, &fd, &start, &bytes, &page_bytes,
                                           &flags, &dense_bytes, &map))
         return NULL;
-    if (id >= PC_BLOCKS_MAX || self->worker.blocks[id] != NULL || page_bytes < 4096 ||
+    if (self->worker.blocks[id % PC_BLOCKS_MAX] != NULL || page_bytes < 4096 ||
         (page_bytes & (page_bytes - 1)) != 0 || bytes == 0 || bytes % page_bytes != 0 ||
         start % 4096 != 0 || start > INT64_MAX || bytes > INT64_MAX - start) {
         PyErr_Format(PyExc_ValueError, "block %u: id, start, size or page size is out of range",
@@ -149,7 +149,7 @@ static PyObject *worker_detach(PyObject *object, PyObject *args)
     WorkerObject *self = usable(object);
     if (self == NULL || !PyArg_ParseTuple(args, "I", &id))
         return NULL;
-    if (id < PC_BLOCKS_MAX && self->worker.blocks[id] != NULL)
+    if (pc_worker_block(&self->worker, id) != NULL)
         pc_worker_detach(&self->worker, id);
     Py_RETURN_NONE;
 }
