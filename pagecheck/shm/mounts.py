@@ -18,6 +18,8 @@ STEADY: Final = frozenset(
         *("udf", "vfat", "xfs", "zfs"),
     ]
 )
+# How the kernel names mappings of files that lie on no mount.
+_NO_MOUNT: Final = (b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"anon_inode:")
 _LINKS_MAX: Final = 40  # as in the kernel
 _LEAD_ELSEWHERE: Final = ("root", "cwd", "fd", "map_files", "task")
 
@@ -99,13 +101,33 @@ def may_stall(path: str, mounts: list[Mount] | None = None) -> str | None:
 
 
 def source_may_stall(source: str) -> str | None:
-    """The same for a source as users name it; a running VM does not lie on a file system."""
+    """The same for a source as users name it; what QEMU tells by `qmp:` cannot be known before."""
+    if (process := re.fullmatch(r"pid:([0-9]{1,9})(:.*)?", source, re.DOTALL)) is not None:
+        return process_may_stall(int(process[1]))
     if source.startswith("fd:"):
         number = source.removeprefix("fd:")
         return descriptor_may_stall(int(number)) if re.fullmatch("[0-9]{1,9}", number) else None
     if source.startswith("shm:"):
         return may_stall("/dev/shm")
     return None if source.startswith(("pid:", "qmp:")) else may_stall(source)
+
+
+def process_may_stall(pid: int, proc: str = "/proc") -> str | None:
+    """The kind of a file system that may stall and of which the process maps a file, or None."""
+    kinds = {mount.device: mount.kind for mount in read(f"{proc}/{pid}/mountinfo")}
+    try:
+        with open(f"{proc}/{pid}/maps", "rb") as file:
+            fields = [line.split(maxsplit=5) for line in file]
+    except OSError:
+        return None  # gone, or not ours to look at, which the scan says
+    for device, path in {(each[3], each[5]) for each in fields if len(each) > 5}:
+        major, _, minor = device.partition(b":")
+        if path.startswith((b"[", *_NO_MOUNT)):
+            continue
+        kind = kinds.get((int(major, 16), int(minor, 16)), "another mount namespace's")
+        if kind not in STEADY:
+            return kind
+    return None
 
 
 def descriptor_may_stall(fd: int) -> str | None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +105,24 @@ def test_a_descriptor(fs: StallingFs, name: str) -> None:
         assert_undecided(scan_json(*options, code=1, timeout=SOON_S, pass_fds=[fd]))
     finally:
         os.close(fd)
+
+
+def test_what_a_process_maps(fs: StallingFs) -> None:
+    program = (
+        "import mmap, os, sys\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "mapped = mmap.mmap(fd, 0, prot=mmap.PROT_READ)\n"
+        "os.close(fd); print('ready', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, fs.path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as vmm:
+        assert vmm.stdout is not None
+        assert vmm.stdout.readline() == b"ready\n"
+        fs.stall("GETATTR", "OPEN", "LOOKUP")
+        source = f"pid:{vmm.pid}:{os.path.basename(fs.path)}"
+        done = pagecheck("scan", "--deadline", DEADLINE, source, timeout=SOON_S)
+        assert_fails(done, 1, source, "did not answer")
+        fs.end()
 
 
 def test_an_output_folder(fs: StallingFs, tmp_path: Path) -> None:

@@ -135,3 +135,25 @@ def test_descriptors(tmp_path: Path) -> None:
     assert mounts.descriptor_may_stall(1 << 20) is None
     assert mounts.may_stall("/proc/1/root/dev/shm/f") == "proc"
     assert mounts.may_stall("/proc/self/maps") is None
+
+
+def test_what_a_process_maps(tmp_path: Path) -> None:
+    folder = tmp_path / "7"
+    folder.mkdir()
+    line = "7f00-7f10 rw-s 00000000 {} 5                     {}\n"
+    (folder / "mountinfo").write_text(WALK.format(home="/home"))
+    for device, path, kind in (
+        ("08:01", "/disk.ram", None),
+        ("00:00", "", None),
+        ("00:00", "[heap]", None),
+        ("00:2", "/fuse/ram of the guest (deleted)", "fuse.bindfs"),
+        ("00:01", "/memfd:ram (deleted)", None),
+        ("00:01", "/SYSV00000000 (deleted)", None),
+        ("ff:9", "/ram", "another mount namespace's"),
+    ):
+        (folder / "maps").write_text(line.format("00:00", "") + line.format(device, path))
+        assert mounts.process_may_stall(7, str(tmp_path)) == kind
+    assert mounts.process_may_stall(8, str(tmp_path)) is None
+    assert mounts.source_may_stall(f"pid:{os.getpid()}") is None
+    assert mounts.source_may_stall("pid:x") is None
+    assert mounts.source_may_stall("qmp:/fuse/socket") is None
