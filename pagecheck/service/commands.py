@@ -25,7 +25,13 @@ from pagecheck.protocol import (
 from pagecheck.service.arguments import Arguments, page_ranges, regions
 from pagecheck.service.holdings import HeldBlock, Holdings
 from pagecheck.service.limits import BLOCKS_PER_CLIENT, NUMBER_MAX, SLOTS_MAX, SPIN_US_MAX, Peer
-from pagecheck.service.naming import Identity, expected_identity, open_named, require_same_vm
+from pagecheck.service.naming import (
+    Identity,
+    expected_identity,
+    open_named,
+    require_same_vm,
+    require_steady,
+)
 from pagecheck.service.results import Check
 from pagecheck.shm.ram import adopt
 
@@ -164,6 +170,7 @@ class Commands:
     ) -> Reply:
         from pagecheck.vmm import open_vm
 
+        require_steady(source)
         require_same_vm(source, expected)
         vm = open_vm(source, trust_path=trust_path)
         added: list[HeldBlock] = []

@@ -44,6 +44,16 @@ def expected_identity(arguments: Arguments) -> Identity | None:
     return found
 
 
+def require_steady(source: str) -> None:
+    """Raises SourceError, without a look at it, where a path, or a file that a process shares, is
+    on a file system that could stall us for ever."""
+    if mounts.source_may_stall(source) is not None:
+        raise SourceError(
+            f"{source}: on a file system that is not tmpfs, hugetlbfs, ext4, xfs or btrfs; the "
+            "service does not open it"
+        )
+
+
 def require_same_vm(source: str, expected: Identity | None) -> None:
     """Raises SourceError where `pid:` or `qmp:` means another VM to us than to the client."""
     if expected is None:
@@ -78,16 +88,14 @@ def open_named(source: str, name: str | None, expected: Identity | None, form: s
         raise UsageError("source: a descriptor of this process is not yours to name")
     if not source.startswith("shm:") and not os.path.isabs(source):
         raise UsageError(f"source: {source!r} is no absolute path")
-    refusal = (
-        f"{source}: on a file system that is not tmpfs, hugetlbfs, ext4, xfs or btrfs; the service "
-        "does not open it"
-    )
-    if mounts.source_may_stall(source) is not None:  # not even looked at
-        raise SourceError(refusal)
+    require_steady(source)
     ram = open_source(source, "raw")  # it is read only where that cannot stall
     try:
         if not ram.is_known_file_system:
-            raise SourceError(refusal)
+            raise SourceError(
+                f"{source}: on a file system that is not tmpfs, hugetlbfs, ext4, xfs or btrfs; the "
+                "service does not open it"
+            )
         st = os.fstat(ram.fd)
         if expected is not None and (st.st_dev, st.st_ino) != expected:
             raise SourceError(

@@ -113,14 +113,17 @@ def source_may_stall(source: str) -> str | None:
 
 
 def process_may_stall(pid: int, proc: str = "/proc") -> str | None:
-    """The kind of a file system that may stall and of which the process maps a file, or None."""
+    """The kind of a file system that may stall and of which the process maps a file shared, as it
+    does guest RAM, or None."""
     kinds = {mount.device: mount.kind for mount in read(f"{proc}/{pid}/mountinfo")}
     try:
         with open(f"{proc}/{pid}/maps", "rb") as file:
             fields = [line.split(maxsplit=5) for line in file]
     except OSError:
         return None  # gone, or not ours to look at, which the scan says
-    for device, path in {(each[3], each[5]) for each in fields if len(each) > 5}:
+    for device, path in {
+        (each[3], each[5]) for each in fields if len(each) > 5 and each[1].endswith(b"s")
+    }:
         major, _, minor = device.partition(b":")
         if path.startswith((b"[", *_NO_MOUNT)):
             continue

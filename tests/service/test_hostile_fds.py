@@ -5,6 +5,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -231,6 +233,24 @@ def test_a_path_that_would_stall_is_not_looked_at(service):
                 error = client.error("attach", {"source": fs.path})
                 assert error["class"] == "SourceError"
                 assert "does not open it" in error["desc"]
+
+
+def test_a_process_that_maps_what_would_stall_is_not_looked_at(service):
+    program = (
+        "import mmap, os, sys; fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "mapped = mmap.mmap(fd, 0, prot=mmap.PROT_READ)\n"
+        "os.close(fd); print('ready', flush=True); sys.stdin.read()"
+    )
+    with stalling_fs() as fs, as_before(service), Witness(service.path):
+        command = [sys.executable, "-c", program, fs.path]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as vmm:
+            assert vmm.stdout.readline() == b"ready\n"
+            fs.stall("LOOKUP", "GETATTR", "OPEN")
+            with greeted(service.path) as client:
+                client.socket.settimeout(5)
+                error = client.error("attach", {"source": f"pid:{vmm.pid}:ram"})
+                assert "does not open it" in error["desc"]
+            fs.end()
 
 
 def test_a_close_that_never_returns_holds_up_its_own_client_only(service):

@@ -153,6 +153,9 @@ def test_what_a_process_maps(tmp_path: Path) -> None:
     ):
         (folder / "maps").write_text(line.format("00:00", "") + line.format(device, path))
         assert mounts.process_may_stall(7, str(tmp_path)) == kind
+        private = (folder / "maps").read_text().replace("rw-s", "r-xp")  # such as a library
+        (folder / "maps").write_text(private)
+        assert mounts.process_may_stall(7, str(tmp_path)) is None
     assert mounts.process_may_stall(8, str(tmp_path)) is None
     assert mounts.source_may_stall(f"pid:{os.getpid()}") is None
     assert mounts.source_may_stall("pid:x") is None
