@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from pagecheck import errors
 from pagecheck.elapsed import Allowance
 from pagecheck.errors import PagecheckError, PeerError, SourceError, UsageError
-from pagecheck.model import Counts, Pause, RamBlock, Region
+from pagecheck.model import Region
 from pagecheck.native import Feed, _native
 from pagecheck.protocol import (
     LAYOUTS,
@@ -26,15 +25,38 @@ from pagecheck.protocol import (
     common_layout,
     parse,
 )
+from pagecheck.replies import (
+    Attached,
+    Checked,
+    Members,
+    RemoteBlock,
+    UnreadableBlock,
+    attached,
+    checked,
+    remote_block,
+    told_error,
+)
 from pagecheck.report import Answer, BlockReport, Report, undecided_block
 from pagecheck.shm import mounts
+from pagecheck.shm.layout import segment_bytes
 from pagecheck.shm.ram import RamSource, open_source
+from pagecheck.shm.received import sealed_size
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from pagecheck.bitmap_files import Output
     from pagecheck.model import Format, Kind
+
+__all__ = [
+    "Attached",
+    "Checked",
+    "Client",
+    "NoReply",
+    "RemoteBlock",
+    "RemoteChannel",
+    "UnreadableBlock",
+]
 
 CONNECT_S: Final = 10.0
 REPLY_S: Final = 60.0
@@ -44,68 +66,9 @@ UNDO_S: Final = 1.0
 NEVER_NS: Final = 1 << 62
 BATCH_PAGES: Final = 128
 NAME_CHARS: Final = 128  # what a service takes
+NUMBER_MAX: Final = (1 << 32) - 1  # of a channel
 
 Progress = Callable[[int, int], None]
-
-
-class RemoteBlock(NamedTuple):
-    """A RAM block that this client attached.
-
-    Attributes:
-        number: what commands and rings call it.
-        regions: where its parts lie in guest-physical memory; empty where that is not known.
-    """
-
-    number: int
-    ram: RamBlock
-    regions: tuple[Region, ...]
-
-
-class UnreadableBlock(NamedTuple):
-    """A RAM block of a VM that cannot be looked at: all of its pages are undecided.
-
-    Attributes:
-        regions: where its parts lie in guest-physical memory.
-        why: the reason, on one line.
-    """
-
-    ram: RamBlock
-    regions: tuple[Region, ...]
-    why: str
-
-
-class Attached(list[RemoteBlock]):
-    """The blocks that were attached, and what else there is to know of a VM.
-
-    Attributes:
-        unreadable: its blocks that cannot be attached.
-        notes: one line each.
-    """
-
-    def __init__(
-        self,
-        blocks: Iterable[RemoteBlock],
-        unreadable: Iterable[UnreadableBlock] = (),
-        notes: Iterable[str] = (),
-    ) -> None:
-        super().__init__(blocks)
-        self.unreadable = tuple(unreadable)
-        self.notes = tuple(notes)
-
-
-class Checked(NamedTuple):
-    """What a check found.
-
-    Attributes:
-        answer: `live` is a hint, `at-rest` and `paused` are exact.
-        blocks: bitmaps of every block that was asked for; they stay valid as long as they live.
-    """
-
-    answer: Any
-    blocks: tuple[BlockReport, ...]
-    notes: tuple[str, ...]
-    pause: Pause | None
-    raw: dict[str, Any]
 
 
 class NoReply(PeerError):
@@ -122,12 +85,21 @@ class Client:
             capabilities, limits.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout: float = CONNECT_S) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        timeout: float = CONNECT_S,
+        service_uid: int | None = None,
+    ) -> None:
         """Connects and reads the greeting.
 
         Args:
             path: the service's socket.
             timeout: seconds for both.
+            service_uid: the user that the service runs as. Where it is neither root nor we, RAM is
+                handed to no service, and no answer believed, of a user that is not named here:
+                whoever made the socket could be anybody.
 
         Raises:
             PeerError: nobody listens there, or it is no service of this protocol.
@@ -140,23 +112,44 @@ class Client:
         self._broken = False
         self._pid = os.getpid()
         limit = _allowance(timeout)
-        self._connection = Connection(_connected(self._path, timeout), REPLY_BYTES)
+        connected = _connected(self._path, timeout)
+        self._runs_as = _peer_uid(connected)
+        self._trusted = {0, os.geteuid(), service_uid}
+        self._connection = Connection(connected, REPLY_BYTES)
         try:
             message, fds = self._receive(limit)
             close_all(fds)
             if "error" in message:
-                raise _error(message["error"])
-            greeting = message.get("pagecheck")
-            if not isinstance(greeting, dict):
-                raise PeerError(f"{self._path}: greets as something else than pagecheck")
-            if greeting.get("protocol") != PROTOCOL:
-                raise PeerError(
-                    f"{self._path}: speaks protocol {greeting.get('protocol')}, we speak {PROTOCOL}"
-                )
+                raise told_error(message["error"])
+            self.greeting = self._greeted(message.get("pagecheck"))
         except BaseException:
             self.close()
             raise
-        self.greeting: dict[str, Any] = greeting
+
+    def _greeted(self, told: Any) -> dict[str, Any]:
+        """The greeting, if it is one of this protocol."""
+        if not isinstance(told, dict):
+            raise PeerError(f"{self._path}: greets as something else than pagecheck")
+        if told.get("protocol") != PROTOCOL:
+            raise PeerError(
+                f"{self._path}: speaks protocol {told.get('protocol')}, we speak {PROTOCOL}"
+            )
+        members = Members(told, f"{self._path}: the greeting")
+        layout = members.integer("layout", 0, 1 << 32, 0)
+        return {
+            **told,
+            "version": members.text("version", "of no version"),
+            "capabilities": members.texts("capabilities"),
+            "layouts": members.integers("layouts") or (layout,),
+        }
+
+    def _require_trusted(self) -> None:
+        if self._runs_as not in self._trusted:
+            raise PeerError(
+                f"{self._path}: the service there runs as user {self._runs_as}, neither as root "
+                f"nor as user {os.geteuid()}; --via-uid {self._runs_as} (service_uid in Python) "
+                "trusts it with guest RAM"
+            )
 
     def execute(
         self,
@@ -204,8 +197,12 @@ class Client:
                 raise
         if "error" in message:
             close_all(received)
-            raise _error(message["error"])
-        return message.get("return", {}), received
+            raise told_error(message["error"])
+        members = message.get("return")
+        if not isinstance(members, dict):
+            close_all(received)
+            raise PeerError(f"{self._path}: the answer to {command}: is no object")
+        return members, received
 
     def _send(self, request: dict[str, Any], fds: Sequence[int], limit: Allowance) -> None:
         """Raises NoReply where nothing was sent, since the service reads nothing."""
@@ -231,7 +228,7 @@ class Client:
             if "event" in message:
                 if on_event is not None and number == self._ids:
                     on_event(message.get("data", {}))
-            elif isinstance(number, int) and number in self._late:
+            elif type(number) is int and number in self._late:
                 self._give_back(self._late.pop(number), message.get("return"))
 
     def _give_back(self, command: str, members: Any) -> None:
@@ -240,8 +237,9 @@ class Client:
         if command == "open-channel" and isinstance(members, dict):
             undo = [("close-channel", {"channel": members.get("channel")})]
         elif command == "attach" and isinstance(members, dict):
-            blocks = members.get("blocks", ())
-            undo = [("detach", {"block": each.get("block")}) for each in blocks]
+            given = Members(members, "a late answer to attach")
+            numbers = given.each("blocks", lambda each: each.integer("block", 0, NUMBER_MAX))
+            undo = [("detach", {"block": number}) for number in numbers]
         for name, arguments in undo:
             # Not of this request's numbers: its answer is nobody's, either.
             request = {"execute": name, "arguments": arguments, "id": f"late-{self._ids}"}
@@ -296,6 +294,7 @@ class Client:
             SourceError, UsageError, LimitError, AccessError: it is not taken; the text says why. A
                 path, socket or process that the service sees as another one is not.
         """
+        self._require_trusted()
         arguments: dict[str, Any] = {"page_size": page_size, "holes": holes, "access": access}
         arguments |= {} if name is None else {"name": name}
         arguments |= {} if not offset else {"offset": offset}
@@ -307,9 +306,8 @@ class Client:
             fds, notes = self._passed_on(stack, source, arguments, format)
             reply, received = self.execute("attach", arguments, fds)
             close_all(received)
-        unreadable = [_unreadable(each, page_size) for each in reply.get("unreadable", ())]
-        notes += tuple(reply.get("notes", ()))
-        return Attached(map(_remote, reply["blocks"]), unreadable, notes)
+        found = attached(reply, page_size)
+        return Attached(found, found.unreadable, (*notes, *found.notes))
 
     def _passed_on(
         self, stack: contextlib.ExitStack, source: Any, arguments: dict[str, Any], format: Format
@@ -402,7 +400,8 @@ class Client:
 
         def on_event(event: dict[str, Any]) -> None:
             if progress is not None:
-                progress(event["done"], event["bytes"])
+                told = Members(event, "the progress of check")
+                progress(*(told.integer(name, 0, NEVER_NS) for name in ("done", "bytes")))
 
         reply, fds = self.execute(
             "check",
@@ -412,7 +411,7 @@ class Client:
             on_event=on_event,
         )
         try:
-            return _checked(reply, fds, blocks)
+            return checked(reply, fds, blocks, whole=ranges is None and bitmap is None)
         finally:
             close_all(fds)
 
@@ -515,7 +514,8 @@ class Client:
         Raises:
             PeerError: the service lays channels out in no way that we know.
         """
-        theirs = self.greeting.get("layouts") or [self.greeting.get("layout")]
+        self._require_trusted()
+        theirs = self.greeting["layouts"]
         if common_layout(LAYOUTS, theirs) is None:
             raise PeerError(
                 f"{self._path}: pagecheck {self.greeting.get('version')} lays channels out as "
@@ -527,17 +527,16 @@ class Client:
             arguments["layouts"] = list(LAYOUTS)
         reply, fds = self.execute("open-channel", arguments)
         try:
-            if len(fds) != 1:
-                raise PeerError(f"{self._path}: the channel came with {len(fds)} descriptors")
-            feed = Feed(fds[0], -1, spin_us * 1000)
+            number = Members(reply, "the answer to open-channel").integer("channel", 0, NUMBER_MAX)
+            feed = _feed(fds, slots, slot_pages, spin_us)
         finally:
             close_all(fds)
-        return RemoteChannel(self, reply["channel"], min(slot_pages, BATCH_PAGES), feed)
+        return RemoteChannel(self, number, min(slot_pages, BATCH_PAGES), feed)
 
     def blocks(self) -> list[RemoteBlock]:
         """The blocks that this client has attached."""
         reply, _fds = self.execute("query-blocks")
-        return [_remote(each) for each in reply["blocks"]]
+        return Members(reply, "the answer to query-blocks").each("blocks", remote_block)
 
     def stats(self) -> dict[str, Any]:
         """What the service has counted; root and its own user are told of every client."""
@@ -644,6 +643,27 @@ class RemoteChannel:
             self._client.execute("close-channel", {"channel": self._number})
 
 
+def _feed(fds: list[int], slots: int, slot_pages: int, spin_us: int) -> Feed:
+    """Our end of a channel's memory, once it is seen to be what was asked for."""
+    what = "the memory of the channel"
+    if len(fds) != 1:
+        raise PeerError(f"{what}: came as {len(fds)} descriptors")
+    size, expected = sealed_size(fds[0], what), segment_bytes(slots, -(-slot_pages // 64) * 64)
+    if size != expected:
+        raise PeerError(f"{what}: has {size} bytes, {expected} were asked for")
+    try:
+        return Feed(fds[0], -1, spin_us * 1000)
+    except (OSError, ValueError) as error:
+        raise PeerError(f"{what}: {error}") from error
+
+
+def _peer_uid(connected: socket.socket) -> int:
+    """Whom the process that listens runs as. Source: unix(7), SO_PEERCRED."""
+    raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", raw)[1]
+    return uid
+
+
 def _held(path: str, text: str) -> int:
     """What a path leads to, held so that its numbers are nobody else's meanwhile."""
     try:
@@ -687,54 +707,6 @@ def _connected(path: str, timeout: float) -> socket.socket:
         raise PeerError(
             f"{path}: no service there: {reason}; start one with pagecheck serve --socket {path}"
         ) from error
-
-
-def _error(told: Any) -> PagecheckError:
-    """The service's error as our own class."""
-    if not isinstance(told, dict):
-        return PeerError("the service told an error of no known form")
-    known = getattr(errors, str(told.get("class")), None)
-    kind = known if isinstance(known, type) and issubclass(known, PagecheckError) else PeerError
-    return kind(str(told.get("desc")))
-
-
-def _remote(described: dict[str, Any]) -> RemoteBlock:
-    ram = RamBlock(
-        described["name"], described["size"], described["page_size"], described["offset"]
-    )
-    regions = tuple(Region(**region) for region in described["regions"])
-    return RemoteBlock(described["block"], ram, regions)
-
-
-def _unreadable(described: dict[str, Any], page_size: int) -> UnreadableBlock:
-    ram = RamBlock(described["name"], described["size"], page_size)
-    regions = tuple(Region(**region) for region in described["regions"])
-    return UnreadableBlock(ram, regions, described["why"])
-
-
-def _checked(reply: dict[str, Any], fds: list[int], blocks: Sequence[RemoteBlock]) -> Checked:
-    if len(fds) != 1 or len(reply["blocks"]) != len(blocks):
-        raise PeerError("the answer to check came without its bitmaps")
-    memory = memoryview(mmap.mmap(fds[0], 0, prot=mmap.PROT_READ))
-    found: list[BlockReport] = []
-    for block, each in zip(blocks, reply["blocks"], strict=True):
-        words = {
-            name: memory[place["offset"] : place["offset"] + place["bytes"]]
-            for name, place in each["bitmaps"].items()
-        }
-        counts = Counts(**each["counts"])
-        unchanged = words.get("unchanged")
-        found.append(
-            BlockReport(
-                block.ram, counts, words["zero"], words["normal"], unchanged, regions=block.regions
-            )
-        )
-    pause = _pause(reply["pause"]) if reply.get("pause") else None
-    return Checked(reply["answer"], tuple(found), tuple(reply["notes"]), pause, reply)
-
-
-def _pause(told: dict[str, Any]) -> Pause:
-    return Pause(**{name: told[name] for name in Pause._fields if name in told})
 
 
 def _without_regions(block: BlockReport) -> BlockReport:

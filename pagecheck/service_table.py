@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pagecheck.errors import PeerError
 from pagecheck.present import columns, size_text
 from pagecheck.printable import printable, printable_lines
 
@@ -14,7 +15,17 @@ def service_table(now: dict[str, Any], before: dict[str, Any] | None, seconds: f
     Args:
         now: what `Client.stats` returned.
         before: the same, that many seconds ago, for rates; None: there are none.
+
+    Raises:
+        PeerError: it makes no sense.
     """
+    try:
+        return _table(now, before, seconds)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise PeerError(f"what the service tells of itself makes no sense: {error!r}") from error
+
+
+def _table(now: dict[str, Any], before: dict[str, Any] | None, seconds: float) -> str:
     numbers = now["numbers"]
     head = (
         f"process {now['pid']}, up {_duration(now['uptime_seconds'])}; engine {now['engine']}, "

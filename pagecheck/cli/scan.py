@@ -101,6 +101,12 @@ _NOT_VIA: Final = (
     help="Let the service there do it ('pagecheck serve'), with its workers and engine.",
 )
 @click.option(
+    "--via-uid",
+    type=click.IntRange(0),
+    metavar="UID",
+    help="The user that the service of --via runs as, where that is neither root nor you.",
+)
+@click.option(
     "--out",
     type=str,  # click.Path would look at it, and might wait for its file system
     metavar="DIR",
@@ -157,7 +163,7 @@ def scan(
         parse_queue(queue)
     if not quiet or as_json:
         require_reader()
-    run = _how(options.pop("via"), options)
+    run = _how(options.pop("via"), options.pop("via_uid"), options)
     if quiet or not sys.stderr.isatty():
         report = run(source, progress=_watch, **options)
     else:
@@ -176,8 +182,10 @@ def scan(
     return 1 if report.total.undecided else 0
 
 
-def _how(via: str | None, options: dict[str, Any]) -> Callable[..., Report]:
+def _how(via: str | None, via_uid: int | None, options: dict[str, Any]) -> Callable[..., Report]:
     """Who scans: this program, or a service."""
+    if via is None and via_uid is not None:
+        raise click.UsageError("--via-uid goes with --via SOCKET")
     if via is None:
         from pagecheck.oneshot import scan as embedded
 
@@ -191,7 +199,7 @@ def _how(via: str | None, options: dict[str, Any]) -> Callable[..., Report]:
     from pagecheck.client import Client
 
     def by_service(source: str, **left: Any) -> Report:
-        with Client(via) as client:
+        with Client(via, service_uid=via_uid) as client:
             return client.scan(source, **left)
 
     return by_service

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +19,16 @@ from tests.service.support import KnownRam, ServiceProcess, wait_for
 SHORT_S = 0.2
 
 
+def _states(pid: int) -> list[str]:
+    """Of every thread."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+    return [task.read_text().rpartition(")")[2].split()[0] for task in tasks]
+
+
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: set(_states(pid)) == {"T"}, "every thread is stopped")
     try:
         yield
     finally:
