@@ -59,8 +59,12 @@ GOOD: dict[str, Any] = {
             "size": PAGES * 4096,
             "page_size": 4096,
             "counts": {
-                **{"pages": PAGES, "zero": 4, "hole": 2, "normal": 2},
-                **{"undecided": PAGES - 6, "unchanged": 0},
+                "pages": PAGES,
+                "zero": 4,
+                "hole": 2,
+                "normal": 2,
+                "undecided": PAGES - 6,
+                "unchanged": 0,
             },
             "bitmaps": {
                 "zero": {"offset": 0, "bytes": WORDS},
@@ -72,7 +76,10 @@ GOOD: dict[str, Any] = {
     "notes": ["a note"],
     "why_live": "a reason",
     "pause": {
-        **{"seconds": 0.1, "stood_still": True, "expired": False, "stopped_by_us": True},
+        "seconds": 0.1,
+        "stood_still": True,
+        "expired": False,
+        "stopped_by_us": True,
         "left_stopped": False,
     },
 }
@@ -80,10 +87,16 @@ GOOD_ATTACHED: dict[str, Any] = {
     "block": 0,
     "blocks": [
         {
-            **{"block": 0, "name": "ram", "offset": 0, "size": PAGES * 4096, "page_size": 4096},
+            "block": 0,
+            "name": "ram",
+            "offset": 0,
+            "size": PAGES * 4096,
+            "page_size": 4096,
             "regions": [
                 {
-                    **{"guest_phys_addr": 0, "memory_size": 4096, "userspace_addr": 0},
+                    "guest_phys_addr": 0,
+                    "memory_size": 4096,
+                    "userspace_addr": 0,
                     "mmap_offset": 0,
                 }
             ],
@@ -301,17 +314,31 @@ def test_bitmaps_of_more_than_any_memory() -> None:
 
 
 STATS: dict[str, Any] = {
-    **{"pid": 1, "uptime_seconds": 1.0, "engine": "cpu", "kernel": "avx2", "workers": 2},
-    **{"workers_replaced": 0, "clients": 1, "blocks": 0, "channels": 0, "numbers": {"errors": 1}},
+    "pid": 1,
+    "uptime_seconds": 1.0,
+    "engine": "cpu",
+    "kernel": "avx2",
+    "workers": 2,
+    "workers_replaced": 0,
+    "clients": 1,
+    "blocks": 0,
+    "channels": 0,
+    "numbers": {"errors": 1},
     "engines": {
         "cpu": {
             "pages": {"zero": 1, "normal": 1, "undecided": 0, "holes": 0, "bytes": 4096},
-            **{"answered": 1, "latency_ns": 5},
+            "answered": 1,
+            "latency_ns": 5,
         }
     },
     "sessions": [
         {
-            **{"client": 1, "pid": 1, "uid": 0, "seconds": 1.0, "commands": 1, "doing": None},
+            "client": 1,
+            "pid": 1,
+            "uid": 0,
+            "seconds": 1.0,
+            "commands": 1,
+            "doing": None,
             "channels": [{"channel": 0, "worker": 1, "gone": False}],
             "blocks": [{"block": 0, "name": "ram", "size": 4096}],
         }
@@ -348,7 +375,7 @@ def segment(slots: int = 16, slot_pages: int = 128, seals: int = SEALS_SIZE) -> 
 
 
 SEGMENTS: dict[str, Callable[[], list[int]]] = {
-    "none": lambda: [],
+    "none": list,
     "two": lambda: [segment(), segment()],
     "too small": lambda: [segment(slots=8)],
     "too large": lambda: [segment(slots=32)],
