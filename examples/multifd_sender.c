@@ -172,6 +172,8 @@ static void send_packet(sender *me, const packet *one, const uint64_t *zero,
 /* After this the sender checks for itself. */
 static void give_channel_up(sender *me, int code)
 {
+    if (me->is_down)
+        return;
     fprintf(stderr, "channel %" PRIu32 ": %s (%s); checking here\n", me->channel.id,
             me->channel.error, strerror(-code));
     me->is_down = true;
@@ -197,9 +199,9 @@ static void take(sender *me, const packet *one)
         code = pagecheck_wait(&me->channel, one->ticket, pagecheck_now_ns() + ANSWER_NS, zero,
                               decided);
     if (code == -ETIMEDOUT)
-        pagecheck_forget(&me->channel, one->ticket);
-    else if (code != 0 && one->ticket != 0 && !me->is_down)
-        give_channel_up(me, code);
+        pagecheck_forget(&me->channel, one->ticket); /* a lost ticket holds its slot for ever */
+    else if (code != 0 && one->ticket != 0 && me->channel.refusal == 0)
+        give_channel_up(me, code); /* of a refused packet the ticket is used up, no more */
     if (code != 0)
         check_myself(me, one, zero, decided);
     send_packet(me, one, zero, decided);

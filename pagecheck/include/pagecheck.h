@@ -15,8 +15,12 @@
  *         pagecheck_open_channel(&client, &options, soon, &channel) != 0)
  *         return check_myself(client.error);
  *     // For each packet; up to 16 may be out at a time.
- *     if (pagecheck_submit(&channel, block, offsets, 128, &ticket) != 0 ||
- *         pagecheck_wait(&channel, ticket, pagecheck_now_ns() + 100000000, zero, decided) != 0)
+ *     int code = pagecheck_submit(&channel, block, offsets, 128, &ticket);
+ *     if (code == 0)
+ *         code = pagecheck_wait(&channel, ticket, pagecheck_now_ns() + 100000000, zero, decided);
+ *     if (code == -ETIMEDOUT)
+ *         pagecheck_forget(&channel, ticket); // a ticket that is lost holds its slot for ever
+ *     if (code != 0)
  *         check_myself(channel.error);
  *     else
  *         normal = pagecheck_partition(offsets, zero, decided, 128, sorted);
@@ -169,8 +173,12 @@ typedef struct pagecheck_client {
     int socket;
     bool cut;           /* a descriptor was lost: this process had no room for it */
     int passed;         /* a descriptor that came and was not claimed, or -1 */
+    size_t passed_at;   /* where in `line` the line begins that it came with */
     int failed;         /* why the connection cannot be used any more, a negative errno; or 0 */
     bool names_layouts; /* the service takes `layouts` of open-channel */
+    bool is_mid_line;   /* a request was sent in part: no other one can follow it */
+    uint32_t looks;     /* reads that are left once a deadline has passed */
+    uint64_t number;    /* of this connection; no other one has it */
     uint64_t requests;
     char *line;           /* what came, from malloc */
     size_t room;          /* bytes of `line` */
@@ -196,6 +204,7 @@ enum { PGCK_FREE, PGCK_OUT, PGCK_FORGOTTEN };
 /* A batch that is out, remembered where the other side cannot change it. */
 typedef struct pgck_batch {
     uint64_t sequence;
+    uint64_t ticket;
     uint32_t count;
     int state;
 } pgck_batch;
@@ -213,7 +222,9 @@ typedef struct pagecheck_channel {
     int64_t looked_ns; /* when we last looked whether the service hung up */
     size_t mapped_bytes;
     uint64_t slot_bytes;
-    uint64_t submitted; /* sequence of the newest batch */
+    uint64_t submitted;  /* sequence of the newest batch */
+    uint64_t first;      /* where its tickets' serial numbers begin */
+    uint64_t connection; /* the client's `number`; 0: it has none */
     pgck_batch *batches;
     int socket;  /* the client's, to see the service hang up; -1: there is none */
     bool lost;   /* the service hung up */
@@ -253,12 +264,6 @@ PAGECHECK_API int64_t pagecheck_now_ns(void)
     return (int64_t)now.tv_sec * INT64_C(1000000000) + (int64_t)now.tv_nsec;
 }
 
-/* A time that is not past the end of time. */
-static inline int64_t pgck_later(int64_t now_ns, int64_t more_ns)
-{
-    return more_ns > INT64_MAX - now_ns ? INT64_MAX : now_ns + more_ns;
-}
-
 #define PGCK_WIPEONFORK 18 /* MADV_WIPEONFORK, Linux 4.14 */
 
 /* A word that only this process has: a child of fork finds 0 there. NULL: no memory. */
@@ -286,6 +291,35 @@ static inline int pgck_whose(const uint64_t *own)
     if (own == NULL)
         return -ENOTCONN;
     return *own != 0 ? 0 : -ECHILD;
+}
+
+/* A number that is met again by an improbable accident only; never 0. */
+static inline uint64_t pgck_unique(const void *of)
+{
+    uint64_t number = 0;
+    long got = syscall(SYS_getrandom, &number, sizeof number, 1 /* GRND_NONBLOCK */);
+    if (got != (long)sizeof number)
+        number = (uint64_t)pagecheck_now_ns() * UINT64_C(0x9e3779b97f4a7c15) ^ (uintptr_t)of;
+    return number | 1u;
+}
+
+/* A ticket is its batch's serial number in the upper 36 bits, 12 bits of check, and in the lower 16
+ * the batch's count less 1. Serial numbers begin elsewhere in every channel, so that a ticket of
+ * another one, or of one that was in the same structure before, is not taken for ours. The check
+ * tells whether it is a ticket at all, and its count can be believed; it is odd: none is 0. */
+#define PGCK_SERIALS ((UINT64_C(1) << 36) - 1)
+
+static inline uint64_t pgck_ticket(uint64_t serial, uint32_t count)
+{
+    uint64_t both = (serial & PGCK_SERIALS) << 28 | (count - 1u);
+    return both | ((both * UINT64_C(0x9e3779b97f4a7c15) >> 52) | 1u) << 16;
+}
+
+/* Words of each kind that the answer has; 1, which every answer has, for what is no ticket. */
+static inline uint32_t pgck_words(uint64_t ticket)
+{
+    uint32_t count = (uint32_t)(ticket & 0xffffu) + 1u;
+    return pgck_ticket(ticket >> 28, count) == ticket ? (count + 63u) / 64u : 1u;
 }
 
 static inline void pgck_relax(void)
@@ -378,14 +412,17 @@ static inline void pgck_look(pagecheck_channel *channel)
     channel->lost = channel->lost || pgck_hung_up(channel->socket);
 }
 
+#define PGCK_NOBODY "nobody answers any more; open another channel, or connect again"
+#define PGCK_SAID_NONSENSE "an answer made no sense; open another channel"
+
 /* Whether the slot whose turn it is can be used: 0, -EAGAIN, -ECONNRESET, -EPROTO. */
 static inline int pgck_room(pagecheck_channel *channel)
 {
     pgck_batch *batch = &channel->batches[(channel->submitted + 1) % channel->slots];
     if (channel->broken)
-        return pgck_say(channel, -EPROTO, "an earlier answer made no sense");
+        return pgck_say(channel, -EPROTO, PGCK_SAID_NONSENSE);
     if (pgck_gone(channel))
-        return pgck_say(channel, -ECONNRESET, "nobody answers any more");
+        return pgck_say(channel, -ECONNRESET, PGCK_NOBODY);
     if (batch->state == PGCK_FORGOTTEN && pgck_answered(channel, batch->sequence))
         batch->state = PGCK_FREE;
     if (batch->state != PGCK_FREE)
@@ -412,7 +449,7 @@ static inline int pgck_submit(pagecheck_channel *channel, uint32_t block, uint64
         return code;
     uint64_t sequence = ++channel->submitted;
     struct pagecheck_slot *slot = pgck_slot(channel, sequence);
-    pgck_batch batch = {sequence, count, PGCK_OUT};
+    pgck_batch batch = {sequence, pgck_ticket(channel->first + sequence, count), count, PGCK_OUT};
     channel->batches[sequence % channel->slots] = batch;
     slot->kind = offsets != NULL ? PAGECHECK_PAGES_OFFSETS : PAGECHECK_PAGES_RANGE;
     slot->block = block;
@@ -423,14 +460,15 @@ static inline int pgck_submit(pagecheck_channel *channel, uint32_t block, uint64
     /* release; pairs with the worker's acquire load, behind which it reads the rest */
     __atomic_store_n(&slot->request, sequence << 8 | PAGECHECK_REQUEST_SUBMITTED, __ATOMIC_RELEASE);
     pgck_wake_worker(channel->header);
-    *ticket = sequence;
+    *ticket = batch.ticket;
     return 0;
 }
 
 /* Gives a batch out: `count` pages at byte offsets in the block.
  * -EINVAL: `count` is 0 or more than slot_pages. -EAGAIN: the slot whose turn it is has a ticket
  * that was not taken, or a forgotten one without its answer; slots are used in turn, so waiting for
- * the oldest ticket helps. -ECONNRESET and -EPROTO as of pagecheck_wait. */
+ * the oldest ticket helps, and forgetting it when its answer may be late. -ECONNRESET and -EPROTO
+ * as of pagecheck_wait. After a failure `ticket` is 0, which is nobody's. */
 PAGECHECK_API int pagecheck_submit(pagecheck_channel *channel, uint32_t block,
                                    const uint64_t *offsets, uint32_t count, uint64_t *ticket)
 {
@@ -476,21 +514,11 @@ static inline bool pgck_copy(const pagecheck_channel *channel, const pgck_batch 
     return wrong == 0;
 }
 
-static inline void pgck_clear(const pgck_batch *batch, uint64_t *zero, uint64_t *decided)
+static inline void pgck_clear(uint64_t ticket, uint64_t *zero, uint64_t *decided)
 {
-    memset(zero, 0, (batch->count + 63u) / 64u * sizeof *zero);
-    memset(decided, 0, (batch->count + 63u) / 64u * sizeof *decided);
-}
-
-/* The words of a ticket that is not out: as many as it had, if it is remembered, else the first. */
-static inline void pgck_clear_old(const pagecheck_channel *channel, uint64_t ticket, uint64_t *zero,
-                                  uint64_t *decided)
-{
-    pgck_batch old = {ticket, 1, PGCK_FREE};
-    if (channel->batches != NULL && ticket != 0 &&
-        channel->batches[ticket % channel->slots].sequence == ticket)
-        old = channel->batches[ticket % channel->slots];
-    pgck_clear(&old, zero, decided);
+    size_t bytes = pgck_words(ticket) * sizeof *zero;
+    memset(zero, 0, bytes);
+    memset(decided, 0, bytes);
 }
 
 /* 0: the answer is taken; -EAGAIN: there is none yet; -EPROTO. */
@@ -508,9 +536,9 @@ static inline int pgck_take(pagecheck_channel *channel, pgck_batch *batch, uint6
     }
     if (answer != (batch->sequence << 8 | PAGECHECK_ANSWER_DONE) ||
         !pgck_copy(channel, batch, zero, decided)) {
-        pgck_clear(batch, zero, decided);
+        pgck_clear(batch->ticket, zero, decided);
         channel->broken = true;
-        return pgck_say(channel, -EPROTO, "the answer makes no sense");
+        return pgck_say(channel, -EPROTO, PGCK_SAID_NONSENSE);
     }
     batch->state = PGCK_FREE;
     return 0;
@@ -520,7 +548,9 @@ static inline int pgck_take(pagecheck_channel *channel, pgck_batch *batch, uint6
 static inline bool pgck_spin(const pagecheck_channel *channel, uint64_t sequence,
                              int64_t deadline_ns)
 {
-    int64_t until_ns = pgck_later(pagecheck_now_ns(), channel->spin_ns);
+    /* No longer: sleepers look whether the service hung up. */
+    int64_t spin_ns = channel->spin_ns < PGCK_LOOK_NS ? channel->spin_ns : PGCK_LOOK_NS;
+    int64_t until_ns = pagecheck_now_ns() + spin_ns;
     do {
         for (int i = 0; i < 64; i++) {
             if (pgck_answered(channel, sequence) || pgck_gone(channel))
@@ -555,8 +585,10 @@ static inline int pgck_sleep(pagecheck_channel *channel, uint64_t sequence, int6
 
 static inline pgck_batch *pgck_find(pagecheck_channel *channel, uint64_t ticket)
 {
-    pgck_batch *batch = &channel->batches[ticket % channel->slots];
-    if (batch->sequence == ticket && batch->state == PGCK_OUT)
+    /* How many batches were given out after it. */
+    uint64_t since = (channel->first + channel->submitted - (ticket >> 28)) & PGCK_SERIALS;
+    pgck_batch *batch = &channel->batches[(channel->submitted - since) % channel->slots];
+    if (batch->ticket == ticket && batch->state == PGCK_OUT)
         return batch;
     channel->error = "no such ticket is out";
     return NULL;
@@ -567,35 +599,34 @@ static inline pgck_batch *pgck_find(pagecheck_channel *channel, uint64_t ticket)
  * -ETIMEDOUT: not yet; the ticket can be waited for again, or forgotten. -ECONNRESET: nobody
  * answers any more. -EPROTO: the batch was refused (channel->refusal is not 0, the ticket is used
  * up), or an answer made no sense and the channel is good for nothing. -EINVAL: no such ticket is
- * out; of a batch that was taken before the words are 0, else the first of each, so that what they
- * held is not taken for an answer. Signals do not end the wait. */
+ * out: it was taken or forgotten, or is another channel's; the words are 0 all the same, so that
+ * what they held is not taken for an answer, but of what never was a ticket only the first of each.
+ * Signals do not end the wait. */
 PAGECHECK_API int pagecheck_wait(pagecheck_channel *channel, uint64_t ticket, int64_t deadline_ns,
                                  uint64_t *zero, uint64_t *decided)
 {
     channel->refusal = 0;
     int unusable = pgck_usable(channel);
     pgck_batch *batch = unusable == 0 ? pgck_find(channel, ticket) : NULL;
-    if (batch == NULL) {
-        pgck_clear_old(channel, ticket, zero, decided);
+    pgck_clear(ticket, zero, decided);
+    if (batch == NULL)
         return unusable != 0 ? unusable : -EINVAL;
-    }
-    pgck_clear(batch, zero, decided);
     if (channel->broken)
-        return pgck_say(channel, -EPROTO, "an earlier answer made no sense");
+        return pgck_say(channel, -EPROTO, PGCK_SAID_NONSENSE);
     for (;;) {
         bool gone = pgck_gone(channel); /* read first: what was answered before that counts */
         int code = pgck_take(channel, batch, zero, decided);
         if (code != -EAGAIN)
             return code;
         if (gone)
-            return pgck_say(channel, -ECONNRESET, "nobody answers any more");
+            return pgck_say(channel, -ECONNRESET, PGCK_NOBODY);
         if (deadline_ns <= 0 || pagecheck_now_ns() >= deadline_ns) {
             pgck_look(channel);
             if (!channel->lost)
                 return pgck_say(channel, -ETIMEDOUT, "no answer yet");
             continue; /* what was answered before the end counts */
         }
-        code = pgck_sleep(channel, ticket, deadline_ns);
+        code = pgck_sleep(channel, batch->sequence, deadline_ns);
         if (code != 0)
             return pgck_say(channel, code, "cannot sleep on a futex");
     }
@@ -618,7 +649,7 @@ PAGECHECK_API uint32_t pagecheck_partition(const uint64_t *offsets, const uint64
                                            const uint64_t *decided, uint32_t count, uint64_t *out)
 {
     uint32_t normal = count;
-    for (uint32_t i = 0; i < count; i += 64) {
+    for (uint64_t i = 0; i < count; i += 64) { /* 32 bits would never pass the highest count */
         uint64_t inside = count - i < 64 ? (UINT64_C(1) << (count - i)) - 1 : UINT64_MAX;
         normal -= (uint32_t)__builtin_popcountll(zero[i / 64] & decided[i / 64] & inside);
     }
@@ -716,6 +747,7 @@ PAGECHECK_API int pagecheck_channel_map(int fd, pagecheck_channel *channel)
     channel->own = pgck_own();
     if (channel->own == NULL)
         return pgck_say(channel, -ENOMEM, "no memory");
+    channel->first = pgck_unique(channel);
     int code = -EPROTO;
     const char *wrong = pgck_map(fd, channel, &code);
     if (wrong == NULL)
@@ -795,10 +827,12 @@ static inline bool pgck_has_number(const char *object, const char *key, uint64_t
 /* ---- The connection ----
  *
  * The calls on a client return 0 or a negative errno, with client->error saying more. -EREMOTEIO:
- * the service answered with an error; nothing else has changed. After any other failure but -EINVAL
- * the connection cannot be used: every call returns the same until pagecheck_disconnect. Those are
- * -ECONNRESET: the service hung up; -EPROTO: it broke the protocol; -ETIMEDOUT: what was asked for
- * may have happened all the same; and the errno of a system call. */
+ * the service answered with an error; nothing else has changed. -ETIMEDOUT: it did not answer in
+ * time; the connection is good, the answer is dropped by its id when it comes, with its descriptor,
+ * and what it attached or opened is given back. -EINVAL, -EMSGSIZE, -ENOMEM, -EMFILE and the errno
+ * of a system call: nothing was asked. After -ECONNRESET, the service hung up, and -EPROTO, it
+ * broke the protocol or took half a request, the connection cannot be used: `error` says so, and
+ * every call returns the same until pagecheck_disconnect; connect again. */
 
 __attribute__((format(printf, 3, 4))) static inline int pgck_fail(pagecheck_client *client,
                                                                   int code, const char *format, ...)
@@ -823,7 +857,7 @@ static inline int pgck_limit(pagecheck_client *client, int64_t deadline_ns)
     int64_t left_us = deadline_ns > 0 ? (deadline_ns - pagecheck_now_ns()) / 1000 : 0;
     struct timeval left;
     if (left_us <= 0)
-        return pgck_fail(client, -ETIMEDOUT, "the service did not answer in time");
+        return pgck_fail(client, -ETIMEDOUT, "the deadline passed before the service was asked");
     left.tv_sec = (time_t)(left_us / 1000000);
     left.tv_usec = (suseconds_t)(left_us % 1000000);
     if (setsockopt(client->socket, SOL_SOCKET, SO_RCVTIMEO, &left, sizeof left) != 0 ||
@@ -832,7 +866,9 @@ static inline int pgck_limit(pagecheck_client *client, int64_t deadline_ns)
     return 0;
 }
 
-#define PGCK_LINE_BYTES (1u << 20) /* longer ones the service does not send */
+#define PGCK_LINE_BYTES (1u << 20)    /* longer ones the service does not send */
+#define PGCK_REQUEST_BYTES (1u << 18) /* longer ones it does not take */
+#define PGCK_LOOKS (PGCK_LINE_BYTES / 4096u)
 
 /* Room for the head of a control message and one descriptor; the kernel would fill CMSG_SPACE with
  * two. */
@@ -851,10 +887,16 @@ static inline void pgck_message(struct iovec *part, pgck_control *control, struc
     message->msg_controllen = CMSG_LEN(sizeof(int));
 }
 
-/* Sends a line; a descriptor goes with its first bytes. */
+/* Sends a line; a descriptor goes with its first bytes. Nothing is sent where the deadline has
+ * passed (whoever was stopped meanwhile can ask once more), but what was begun is ended if it can
+ * be. */
 static inline int pgck_send(pagecheck_client *client, char *line, int fd, int64_t deadline_ns)
 {
     struct iovec part = {line, strlen(line)};
+    client->is_mid_line = false;
+    if (part.iov_len > PGCK_REQUEST_BYTES)
+        return pgck_fail(client, -EMSGSIZE, "a request of %zu bytes, more than the service takes",
+                         part.iov_len);
     while (part.iov_len > 0) {
         struct msghdr message;
         pgck_control control;
@@ -866,14 +908,16 @@ static inline int pgck_send(pagecheck_client *client, char *line, int fd, int64_
         if (fd < 0)
             message.msg_controllen = 0;
         int code = pgck_limit(client, deadline_ns);
-        if (code != 0)
+        if (code != 0 && !client->is_mid_line)
             return code;
-        ssize_t sent = sendmsg(client->socket, &message, MSG_NOSIGNAL);
+        int flags = MSG_NOSIGNAL | (code != 0 ? MSG_DONTWAIT : 0);
+        ssize_t sent = sendmsg(client->socket, &message, flags);
         if (sent < 0 && errno != EINTR)
             return pgck_errno(client, "sendmsg");
         if (sent > 0) {
             part.iov_base = (char *)part.iov_base + sent;
             part.iov_len -= (size_t)sent;
+            client->is_mid_line = part.iov_len > 0;
             fd = -1;
         }
     }
@@ -896,30 +940,56 @@ static inline int pgck_grow(pagecheck_client *client)
     return 0;
 }
 
+static inline void pgck_drop_passed(pagecheck_client *client)
+{
+    if (client->passed >= 0)
+        close(client->passed);
+    client->passed = -1;
+    client->cut = false;
+}
+
+/* Keeps a descriptor, or that one was lost, for the last line that has begun: the kernel ends a
+ * read behind bytes that descriptors came with. */
+static inline void pgck_note_passed(pagecheck_client *client, struct cmsghdr *rights)
+{
+    size_t at = client->filled - 1; /* its last byte may be the end of that line */
+    while (at > 0 && client->line[at - 1] != '\n')
+        at--;
+    pgck_drop_passed(client);
+    client->passed_at = at;
+    client->cut = rights == NULL;
+    if (rights != NULL)
+        memcpy(&client->passed, CMSG_DATA(rights), sizeof(int));
+}
+
+#define PGCK_NO_ANSWER "the service did not answer in time"
+
 static inline int pgck_receive(pagecheck_client *client, int64_t deadline_ns)
 {
     struct msghdr message;
     pgck_control control;
     int code = pgck_grow(client);
-    if (code == 0)
-        code = pgck_limit(client, deadline_ns);
     if (code != 0)
         return code;
     struct iovec part = {client->line + client->filled, client->room - client->filled};
     pgck_message(&part, &control, &message);
-    ssize_t got = recvmsg(client->socket, &message, MSG_CMSG_CLOEXEC);
+    /* What came while this process did not run counts, but not for ever. */
+    bool is_late = pgck_limit(client, deadline_ns) != 0;
+    if (is_late && client->looks-- == 0)
+        return pgck_fail(client, -ETIMEDOUT, PGCK_NO_ANSWER);
+    ssize_t got =
+        recvmsg(client->socket, &message, MSG_CMSG_CLOEXEC | (is_late ? MSG_DONTWAIT : 0));
+    if (got < 0 && errno == EAGAIN)
+        return pgck_fail(client, -ETIMEDOUT, PGCK_NO_ANSWER);
     if (got < 0)
         return errno == EINTR ? 0 : pgck_errno(client, "recvmsg");
-    if (control.head.cmsg_type == SCM_RIGHTS && control.head.cmsg_len == CMSG_LEN(sizeof(int))) {
-        if (client->passed >= 0)
-            close(client->passed);
-        memcpy(&client->passed, CMSG_DATA(&control.head), sizeof(int));
-    } else if ((message.msg_flags & MSG_CTRUNC) != 0) {
-        client->cut = true;
-    }
+    bool has_fd = control.head.cmsg_type == SCM_RIGHTS;
+    has_fd = has_fd && control.head.cmsg_len == CMSG_LEN(sizeof(int));
     if (got == 0)
         return pgck_fail(client, -ECONNRESET, "the service hung up");
     client->filled += (size_t)got;
+    if (has_fd || (message.msg_flags & MSG_CTRUNC) != 0)
+        pgck_note_passed(client, has_fd ? &control.head : NULL);
     return 0;
 }
 
@@ -930,6 +1000,10 @@ static inline int pgck_line(pagecheck_client *client, int64_t deadline_ns)
     client->filled -= client->taken;
     if (client->filled > 0)
         memmove(client->line, client->line + client->taken, client->filled);
+    if (client->passed_at < client->taken)
+        pgck_drop_passed(client); /* it was the last line's, and nobody took it */
+    else
+        client->passed_at -= client->taken;
     client->taken = 0;
     while (client->filled == 0 ||
            (end = (char *)memchr(client->line, '\n', client->filled)) == NULL) {
@@ -950,6 +1024,30 @@ static inline int pgck_error(pagecheck_client *client, const char *error)
     return pgck_fail(client, -EREMOTEIO, "the service says %.*s", length, error);
 }
 
+/* What a reply that came too late attached or opened is nobody's: asks the service to take it back,
+ * and does not wait for that. What it cannot be told goes with the connection. */
+static inline int pgck_give_back(pagecheck_client *client, const char *answer, int64_t deadline_ns)
+{
+    char request[160];
+    uint64_t channel = pgck_number(answer, "channel"), block = pgck_number(answer, "block");
+    if (channel > UINT32_MAX && block > UINT32_MAX)
+        return 0;
+    bool opened = channel <= UINT32_MAX;
+    snprintf(request, sizeof request,
+             "{\"execute\":\"%s\",\"arguments\":{\"%s\":%" PRIu64 "},\"id\":0}\n",
+             opened ? "close-channel" : "detach", opened ? "channel" : "block",
+             opened ? channel : block);
+    int code = pgck_send(client, request, -1, deadline_ns);
+    return client->is_mid_line ? code : 0;
+}
+
+/* Whether a line answers another request than the newest, or is an event. The first request's id is
+ * 1; what is told back is asked for with 0. */
+static inline bool pgck_is_late(const pagecheck_client *client, const char *reply)
+{
+    return pgck_member(reply, "event") != NULL || pgck_number(reply, "id") < client->requests;
+}
+
 /* Sends a request, if there is one, and waits for its answer, of which `key` is a member. */
 static inline int pgck_exchange(pagecheck_client *client, char *request, int fd, const char *key,
                                 int64_t deadline_ns, const char **answer)
@@ -959,14 +1057,26 @@ static inline int pgck_exchange(pagecheck_client *client, char *request, int fd,
         const char *reply = pgck_blank(client->line);
         const char *error = pgck_member(reply, "error");
         *answer = pgck_member(reply, key);
-        if (error != NULL) /* only one request is out: it is that one's */
+        if (pgck_is_late(client, reply)) {
+            code = pgck_give_back(client, *answer, deadline_ns);
+            continue;
+        }
+        if (error != NULL) /* it is that one's, or the connection's */
             return pgck_error(client, error);
         if (*answer != NULL && (request == NULL || pgck_number(reply, "id") == client->requests))
             return 0;
-        if (pgck_member(reply, "event") == NULL)
-            code = pgck_fail(client, -EPROTO, "the service sent no answer: %.100s", reply);
+        code = pgck_fail(client, -EPROTO, "the service sent no answer: %.100s", reply);
     }
     return code;
+}
+
+/* Nothing more can be asked of this connection. */
+static inline int pgck_end(pagecheck_client *client, int code)
+{
+    static const char *const end = "; connect again";
+    size_t at = strlen(client->error), most = sizeof client->error - strlen(end) - 1;
+    memcpy(client->error + (at < most ? at : most), end, strlen(end) + 1);
+    return client->failed = code;
 }
 
 /* Asks for something; a descriptor that came with the answer is client->passed. */
@@ -979,15 +1089,14 @@ static inline int pgck_ask(pagecheck_client *client, char *request, int fd, int6
                          usable == -ECHILD ? "the client is the parent process's; connect here"
                                            : "the client is not connected");
     if (client->failed != 0)
-        return client->failed;
-    if (client->passed >= 0)
-        close(client->passed);
-    client->passed = -1;
-    client->cut = false;
+        return pgck_fail(client, client->failed, "the connection is closed; connect again");
+    client->looks = PGCK_LOOKS;
     client->requests++; /* the id that `request` has */
     int code = pgck_exchange(client, request, fd, "return", deadline_ns, answer);
-    if (code != -EREMOTEIO)
-        client->failed = code;
+    if (code == -ECONNRESET || code == -EPROTO)
+        return pgck_end(client, code);
+    if (client->is_mid_line) /* the service would take the next request for the rest of this one */
+        return pgck_end(client, -EPROTO);
     return code;
 }
 
@@ -1013,8 +1122,7 @@ PAGECHECK_API void pagecheck_disconnect(pagecheck_client *client)
     if (client->own == NULL)
         return;
     pgck_disown(&client->own);
-    if (client->passed >= 0)
-        close(client->passed);
+    pgck_drop_passed(client);
     if (client->socket >= 0) {
         if (ours)
             shutdown(client->socket, SHUT_RDWR); /* the channels have copies of the descriptor */
@@ -1077,6 +1185,8 @@ PAGECHECK_API int pagecheck_connect(const char *path, int64_t deadline_ns, pagec
     client->own = pgck_own();
     if (client->own == NULL)
         return pgck_fail(client, -ENOMEM, "no memory");
+    client->number = pgck_unique(client);
+    client->looks = PGCK_LOOKS;
     int code = pgck_connect(client, path, deadline_ns);
     if (code == 0)
         code = pgck_exchange(client, NULL, -1, "pagecheck", deadline_ns, &greeting);
@@ -1129,7 +1239,7 @@ PAGECHECK_API int pagecheck_attach(pagecheck_client *client, const char *name, i
     free(request);
     uint64_t number = code == 0 ? pgck_number(answer, "block") : 0;
     if (number > UINT32_MAX)
-        return client->failed = pgck_fail(client, -EPROTO, "attach: no block: %.150s", answer);
+        return pgck_end(client, pgck_fail(client, -EPROTO, "attach: no block: %.150s", answer));
     if (code == 0)
         *block = (uint32_t)number;
     return code;
@@ -1141,11 +1251,15 @@ PAGECHECK_API int pagecheck_detach(pagecheck_client *client, uint32_t block, int
     return pgck_tell(client, "detach", "block", block, deadline_ns);
 }
 
-/* Unmaps the channel whatever it returns. */
+/* Unmaps the channel whatever it returns. 0 also where it was closed before, or went with another
+ * connection: its number may be another one's by now. */
 PAGECHECK_API int pagecheck_close_channel(pagecheck_client *client, pagecheck_channel *channel,
                                           int64_t deadline_ns)
 {
+    bool is_this = channel->own != NULL && channel->connection == client->number;
     pagecheck_channel_unmap(channel);
+    if (!is_this && pgck_whose(client->own) == 0)
+        return 0;
     return pgck_tell(client, "close-channel", "channel", channel->id, deadline_ns);
 }
 
@@ -1154,7 +1268,6 @@ static inline int pgck_open_answered(pagecheck_client *client, const char *answe
                                      pagecheck_channel *channel)
 {
     uint64_t id = pgck_number(answer, "channel");
-    memset(channel, 0, sizeof *channel);
     if (id > UINT32_MAX)
         return pgck_fail(client, -EPROTO, "open-channel: no number: %.150s", answer);
     if (client->passed < 0 && client->cut)
@@ -1165,6 +1278,7 @@ static inline int pgck_open_answered(pagecheck_client *client, const char *answe
     if (mapped != 0)
         return pgck_fail(client, mapped, "open-channel: %s", channel->error);
     channel->id = (uint32_t)id;
+    channel->connection = client->number;
     channel->socket = fcntl(client->socket, F_DUPFD_CLOEXEC, 0);
     if (channel->socket >= 0 && pgck_number(answer, "slots") == channel->slots &&
         pgck_number(answer, "slot_pages") == channel->slot_pages)
@@ -1183,6 +1297,8 @@ PAGECHECK_API int pagecheck_open_channel(pagecheck_client *client,
 {
     char request[200];
     const char *answer = NULL;
+    memset(channel, 0, sizeof *channel);
+    channel->socket = -1;
     snprintf(request, sizeof request,
              "{\"execute\":\"open-channel\",\"id\":%" PRIu64 ",\"arguments\":{\"slots\":%" PRIu32
              ",\"slot_pages\":%" PRIu32 ",\"spin_us\":%" PRIu32 "%s}}\n",
@@ -1193,9 +1309,15 @@ PAGECHECK_API int pagecheck_open_channel(pagecheck_client *client,
         return code;
     uint64_t id = pgck_number(answer, "channel");
     code = pgck_open_answered(client, answer, channel);
-    if (code != -EMFILE && code != -ENFILE && code != -ENOMEM)
-        return client->failed = code;
+    pgck_drop_passed(client);
+    if (code == 0)
+        return 0;
+    if (code == -EPROTO)
+        return pgck_end(client, code);
+    char error[sizeof client->error];
+    memcpy(error, client->error, sizeof error);
     pgck_tell(client, "close-channel", "channel", (uint32_t)id, deadline_ns);
+    memcpy(client->error, error, sizeof error);
     return code; /* whatever became of that: the service closes it with the connection */
 }
 
