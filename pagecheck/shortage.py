@@ -123,7 +123,7 @@ def _tasks() -> str:
 
 def _full_cgroup(membership: str = "/proc/self/cgroup", root: str = CGROUPS) -> str | None:
     """The cgroup whose pids.max is reached, with the number; the one next to us first."""
-    for folder in _pids_cgroups(membership, root):
+    for folder in cgroups("pids", membership, root):
         try:
             with open(f"{folder}/pids.max", encoding="ascii") as file:
                 most = file.read().strip()
@@ -139,9 +139,17 @@ def _full_cgroup(membership: str = "/proc/self/cgroup", root: str = CGROUPS) -> 
     return None
 
 
-def _pids_cgroups(membership: str, root: str) -> list[str]:
+def cgroups(
+    controller: str, membership: str = "/proc/self/cgroup", root: str = CGROUPS
+) -> list[str]:
     """Folders of this process's cgroup and of those above it; in a container the path may not
-    exist below the mount, then the mount itself is the container's cgroup."""
+    exist below the mount, then the mount itself is the container's cgroup.
+
+    Args:
+        controller: such as "pids", for hosts where each has a hierarchy of its own.
+        membership: the file that says which cgroup it is.
+        root: where the hierarchies are mounted.
+    """
     try:
         with open(membership, encoding="utf-8", errors="surrogateescape") as file:
             lines = file.read().splitlines()
@@ -150,9 +158,9 @@ def _pids_cgroups(membership: str, root: str) -> list[str]:
     found = []
     for line in lines:
         _number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers and "pids" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        mount = f"{root}/pids" if controllers else root
+        mount = f"{root}/{controller}" if controllers else root
         parts = [part for part in path.split("/") if part not in ("", "..")]
         found += ["/".join([mount, *parts[:depth]]) for depth in range(len(parts), -1, -1)]
     return found

@@ -55,6 +55,13 @@ from pagecheck.streams import log_to_stderr
     help="Largest RAM block. Default: four times this host's memory.",
 )
 @click.option(
+    "--max-memory",
+    type=SIZE,
+    metavar="BYTES",
+    help="Answers that one client keeps. Default: a 64th of the memory that this process may use "
+    "(MemoryMax=), at least 16M; all clients together may keep a quarter.",
+)
+@click.option(
     "--max-pause",
     type=float,
     default=5.0,
@@ -77,6 +84,7 @@ def serve(
     max_clients: int,
     max_channels: int,
     max_block_size: int | None,
+    max_memory: int | None,
     max_pause: float,
     metrics: str | None,
     print_capabilities: bool,
@@ -103,15 +111,20 @@ def serve(
         return 0
     log_to_stderr(logging.INFO if verbose else logging.WARNING)
     from pagecheck.hw.wq import parse as parse_queue
+    from pagecheck.service.answers import default_memory, usable_memory
     from pagecheck.service.limits import Limits, default_block_bytes
     from pagecheck.service.run import Where, run_service
 
     for queue in engine["wq"]:
         parse_queue(queue)
+    each, everybodys = default_memory(usable_memory())
+    each = each if max_memory is None else max_memory
     limits = Limits(
         clients=max_clients,
         channels=max_channels,
         pause_seconds=max_pause,
+        memory_bytes=each,
+        memory_all_bytes=max(each, everybodys),
         block_bytes=default_block_bytes() if max_block_size is None else max_block_size,
     )
     where = Where(os.fspath(path) if path else None, fd, allowed_uids, metrics)

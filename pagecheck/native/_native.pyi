@@ -411,3 +411,25 @@ def watch_open(fd: int, /) -> int:
 
     Source: inotify(7).
     """
+
+def watch_ends_open() -> int:
+    """A descriptor for `watch_ends_add`, which the caller closes.
+
+    Raises:
+        OSError: there are too many.
+    """
+
+def watch_ends_add(watch: int, fd: int, /) -> int:
+    """Watches the nameless file behind `fd` until nobody has it any more.
+
+    Args:
+        watch: what `watch_ends_open` returned.
+
+    Returns:
+        The watch's number, which /proc/self/fdinfo lists for as long as the file is there.
+
+    Raises:
+        OSError: there are too many watches.
+
+    Source: inotify(7), IN_DELETE_SELF.
+    """

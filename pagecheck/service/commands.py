@@ -101,6 +101,7 @@ class Commands:
                     "clients": limits.clients,
                     "descriptors": FDS_PER_LINE,
                     "line_bytes": LINE_BYTES,
+                    "memory_bytes": limits.memory_bytes,
                     "pause_seconds": limits.pause_seconds,
                     "slots": SLOTS_MAX,
                     "slot_pages": _native.SLOT_PAGES_MAX,
@@ -265,6 +266,7 @@ class Commands:
             pause=arguments.flag("pause"),
             max_pause=arguments.number("max_pause", self._service.limits.pause_seconds),
             leave_stopped=arguments.flag("leave_stopped"),
+            client=self._holdings.client,
             progress=self._progress(held, told=arguments.flag("progress")),
         )
         arguments.done()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck.errors import LimitError, PagecheckError, ResourceError, UsageError
 from pagecheck.native import _native
@@ -41,6 +41,7 @@ class Holdings:
     def __init__(self, coordinator: Coordinator, counters: Counters) -> None:
         self._coordinator = coordinator
         self._counters = counters
+        self.client: Final = object()  # whom its answers count for, also once it is gone
         self.blocks: dict[int, HeldBlock] = {}
         self.channels: dict[int, DirectChannel] = {}
         self._block_numbers = itertools.count()

@@ -23,6 +23,7 @@ RESERVED_CLIENTS: Final = 2  # for root and our own user, where others may conne
 # The kernel doubles it; an answer with its bookkeeping takes 1 KiB or more, so that about a dozen,
 # with the descriptors that they hold on their way, wait for a client that does not read.
 SEND_BUFFER_BYTES: Final = 1 << 13
+MEMORY_LEAST: Final = 1 << 16
 SEND_NS: Final = 5_000_000_000  # a client that has not read a reply by then is given up
 
 
@@ -35,12 +36,16 @@ class Limits(NamedTuple):
         pause_seconds: the longest that a client may have a VM stopped for one check.
         block_bytes: the largest block; a block costs 3 bits of our memory per page when it is
             checked, however sparse it is.
+        memory_bytes: the answers that one client keeps.
+        memory_all_bytes: the answers that all clients keep, those that went away included.
     """
 
     clients: int = CLIENTS_MAX
     channels: int = 16
     pause_seconds: float = 5.0
     block_bytes: int = 1 << 40
+    memory_bytes: int = 1 << 28
+    memory_all_bytes: int = 1 << 32
 
     def check(self) -> Limits:
         """Raises UsageError where a number is out of range."""
@@ -52,6 +57,8 @@ class Limits(NamedTuple):
             raise UsageError(f"max pause {self.pause_seconds}: must be more than 0 seconds")
         if self.block_bytes < 4096:
             raise UsageError(f"max block size {self.block_bytes}: must be 4096 bytes or more")
+        if self.memory_bytes < MEMORY_LEAST:
+            raise UsageError(f"max memory {self.memory_bytes}: must be {MEMORY_LEAST} or more")
         return self
 
 

@@ -115,6 +115,7 @@ class ServiceCollector(Collector):
             ("clients", "Clients that are connected.", len(sessions)),
             ("blocks", "RAM blocks that are attached.", len(blocks)),
             ("block_bytes", "Bytes of them.", sum(held.block.ram.size for held in blocks)),
+            ("answer_bytes", "Memory of answers that are kept.", service.answers.bytes_kept()),
             ("channels", "Direct channels.", sum(len(each.holdings.channels) for each in sessions)),
             ("workers", "Workers for checks by command.", service.coordinator.channels),
             ("start_time_seconds", "When the service was started.", service.started),

@@ -14,7 +14,6 @@ from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import Counts
 from pagecheck.shm.bitmaps import BlockBitmaps, bitmap_bytes
 from pagecheck.shm.ram import adopt
-from pagecheck.shm.segments import Memfd
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.scanning import ScanResult
@@ -37,6 +36,7 @@ class Check:
         leave_stopped: it stays stopped, if the check ends well.
         progress: called now and then with (bytes done, bytes in all); raises where nobody wants
             the answer any more.
+        client: whom the answer's memory counts for.
     """
 
     held: list[HeldBlock]
@@ -49,6 +49,7 @@ class Check:
     max_pause: float | None
     leave_stopped: bool
     progress: Callable[[int, int], None]
+    client: object = None
     _until: float | None = None
 
     def run(self, service: Service) -> tuple[dict[str, Any], tuple[int, ...]]:
@@ -66,7 +67,7 @@ class Check:
             if (why := self._doubt()) is not None:
                 raise SourceError(why)
             sizes = [bitmap_bytes(held.block.ram.pages) for held in self.held]
-            memory = Memfd("pagecheck-bitmaps", sum(sizes))
+            memory = service.answers.allocate(self.client, "pagecheck-bitmaps", sum(sizes))
             stack.callback(memory.close)
             started = time.monotonic()
             self._until = None if self.deadline is None else started + self.deadline

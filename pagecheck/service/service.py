@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pagecheck.errors import LimitError
+from pagecheck.service.answers import Answers
 from pagecheck.service.counters import Counters
 from pagecheck.service.direct import LOOK_NS, DirectChannel
 from pagecheck.service.limits import RESERVED_CLIENTS
@@ -46,6 +47,7 @@ class Service:
         self.coordinator = coordinator
         self.limits = limits
         self.counters = Counters(coordinator)
+        self.answers = Answers(limits.memory_bytes, limits.memory_all_bytes)
         self.ending = threading.Event()
         self.started = time.time()
         self._settings = settings
@@ -60,6 +62,7 @@ class Service:
         try:
             self._supervisor.start()
         except RuntimeError as error:
+            self.answers.close()
             raise refused("cannot start a thread", error) from error
 
     def enter(self, session: Session, *, trusted: bool) -> int:
@@ -126,6 +129,7 @@ class Service:
                 for channel in list(session.holdings.channels.values()):
                     with contextlib.suppress(OSError, ValueError):  # it is being closed
                         channel.look_after()
+        self.answers.close()
 
     def describe(self, *, everyone: bool) -> dict[str, Any]:
         """What `query-stats` answers.
@@ -145,6 +149,7 @@ class Service:
             "clients": len(sessions),
             "blocks": sum(len(session.holdings.blocks) for session in sessions),
             "channels": sum(len(session.holdings.channels) for session in sessions),
+            "answer_bytes": self.answers.bytes_kept(),
             "numbers": {name: round(n, 6) for name, n in self.counters.numbers().items()},
             "engines": {engine: _readable(each) for engine, each in words.items()},
             "sessions": [session.describe() for session in sessions] if everyone else [],

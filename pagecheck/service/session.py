@@ -95,6 +95,7 @@ class Session:
             "seconds": round(time.time() - self._since, 3),
             "commands": self._commands_done,
             "doing": self._doing,
+            "answer_bytes": self._service.answers.bytes_kept(self.holdings.client),
             "blocks": [
                 {"block": held.number, "name": held.block.ram.name, "size": held.block.ram.size}
                 for held in list(self.holdings.blocks.values())

@@ -1,4 +1,5 @@
-/* Tells whether somebody writes to a file, or closes it after having had it open for writing. */
+/* Tells whether somebody writes to a file, or closes it after having had it open for writing; and
+ * when nobody has a file any more. */
 #include "py_native.h"
 
 #include <stdio.h>
@@ -24,7 +25,33 @@ static PyObject *watch_open(PyObject *module, PyObject *args)
     return PyLong_FromLong(watch);
 }
 
+static PyObject *watch_ends_open(PyObject *module, PyObject *args)
+{
+    (void)module;
+    (void)args;
+    int watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    if (watch < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromLong(watch);
+}
+
+static PyObject *watch_ends_add(PyObject *module, PyObject *args)
+{
+    int watch, fd;
+    char path[sizeof "/proc/self/fd/" + 3 * sizeof fd];
+    (void)module;
+    if (!PyArg_ParseTuple(args, "ii", &watch, &fd))
+        return NULL;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int number = inotify_add_watch(watch, path, IN_DELETE_SELF);
+    if (number < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromLong(number);
+}
+
 PyMethodDef py_watch_methods[] = {
     {"watch_open", watch_open, METH_VARARGS, NULL},
+    {"watch_ends_open", watch_ends_open, METH_NOARGS, NULL},
+    {"watch_ends_add", watch_ends_add, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
