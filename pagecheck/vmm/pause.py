@@ -23,8 +23,9 @@ from pagecheck.errors import (
 )
 from pagecheck.vmm.guard import Guard
 from pagecheck.vmm.ram import PauseResult
-from pagecheck.vmm.watchdog_process import Died, WatchdogProcess, signals_held
+from pagecheck.vmm.watchdog_process import Died, Gone, WatchdogProcess, signals_held
 
+STARTS_MAX: Final = 5  # watchdogs that die before they are ready
 GRACE_S: Final = (
     5.0  # the watchdog continues the VM after the longest time; then it is looked after
 )
@@ -77,20 +78,25 @@ class QemuMonitor:
             raise
 
     def _start(self, *, rescue: bool) -> WatchdogProcess:
-        """Starts a watchdog.
+        """Starts a watchdog. One that is killed meanwhile has stopped nothing yet: another one is
+        tried.
 
         Args:
             rescue: it is to continue the VM, and stays even if it cannot connect.
         """
-        with signals_held():
-            process = WatchdogProcess(self._path, self._known if rescue else None)
-            self._process = process
-        try:
-            ready = self._value(process.greeting(), "ready")
-        except Died as error:
-            self._process = None
-            process.kill()
-            raise EngineError(f"{self.name}: {error}, before it was ready") from error
+        for left in reversed(range(STARTS_MAX)):
+            with signals_held():
+                process = WatchdogProcess(self._path, self._known if rescue else None)
+                self._process = process
+            try:
+                ready = self._value(process.greeting(), "ready")
+                break
+            except Died as error:
+                self._process = None
+                process.kill()
+                if not left or not isinstance(error, Gone):
+                    raise EngineError(f"{self.name}: {error}, before it was ready") from error
+                log.warning("%s: %s, before it was ready; starting another", self.name, error)
         self._known = [int(each) for each in ready["listener"]]
         self.peer_pid = self._known[0]
         return process

@@ -41,6 +41,10 @@ class Died(Exception):
     """The watchdog ended or does not answer."""
 
 
+class Gone(Died):
+    """It ended."""
+
+
 class WatchdogProcess:
     """A process of its own; see `watchdog.py` for what it hears and says."""
 
@@ -138,9 +142,9 @@ class WatchdogProcess:
                 os.close(fd)
         return message
 
-    def _gone(self) -> Died:
+    def _gone(self) -> Gone:
         said = f" ({last})" if (last := self._last_line()) else ""
-        return Died(f"watchdog {self.pid} is gone{said}")
+        return Gone(f"watchdog {self.pid} is gone{said}")
 
     def _last_line(self) -> str:
         """The last of what it wrote to stderr."""

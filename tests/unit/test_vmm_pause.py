@@ -267,6 +267,29 @@ def test_a_watchdog_that_cannot_start(qemu: FakeQemu, monkeypatch: pytest.Monkey
         QemuMonitor(str(qemu.path))
 
 
+@pytest.mark.parametrize("deaths", [1, 4])
+def test_a_watchdog_that_is_killed_while_it_starts(
+    qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deaths: int
+) -> None:
+    """A death like any other: it has stopped nothing yet, and another one is started."""
+    lives = tmp_path / "lives"
+    lives.mkdir()
+    for number in range(deaths):
+        (lives / str(number)).touch()
+    in_watchdog(
+        monkeypatch,
+        "import os; "
+        f"names = os.listdir({str(lives)!r}); "
+        f"names and (os.unlink({str(lives)!r} + '/' + names[0]), os.kill(os.getpid(), 9))",
+    )
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+        assert qemu.status == "paused"
+        monitor.resume()
+    assert qemu.status == "running"
+    assert list(lives.iterdir()) == []
+
+
 def refuse(_arguments: object) -> None:
     raise RuntimeError("never")
 
