@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.elapsed import Allowance
-from pagecheck.errors import PagecheckError, PeerError, SourceError, UsageError
+from pagecheck.errors import PagecheckError, PeerError, ResourceError, SourceError, UsageError
 from pagecheck.model import Region
 from pagecheck.native import Feed, _native
 from pagecheck.protocol import (
@@ -41,6 +42,7 @@ from pagecheck.shm import mounts
 from pagecheck.shm.layout import segment_bytes
 from pagecheck.shm.ram import RamSource, open_source
 from pagecheck.shm.received import sealed_size
+from pagecheck.shortage import explain, refused
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -189,7 +191,7 @@ class Client:
                 self._late[self._ids] = command
                 message, received = self._reply(limit, on_event)
                 del self._late[self._ids]
-            except NoReply:
+            except (NoReply, ResourceError):
                 raise
             except BaseException:
                 self._broken = True
@@ -205,7 +207,8 @@ class Client:
         return members, received
 
     def _send(self, request: dict[str, Any], fds: Sequence[int], limit: Allowance) -> None:
-        """Raises NoReply where nothing was sent, since the service reads nothing."""
+        """Raises NoReply where nothing was sent, since the service reads nothing; ResourceError
+        where nothing was sent, for a shortage of ours."""
         try:
             self._connection.send(request, tuple(fds), limit.end_ns())
         except NotTaken as error:
@@ -214,6 +217,8 @@ class Client:
             raise NoReply(f"{self._path}: the service does not read what it is asked") from error
         except PeerError as error:
             raise PeerError(f"{self._path}: {error}; connect again") from error
+        except OSError as error:
+            raise refused(f"{self._path}: cannot send", error) from error
 
     def _reply(
         self, limit: Allowance, on_event: Callable[[dict[str, Any]], None] | None
@@ -252,9 +257,20 @@ class Client:
             except PeerError as error:
                 raise PeerError(f"{self._path}: {error}; connect again") from error
             if line is not None:
-                return parse(line.text), line.fds
+                message = parse(line.text)
+                return self._untaken(message, line.fds) if line.is_short else (message, line.fds)
             if limit.is_used_up():
                 raise NoReply(f"{self._path}: the service did not answer in time")
+
+    def _untaken(self, message: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+        """An answer whose descriptors this process had no room for, as an error of ours."""
+        close_all(fds)
+        members = message.get("return")
+        if isinstance(members, dict) and "segment_bytes" in members:
+            self._give_back("open-channel", members)
+        why = explain(OSError(errno.EMFILE, ""))
+        error = {"class": "ResourceError", "desc": f"the answer could not be taken: {why}"}
+        return {"error": error, "id": message.get("id")}, []
 
     def _require(self, capability: str) -> None:
         if capability not in self.greeting.get("capabilities", ()):

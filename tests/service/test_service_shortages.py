@@ -219,3 +219,29 @@ def test_a_service_that_lost_every_worker_for_good_ends(start_service, tmp_path:
     assert service.names() == []
     service.was_killed = True
     ram.close()
+
+
+def test_a_client_without_a_descriptor_goes_on_later(service: ServiceProcess) -> None:
+    """What it opened and could not take is closed again at the service."""
+    ram = KnownRam(64)
+    with Client(service.path) as client:
+        (block,) = client.attach(ram.fd)
+        errors: list[Exception] = []
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            for ask in (client.open_channel, lambda: client.check([block])):
+                try:
+                    ask()
+                except Exception as error:
+                    errors.append(error)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert [type(each) for each in errors] == [ResourceError, ResourceError]
+        assert "open files" in str(errors[0])
+        assert client.stats()["channels"] == 0
+        assert client.check([block]).blocks[0].counts.undecided == 0
+        client.open_channel().close()
+    ram.close()

@@ -42,7 +42,7 @@ MAY_IMPORT = {
         *("_version", "shortage"),
     },
     "replies": {"shm", "native", "report"},
-    "client": {"protocol", "replies", "shm", "native", "report", "bitmap_files"},
+    "client": {"protocol", "replies", "shm", "native", "report", "bitmap_files", "shortage"},
     "report": {"statistics"},
     "present": {"native", "printable", "report", "statistics"},
     "service_table": {"present", "printable"},
