@@ -18,6 +18,7 @@ from pagecheck.protocol import PROTOCOL
 from tests.service.support import ServiceProcess
 
 SOURCE = Path(__file__).with_name("library_client.cc")
+PROMISED = Path(__file__).with_name("libpagecheck_1.txt")
 NANOSECONDS = 10**9
 
 
@@ -38,6 +39,32 @@ def exported() -> set[str]:
 def test_it_exports_every_public_function_and_nothing_else() -> None:
     assert exported() == public_functions("libpagecheck.h")
     assert public_functions("pagecheck.h") <= exported()
+
+
+def test_what_was_promised_stays() -> None:
+    """Lines are added to that file, never changed or taken away while the name is .so.1."""
+    text = (Path(folder()) / "libpagecheck.h").read_text()
+    declared = " ".join(re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL).split())
+    promised = PROMISED.read_text().splitlines()
+    assert [line for line in promised if line not in declared] == []
+    assert {re.findall(r"(pagecheck_\w+)\(", line)[0] for line in promised} <= exported()
+
+
+LAYOUTS = """
+#include <libpagecheck.h>
+_Static_assert(sizeof(struct pagecheck_region) == 32, "region");
+_Static_assert(offsetof(struct pagecheck_region, mmap_offset) == 24, "region");
+_Static_assert(sizeof(struct pagecheck_channel_options) == 12, "options");
+_Static_assert(offsetof(struct pagecheck_channel_options, spin_us) == 8, "options");
+"""
+
+
+@pytest.mark.parametrize("first", ["", "#include <pagecheck.h>"], ids=["alone", "both headers"])
+def test_its_structures_stay(first: str, tmp_path: Path) -> None:
+    source = tmp_path / "layouts.c"
+    source.write_text(first + LAYOUTS)
+    strict = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+    subprocess.run(["gcc", *strict, f"-I{folder()}", source], check=True, timeout=60)
 
 
 def test_its_name_is_versioned() -> None:
