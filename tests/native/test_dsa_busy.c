@@ -218,7 +218,8 @@ static void test_write(const char *state, uint64_t tries, pc_queue_end end)
     decide(&b, 20);
     CHECK(b.stats.retries == tries, "%d tries", (int)b.stats.retries);
     CHECK((b.dsa.queue == NULL) == disabled && b.dsa.end == end, "end %d", b.dsa.end);
-    CHECK(!disabled || read(ends[0], got, sizeof got) < 0, "something was written");
+    /* Nothing yet, or the end: it is closed by a thread of its own. */
+    CHECK(!disabled || read(ends[0], got, sizeof got) <= 0, "something was written");
     CHECK(pc_dsa_deinit(&b.dsa, pc_clock_now_ns() + 5 * SECOND), "it does not drain");
     close(ends[0]);
     script_init(&b.device);
