@@ -26,7 +26,7 @@ DEFS = SCHEMA["$defs"]
 COMMANDS = DEFS["request"]["properties"]["execute"]["enum"]
 # Those of pagecheck/errors.py that no answer of the service has: the root; files are written by
 # who asks for them; a service whose workers are late at the start does not start.
-NEVER_SENT = {"PagecheckError", "OutputError", "StartTimeout"}
+NEVER_SENT = {"StorageStalled", "PagecheckError", "OutputError", "StartTimeout"}
 U64 = (1 << 64) - 1
 
 
