@@ -114,6 +114,7 @@ def serve(
     from pagecheck.service.answers import default_memory, usable_memory
     from pagecheck.service.limits import Limits, default_block_bytes
     from pagecheck.service.run import Where, run_service
+    from pagecheck.service.seldom import limit_log
 
     for queue in engine["wq"]:
         parse_queue(queue)
@@ -128,5 +129,6 @@ def serve(
         block_bytes=default_block_bytes() if max_block_size is None else max_block_size,
     )
     where = Where(os.fspath(path) if path else None, fd, allowed_uids, metrics)
+    limit_log()
     run_service(where, limits, **engine)
     return 0

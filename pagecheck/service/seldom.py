@@ -1,0 +1,42 @@
+"""Log lines that clients can cause: bounded, so that nobody fills the log's disk through us."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Final
+
+LINES: Final = 200  # of one kind
+PERIOD_S: Final = 60.0
+
+
+class Seldom(logging.Filter):
+    """Lets so many lines of one kind through in a minute; the last of them says so. A kind is a
+    logger and the text of its call, without what is filled in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, str], int] = {}
+        self._since = time.monotonic()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        kind = (record.name, str(record.msg))
+        with self._lock:
+            if time.monotonic() - self._since >= PERIOD_S:
+                self._counts.clear()
+                self._since = time.monotonic()
+            count = self._counts[kind] = self._counts.get(kind, 0) + 1
+        if count == LINES:
+            text = record.getMessage()
+            record.msg, record.args = f"{text} (no more lines of this kind for a minute)", ()
+        return count <= LINES
+
+
+def limit_log() -> None:
+    """For whatever the root logger writes from now on."""
+    seldom = Seldom()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(seldom)
