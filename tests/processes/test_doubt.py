@@ -61,6 +61,9 @@ class Doubtful:
     def doubt(self) -> str | None:
         return next(self._answers)
 
+    def changes(self) -> list[str]:
+        return []
+
 
 def test_a_check_of_the_service_is_undecided() -> None:
     fd = os.memfd_create("ram")
@@ -75,7 +78,16 @@ def test_a_check_of_the_service_is_undecided() -> None:
             vm: Any = Doubtful(*answers)
             held = [HeldBlock(0, block, (), vm)]
             check = Check(
-                held, None, None, "full", None, None, False, None, progress=lambda _done, _of: None
+                held,
+                ranges=None,
+                bitmap=None,
+                kind="full",
+                max_rate=None,
+                deadline=None,
+                pause=False,
+                max_pause=None,
+                leave_stopped=False,
+                progress=lambda _done, _of: None,
             )
             members, (bitmaps,) = check.run(service)
             words = np.frombuffer(os.pread(bitmaps, 1 << 20, 0), np.uint8)

@@ -100,12 +100,17 @@ def test_one_channel_in_want_leaves_the_work_to_the_others(
             raise OSError(errno.EAGAIN, "no more processes")
         return spawn(self, fd)
 
+    monkeypatch.setattr(keeper, "PATIENCE_NS", 0)
+    monkeypatch.setattr(pool, "REST_NS", 60_000_000_000)
+    monkeypatch.setattr(pool, "REST_MAX_NS", 60_000_000_000)
     with Coordinator(2) as c:
         block = c.attach(ram.source)
         for pid in c.worker_pids:
             kill(pid)
         with monkeypatch.context() as patch:
             patch.setattr(WorkerProcess, "_spawn", refuse_first)
+            # What the dead one had in hand is undecided; afterwards it is left alone.
+            wait_for(lambda: c.scan(block) and c._pool._resting, "the channel rests")
             report = c.scan(block)
             assert_scan_is_right(report, ram)
             assert not [note for note in report.notes if "undecided" in note]
