@@ -141,8 +141,8 @@ class Client:
         return {
             **told,
             "version": members.text("version", "of no version"),
-            "capabilities": members.texts("capabilities"),
-            "layouts": members.integers("layouts") or (layout,),
+            "capabilities": list(members.texts("capabilities")),
+            "layouts": list(members.integers("layouts")) or [layout],
         }
 
     def _require_trusted(self) -> None:
@@ -323,6 +323,8 @@ class Client:
             reply, received = self.execute("attach", arguments, fds)
             close_all(received)
         found = attached(reply, page_size)
+        if not arguments.get("source", "").startswith(("pid:", "qmp:")):
+            _require_same(found, offset, length)
         return Attached(found, found.unreadable, (*notes, *found.notes))
 
     def _passed_on(
@@ -620,7 +622,10 @@ class RemoteChannel:
         partition = np.empty(len(pages), np.uint64)
         state = _native.PUMP_DONE
         if len(pages):
-            self._feed.begin_offsets(block.number, self._batch_pages, pages, zero, decided)
+            try:
+                self._feed.begin_offsets(block.number, self._batch_pages, pages, zero, decided)
+            except ValueError as error:  # numbers that the service gave: of the block, of the ring
+                raise PeerError(f"channel {self._number}: {error}") from error
             self._feed.more(0, len(pages))
             try:
                 state = self._pump(_allowance(deadline))
@@ -657,6 +662,17 @@ class RemoteChannel:
         self._feed.close()
         if not closed and self._client.is_here() and not self._client.is_hung_up():
             self._client.execute("close-channel", {"channel": self._number})
+
+
+def _require_same(found: Attached, offset: int, length: int | None) -> None:
+    """Raises PeerError where another part of the file was attached than we asked for."""
+    ram = found[0].ram
+    if len(found) > 1 or found.unreadable or ram.start != offset or length not in (None, ram.size):
+        raise PeerError(
+            f"the answer to attach: is of {len(found)} blocks, {ram.size:#x} bytes from "
+            f"{ram.start:#x} on; {'all' if length is None else f'{length:#x}'} from {offset:#x} on "
+            "were asked for"
+        )
 
 
 def _feed(fds: list[int], slots: int, slot_pages: int, spin_us: int) -> Feed:

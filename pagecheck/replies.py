@@ -8,6 +8,7 @@ asks for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -193,9 +194,19 @@ def remote_block(given: Members) -> RemoteBlock:
     size = given.integer("size", page_size, SIZE_MAX)
     if size % page_size:
         raise given.wrong(f"size is no multiple of {page_size}")
-    ram = RamBlock(given.text("name"), size, page_size, given.integer("offset", 0, SIZE_MAX))
+    ram = RamBlock(_name(given), size, page_size, given.integer("offset", 0, SIZE_MAX))
     number = given.integer("block", 0, (1 << 32) - 1)
     return RemoteBlock(number, ram, tuple(given.each("regions", region)))
+
+
+def _name(given: Members) -> str:
+    """A block's name: files are called by it."""
+    name = given.text("name")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise given.wrong("name is no text") from error
+    return name
 
 
 def _page_size(given: Members) -> int:
@@ -207,7 +218,7 @@ def _page_size(given: Members) -> int:
 
 def unreadable_block(given: Members, page_size: int) -> UnreadableBlock:
     """A block that the service cannot look at."""
-    ram = RamBlock(given.text("name"), given.integer("size", 0, SIZE_MAX), page_size)
+    ram = RamBlock(_name(given), given.integer("size", 0, SIZE_MAX), page_size)
     return UnreadableBlock(ram, tuple(given.each("regions", region)), given.text("why"))
 
 
@@ -271,6 +282,8 @@ class _Bitmaps:
 
     def report(self, given: Members, block: RemoteBlock) -> BlockReport:
         """One block's bitmaps, copied, and what they say."""
+        if given.integer("block", 0, _U64_MAX) != block.number:
+            raise given.wrong(f"is of another block than {block.number}")
         places = given.object("bitmaps")
         pages = block.ram.pages
         zero, normal = (self._words(places.object(name), pages) for name in ("zero", "normal"))

@@ -374,6 +374,46 @@ def segment(slots: int = 16, slot_pages: int = 128, seals: int = SEALS_SIZE) -> 
     return fd
 
 
+def test_blocks_in_another_order(fd: int) -> None:
+    with pytest.raises(PeerError, match="another block than 1"):
+        checked(GOOD, [fd], [BLOCK._replace(number=1)], whole=True)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"offset": 4096}, "from 0x1000 on"),
+        ({"size": 4096}, "0x1000 bytes"),
+        ({"name": "\ud800"}, "name is no text"),
+    ],
+)
+def test_another_part_of_the_file_than_was_asked_for(told: dict[str, Any], said: str) -> None:
+    answer = copy.deepcopy(GOOD_ATTACHED) | {"unreadable": []}
+    answer["blocks"][0] |= told
+    ram = memfd(b"", 0)
+    os.ftruncate(ram, PAGES * 4096)
+    with (
+        peer(sends({"return": answer, "id": 1})) as path,
+        Client(path) as client,
+        pytest.raises(PeerError, match=said),
+    ):
+        client.attach(ram, length=PAGES * 4096)
+    os.close(ram)
+
+
+def test_a_ring_of_smaller_batches_than_was_asked_for() -> None:
+    """The size of its memory is right, its own header says another geometry."""
+    fd = segment(slots=16, slot_pages=128, seals=0)
+    _native.segment_format(fd, 16, 64, 1)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS_SIZE)
+    with peer(sends({"return": {"channel": 0}, "id": 1}, fd)) as path, Client(path) as client:
+        channel = client.open_channel()
+        with pytest.raises(PeerError, match="batch of 128 pages is out of range"):
+            channel.check(BLOCK, [0], deadline=0.1)
+        channel._feed.close()
+    os.close(fd)
+
+
 SEGMENTS: dict[str, Callable[[], list[int]]] = {
     "none": list,
     "two": lambda: [segment(), segment()],
