@@ -197,3 +197,6 @@ class _Connected(Client):
 
     def __init__(self) -> None:
         pass
+
+    def _require_trusted(self) -> None:
+        pass
