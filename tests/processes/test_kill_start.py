@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,16 @@ def test_the_place_of_one_that_never_was_ready_asks_for_the_same_engine(
     die_at("DsaEngine", 1)
     with pytest.raises(EngineError, match="wq9"):
         Coordinator(1, engine="dsa", wq=["/dev/dsa/wq9.9"])
+
+
+def test_a_worker_that_is_told_nothing_ends_with_who_started_it() -> None:
+    """It waits for its first message for as long as that lives, and may stand still."""
+    worker = WorkerProcess(0)
+    try:
+        wait_for(lambda: state_of(worker.pid) == "S", "a worker that waits")
+        assert worker.is_alive()
+        worker.ask_to_end()
+        assert worker.wait_gone(time.monotonic_ns() + 20 * 10**9)
+    finally:
+        worker.kill()
+        worker.close()
