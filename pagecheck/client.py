@@ -310,7 +310,6 @@ class Client:
             SourceError, UsageError, LimitError, AccessError: it is not taken; the text says why. A
                 path, socket or process that the service sees as another one is not.
         """
-        self._require_trusted()
         arguments: dict[str, Any] = {"page_size": page_size, "holes": holes, "access": access}
         arguments |= {} if name is None else {"name": name}
         arguments |= {} if not offset else {"offset": offset}
@@ -320,6 +319,7 @@ class Client:
         arguments |= {"trust_path": True} if trust_path else {}
         with contextlib.ExitStack() as stack:
             fds, notes = self._passed_on(stack, source, arguments, format)
+            self._require_trusted()
             reply, received = self.execute("attach", arguments, fds)
             close_all(received)
         found = attached(reply, page_size)

@@ -69,9 +69,10 @@ def test_it_is_given_no_ram(false_service: tuple[str, Path], known_ram: KnownRam
     assert not heard.exists()
 
 
-def test_a_scan_names_the_user(false_service: tuple[str, Path]) -> None:
+def test_a_scan_names_the_user(false_service: tuple[str, Path], tmp_path: Path) -> None:
     path, heard = false_service
-    source = f"/proc/{os.getpid()}/exe"
+    source = tmp_path / "ram"
+    source.write_bytes(b"x" * 4096)
     assert_fails(run_pagecheck("scan", "--via", path, source), 3, f"--via-uid {NOBODY}")
     assert not heard.exists()
     wrong = run_pagecheck("scan", "--via", path, "--via-uid", NOBODY - 1, source)

@@ -1,6 +1,7 @@
 """`Client` against peers that are no service, or a bad one."""
 
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -65,6 +66,7 @@ def lines(*messages: object) -> Serve:
     ],
 )
 def test_no_service(serve: Serve, said: str) -> None:
+    gc.collect()  # what other tests left to be closed
     before = len(os.listdir("/proc/self/fd"))
     with peer(serve) as path, pytest.raises((PeerError, LimitError), match=said):
         Client(path)
@@ -116,6 +118,7 @@ def test_descriptors_that_nobody_asked_for_are_closed() -> None:
             socket.send_fds(connected, [line], [null.fileno()] * 3)
             connected.recv(10)
 
+    gc.collect()  # what other tests left to be closed
     before = len(os.listdir("/proc/self/fd"))
     with peer(serve) as path:
         Client(path).close()
