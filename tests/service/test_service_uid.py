@@ -69,9 +69,9 @@ def test_it_is_given_no_ram(false_service: tuple[str, Path], known_ram: KnownRam
     assert not heard.exists()
 
 
-def test_a_scan_names_the_user(false_service: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_scan_names_the_user(false_service: tuple[str, Path], shm_folder: Path) -> None:
     path, heard = false_service
-    source = tmp_path / "ram"
+    source = shm_folder / "ram"
     source.write_bytes(b"x" * 4096)
     assert_fails(run_pagecheck("scan", "--via", path, source), 3, f"--via-uid {NOBODY}")
     assert not heard.exists()
