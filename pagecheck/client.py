@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import socket
 import struct
@@ -113,6 +114,7 @@ class Client:
         self._late: dict[int, str] = {}  # commands whose reply is waited for no longer, by id
         self._broken = False
         self._pid = os.getpid()
+        self._number = int.from_bytes(os.urandom(8), "little")  # no other connection has it
         limit = _allowance(timeout)
         connected = _connected(self._path, timeout)
         self._runs_as = _peer_uid(connected)
@@ -325,7 +327,7 @@ class Client:
         found = attached(reply, page_size)
         if not arguments.get("source", "").startswith(("pid:", "qmp:")):
             _require_same(found, offset, length)
-        return Attached(found, found.unreadable, (*notes, *found.notes))
+        return Attached(map(self._own, found), found.unreadable, (*notes, *found.notes))
 
     def _passed_on(
         self, stack: contextlib.ExitStack, source: Any, arguments: dict[str, Any], format: Format
@@ -369,6 +371,7 @@ class Client:
 
     def detach(self, block: RemoteBlock) -> None:
         """The service forgets the block."""
+        self.require_own(block)
         self.execute("detach", {"block": block.number})
 
     def check(
@@ -396,8 +399,11 @@ class Client:
             leave_stopped: with `pause`: the VM stays stopped, if the check ends well.
 
         Raises:
+            UsageError: a block is another connection's.
             PagecheckError: the subclass says whose fault it is.
         """
+        for block in blocks:
+            self.require_own(block)
         arguments: dict[str, Any] = {
             "blocks": [block.number for block in blocks],
             "kind": kind,
@@ -554,12 +560,25 @@ class Client:
     def blocks(self) -> list[RemoteBlock]:
         """The blocks that this client has attached."""
         reply, _fds = self.execute("query-blocks")
-        return Members(reply, "the answer to query-blocks").each("blocks", remote_block)
+        given = Members(reply, "the answer to query-blocks")
+        return [self._own(block) for block in given.each("blocks", remote_block)]
 
     def stats(self) -> dict[str, Any]:
         """What the service has counted; root and its own user are told of every client."""
         reply, _fds = self.execute("query-stats")
         return reply
+
+    def _own(self, block: RemoteBlock) -> RemoteBlock:
+        return block._replace(connection=self._number)
+
+    def require_own(self, block: RemoteBlock) -> None:
+        """Raises UsageError where another connection attached it: its number is another block's
+        here, or will be."""
+        if block.connection != self._number:
+            raise UsageError(
+                f"block {block.ram.name!r}: was attached by another connection; attach it by this "
+                "one"
+            )
 
     def is_here(self) -> bool:
         """Whether this process connected, and not the one that it was forked from."""
@@ -608,12 +627,16 @@ class RemoteChannel:
             deadline: seconds from now; pages not answered by then are undecided.
 
         Raises:
-            UsageError: an offset is misaligned or out of range.
+            UsageError: an offset is misaligned or out of range, the block is another connection's,
+                or the channel is closed.
             PeerError: the channel's worker is gone, or answers nonsense; open another channel.
         """
         import numpy as np
 
         self._client.require_here()
+        self._client.require_own(block)
+        if self._closed:
+            raise UsageError(f"channel {self._number}: is closed; open another one")
         pages = np.array(offsets, np.uint64, ndmin=1)
         bad = _native.offsets_check(pages, block.ram.page_size, block.ram.size)
         if bad >= 0:
@@ -706,7 +729,13 @@ def _held(path: str, text: str) -> int:
 
 
 def _allowance(seconds: float | None) -> Allowance:
-    """So many seconds in which we do not stand still; None: as long as it takes."""
+    """So many seconds in which we do not stand still; None: as long as it takes.
+
+    Raises:
+        UsageError: they are no number.
+    """
+    if seconds is not None and math.isnan(seconds):
+        raise UsageError("nan: is no number of seconds")
     return Allowance(NEVER_NS if seconds is None else int(min(seconds, 1e9) * 1e9))
 
 

@@ -32,11 +32,14 @@ class RemoteBlock(NamedTuple):
     Attributes:
         number: what commands and rings call it.
         regions: where its parts lie in guest-physical memory; empty where that is not known.
+        connection: of the client that attached it; other connections have other blocks of its
+            number.
     """
 
     number: int
     ram: RamBlock
     regions: tuple[Region, ...]
+    connection: int = 0
 
 
 class UnreadableBlock(NamedTuple):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 
 import pytest
 
 from pagecheck import Client, Coordinator
-from pagecheck.errors import PeerError
+from pagecheck.client import RemoteBlock
+from pagecheck.errors import PeerError, UsageError
 from tests.service.support import PAGE, KnownRam, RawClient, ServiceProcess
 
 
@@ -52,6 +54,39 @@ def test_numbers_beyond_the_table_of_a_worker(service: ServiceProcess, known_ram
         channel = client.open_channel()
         for block in (kept, late):
             assert (channel.check(block, offsets).zero == known_ram.zero[:64]).all()
+
+
+def _refused(client: Client, block: RemoteBlock) -> None:
+    """Whatever is asked about the block; nothing changes."""
+    before = client.blocks()
+    with contextlib.closing(client.open_channel()) as channel:
+        for call in (
+            lambda: client.check([block]),
+            lambda: client.detach(block),
+            lambda: channel.check(block, [0]),
+        ):
+            with pytest.raises(UsageError, match="block 'ram': was attached by another connection"):
+                call()
+    assert client.blocks() == before
+
+
+def test_a_block_is_its_connection_s(service: ServiceProcess, known_ram: KnownRam) -> None:
+    """Block 0 of every connection is another one; of these, all pages of one are zero."""
+    empty = os.memfd_create("empty")
+    os.ftruncate(empty, known_ram.size)
+    with Client(service.path) as beside:
+        with Client(service.path) as client:
+            (old,) = client.attach(known_ram.fd, name="ram")
+            (other,) = beside.attach(empty, name="ram")
+            assert old.number == other.number
+            _refused(beside, old)
+            _refused(client, other)
+        with Client(service.path) as again:
+            again.attach(empty, name="ram")
+            _refused(again, old)
+            (found,) = again.blocks()
+            assert again.check([found]).blocks[0].counts.zero == known_ram.pages
+    os.close(empty)
 
 
 def in_a_fork(call: Callable[[], object]) -> str:
@@ -122,4 +157,6 @@ def test_a_channel_is_closed_once(service: ServiceProcess, known_ram: KnownRam) 
         second = client.open_channel()
         first.close()
         assert second.check(block, [0]).decided.all()
+        with pytest.raises(UsageError, match="channel 0: is closed"):
+            first.check(block, [0])
     second.close()  # it went with its connection

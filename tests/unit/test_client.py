@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import math
 import os
 import socket
 import tempfile
@@ -84,6 +85,11 @@ def test_a_silent_one_is_given_up_in_time() -> None:
 def test_nobody_there(path: str) -> None:
     with pytest.raises(PeerError, match="no service there"):
         Client(path)
+
+
+def test_a_time_that_is_no_number() -> None:
+    with pytest.raises(UsageError, match="nan: is no number of seconds"):
+        Client("/nowhere", timeout=math.nan)
 
 
 def test_errors_come_as_their_class() -> None:

@@ -409,7 +409,7 @@ def test_a_ring_of_smaller_batches_than_was_asked_for() -> None:
     with peer(sends({"return": {"channel": 0}, "id": 1}, fd)) as path, Client(path) as client:
         channel = client.open_channel()
         with pytest.raises(PeerError, match="batch of 128 pages is out of range"):
-            channel.check(BLOCK, [0], deadline=0.1)
+            channel.check(client._own(BLOCK), [0], deadline=0.1)
         channel._feed.close()
     os.close(fd)
 
