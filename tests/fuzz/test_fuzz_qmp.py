@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import pagecheck
 from pagecheck.errors import PagecheckError
+from tests.processes.support import wait_for
 from tests.unit.fake_qmp import fake_qemu
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -68,6 +70,13 @@ def human(answers: dict[str, Any]) -> Callable[[dict[str, Any]], Any]:
 
 def always(value: Any) -> Callable[[object], Any]:
     return lambda _arguments: value
+
+
+@pytest.fixture(scope="module", autouse=True)
+def watchdogs_gone() -> Iterator[None]:
+    """A watchdog that cannot make out whether its VM runs stays, and ends some seconds after it."""
+    yield
+    wait_for(lambda: not psutil.Process().children(), "every watchdog ended with its VM", 60)
 
 
 @pytest.mark.parametrize("seed", range(30))
