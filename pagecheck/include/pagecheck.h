@@ -226,9 +226,10 @@ typedef struct pagecheck_channel {
     uint64_t first;      /* where its tickets' serial numbers begin */
     uint64_t connection; /* the client's `number`; 0: it has none */
     pgck_batch *batches;
-    int socket;  /* the client's, to see the service hang up; -1: there is none */
-    bool lost;   /* the service hung up */
-    bool broken; /* an answer made no sense: nothing is believed any more */
+    int socket;      /* the client's, to see the service hang up; -1: there is none */
+    bool lost;       /* the service hung up */
+    bool is_closing; /* closing it was asked for, and not answered in time */
+    bool broken;     /* an answer made no sense: nothing is believed any more */
 } pagecheck_channel;
 
 /* ---- Batches ----
@@ -320,6 +321,14 @@ static inline uint32_t pgck_words(uint64_t ticket)
 {
     uint32_t count = (uint32_t)(ticket & 0xffffu) + 1u;
     return pgck_ticket(ticket >> 28, count) == ticket ? (count + 63u) / 64u : 1u;
+}
+
+/* What is added to the service's numbers of a connection's blocks. Those begin at 0 in each; so a
+ * number from before connecting again, or from a connection beside, is no block's here. It leaves
+ * the upper half free: no number becomes UINT32_MAX. 0: there is no connection. */
+static inline uint32_t pgck_base(uint64_t connection)
+{
+    return (uint32_t)(connection >> 33);
 }
 
 static inline void pgck_relax(void)
@@ -452,7 +461,7 @@ static inline int pgck_submit(pagecheck_channel *channel, uint32_t block, uint64
     pgck_batch batch = {sequence, pgck_ticket(channel->first + sequence, count), count, PGCK_OUT};
     channel->batches[sequence % channel->slots] = batch;
     slot->kind = offsets != NULL ? PAGECHECK_PAGES_OFFSETS : PAGECHECK_PAGES_RANGE;
-    slot->block = block;
+    slot->block = block - pgck_base(channel->connection);
     slot->first_page = first;
     slot->count = count;
     if (offsets != NULL)
@@ -1222,7 +1231,7 @@ static inline char *pgck_attach_request(const char *name, uint64_t page_size, ui
 
 /* Hands the RAM behind `fd` over for reading; `fd` stays the caller's. `name` is printable, without
  * quotes and backslashes; `regions` may be NULL. Offsets of pages are bytes from the file's start.
- * -EINVAL: such a name. */
+ * `block` is good for this connection alone; another one refuses it. -EINVAL: such a name. */
 PAGECHECK_API int pagecheck_attach(pagecheck_client *client, const char *name, int fd,
                                    uint64_t page_size, const pagecheck_region *regions,
                                    uint32_t nregions, int64_t deadline_ns, uint32_t *block)
@@ -1241,26 +1250,33 @@ PAGECHECK_API int pagecheck_attach(pagecheck_client *client, const char *name, i
     if (number > UINT32_MAX)
         return pgck_end(client, pgck_fail(client, -EPROTO, "attach: no block: %.150s", answer));
     if (code == 0)
-        *block = (uint32_t)number;
+        *block = (uint32_t)number + pgck_base(client->number);
     return code;
 }
 
 /* No batch of the block may be out. */
 PAGECHECK_API int pagecheck_detach(pagecheck_client *client, uint32_t block, int64_t deadline_ns)
 {
-    return pgck_tell(client, "detach", "block", block, deadline_ns);
+    return pgck_tell(client, "detach", "block", block - pgck_base(client->number), deadline_ns);
 }
 
-/* Unmaps the channel whatever it returns. 0 also where it was closed before, or went with another
- * connection: its number may be another one's by now. */
+/* Unmaps the channel whatever it returns. -ETIMEDOUT: the service may not know of it yet; close it
+ * again, or it stays there as long as the connection. 0 also where it was closed before, or went
+ * with another connection: its number may be another one's by now. */
 PAGECHECK_API int pagecheck_close_channel(pagecheck_client *client, pagecheck_channel *channel,
                                           int64_t deadline_ns)
 {
-    bool is_this = channel->own != NULL && channel->connection == client->number;
+    bool is_this = channel->connection != 0 && channel->connection == client->number;
     pagecheck_channel_unmap(channel);
     if (!is_this && pgck_whose(client->own) == 0)
         return 0;
-    return pgck_tell(client, "close-channel", "channel", channel->id, deadline_ns);
+    int code = pgck_tell(client, "close-channel", "channel", channel->id, deadline_ns);
+    if (code == -EREMOTEIO && channel->is_closing)
+        code = 0; /* it was told before, and answered too late */
+    channel->is_closing = code == -ETIMEDOUT;
+    if (!channel->is_closing)
+        channel->connection = 0;
+    return code;
 }
 
 /* Takes the answer's segment: it must be what the answer says. */
@@ -1316,6 +1332,7 @@ PAGECHECK_API int pagecheck_open_channel(pagecheck_client *client,
         return pgck_end(client, code);
     char error[sizeof client->error];
     memcpy(error, client->error, sizeof error);
+    channel->connection = 0; /* closing it tells nobody */
     pgck_tell(client, "close-channel", "channel", (uint32_t)id, deadline_ns);
     memcpy(client->error, error, sizeof error);
     return code; /* whatever became of that: the service closes it with the connection */

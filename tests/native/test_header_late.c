@@ -227,7 +227,7 @@ static void test_not_asked(void)
     CHECK(*heard(&p) == '\0', "%s", p.heard);
     say(&p, ATTACHED, (unsigned)p.client.requests + 1, false);
     code = pagecheck_attach(&p.client, "ram", 0, 4096, NULL, 0, late(), &block);
-    CHECK(code == 0 && block == 9, "%d: %s", code, p.client.error);
+    CHECK(code == 0 && block == 9 + pgck_base(p.client.number), "%d: %s", code, p.client.error);
     check_end("what cannot be asked", "");
     peers_deinit(&p);
 }
@@ -283,6 +283,77 @@ static void test_closing(void)
     peers_deinit(&other);
 }
 
+/* A close that the service was not told of, or did not answer in time, is asked for once more: its
+ * channel and worker would stay for as long as the connection. */
+static void test_closing_again(void)
+{
+    peers p;
+    pagecheck_channel channel;
+    peers_init(&p);
+    check_begin();
+    say(&p, OPENED, 1, true);
+    CHECK(pagecheck_open_channel(&p.client, &options, late(), &channel) == 0, "%s", p.client.error);
+    heard(&p);
+    CHECK(pagecheck_close_channel(&p.client, &channel, now_and(-SECOND)) == -ETIMEDOUT, "%s",
+          p.client.error);
+    CHECK(channel.header == NULL && *heard(&p) == '\0', "%s", p.heard);
+    CHECK(pagecheck_close_channel(&p.client, &channel, soon()) == -ETIMEDOUT, "%s", p.client.error);
+    CHECK(strstr(heard(&p), "\"close-channel\",\"arguments\":{\"channel\":7}") != NULL, "%s",
+          p.heard);
+    say(&p, DONE, 3, false); /* too late */
+    say(&p, "{\"error\":{\"class\":\"UsageError\",\"desc\":\"is not open\"},\"id\":%u}\n", 4,
+        false);
+    CHECK(pagecheck_close_channel(&p.client, &channel, late()) == 0, "%s", p.client.error);
+    CHECK(strstr(heard(&p), "close-channel") != NULL, "%s", p.heard);
+    CHECK(pagecheck_close_channel(&p.client, &channel, late()) == 0, "%s", p.client.error);
+    CHECK(*heard(&p) == '\0', "%s", p.heard);
+    say(&p, OPENED, 5, true);
+    CHECK(pagecheck_open_channel(&p.client, &options, late(), &channel) == 0, "%s", p.client.error);
+    pagecheck_channel_unmap(&channel); /* which tells nobody */
+    heard(&p);
+    say(&p, DONE, 6, false);
+    CHECK(pagecheck_close_channel(&p.client, &channel, late()) == 0, "%s", p.client.error);
+    CHECK(strstr(heard(&p), "close-channel") != NULL, "%s", p.heard);
+    check_end("closing again what the service did not hear of", "");
+    peers_deinit(&p);
+}
+
+/* Both connections have a block 9. */
+static void test_blocks_of_other_connections(void)
+{
+    peers p, other;
+    pagecheck_channel channel;
+    uint32_t mine, theirs;
+    uint64_t ticket;
+    peers_init(&p);
+    peers_init(&other);
+    check_begin();
+    say(&p, ATTACHED, 1, false);
+    say(&other, ATTACHED, 1, false);
+    CHECK(pagecheck_attach(&p.client, "ram", 0, 4096, NULL, 0, late(), &mine) == 0, "%s",
+          p.client.error);
+    CHECK(pagecheck_attach(&other.client, "ram", 0, 4096, NULL, 0, late(), &theirs) == 0, "%s",
+          other.client.error);
+    CHECK(mine != theirs && mine != UINT32_MAX, "both are %" PRIu32, mine);
+    say(&p, OPENED, 2, true);
+    CHECK(pagecheck_open_channel(&p.client, &options, late(), &channel) == 0, "%s", p.client.error);
+    CHECK(pagecheck_submit_range(&channel, mine, 0, 1, &ticket) == 0, "%s", channel.error);
+    CHECK(pgck_slot(&channel, 1)->block == 9, "block %" PRIu32, pgck_slot(&channel, 1)->block);
+    CHECK(pagecheck_submit_range(&channel, theirs, 0, 1, &ticket) == 0, "%s", channel.error);
+    CHECK(pgck_slot(&channel, 2)->block != 9, "a stranger's block");
+    CHECK(pagecheck_submit_range(&channel, UINT32_MAX, 0, 1, &ticket) == 0, "%s", channel.error);
+    CHECK(pgck_slot(&channel, 3)->block > 1u << 30, "no block's");
+    heard(&p);
+    CHECK(pagecheck_detach(&p.client, theirs, soon()) == -ETIMEDOUT, "%s", p.client.error);
+    CHECK(strstr(heard(&p), "{\"block\":9}") == NULL && *p.heard != '\0', "%s", p.heard);
+    CHECK(pagecheck_detach(&p.client, mine, soon()) == -ETIMEDOUT, "%s", p.client.error);
+    CHECK(strstr(heard(&p), "{\"block\":9}") != NULL, "%s", p.heard);
+    pagecheck_channel_unmap(&channel);
+    check_end("a block is its connection's", "");
+    peers_deinit(&p);
+    peers_deinit(&other);
+}
+
 int main(void)
 {
     test_before_a_byte_was_sent();
@@ -293,5 +364,7 @@ int main(void)
     test_not_asked();
     test_hung_up();
     test_closing();
+    test_closing_again();
+    test_blocks_of_other_connections();
     return check_summary();
 }

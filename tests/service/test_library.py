@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import shutil
@@ -145,6 +146,40 @@ def test_by_ctypes(service: ServiceProcess, lib: ctypes.CDLL) -> None:
         assert lib.pagecheck_wait(channel, ticket, later(lib), zero, decided) < 0
         assert lib.pagecheck_channel_error(channel) != b""
         assert lib.pagecheck_close_channel(client, channel, later(lib)) == 0
+        lib.pagecheck_disconnect(client)
+    finally:
+        os.close(ram)
+
+
+def test_a_block_of_the_connection_before(service: ServiceProcess, lib: ctypes.CDLL) -> None:
+    """The service calls both blocks 0. All pages of the new one are zero; the old one had none."""
+    client = (ctypes.c_uint64 * (lib.pagecheck_client_bytes() // 8 + 1))()
+    channel = (ctypes.c_uint64 * (lib.pagecheck_channel_bytes() // 8 + 1))()
+    old, new, ticket = ctypes.c_uint32(), ctypes.c_uint32(), ctypes.c_uint64()
+    zero, decided = ctypes.c_uint64(), ctypes.c_uint64()
+    ram = os.memfd_create("ram")
+    os.truncate(ram, 64 * 4096)
+    size, where = ctypes.c_uint64(4096), os.fsencode(service.path)
+    said = lib.pagecheck_client_error
+    try:
+        for block in (old, new):
+            lib.pagecheck_disconnect(client)
+            assert lib.pagecheck_connect(where, later(lib), client) == 0, said(client)
+            at = (size, None, 0, later(lib), ctypes.byref(block))
+            assert lib.pagecheck_attach(client, b"ram", ram, *at) == 0, said(client)
+        wanted = ctypes.byref(Options(4, 64, 0))
+        assert lib.pagecheck_open_channel(client, wanted, later(lib), channel) == 0, said(client)
+        for block, code in ((old, -errno.EPROTO), (new, 0)):
+            first = (block, ctypes.c_uint64(0), 64, ctypes.byref(ticket))
+            assert lib.pagecheck_submit_range(channel, *first) == 0
+            words = (later(lib), ctypes.byref(zero), ctypes.byref(decided))
+            assert lib.pagecheck_wait(channel, ticket, *words) == code
+            assert zero.value == (0 if code else (1 << 64) - 1)
+            assert lib.pagecheck_channel_refusal(channel) == (3 if code else 0)  # no such block
+        assert lib.pagecheck_detach(client, old, later(lib)) == -errno.EREMOTEIO
+        assert lib.pagecheck_close_channel(client, channel, ctypes.c_int64(1)) == -errno.ETIMEDOUT
+        assert lib.pagecheck_close_channel(client, channel, later(lib)) == 0, said(client)
+        assert lib.pagecheck_detach(client, new, later(lib)) == 0, said(client)
         lib.pagecheck_disconnect(client)
     finally:
         os.close(ram)
