@@ -41,7 +41,7 @@ def figures(service: ServiceProcess) -> tuple[int, int, tuple[int, ...]]:
     return open_fds(service.pid), threads(service.pid), children
 
 
-def _at_rest(service: ServiceProcess) -> tuple[int, int, tuple[int, ...]]:
+def at_rest(service: ServiceProcess) -> tuple[int, int, tuple[int, ...]]:
     """The figures once nobody comes or goes: the same fifty times in a row."""
     seen: list[Any] = []
 
@@ -57,7 +57,7 @@ def _at_rest(service: ServiceProcess) -> tuple[int, int, tuple[int, ...]]:
 def as_before(service: ServiceProcess, grows: int = 48 * MIB) -> Iterator[None]:
     """Afterwards the service has the descriptors, threads and children that it had before, and not
     much more memory."""
-    before, memory = _at_rest(service), resident(service)
+    before, memory = at_rest(service), resident(service)
     yield
     last: list[Any] = []
 
@@ -83,7 +83,11 @@ def greeted(path: str) -> Iterator[RawClient]:
 def connected(path: str) -> RawClient:
     """As `greeted`; the caller closes it."""
     client = RawClient(path)
-    assert "pagecheck" in client.receive()[0]
+    try:
+        assert "pagecheck" in client.receive()[0]
+    except BaseException:
+        client.close()
+        raise
     return client
 
 
