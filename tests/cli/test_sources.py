@@ -123,7 +123,7 @@ def test_cut_while_scanned(dense: Path, tmp_path: Path):
 
 
 def test_growth_while_scanned(dense: Path):
-    scan = start("scan", "--max-rate", "4M", dense)
+    scan = start("scan", "--max-rate", "1M", dense)  # 4 s, so that it still runs on a busy machine
     wait_for(lambda: is_scanning(scan.pid), "the scan has begun")
     os.truncate(dense, 2048 * PAGE)
     out, _err = scan.communicate(timeout=20)

@@ -13,6 +13,7 @@ import pytest
 
 import pagecheck
 from pagecheck.errors import PagecheckError
+from tests.service.support import living
 from tests.unit.fake_qmp import fake_qemu
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -77,7 +78,7 @@ def watchdogs_gone() -> Iterator[None]:
     yield
     children = psutil.Process().children()
     _gone, left = psutil.wait_procs(children, timeout=60)
-    assert [each for each in left if each.status() != psutil.STATUS_ZOMBIE] == []
+    assert living(left) == []
 
 
 @pytest.mark.parametrize("seed", range(30))

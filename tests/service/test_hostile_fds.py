@@ -15,7 +15,7 @@ import pytest
 
 from tests.service.hostile import Witness, as_before, await_goodbye, connected, greeted, open_fds
 from tests.service.stalling_fs import stalling_fs
-from tests.service.support import PAGE, KnownRam, mapped, wait_for
+from tests.service.support import PAGE, KnownRam, living, mapped, wait_for
 
 PAGES = 256
 
@@ -268,7 +268,7 @@ def test_a_close_that_never_returns_holds_up_its_own_client_only(service):
         children = service.children()
         service.process.send_signal(signal.SIGTERM)
         wait_for(lambda: not os.path.lexists(service.path), "the socket gone", 3)
-        wait_for(lambda: not any(map(_runs, children)), "the workers gone", 10)
+        wait_for(lambda: not living(children), "the workers gone", 10)
         wait_for(lambda: _is_zombie(service.pid), "its own threads gone", 3)
         with contextlib.suppress(ProcessLookupError):
             assert service.names() == []
@@ -276,10 +276,6 @@ def test_a_close_that_never_returns_holds_up_its_own_client_only(service):
         assert service.process.wait(5) == 0
         with contextlib.suppress(OSError):  # the file system is dead
             os.close(fd)
-
-
-def _runs(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def _is_zombie(pid: int) -> bool:
