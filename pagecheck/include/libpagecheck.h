@@ -62,6 +62,7 @@ int pagecheck_open_channel(pagecheck_client *client, const pagecheck_channel_opt
 int pagecheck_close_channel(pagecheck_client *client, pagecheck_channel *channel,
                             int64_t deadline_ns);
 int pagecheck_channel_map(int fd, pagecheck_channel *channel);
+int pagecheck_channel_watch(pagecheck_channel *channel, int socket);
 void pagecheck_channel_unmap(pagecheck_channel *channel);
 
 int pagecheck_submit(pagecheck_channel *channel, uint32_t block, const uint64_t *offsets,

@@ -40,8 +40,9 @@
  *
  * fork: clients and channels belong to the process that made them. In its child every call on them
  * fails with -ECHILD and changes nothing; closing them there gives the child's copies back and
- * leaves the parent's alone. (Linux 4.14 and later; before that a child must not touch them.) A
- * zeroed structure is one that is closed.
+ * leaves the parent's alone. Until a child closes its copies the service does not see the parent
+ * die. (Before Linux 4.14 this costs every call a getpid.) A zeroed structure is one that is
+ * closed.
  *
  * Times: deadlines are absolute CLOCK_MONOTONIC nanoseconds; to pagecheck_wait 0 means: only look.
  *
@@ -267,15 +268,23 @@ PAGECHECK_API int64_t pagecheck_now_ns(void)
 
 #define PGCK_WIPEONFORK 18 /* MADV_WIPEONFORK, Linux 4.14 */
 
-/* A word that only this process has: a child of fork finds 0 there. NULL: no memory. */
+/* What the word below holds where the kernel cannot wipe it; getpid is a system call, so it is kept
+ * for those kernels. */
+static inline uint64_t pgck_process(void)
+{
+    return (uint64_t)getpid() << 1;
+}
+
+/* A word that tells whose a structure is: 1, where a child of fork finds 0 instead, or the process.
+ * NULL: no memory. */
 static inline uint64_t *pgck_own(void)
 {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS;
     void *page = mmap(NULL, sizeof(uint64_t), PROT_READ | PROT_WRITE, flags, -1, 0);
     if (page == MAP_FAILED)
         return NULL;
-    madvise(page, sizeof(uint64_t), PGCK_WIPEONFORK);
-    *(uint64_t *)page = 1;
+    bool wiped = madvise(page, sizeof(uint64_t), PGCK_WIPEONFORK) == 0;
+    *(uint64_t *)page = wiped ? 1 : pgck_process();
     return (uint64_t *)page;
 }
 
@@ -291,7 +300,7 @@ static inline int pgck_whose(const uint64_t *own)
 {
     if (own == NULL)
         return -ENOTCONN;
-    return *own != 0 ? 0 : -ECHILD;
+    return *own == 1 || (*own != 0 && *own == pgck_process()) ? 0 : -ECHILD;
 }
 
 /* A number that is met again by an improbable accident only; never 0. */
@@ -730,7 +739,8 @@ static inline const char *pgck_map(int fd, pagecheck_channel *channel, int *code
     channel->mapped_bytes = (size_t)st.st_size;
     void *mapped = mmap(NULL, channel->mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (mapped == MAP_FAILED) {
-        *code = errno == ENOMEM ? -ENOMEM : -EPROTO;
+        /* EAGAIN: too much is locked in memory, where what is mapped is to be locked (mlockall). */
+        *code = errno == EAGAIN || errno == ENOMEM ? -ENOMEM : errno == ENFILE ? -ENFILE : -EPROTO;
         return "cannot map the channel segment";
     }
     channel->header = (struct pagecheck_ring_header *)mapped;
@@ -748,7 +758,8 @@ static inline const char *pgck_map(int fd, pagecheck_channel *channel, int *code
 }
 
 /* Maps a new channel's segment and checks its seals, size and header; `fd` stays the caller's.
- * 0, -EPROTO or -ENOMEM; after a failure there is nothing to unmap. Needs no client. */
+ * 0, -EPROTO, -ENOMEM or -ENFILE; after a failure there is nothing to unmap. Needs no client, but
+ * without pagecheck_channel_watch nobody notices a service that was killed. */
 PAGECHECK_API int pagecheck_channel_map(int fd, pagecheck_channel *channel)
 {
     memset(channel, 0, sizeof *channel);
@@ -763,6 +774,25 @@ PAGECHECK_API int pagecheck_channel_map(int fd, pagecheck_channel *channel)
         return 0;
     pagecheck_channel_unmap(channel);
     return pgck_say(channel, code, wrong);
+}
+
+/* For a channel that was mapped without a client: looks at the connection, whose descriptor stays
+ * the caller's, as at a client's. 0, or a negative errno; then the one before is still looked at.
+ */
+PAGECHECK_API int pagecheck_channel_watch(pagecheck_channel *channel, int socket)
+{
+    int code = pgck_usable(channel);
+    if (code != 0)
+        return code;
+    int copy = fcntl(socket, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) {
+        code = -errno;
+        return pgck_say(channel, code, "cannot duplicate the descriptor of the connection");
+    }
+    if (channel->socket >= 0)
+        close(channel->socket);
+    channel->socket = copy;
+    return 0;
 }
 
 /* ---- JSON, as far as the service's lines need it ---- */
@@ -1241,6 +1271,9 @@ PAGECHECK_API int pagecheck_attach(pagecheck_client *client, const char *name, i
     for (const char *at = name; *at != '\0'; at++)
         if ((unsigned char)*at < ' ' || *at == '"' || *at == '\\')
             return pgck_fail(client, -EINVAL, "block name that JSON cannot hold as it is");
+    if (nregions > PGCK_REQUEST_BYTES / 64) /* none is shorter */
+        return pgck_fail(client, -EMSGSIZE, "%" PRIu32 " regions, more than the service takes",
+                         nregions);
     char *request = pgck_attach_request(name, page_size, client->requests + 1, regions, nregions);
     if (request == NULL)
         return pgck_fail(client, -ENOMEM, "no memory");

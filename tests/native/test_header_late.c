@@ -222,6 +222,8 @@ static void test_not_asked(void)
     check_begin();
     int code = pagecheck_attach(&p.client, "ram", 0, 4096, regions, 4000, late(), &block);
     CHECK(code == -EMSGSIZE, "%d: %s", code, p.client.error);
+    code = pagecheck_attach(&p.client, "ram", 0, 4096, regions, UINT32_MAX, late(), &block);
+    CHECK(code == -EMSGSIZE, "%d: %s", code, p.client.error); /* none of them is looked at */
     code = pagecheck_attach(&p.client, "ram", 9999, 4096, NULL, 0, late(), &block);
     CHECK(code == -EBADF, "%d: %s", code, p.client.error);
     CHECK(*heard(&p) == '\0', "%s", p.heard);

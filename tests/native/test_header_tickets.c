@@ -49,6 +49,30 @@ static void test_old_tickets(void)
     close(ram);
 }
 
+static void test_largest_batch(void)
+{
+    static uint64_t zero[1025], decided[1025];
+    pagecheck_channel channel;
+    uint64_t ticket;
+    int fd = new_segment(1, PAGECHECK_SLOT_PAGES_MAX, SEALS), code = 0;
+    check_begin();
+    CHECK(pagecheck_channel_map(fd, &channel) == 0, "%s", channel.error);
+    CHECK(pagecheck_submit_range(&channel, 0, 0, 65537, &ticket) == -EINVAL, "too many");
+    CHECK(pagecheck_submit_range(&channel, 0, 0, 65536, &ticket) == 0, "%s", channel.error);
+    for (int expected = -ETIMEDOUT; code != -EINVAL; expected = -EINVAL) {
+        memset(zero, 0xff, sizeof zero);
+        memset(decided, 0xff, sizeof decided);
+        code = pagecheck_wait(&channel, ticket, 0, zero, decided);
+        CHECK(code == expected, "%d: %s", code, channel.error);
+        for (uint32_t i = 0; i < 1025; i++)
+            CHECK((zero[i] | decided[i]) == (i < 1024 ? 0 : ALL), "word %" PRIu32, i);
+        pagecheck_forget(&channel, ticket);
+    }
+    pagecheck_channel_unmap(&channel);
+    check_end("the largest batch", "");
+    close(fd);
+}
+
 /* The VMM waits for a batch of a channel that it closed, when another one is in its place: all
  * pages of that one's batch are zero. */
 static void test_strangers(void)
@@ -142,6 +166,7 @@ static void test_lost_tickets(bool forgets)
 int main(void)
 {
     test_old_tickets();
+    test_largest_batch();
     test_strangers();
     test_around();
     test_lost_tickets(true);
