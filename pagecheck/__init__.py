@@ -11,13 +11,13 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from typing import Any
 
-    from pagecheck.client import Client
     from pagecheck.coordinator import Block, Coordinator
     from pagecheck.errors import PagecheckError
     from pagecheck.model import Counts, RamBlock
     from pagecheck.oneshot import scan
-    from pagecheck.report import Answer, BlockReport, Report
-    from pagecheck.statistics import ChannelReport, Statistics
+    from pagecheck.report.report import Answer, BlockReport, Report
+    from pagecheck.report.statistics import ChannelReport, Statistics
+    from pagecheck.service.client import Client
 
 __all__ = [
     "Answer",
@@ -36,17 +36,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "pagecheck.report",
+    "Answer": "pagecheck.report.report",
     "Block": "pagecheck.coordinator",
-    "BlockReport": "pagecheck.report",
-    "ChannelReport": "pagecheck.statistics",
-    "Client": "pagecheck.client",
+    "BlockReport": "pagecheck.report.report",
+    "ChannelReport": "pagecheck.report.statistics",
+    "Client": "pagecheck.service.client",
     "Coordinator": "pagecheck.coordinator",
     "Counts": "pagecheck.model",
     "PagecheckError": "pagecheck.errors",
     "RamBlock": "pagecheck.model",
-    "Report": "pagecheck.report",
-    "Statistics": "pagecheck.statistics",
+    "Report": "pagecheck.report.report",
+    "Statistics": "pagecheck.report.statistics",
     "scan": "pagecheck.oneshot",
 }
 

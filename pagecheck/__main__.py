@@ -10,8 +10,8 @@ import sys
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
-from pagecheck.signals import Terminated, install
-from pagecheck.streams import leave, open_missing, say
+from pagecheck.cli.signals import Terminated, install
+from pagecheck.cli.streams import leave, open_missing, say
 
 TYPE_CHECKING = False  # nothing heavy is imported before the handlers are installed
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def main() -> NoReturn:
     try:
         install()
         open_missing()
-        from pagecheck.cli import run_command
+        from pagecheck.cli.main import run_command
 
         code = run_command(sys.argv[1:])
         sys.stdout.flush()

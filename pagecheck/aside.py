@@ -22,17 +22,16 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from pagecheck import errors
+from pagecheck import clock, errors
 from pagecheck.errors import EngineError, InternalError, PagecheckError, SourceError, StorageStalled
 
 if TYPE_CHECKING:
     from pagecheck.model import RamBlock
-    from pagecheck.report import BlockReport, Report
+    from pagecheck.report.report import BlockReport, Report
 
 GRACE_S: Final = 1.0  # after the deadline, to tell what was found until then
 SOON_S: Final = 0.2  # the same where not even the size of the file is known yet
@@ -41,7 +40,8 @@ END_S: Final = 1.0  # to tidy up
 _STANDARD: Final = {"/dev/stdin": "fd:0", "/dev/stdout": "fd:1", "/dev/stderr": "fd:2"}
 _BOOT: Final = (
     "import os, sys; sys.path.append(sys.argv[1]); "
-    "from pagecheck import aside, oneshot; os._exit(aside.serve(int(sys.argv[2]), oneshot))"
+    "from pagecheck import aside, oneshot; from pagecheck.cli import signals; "
+    "os._exit(aside.serve(int(sys.argv[2]), oneshot, signals))"
 )
 
 _left: list[subprocess.Popen[bytes]] = []  # nobody waits for these
@@ -67,7 +67,7 @@ def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
         StorageStalled: the deadline passed before the size of the file was known.
         PagecheckError: as `pagecheck.scan`.
     """
-    started = time.monotonic()
+    started = clock.now_s()
     deadline = options["deadline"]
     until = None if deadline is None else started + deadline + SOON_S
     other = _Other(options)
@@ -77,7 +77,7 @@ def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
         while True:
             message = other.receive(until)
             if message is None:
-                return _undecided(kind, options, blocks, time.monotonic() - started)
+                return _undecided(kind, options, blocks, clock.now_s() - started)
             what, *rest = message
             if what == "progress" and progress is not None:
                 progress(*rest)
@@ -140,7 +140,7 @@ class _Other:
                 message = pickle.loads(self._buffer[8 : 8 + size])  # our own child's
                 del self._buffer[: 8 + size]
                 return message
-            left = None if until is None else until - time.monotonic()
+            left = None if until is None else until - clock.now_s()
             if left is not None and left <= 0:
                 return None
             self._socket.settimeout(left)
@@ -189,7 +189,7 @@ def _undecided(
             f"{text}: undecided: the file system ({kind}) did not answer before the deadline "
             f"({options['deadline']:g} s)"
         )
-    from pagecheck.report import Report, undecided_block
+    from pagecheck.report.report import Report, undecided_block
 
     return Report(
         source=text,
@@ -234,19 +234,18 @@ def _with_words(block: BlockReport, make: Callable[[Any], Any]) -> BlockReport:
     return replace(block, zero=make(block.zero), normal=make(block.normal), unchanged=unchanged)
 
 
-def serve(fd: int, oneshot: Any) -> int:
+def serve(fd: int, oneshot: Any, signals: Any) -> int:
     """What the other process runs.
 
     Args:
         fd: its end of the socket.
         oneshot: the module that scans; it is not imported here, since it imports this one.
+        signals: the module that turns a signal into an exception.
 
     Returns:
         The exit code.
     """
-    from pagecheck.signals import Terminated, install
-
-    install()
+    signals.install()
     with socket.socket(fileno=fd) as connected:
         size = int.from_bytes(_exactly(connected, 8), "little")
         request = _exactly(connected, size)
@@ -275,8 +274,8 @@ def serve(fd: int, oneshot: Any) -> int:
             )
             if "report" not in told:
                 listener("report", report)
-        except Terminated as error:
-            return error.exit_code
+        except signals.Terminated as error:
+            return int(error.exit_code)
         except BrokenPipeError:  # whoever asked is gone
             return 1
         except OSError as error:

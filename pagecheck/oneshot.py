@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pagecheck import clock
 from pagecheck.coordinator.coordinator import Coordinator
 from pagecheck.coordinator.limits import Engine, default_channels
 from pagecheck.errors import SourceError, StartTimeout, UsageError
@@ -19,11 +19,11 @@ from pagecheck.shm.ram import RamSource, open_source
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pagecheck.bitmap_files import Output
     from pagecheck.coordinator.scanning import ScanResult
     from pagecheck.coordinator.scanwork import Progress
     from pagecheck.model import Access, Format, Holes, Kind, RamBlock
-    from pagecheck.report import Report
+    from pagecheck.report.bitmap_files import Output
+    from pagecheck.report.report import Report
     from pagecheck.vmm import Vm
     from pagecheck.vmm.stopped import Stopped
 
@@ -105,7 +105,7 @@ def scan(
         PagecheckError: the subclass says whose fault it is.
     """
     options = {name: value for name, value in locals().items() if name != "progress"}
-    started = time.monotonic()
+    started = clock.now_s()
     text = os.fspath(source)
     options |= {"source": text, "out": None if out is None else os.fspath(out)}
     if deadline is not None and not deadline > 0:
@@ -140,10 +140,10 @@ def scan(
                 start_timeout=START_S if deadline is None else min(deadline, START_S),
             )
         except StartTimeout:
-            if deadline is None or time.monotonic() - started < deadline:
+            if deadline is None or clock.now_s() - started < deadline:
                 raise
             asked = "dsa" if engine == "dsa" else "cpu"
-            seconds = time.monotonic() - started
+            seconds = clock.now_s() - started
             report = _nothing_decided(text, parts, asked, channels or len(wq), seconds)
             report = report if vm is None else _with_vm(report, vm, page_size)
             return report if output is None else output.write(report)
@@ -164,7 +164,7 @@ def scan(
         ]
         from pagecheck.coordinator.reporting import make_report
 
-        ready = time.monotonic()
+        ready = clock.now_s()
         done = 0
         results: list[ScanResult] = []
         total = sum(part.ram.size for part in parts)
@@ -180,7 +180,7 @@ def scan(
             stopped = Stopped(vm, max_pause, leave=leave_stopped)
         with stopped or contextlib.nullcontext():
             for block in blocks:
-                used = time.monotonic() - started
+                used = clock.now_s() - started
                 left = None if deadline is None else max(deadline - used, 1e-9)
                 results.append(
                     coordinator.scan_block(
@@ -226,7 +226,7 @@ def _output(
     """Where results go, looked at before any work is done."""
     if out is None:
         return None
-    from pagecheck.bitmap_files import Output
+    from pagecheck.report.bitmap_files import Output
 
     names = [part.ram.name for part in parts]
     names += [each.name for each in vm.unreadable] if vm is not None else []
@@ -301,7 +301,7 @@ def _paused(report: Report, stopped: Stopped) -> Report:
 def _with_vm(report: Report, vm: Vm, page_size: int, *, gpa: bool = False) -> Report:
     """The report with what is known of the VM: blocks that cannot be looked at are undecided, and
     so is everything where there is doubt whether it had arrived."""
-    from pagecheck.report import undecided_block
+    from pagecheck.report.report import undecided_block
 
     blocks, notes = list(report.blocks), [*vm.notes, *report.notes, *vm.changes()]
     if (why := vm.doubt()) is not None:
@@ -317,7 +317,7 @@ def _nothing_decided(
     text: str, parts: list[_Part], engine: str, channels: int, seconds: float
 ) -> Report:
     """The deadline passed while the workers started."""
-    from pagecheck.report import Report, undecided_block
+    from pagecheck.report.report import Report, undecided_block
 
     return Report(
         source=text,

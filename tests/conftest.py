@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from pagecheck.shm.owner import Owner
+from tests.support.clock import MovedClock
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -78,6 +79,14 @@ def nothing_left() -> Iterator[None]:
         "descriptors": left_fds,
     }
     assert not any(left.values()), f"left behind: { {k: v for k, v in left.items() if v} }"
+
+
+@pytest.fixture
+def moved_clock(monkeypatch: pytest.MonkeyPatch) -> MovedClock:
+    """The clock of this process is the test's to move."""
+    made = MovedClock()
+    made.install(monkeypatch)
+    return made
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pagecheck.streams import require_reader
+from pagecheck.cli.streams import require_reader
 
 if TYPE_CHECKING:
     from pagecheck.hw.probe import Probe
@@ -21,8 +21,8 @@ def kernels(*, as_json: bool) -> int:
 
     A kernel proves itself on every byte position of a page before it is used.
     """
+    from pagecheck.cli.present import columns
     from pagecheck.hw.kernels import list_kernels
-    from pagecheck.present import columns
 
     require_reader()
     found = list_kernels()
@@ -176,7 +176,7 @@ def _device_json(device: Device) -> dict[str, Any]:
 
 def _print_devices(found: list[Device]) -> None:
     """A table, then one line per reason; queues with the same reason share it."""
-    from pagecheck.present import columns
+    from pagecheck.cli.present import columns
 
     rows = [["", "mode", "size", "threshold", "batch", "transfer", "NUMA", "submit", "usable"]]
     reasons: dict[str, list[str]] = {}

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pagecheck.cli.options import EXIT_CODES, SIZE, engine_options
+from pagecheck.cli.signals import raise_pending
+from pagecheck.cli.streams import log_to_stderr, require_reader, say
 from pagecheck.hw.wq import parse as parse_queue
-from pagecheck.signals import raise_pending
-from pagecheck.streams import log_to_stderr, require_reader, say
 
 if TYPE_CHECKING:
-    from pagecheck.report import Report
+    from pagecheck.report.report import Report
 
 _NOT_VIA: Final = (
     "engine",
@@ -167,7 +167,7 @@ def scan(
     if quiet or not sys.stderr.isatty():
         report = run(source, progress=_watch, **options)
     else:
-        from pagecheck.present import ProgressBar
+        from pagecheck.cli.present import ProgressBar
 
         with ProgressBar() as bar:
 
@@ -196,7 +196,7 @@ def _how(via: str | None, via_uid: int | None, options: dict[str, Any]) -> Calla
             option = name.replace("_", "-")
             raise click.UsageError(f"--{option} is the service's to choose; drop it or --via")
         options.pop(name)
-    from pagecheck.client import Client
+    from pagecheck.service.client import Client
 
     def by_service(source: str, **left: Any) -> Report:
         with Client(via, service_uid=via_uid) as client:
@@ -210,7 +210,7 @@ def _watch(_done: int, _total: int) -> None:
 
 
 def _print_report(report: Report, *, ranges: bool, as_json: bool) -> None:
-    from pagecheck import present
+    from pagecheck.cli import present
 
     if as_json:
         print(json.dumps(report.to_json()))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pagecheck.cli.options import EXIT_CODES, SIZE, engine_options
-from pagecheck.streams import log_to_stderr
+from pagecheck.cli.streams import log_to_stderr
 
 
 @click.command(epilog=EXIT_CODES, short_help="Serve VMMs and tools beside them.")
@@ -105,7 +105,7 @@ def serve(
       pagecheck serve --fd 3 3<>...          (a launcher's listening socket)
     """
     if print_capabilities:
-        from pagecheck.protocol import CAPABILITIES, PROTOCOL
+        from pagecheck.service.protocol import CAPABILITIES, PROTOCOL
 
         print(json.dumps({"protocol": PROTOCOL, "features": list(CAPABILITIES)}))
         return 0

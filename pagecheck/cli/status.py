@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from typing import Any
 
 import click
 
+from pagecheck import clock
 from pagecheck.cli.options import EXIT_CODES
-from pagecheck.signals import raise_pending
-from pagecheck.streams import require_reader
+from pagecheck.cli.signals import raise_pending
+from pagecheck.cli.streams import require_reader
 
 
 @click.command(epilog=EXIT_CODES, short_help="Show what a service does.")
@@ -30,8 +30,8 @@ from pagecheck.streams import require_reader
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line per look.")
 def status(path: str, *, watch: bool, interval: float, as_json: bool) -> int:
     """Show what the service at a socket does: its workers, its clients, what it has counted."""
-    from pagecheck.client import Client
-    from pagecheck.service_table import service_table
+    from pagecheck.cli.service_table import service_table
+    from pagecheck.service.client import Client
 
     require_reader()
     with Client(path) as client:
@@ -51,7 +51,7 @@ def _live(client: Any, first: dict[str, Any], interval: float) -> int:
     from rich.live import Live
     from rich.text import Text
 
-    from pagecheck.service_table import service_table
+    from pagecheck.cli.service_table import service_table
 
     before = first
     with Live(Text(service_table(first, None, 0.0)), auto_refresh=False, screen=False) as live:
@@ -63,5 +63,5 @@ def _live(client: Any, first: dict[str, Any], interval: float) -> int:
 
 
 def _sleep(seconds: float) -> None:
-    time.sleep(seconds)
+    clock.sleep_s(seconds)
     raise_pending()

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from pagecheck import clock
 from pagecheck.coordinator.keeper import WorkerKeeper
 from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
 from pagecheck.coordinator.watch import SLICE_NS, Watch
@@ -62,7 +62,7 @@ class Channel(WorkerKeeper):
                 return outcome
             except TooLate:
                 return Outcome(late=True)
-        slice_ns = min(deadline_ns, time.monotonic_ns() + SLICE_NS)
+        slice_ns = min(deadline_ns, clock.now_ns() + SLICE_NS)
         try:
             state, sure, normal = self.feed.check(
                 block.id, CHECK_PAGES, block.fd, file_end, offsets, *answer, slice_ns
@@ -124,7 +124,7 @@ class Channel(WorkerKeeper):
         deaths: Counter[tuple[int, int]] = Counter()
         hungry = True
         while True:
-            now = time.monotonic_ns()
+            now = clock.now_ns()
             state = self.feed.pump(hungry, min(deadline_ns, now + SLICE_NS))
             if state == _native.PUMP_DONE:
                 return
@@ -134,7 +134,7 @@ class Channel(WorkerKeeper):
                 self._process.kill()
                 broken = state in (_native.PUMP_BROKEN, _native.PUMP_GONE)
                 victim = self._mark_dead(failure, broken=broken)
-            if stop.is_set() or time.monotonic_ns() >= deadline_ns:
+            if stop.is_set() or clock.now_ns() >= deadline_ns:
                 return
             if failure is not None:
                 self._renew(failure, deadline_ns)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from pagecheck import clock
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import CHECK_PAGES
 from pagecheck.coordinator.outcome import Outcome
 from pagecheck.coordinator.pool import Job, Pool, Stop
 from pagecheck.errors import UsageError
 from pagecheck.native import Feed, _native
-from pagecheck.report import Answer
+from pagecheck.report.report import Answer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -87,7 +87,7 @@ def check(
     if not notes and not decided.all():
         if stop.is_set():
             raise UsageError("the coordinator is closed")
-        late = time.monotonic_ns() >= deadline_ns
+        late = clock.now_ns() >= deadline_ns
         notes.append("the deadline passed" if late else "some pages could not be read")
     normal = _native.offsets_partition(pages, zero, partition)
     return Answer(zero, decided, partition, normal, tuple(notes))

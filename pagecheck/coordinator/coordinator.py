@@ -6,11 +6,11 @@ import functools
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from pagecheck import clock
 from pagecheck.coordinator.block import Block, new_block
 from pagecheck.coordinator.ending import give_back
 from pagecheck.coordinator.keeper import Settings
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from pagecheck.coordinator.scanwork import Progress
     from pagecheck.coordinator.selection import Selection
     from pagecheck.model import Access, Format, Holes, Kind
-    from pagecheck.report import Answer, Report
+    from pagecheck.report.report import Answer, Report
+    from pagecheck.report.statistics import ChannelReport
     from pagecheck.shm.bitmaps import BlockBitmaps
-    from pagecheck.statistics import ChannelReport
 
 log = logging.getLogger(__name__)
 
@@ -320,7 +320,7 @@ class Coordinator:
         """
         from pagecheck.coordinator.reporting import make_report
 
-        started = time.monotonic()
+        started = clock.now_s()
         result = self.scan_block(
             block, kind=kind, max_rate=max_rate, deadline=deadline, progress=progress
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.native import _native
-from pagecheck.statistics import ChannelReport, Failure, Statistics
+from pagecheck.report.statistics import ChannelReport, Failure, Statistics
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.pool import Pool

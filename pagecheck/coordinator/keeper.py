@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pagecheck import clock
 from pagecheck.coordinator.outcome import ChannelLost, TooLate
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
 from pagecheck.coordinator.watch import IsOver, Watch, await_reply, reply_limit, start_limit
@@ -33,8 +33,8 @@ from pagecheck.shm.ring import NamedRing
 from pagecheck.shortage import explain
 
 if TYPE_CHECKING:
+    from pagecheck.clock import Allowance
     from pagecheck.coordinator.block import Block
-    from pagecheck.elapsed import Allowance
 
 log = logging.getLogger(__name__)
 
@@ -345,14 +345,14 @@ class WorkerKeeper:
             ChannelLost: that does not work; a shortage is waited for a while.
             TooLate: the deadline passed first; the next use goes on from there.
         """
-        patient_until_ns = time.monotonic_ns() + PATIENCE_NS
+        patient_until_ns = clock.now_ns() + PATIENCE_NS
         while True:
             self._discard_current()
             if self._ending:
                 raise ChannelLost(f"channel {self.index}: the coordinator is closing")
             if self._failures >= FAILURES_MAX:
                 raise ChannelLost(f"channel {self.index} lost {self._failures} workers: {failure}")
-            if time.monotonic_ns() >= deadline_ns:
+            if clock.now_ns() >= deadline_ns:
                 raise TooLate
             try:
                 self.replaced += 1
@@ -369,7 +369,7 @@ class WorkerKeeper:
                 self._failures += 1
             except (PagecheckError, OSError, ValueError) as error:
                 lost = self._lost_by(error)
-                if not lost.passing or time.monotonic_ns() >= patient_until_ns:
+                if not lost.passing or clock.now_ns() >= patient_until_ns:
                     raise lost from error
                 self._pause(min(deadline_ns, patient_until_ns))
 
@@ -380,9 +380,9 @@ class WorkerKeeper:
 
     def _pause(self, deadline_ns: int) -> None:
         """Waits a moment before the next try; shorter where the coordinator closes."""
-        until_ns = min(time.monotonic_ns() + PAUSE_NS, deadline_ns)
-        while not self._ending and (left_ns := until_ns - time.monotonic_ns()) > 0:
-            time.sleep(min(left_ns, LOOK_NS) / 1e9)
+        until_ns = min(clock.now_ns() + PAUSE_NS, deadline_ns)
+        while not self._ending and (left_ns := until_ns - clock.now_ns()) > 0:
+            clock.sleep_s(min(left_ns, LOOK_NS) / 1e9)
 
     def ask_to_end(self) -> None:
         """Hangs up on the worker, so that all of them end side by side; none is replaced now."""

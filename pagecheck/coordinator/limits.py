@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, get_args
 
-from pagecheck.elapsed import Allowance
+from pagecheck import clock
+from pagecheck.clock import Allowance
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.native import _native
 
@@ -170,7 +170,7 @@ def deadline_ns(seconds: float | None) -> int:
         return NEVER_NS
     if not seconds > 0:
         raise UsageError(f"deadline {seconds}: must be more than 0 seconds")
-    return min(time.monotonic_ns() + int(min(seconds, 1e9) * 1e9), NEVER_NS)
+    return min(clock.now_ns() + int(min(seconds, 1e9) * 1e9), NEVER_NS)
 
 
 def start_allowance(seconds: float) -> Allowance:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from pagecheck import clock
+from pagecheck.clock import Allowance
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import Channel
 from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
-from pagecheck.elapsed import Allowance
 from pagecheck.errors import EngineError, ResourceError, UsageError
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
@@ -124,7 +124,7 @@ class Pool:
         """Visits, one by one, the channels that nobody uses at this moment; what is not done by
         the deadline is done when the channel is next used."""
         for channel in self.channels:
-            if time.monotonic_ns() >= deadline_ns:
+            if clock.now_ns() >= deadline_ns:
                 return
             with self._free:
                 if self._closed or channel not in self._idle:
@@ -184,9 +184,9 @@ class Pool:
                         watch()
         except BaseException:
             job.stop.set()  # an interrupt, or no thread: the lanes end at their next look
-            end = time.monotonic() + END_NS / 1e9
+            end = clock.now_s() + END_NS / 1e9
             for thread in started:
-                thread.join(max(0.0, end - time.monotonic()))
+                thread.join(max(0.0, end - clock.now_s()))
             raise
         if errors:
             raise errors[0]
@@ -203,13 +203,13 @@ class Pool:
             if self._is_wanted(job, turn_ends_ns):
                 return None  # another job's turn: let it have this channel
             # Set here, so that every turn is worth something, however long it took to begin.
-            turn_ends_ns = turn_ends_ns or time.monotonic_ns() + TURN_NS
+            turn_ends_ns = turn_ends_ns or clock.now_ns() + TURN_NS
             piece = job.take()
             ended = piece is None
             paused = piece == PAUSE
             return None if paused else piece
 
-        while not ended and not job.stop.is_set() and time.monotonic_ns() < job.deadline_ns:
+        while not ended and not job.stop.is_set() and clock.now_ns() < job.deadline_ns:
             if paused and job.pause is not None:
                 job.pause()
                 paused = False
@@ -234,7 +234,7 @@ class Pool:
         if self._urgent:
             return True
         others = any(place.job is not job for place in list(self._patient))
-        return others and turn_ends_ns != 0 and time.monotonic_ns() >= turn_ends_ns
+        return others and turn_ends_ns != 0 and clock.now_ns() >= turn_ends_ns
 
     def lease_now(self) -> Channel | None:
         """A channel, if one is free at this moment; `release` it."""
@@ -251,7 +251,7 @@ class Pool:
 
     def _wake(self) -> None:
         """Lets channels whose rest is over be leased again, after the others."""
-        now_ns = time.monotonic_ns()
+        now_ns = clock.now_ns()
         for channel in [each for each, rest in self._resting.items() if rest.until_ns <= now_ns]:
             del self._resting[channel]
             self._idle.insert(0, channel)
@@ -289,7 +289,7 @@ class Pool:
                     if self._idle and self._is_next(place):
                         break
                     self._require_some(tried=tried)
-                    left = min((job.deadline_ns - time.monotonic_ns()) / 1e9, WATCH_S)
+                    left = min((job.deadline_ns - clock.now_ns()) / 1e9, WATCH_S)
                     if left <= 0 or job.stop.is_set():
                         return None
                     self._free.wait(left)
@@ -337,27 +337,27 @@ class Pool:
         if not channel.rest_ns:
             log.warning("%s; it is tried again, after at most %g s", why, REST_MAX_NS / 1e9)
         channel.rest_ns = min(max(2 * channel.rest_ns, REST_NS), REST_MAX_NS)
-        self._resting[channel] = Rest(time.monotonic_ns() + channel.rest_ns, why)
+        self._resting[channel] = Rest(clock.now_ns() + channel.rest_ns, why)
 
     def close(self) -> None:
         """Ends the workers, by force where they do not end by themselves in time.
 
         The caller has told running jobs to stop; they give their channels back within a slice.
         """
-        end_ns = time.monotonic_ns() + END_NS
+        end_ns = clock.now_ns() + END_NS
         with self._free:
             self._closed = True
             self._free.notify_all()
             while self._leased:
-                left = (end_ns - time.monotonic_ns()) / 1e9
+                left = (end_ns - clock.now_ns()) / 1e9
                 if left <= 0 or not self._free.wait(left):
                     break
         for channel in self.channels:
             channel.ask_to_end()
-        end_ns = time.monotonic_ns() + END_NS
+        end_ns = clock.now_ns() + END_NS
         for channel in self.channels:
             channel.wait_gone(end_ns)
-        end_ns = time.monotonic_ns() + END_NS
+        end_ns = clock.now_ns() + END_NS
         for channel in self.channels:
             with self._free:
                 in_use = channel in self._leased

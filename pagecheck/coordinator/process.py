@@ -15,10 +15,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from pagecheck import clock
+from pagecheck.child.wire import Closed, Link
 from pagecheck.errors import (
     EngineError,
     InternalError,
@@ -28,7 +29,6 @@ from pagecheck.errors import (
 )
 from pagecheck.shm.ring import Ring
 from pagecheck.shortage import refused
-from pagecheck.wire import Closed, Link
 
 REAP_NS: Final = 5_000_000_000
 
@@ -205,7 +205,7 @@ class WorkerProcess:
             return True
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
-        left_ms = max(0, -((time.monotonic_ns() - deadline_ns) // 1_000_000))
+        left_ms = max(0, -((clock.now_ns() - deadline_ns) // 1_000_000))
         if not poll.poll(left_ms):
             return False
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -224,7 +224,7 @@ class WorkerProcess:
             return True
         self._link.close()
         self.send_kill()
-        gone = self.wait_gone(time.monotonic_ns() + REAP_NS)
+        gone = self.wait_gone(clock.now_ns() + REAP_NS)
         if not gone:
             log.error("channel %d: worker %d cannot be reaped", self.channel, self.pid)
         return gone
@@ -246,7 +246,7 @@ class WorkerProcess:
     def _last_words(self, reason: str) -> str:
         if self._closed:
             return f"worker {self.pid} {reason}"
-        self.wait_gone(time.monotonic_ns() + 200_000_000)
+        self.wait_gone(clock.now_ns() + 200_000_000)
         status = self._process.returncode
         text = f"worker {self.pid} {reason}"
         if status is not None and status < 0:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from pagecheck import clock
 from pagecheck.coordinator.scanning import ScanResult
-from pagecheck.report import Report
+from pagecheck.report.report import Report
 from pagecheck.shm.rest import EVIDENT
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.coordinator import Coordinator
     from pagecheck.model import AnswerKind
-    from pagecheck.statistics import ChannelReport
+    from pagecheck.report.statistics import ChannelReport
 
 
 def make_report(
@@ -29,7 +29,7 @@ def make_report(
 
     Args:
         source: as the user named it.
-        started: `time.monotonic` when the caller began.
+        started: `clock.now_s` when the caller began.
         ready: the same when the first batch could be given out; None: at once.
         stood_still: the VM was stopped meanwhile, which the caller tells.
     """
@@ -41,7 +41,7 @@ def make_report(
         kernel=coordinator.kernel,
         channels=coordinator.channels,
         page_size=results[0].report.block.page_size,
-        seconds=time.monotonic() - started,
+        seconds=clock.now_s() - started,
         startup_seconds=0.0 if ready is None else ready - started,
         bytes_checked=sum(result.bytes_checked for result in results),
         blocks=tuple(result.report for result in results),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import NamedTuple
 
+from pagecheck import clock
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.limits import check_choice
 from pagecheck.coordinator.pool import Job, Pool, Stop
@@ -14,10 +14,10 @@ from pagecheck.errors import UsageError
 from pagecheck.model import AnswerKind, Counts, Kind
 from pagecheck.native import Feed, _native
 from pagecheck.plan import page_runs
-from pagecheck.report import BlockReport
+from pagecheck.report.report import BlockReport
+from pagecheck.report.statistics import ChannelReport
 from pagecheck.shm.bitmaps import BlockBitmaps
 from pagecheck.shm.rest import Rest
-from pagecheck.statistics import ChannelReport
 
 
 class ScanResult(NamedTuple):
@@ -168,7 +168,7 @@ def why_undecided(pages: int, deadline_ns: int, stop: Stop) -> str:
     """The note on pages that nobody else explained."""
     if stop.is_set():
         return f"the scan was stopped: {pages} pages are undecided"
-    if time.monotonic_ns() >= deadline_ns:
+    if clock.now_ns() >= deadline_ns:
         return f"the deadline passed: {pages} pages are undecided"
     return f"{pages} pages could not be read and are undecided"
 

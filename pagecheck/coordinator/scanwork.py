@@ -7,10 +7,10 @@ answered here was a hole during this scan.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from pagecheck import clock
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.pool import PAUSE, Stop
 from pagecheck.errors import SourceError
@@ -76,7 +76,7 @@ class ScanWork:
         if self._rate is not None:
             paced = self._rate * PACE_NS // 1_000_000_000 // block.ram.page_size
             self._batch_pages = self._span_pages = max(1, min(self._span_pages, paced))
-        self._next_ns = time.monotonic_ns()
+        self._next_ns = clock.now_ns()
         self._lock = threading.Lock()
         self._run = Run(False, 0, 0)
         self._runs = self._walk()
@@ -101,7 +101,7 @@ class ScanWork:
         with self._lock:
             if self.error is not None:
                 return None
-            if self._rate is not None and time.monotonic_ns() < self._next_ns:
+            if self._rate is not None and clock.now_ns() < self._next_ns:
                 return PAUSE
             try:
                 taken = self._take_locked()
@@ -119,7 +119,7 @@ class ScanWork:
         """The time that these pages take at the given rate."""
         if taken is not None and self._rate is not None:
             cost_ns = taken[1] * self._block.ram.page_size * 1_000_000_000 // self._rate
-            self._next_ns = max(self._next_ns, time.monotonic_ns()) + cost_ns
+            self._next_ns = max(self._next_ns, clock.now_ns()) + cost_ns
 
     def close(self) -> None:
         """Lets go of a walk that was ended early; it holds this object, which holds it."""
@@ -129,7 +129,7 @@ class ScanWork:
     def pause(self) -> None:
         """Waits until the rate allows more, the scan is stopped or its deadline passes."""
         until = min(self._next_ns, self._deadline_ns)
-        while not self._stop.is_set() and (left := until - time.monotonic_ns()) > 0:
+        while not self._stop.is_set() and (left := until - clock.now_ns()) > 0:
             self._stop.wait(min(left, PACE_NS) / 1e9)
 
     def _take_locked(self) -> tuple[int, int] | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from pagecheck import clock
+from pagecheck.clock import STEP_NS, Allowance, Elapsed
 from pagecheck.coordinator.process import WorkerDied
-from pagecheck.elapsed import STEP_NS, Allowance, Elapsed
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.process import WorkerProcess
@@ -78,11 +78,11 @@ def await_reply(
         PagecheckError: what it says is an error.
     """
     while True:
-        until_ns = min(deadline_ns, time.monotonic_ns() + SLICE_NS)
+        until_ns = min(deadline_ns, clock.now_ns() + SLICE_NS)
         reply = process.await_reply(kind, until_ns)
         if reply is not None:
             return reply
         if is_over():
             raise WorkerSilent(f"worker {process.pid} did not say {kind!r} in time")
-        if time.monotonic_ns() >= deadline_ns:
+        if clock.now_ns() >= deadline_ns:
             return None

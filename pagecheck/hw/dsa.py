@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections import namedtuple
 
+from pagecheck import clock
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.hw import wq
 from pagecheck.native import _native
@@ -124,7 +124,7 @@ class DsaEngine:
                     break  # it was named, so it must work
                 continue
             self._queue = queue
-            self._up_since_ns = time.monotonic_ns()
+            self._up_since_ns = clock.now_ns()
             return Picked("dsa", name, submit, "named with --wq" if wqs else "found")
         raise EngineError("; ".join(failures or [_why_none()]))
 
@@ -200,7 +200,7 @@ class DsaEngine:
         if self._queue is None:
             return NEVER_NS
         state, end, _ = self._worker.queue_state()
-        now = time.monotonic_ns()
+        now = clock.now_ns()
         if state == _native.QUEUE_UP:
             return NEVER_NS
         if not self._down_since_ns:

@@ -17,9 +17,9 @@ import mmap
 import os
 import struct
 import threading
-import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pagecheck import clock
 from pagecheck.errors import UsageError
 from pagecheck.hw import wq
 from pagecheck.hw.queues import WorkQueue, find_queue
@@ -159,13 +159,13 @@ def _tried(
 def _closed(portal: Portal) -> Step:
     """Closes it in a thread of its own: the kernel waits until the device has let go."""
     thread = threading.Thread(target=portal.close, daemon=True)
-    began = time.monotonic()
+    began = clock.now_s()
     thread.start()
     thread.join(CLOSE_S)
     if thread.is_alive():
         said = f"the device has not let go of this process after {CLOSE_S:.0f} s; see dmesg"
         return Step("close", False, said, "", ())
-    return Step("close", True, f"drained in {(time.monotonic() - began) * 1e3:.1f} ms", "", ())
+    return Step("close", True, f"drained in {(clock.now_s() - began) * 1e3:.1f} ms", "", ())
 
 
 class _Trial:
@@ -261,15 +261,15 @@ class _Trial:
 
     def _go(self, at: int) -> str | None:
         """Submits one descriptor, or says why it was not taken."""
-        until = time.monotonic() + ANSWER_S
+        until = clock.now_s() + ANSWER_S
         try:
             while self._portal.submit(at, 1) == 0:
-                if time.monotonic() > until:
+                if clock.now_s() > until:
                     return (
                         f"the queue takes nothing for {ANSWER_S:.0f} s: full by other users' work, "
                         "or disabled; see its state in sysfs"
                     )
-                time.sleep(0.001)
+                clock.sleep_s(0.001)
         except OSError as error:
             return self._reason(error)
         return None
@@ -287,11 +287,11 @@ class _Trial:
         return f"no completion record after {ANSWER_S:.0f} s{more}"
 
     def _wait(self, record: int) -> bool:
-        until = time.monotonic() + ANSWER_S
+        until = clock.now_s() + ANSWER_S
         while self._memory[record] == 0:
-            if time.monotonic() > until:
+            if clock.now_s() > until:
                 return False
-            time.sleep(0.0001)
+            clock.sleep_s(0.0001)
         return True
 
     def _record(self, at: int) -> tuple[int, int, int, int]:

@@ -14,14 +14,6 @@ from pagecheck._version import __version__
 from pagecheck.errors import AccessError, LimitError, UsageError
 from pagecheck.native import _native
 from pagecheck.plan import check_page_size, make_block
-from pagecheck.protocol import (
-    CAPABILITIES,
-    FDS_PER_LINE,
-    LAYOUTS,
-    LINE_BYTES,
-    PROTOCOL,
-    common_layout,
-)
 from pagecheck.service.arguments import Arguments, page_ranges, regions
 from pagecheck.service.holdings import HeldBlock, Holdings
 from pagecheck.service.limits import BLOCKS_PER_CLIENT, NUMBER_MAX, SLOTS_MAX, SPIN_US_MAX, Peer
@@ -31,6 +23,14 @@ from pagecheck.service.naming import (
     open_named,
     require_same_vm,
     require_steady,
+)
+from pagecheck.service.protocol import (
+    CAPABILITIES,
+    FDS_PER_LINE,
+    LAYOUTS,
+    LINE_BYTES,
+    PROTOCOL,
+    common_layout,
 )
 from pagecheck.service.results import Check
 from pagecheck.shm.ram import adopt

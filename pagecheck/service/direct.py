@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from pagecheck import clock
 from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
 from pagecheck.coordinator.watch import (
@@ -261,7 +261,7 @@ class DirectChannel:
                 process.ask_to_end()
                 if feed is not None:
                     feed.raise_attention()
-                if not process.wait_gone(time.monotonic_ns() + END_NS):
+                if not process.wait_gone(clock.now_ns() + END_NS):
                     process.kill()
                 process.close()
             if feed is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pagecheck import clock
 from pagecheck.coordinator.reporting import weakest, why_hint
 from pagecheck.coordinator.selection import Bitmap, Ranges, Selection
 from pagecheck.errors import SourceError, UsageError
@@ -69,7 +69,7 @@ class Check:
             sizes = [bitmap_bytes(held.block.ram.pages) for held in self.held]
             memory = service.answers.allocate(self.client, "pagecheck-bitmaps", sum(sizes))
             stack.callback(memory.close)
-            started = time.monotonic()
+            started = clock.now_s()
             self._until = None if self.deadline is None else started + self.deadline
             results: list[ScanResult] = []
             at = 0
@@ -82,7 +82,7 @@ class Check:
             if (why := self._doubt()) is not None:
                 results = [_forgotten(*each, why) for each in zip(results, written, strict=True)]
             memory.seal(read_only=True)
-            seconds = time.monotonic() - started
+            seconds = clock.now_s() - started
             members = self._members(service, results, stopped, seconds)
             service.counters.add("checks")
             holes = sum(result.report.counts.hole for result in results)
@@ -150,7 +150,7 @@ class Check:
             held.block,
             kind=self.kind,
             max_rate=self.max_rate,
-            deadline=None if self._until is None else max(self._until - time.monotonic(), 1e-9),
+            deadline=None if self._until is None else max(self._until - clock.now_s(), 1e-9),
             progress=self.progress,
             bitmaps=bitmaps,
             selection=selection,

@@ -14,10 +14,10 @@ import logging
 import select
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from pagecheck import clock
 from pagecheck.errors import ResourceError
 
 CONNECTIONS: Final = 8
@@ -41,7 +41,7 @@ class Page(NamedTuple):
 class _Connection:
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
-        self.until = time.monotonic() + REQUEST_S
+        self.until = clock.now_s() + REQUEST_S
         self.request = bytearray()
         self.rest = memoryview(b"")
 
@@ -108,12 +108,12 @@ class ScrapeServer:
         poll.register(self._socket, select.POLLIN)
         for each in self._open:
             poll.register(each.socket, each.events)
-        left = min([SLEEP_S, *(each.until - time.monotonic() for each in self._open)])
+        left = min([SLEEP_S, *(each.until - clock.now_s() for each in self._open)])
         ready = {fd for fd, _events in poll.poll(max(0, int(left * 1000) + 1))}
         for each in list(self._open):
             if each.socket.fileno() in ready:
                 self._go_on(each)
-            elif time.monotonic() >= each.until:
+            elif clock.now_s() >= each.until:
                 self._drop(each)
         if self._socket.fileno() in ready:
             self._accept()
@@ -184,13 +184,13 @@ class ScrapeServer:
         return head.encode() + (b"" if method == "HEAD" else page.body)
 
     def _computed(self, status: str, page: Page, accept: str) -> tuple[str, Page]:
-        started = time.monotonic()
+        started = clock.now_s()
         try:
             page = self._compute(accept)
         except Exception:
             log.exception("metrics")
             status = "500 Internal Server Error"
-        self._ended.wait(time.monotonic() - started)
+        self._ended.wait(clock.now_s() - started)
         return status, page
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from typing import Final
+
+from pagecheck import clock
 
 LINES: Final = 200  # of one kind
 PERIOD_S: Final = 60.0
@@ -19,15 +20,15 @@ class Seldom(logging.Filter):
         super().__init__()
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str], int] = {}
-        self._since = time.monotonic()
+        self._since = clock.now_s()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written."""
         kind = (record.name, str(record.msg))
         with self._lock:
-            if time.monotonic() - self._since >= PERIOD_S:
+            if clock.now_s() - self._since >= PERIOD_S:
                 self._counts.clear()
-                self._since = time.monotonic()
+                self._since = clock.now_s()
             count = self._counts[kind] = self._counts.get(kind, 0) + 1
         if count == LINES:
             text = record.getMessage()

@@ -12,14 +12,14 @@ import os
 import select
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from pagecheck import clock
 from pagecheck.errors import AccessError, EngineError, LimitError, PagecheckError
-from pagecheck.protocol import Connection
 from pagecheck.service.activation import notify
 from pagecheck.service.limits import admit
+from pagecheck.service.protocol import Connection
 from pagecheck.service.session import Session
 from pagecheck.shortage import refused
 
@@ -102,7 +102,7 @@ def _accept(listener: Listener, service: Service, allowed_uids: frozenset[int]) 
         return
     except OSError as error:  # no descriptor is left: those who are here go on
         log.warning("cannot let a client in: %s", error.strerror)
-        time.sleep(SHORT_OF_FDS_S)
+        clock.sleep_s(SHORT_OF_FDS_S)
         return
     try:
         peer = admit(connected, allowed_uids)
@@ -123,18 +123,18 @@ def _refuse(connected: socket.socket, error: PagecheckError) -> None:
     connection = Connection(connected)
     members = {"error": {"class": type(error).__name__, "desc": str(error)}}
     with contextlib.suppress(PagecheckError):
-        connection.send(members, (), time.monotonic_ns() + REFUSE_NS)
+        connection.send(members, (), clock.now_ns() + REFUSE_NS)
     connection.close()
 
 
 def _drain(service: Service) -> None:
     """Lets commands that run end, then sends every client away."""
-    until = time.monotonic() + DRAIN_S
-    while any(each.is_working for each in service.sessions()) and time.monotonic() < until:
-        time.sleep(0.01)
+    until = clock.now_s() + DRAIN_S
+    while any(each.is_working for each in service.sessions()) and clock.now_s() < until:
+        clock.sleep_s(0.01)
     service.ending.set()
     for session in service.sessions():
         session.hang_up()
-    until = time.monotonic() + LEAVE_S
+    until = clock.now_s() + LEAVE_S
     for session in service.sessions():
-        session.join(max(0.0, until - time.monotonic()))
+        session.join(max(0.0, until - clock.now_s()))

@@ -12,12 +12,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pagecheck.errors import LimitError
+from pagecheck.report.statistics import Statistics
 from pagecheck.service.answers import Answers
 from pagecheck.service.counters import Counters
 from pagecheck.service.direct import LOOK_NS, DirectChannel
 from pagecheck.service.limits import RESERVED_CLIENTS
 from pagecheck.shortage import refused
-from pagecheck.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,11 +15,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from pagecheck import clock
 from pagecheck.errors import InternalError, LimitError, PagecheckError, ResourceError, UsageError
-from pagecheck.protocol import RECEIVE_STEP_NS, Connection, Line, close_all, parse
 from pagecheck.service.commands import Commands, Reply
 from pagecheck.service.holdings import Holdings
 from pagecheck.service.limits import NAME_CHARS, SEND_BUFFER_BYTES, SEND_NS, Peer
+from pagecheck.service.protocol import RECEIVE_STEP_NS, Connection, Line, close_all, parse
 from pagecheck.shortage import explain, refused
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Session:
             self._commands = Commands(self._service, self._peer, self.holdings, self._on_progress)
             self._send(Reply(self._commands.greeting()))
             while not self._service.ending.is_set():
-                line = self._connection.receive(time.monotonic_ns() + SLICE_NS)
+                line = self._connection.receive(clock.now_ns() + SLICE_NS)
                 if line is not None:
                     self._answer(line)
         except _Gone:
@@ -177,15 +178,15 @@ class Session:
         """Raises PeerError where the client does not read, OSError where there is a shortage
         here."""
         try:
-            self._connection.send(reply.members, reply.fds, time.monotonic_ns() + SEND_NS)
+            self._connection.send(reply.members, reply.fds, clock.now_ns() + SEND_NS)
         finally:
             close_all(list(reply.fds))
 
     def _on_progress(self, data: dict[str, int] | None) -> None:
         if self._service.ending.is_set() or self._connection.is_closed():
             raise _Gone
-        if data is not None and time.monotonic() - self._told >= TELL_S:
-            self._told = time.monotonic()
+        if data is not None and clock.now_s() - self._told >= TELL_S:
+            self._told = clock.now_s()
             event = {"event": "PROGRESS", "data": data}
             if self._request_id is not None:
                 event["id"] = self._request_id

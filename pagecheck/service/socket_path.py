@@ -15,10 +15,10 @@ import fcntl
 import os
 import socket
 import stat
-import time
 from collections.abc import Iterator
 from typing import Final
 
+from pagecheck import clock
 from pagecheck.errors import ResourceError, UsageError
 
 LOCK_S: Final = 5.0
@@ -124,14 +124,14 @@ def _only_one(folder: int, path: str) -> Iterator[None]:
         UsageError: the lock's name is somebody else's.
     """
     name = f"{os.path.basename(path)}.lock"
-    until = time.monotonic() + LOCK_S
+    until = clock.now_s() + LOCK_S
     while (lock := _try_lock(folder, name, path)) is None:
-        if time.monotonic() > until:
+        if clock.now_s() > until:
             raise ResourceError(
                 f"{path}.lock: another start of a service at {path} holds it for {LOCK_S:g} s; "
                 "look for a stopped process"
             )
-        time.sleep(LOOK_S)
+        clock.sleep_s(LOOK_S)
     try:
         yield
     finally:

@@ -23,6 +23,7 @@ import threading
 import time
 from typing import Final, NamedTuple
 
+from pagecheck import clock
 from pagecheck.native import _native
 from pagecheck.shm.ram import RamSource
 
@@ -152,7 +153,7 @@ def _await_tick(fd: int) -> None:
     """After a change within the tick that runs, the next one may get the same time."""
     mtime_ns = os.fstat(fd).st_mtime_ns
     while 0 <= mtime_ns - _coarse_ns() < _TICK_NS:
-        time.sleep(0.002)
+        clock.sleep_s(0.002)
 
 
 def _why_written(fd: int) -> str | None:

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
+from pagecheck import clock
 from pagecheck.errors import PeerError, SourceError, UsageError
 from pagecheck.vmm.answers import Answer
 from pagecheck.vmm.listener import Gone
@@ -143,7 +143,7 @@ class Hold:
     async def _stop(self, max_ns: int) -> None:
         # Ours from before the command is sent: one that is not answered may yet be carried out.
         self.is_ours = self._stopped_by_us = True
-        self._since_ns = time.monotonic_ns()
+        self._since_ns = clock.now_ns()
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(max_ns / 1e9, self._time_is_up)
         await self._monitor.execute("stop")
@@ -218,7 +218,7 @@ class Hold:
     def adopt(self) -> None:
         """Takes over a VM that a watchdog stopped which is dead now."""
         self.is_ours = self._stopped_by_us = True
-        self._since_ns = time.monotonic_ns()
+        self._since_ns = clock.now_ns()
 
     async def rescue(self) -> dict[str, Any]:
         """Continues a VM that was adopted."""
@@ -288,7 +288,7 @@ class Hold:
             Gone: QEMU ended.
             PeerError, SourceError: it did not work this time.
         """
-        wait_s, until = RETRY_S, time.monotonic() + PASSING_S
+        wait_s, until = RETRY_S, clock.now_s() + PASSING_S
         while self.is_ours:
             try:
                 status = await self._status()
@@ -303,7 +303,7 @@ class Hold:
                 case "cont":
                     await self._cont()
                 case "wait":
-                    if time.monotonic() > until:
+                    if clock.now_s() > until:
                         raise SourceError(f"{self._monitor.name}: QEMU's status is still {status}")
                     await asyncio.sleep(wait_s)
                     wait_s = min(2 * wait_s, RETRY_MAX_S)
@@ -358,4 +358,4 @@ class Hold:
     def _end_hold(self) -> None:
         if self.is_ours:
             self.is_ours = False
-            self._held_ns = time.monotonic_ns() - self._since_ns
+            self._held_ns = clock.now_ns() - self._since_ns

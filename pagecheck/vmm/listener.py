@@ -16,9 +16,9 @@ import select
 import socket
 import stat
 import struct
-import time
 from typing import Final, NamedTuple
 
+from pagecheck import clock
 from pagecheck.errors import PeerError, SourceError
 
 CONNECT_S: Final = 5.0
@@ -87,7 +87,7 @@ class QmpSocket:
                     f"{self.name}: is no socket; give the path of QEMU's -qmp unix:PATH"
                 )
             while (connection := self._try_connect()) is None:
-                if time.monotonic() > deadline:
+                if clock.now_s() > deadline:
                     raise SourceError(
                         f"{self.name}: takes no connection in {CONNECT_S:.0f} s; other clients "
                         "wait for this QMP socket: end them, or give QEMU a second -qmp"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from qemu.qmp import EventListener, ExecuteError, QMPClient
 
+from pagecheck import clock
 from pagecheck.errors import PeerError
 from pagecheck.printable import printable
 from pagecheck.vmm.answers import Answer
@@ -82,12 +82,12 @@ class Monitor:
             PeerError: it does not speak QMP, or says nothing.
         """
         await self.close()
-        deadline = time.monotonic() + CONNECT_S
+        deadline = clock.now_s() + CONNECT_S
         connection, listener = await self._place.connect(deadline)
         client = QMPClient()
         client.register_listener(self._listener)
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            async with asyncio.timeout(max(0.0, deadline - clock.now_s())):
                 await client.connect(connection)
         except TimeoutError as error:
             connection.close()
@@ -118,7 +118,7 @@ class Monitor:
         """
         if self._client is None:
             raise Lost(f"{self.name}: is not connected")
-        deadline = time.monotonic() + COMMAND_S
+        deadline = clock.now_s() + COMMAND_S
         if self._out is not None:
             await self._answered(self._out, "an earlier command", deadline)
         self._out = asyncio.ensure_future(self._client.execute(command, arguments))
@@ -137,7 +137,7 @@ class Monitor:
         self, out: asyncio.Task[Any], command: str, deadline: float
     ) -> asyncio.Task[Any]:
         """Waits for a command, which stays out where the time passes; raises Silent then."""
-        done, _ = await asyncio.wait({out}, timeout=max(0.0, deadline - time.monotonic()))
+        done, _ = await asyncio.wait({out}, timeout=max(0.0, deadline - clock.now_s()))
         if not done:
             raise Silent(f"{self.name}: QEMU did not answer {command} in {COMMAND_S:.0f} s")
         self._out = None

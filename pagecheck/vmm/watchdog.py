@@ -27,10 +27,10 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
+from pagecheck.child.wire import Closed, Link
 from pagecheck.errors import EngineError, InternalError, PagecheckError, PeerError
 from pagecheck.vmm.listener import Gone, Listener
 from pagecheck.vmm.told import tell
-from pagecheck.wire import Closed, Link
 
 if TYPE_CHECKING:
     from pagecheck.vmm.hold import Hold

@@ -12,14 +12,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+from pagecheck import clock
+from pagecheck.child.wire import Closed, Link
 from pagecheck.errors import EngineError
 from pagecheck.printable import printable
 from pagecheck.shortage import refused
-from pagecheck.wire import Closed, Link
 
 START_S: Final = 30.0  # a fresh interpreter, then 5 s for the connection
 ANSWER_S: Final = 45.0  # the watchdog gives up after 30 s and says so
@@ -108,7 +108,7 @@ class WatchdogProcess:
             self._link.send({**message, "id": self._asked})
         except Closed as error:
             raise self._gone() from error
-        until = time.monotonic() + ANSWER_S
+        until = clock.now_s() + ANSWER_S
         while (answer := self._hear(until, SILENT_S)).get("id") != self._asked:
             pass
         return answer
@@ -119,19 +119,19 @@ class WatchdogProcess:
         Raises:
             Died: nothing.
         """
-        return self._hear(time.monotonic() + START_S, int(START_S))
+        return self._hear(clock.now_s() + START_S, int(START_S))
 
     def _hear(self, until: float, silent_s: int) -> dict[str, Any]:
         """The next packet; the silence is counted in our own running time, second by second."""
         received = None
         for _ in range(silent_s):
             try:
-                received = self._link.receive(time.monotonic_ns() + 1_000_000_000)
+                received = self._link.receive(clock.now_ns() + 1_000_000_000)
             except Closed as error:
                 raise self._gone() from error
             if received is not None:
                 break
-        if received is None or time.monotonic() > until:
+        if received is None or clock.now_s() > until:
             raise Died(f"watchdog {self.pid} does not answer")
         message, fds = received
         try:

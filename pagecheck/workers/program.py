@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 
+from pagecheck import clock
+from pagecheck.child.wire import Closed, Link
 from pagecheck.errors import EngineError, InternalError, PagecheckError, ResourceError
 from pagecheck.hw.cpu import choose_kernel
 from pagecheck.hw.dsa import DsaEngine
 from pagecheck.native import Worker
-from pagecheck.wire import Closed, Link
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def start(link: Link) -> tuple[Worker, DsaEngine]:
     Raises:
         EngineError: the kernel or the engine cannot run here.
     """
-    while (received := link.receive(time.monotonic_ns() + LOOK_NS)) is None:
+    while (received := link.receive(clock.now_ns() + LOOK_NS)) is None:
         pass  # who started us may stand still; its end would be the end of file
     message, fds = received
     settings = message["open"]
@@ -102,7 +102,7 @@ def serve(link: Link, worker: Worker, engine: DsaEngine) -> None:
     """
     while True:
         wanted_ns = engine.tend()
-        worker.serve(min(time.monotonic_ns() + LOOK_NS, wanted_ns))
+        worker.serve(min(clock.now_ns() + LOOK_NS, wanted_ns))
         while (received := link.receive(0)) is not None:
             answer(link, worker, *received)
 

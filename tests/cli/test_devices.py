@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.cli import run_command
+from pagecheck.cli.main import run_command
 from pagecheck.hw import queues
 from tests.cli.support import PAGECHECK, environment, pagecheck
 from tests.unit.sysfs_tree import ALL_OPCODES, GNR, Tree, bitmap
@@ -180,7 +180,7 @@ def test_help_and_mistakes() -> None:
 
 
 def test_the_list_loads_no_numpy() -> None:
-    code = "from pagecheck.cli import run_command as r; r(['devices']); import sys; "
+    code = "from pagecheck.cli.main import run_command as r; r(['devices']); import sys; "
     code += "sys.exit('numpy' in sys.modules or 'rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 

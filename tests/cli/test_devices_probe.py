@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.cli import run_command
+from pagecheck.cli.main import run_command
 from pagecheck.hw import probe as probing
 from pagecheck.hw import queues
 from tests.cli.support import pagecheck

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 import pagecheck as package
-from pagecheck.client import Client
 from pagecheck.errors import SourceError, StorageStalled
+from pagecheck.service.client import Client
 from pagecheck.shm.owner import sweep
 from tests.cli.support import (
     PAGE,

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck import Coordinator, scan
+from pagecheck import Coordinator, clock, scan
 from pagecheck.errors import UsageError
 from pagecheck.hw import dsa, queues
 from pagecheck.hw.queues import WorkQueue
 from pagecheck.hw.wq import parse
 from pagecheck.native import _native
 from tests.engines.rams import ZEROS, Page, Ram, file_in
+from tests.support.clock import MovedClock
 
 DIGITS = "9" * 5000  # more than int() takes
 
@@ -48,10 +49,9 @@ def test_numbers_that_cannot_be(text: str) -> None:
 
 @pytest.mark.parametrize("steady", [False, True])
 def test_a_queue_that_stays_away_is_tried_at_bounded_distances(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, steady: bool
+    monkeypatch: pytest.MonkeyPatch, moved_clock: MovedClock, tmp_path: Path, steady: bool
 ) -> None:
     """Whether it was never had, or was up for long before."""
-    clock = Clock()
     worker = Worker()
     path = tmp_path / "wq0.0"
     path.touch()
@@ -59,28 +59,19 @@ def test_a_queue_that_stays_away_is_tried_at_bounded_distances(
         "wq0.0", str(path), "dsa0", "dedicated", 128, 0, 1024, 2 << 20, 0x100, -1, "movdir64b",
         True, None, None,
     )  # fmt: skip
-    monkeypatch.setattr(dsa, "time", clock)
     monkeypatch.setattr(queues, "find_queue", lambda _path: queue)
     worker.busy = not steady
     engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
     picked = engine.open("dsa", [str(path)], 0, fallback=True)
     assert picked.engine == ("dsa" if steady else "cpu")
     worker.state, worker.busy = _native.QUEUE_NONE, True
-    clock.now += dsa.STEADY_NS + 1
+    moved_clock.ns += dsa.STEADY_NS + 1
     worker.refused_at.clear()
-    begin = clock.now
+    begin = moved_clock.ns
     for _ in range(40):
-        clock.now = engine.tend()
+        moved_clock.ns = engine.tend()
     pauses = [min(dsa.FIRST_PAUSE_NS << n, dsa.PAUSE_MAX_NS) for n in range(39)]
     assert worker.refused_at == [begin + sum(pauses[: n + 1]) for n in range(39)]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000_000_000
-
-    def monotonic_ns(self) -> int:
-        return self.now
 
 
 class Worker:
@@ -91,7 +82,7 @@ class Worker:
 
     def open_queue(self, fd: int, *limits: object) -> None:
         if self.busy:
-            self.refused_at.append(dsa.time.monotonic_ns())
+            self.refused_at.append(clock.now_ns())
             raise OSError(errno.EBUSY, "busy")
         self.state = _native.QUEUE_UP
 

@@ -14,7 +14,7 @@ import pytest
 
 from pagecheck import Coordinator, scan
 from pagecheck.errors import EngineError, UsageError
-from pagecheck.statistics import Statistics
+from pagecheck.report.statistics import Statistics
 from tests.engines.rams import HOLE, ZEROS, Page, Ram, bits, file_in, undisturbed, zero_pages
 
 PAGES = 1024

@@ -17,7 +17,7 @@ import pytest
 
 from pagecheck import errors
 from pagecheck.errors import PagecheckError
-from pagecheck.protocol import Connection
+from pagecheck.service.protocol import Connection
 from tests.service.hostile import Witness, as_before
 from tests.service.support import KnownRam, RawClient, ServiceProcess
 

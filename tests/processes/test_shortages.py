@@ -15,10 +15,10 @@ from collections.abc import Iterator
 import pytest
 
 from pagecheck import Coordinator
+from pagecheck.child.wire import Closed, Link
 from pagecheck.coordinator import keeper, pool
 from pagecheck.coordinator.process import WorkerProcess
 from pagecheck.errors import EngineError, ResourceError
-from pagecheck.wire import Closed, Link
 from tests.processes.support import Background, Ram, assert_scan_is_right, state_of, wait_for
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pagecheck import Coordinator, elapsed
+from pagecheck import Coordinator
+from pagecheck.clock import STEP_NS
 from pagecheck.coordinator import watch
 from pagecheck.coordinator.keeper import Settings
 from pagecheck.errors import EngineError
 from pagecheck.service.direct import IDLE_NS, LOOK_NS, DirectChannel
 from pagecheck.shm.layout import CONTROL
 from tests.service.support import KnownRam, wait_for
-from tests.unit.test_elapsed import Clock
+from tests.support.clock import MovedClock
 
 STALL_NS = 2 * 10**9
 SETTINGS = Settings("cpu", (), False, None, 16, 128, 0, STALL_NS)
@@ -28,13 +29,6 @@ def channel() -> Iterator[DirectChannel]:
     if not opened.is_gone:
         os.kill(opened.pid, signal.SIGCONT)
     opened.close()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(elapsed, "time", made)
-    return made
 
 
 def freeze(pid: int) -> None:
@@ -52,64 +46,66 @@ def take_a_batch(channel: DirectChannel) -> None:
     os.pwrite(channel.control_fd, (1).to_bytes(8, "little"), CONTROL["deciding"].offset)
 
 
-def looks(channel: DirectChannel, clock: Clock, ns: int) -> int:
+def looks(channel: DirectChannel, moved_clock: MovedClock, ns: int) -> int:
     """Looks after the channel for so long.
 
     Returns:
         Nanoseconds after which it was found gone; 0: it was not.
     """
-    begun = clock.now_ns
-    while clock.now_ns - begun <= ns:
+    begun = moved_clock.ns
+    while moved_clock.ns - begun <= ns:
         channel.look_after()
         if channel.is_gone:
-            return clock.now_ns - begun
-        clock.now_ns += LOOK_NS
+            return moved_clock.ns - begun
+        moved_clock.ns += LOOK_NS
     return 0
 
 
 @pytest.mark.parametrize("in_hand", [False, True])
 def test_a_host_that_stood_still_is_no_fault_of_the_worker(
-    channel: DirectChannel, clock: Clock, in_hand: bool
+    channel: DirectChannel, moved_clock: MovedClock, in_hand: bool
 ) -> None:
     freeze(channel.pid)  # as the whole host
     if in_hand:
         take_a_batch(channel)
-    assert looks(channel, clock, STALL_NS // 2) == 0
+    assert looks(channel, moved_clock, STALL_NS // 2) == 0
     for _ in range(3):
-        clock.now_ns += 10**12
+        moved_clock.ns += 10**12
         channel.look_after()
     assert not channel.is_gone
 
 
 def test_a_worker_that_stands_still_with_a_batch_is_hung(
-    channel: DirectChannel, clock: Clock
+    channel: DirectChannel, moved_clock: MovedClock
 ) -> None:
     freeze(channel.pid)
     take_a_batch(channel)
-    assert STALL_NS <= looks(channel, clock, 10**11) <= STALL_NS + 3 * LOOK_NS
+    assert STALL_NS <= looks(channel, moved_clock, 10**11) <= STALL_NS + 3 * LOOK_NS
 
 
 def test_a_worker_that_is_stopped_while_idle_is_noticed(
-    channel: DirectChannel, clock: Clock
+    channel: DirectChannel, moved_clock: MovedClock
 ) -> None:
     freeze(channel.pid)
-    assert IDLE_NS <= looks(channel, clock, 10**11) <= IDLE_NS + 3 * LOOK_NS
+    assert IDLE_NS <= looks(channel, moved_clock, 10**11) <= IDLE_NS + 3 * LOOK_NS
 
 
-def test_an_idle_worker_gives_signs(channel: DirectChannel, clock: Clock) -> None:
+def test_an_idle_worker_gives_signs(channel: DirectChannel, moved_clock: MovedClock) -> None:
     before = channel._signs()
     wait_for(lambda: channel._signs() > before, "a sign of an idle worker")
-    assert looks(channel, clock, IDLE_NS - LOOK_NS) == 0
+    assert looks(channel, moved_clock, IDLE_NS - LOOK_NS) == 0
     before = channel._signs()
     wait_for(lambda: channel._signs() > before, "another one")
-    assert looks(channel, clock, IDLE_NS - LOOK_NS) == 0
+    assert looks(channel, moved_clock, IDLE_NS - LOOK_NS) == 0
 
 
-def test_an_idle_time_is_not_counted_for_a_batch(channel: DirectChannel, clock: Clock) -> None:
+def test_an_idle_time_is_not_counted_for_a_batch(
+    channel: DirectChannel, moved_clock: MovedClock
+) -> None:
     freeze(channel.pid)
-    assert looks(channel, clock, STALL_NS) == 0
+    assert looks(channel, moved_clock, STALL_NS) == 0
     take_a_batch(channel)
-    assert looks(channel, clock, STALL_NS - LOOK_NS) == 0
+    assert looks(channel, moved_clock, STALL_NS - LOOK_NS) == 0
 
 
 @pytest.mark.parametrize("tell", [DirectChannel.attach, DirectChannel.detach])
@@ -138,18 +134,18 @@ def test_one_that_is_frozen_for_less_is_not_given_up(
     steps = iter(range(10**9))
     woken: list[int] = []
 
-    class Fast(Clock):
-        def monotonic_ns(self) -> int:
-            self.now_ns += elapsed.STEP_NS
+    class Fast(MovedClock):
+        def now_ns(self) -> int:
+            self.ns += STEP_NS
             if next(steps) == 500:  # 25 s
                 os.kill(channel.pid, signal.SIGCONT)
                 woken.append(1)
-            return self.now_ns
+            return self.ns
 
     with Coordinator(engine="none") as other:
         block = other.attach(f"fd:{known_ram.fd}")
         freeze(channel.pid)
-        monkeypatch.setattr(elapsed, "time", Fast())
+        Fast().install(monkeypatch)
         monkeypatch.setattr(watch, "SLICE_NS", 10**6)
         channel.attach(0, block)
     assert woken

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pagecheck import Client
-from pagecheck.client import NoReply
 from pagecheck.errors import PeerError
+from pagecheck.service.client import NoReply
 from tests.service.conftest import StartService
 from tests.service.support import KnownRam, ServiceProcess, wait_for
 

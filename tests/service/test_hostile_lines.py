@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pagecheck.protocol import LINE_BYTES
+from pagecheck.service.protocol import LINE_BYTES
 from tests.service.hostile import Witness, as_before, await_goodbye, connected, greeted
 from tests.service.support import PAGE, KnownRam, RawClient, wait_for
 

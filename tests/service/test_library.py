@@ -15,7 +15,7 @@ import pytest
 
 from pagecheck.include import folder, library
 from pagecheck.native import _native
-from pagecheck.protocol import PROTOCOL
+from pagecheck.service.protocol import PROTOCOL
 from tests.service.support import ServiceProcess
 
 SOURCE = Path(__file__).with_name("library_client.cc")

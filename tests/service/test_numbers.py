@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from pagecheck import Client, Coordinator
-from pagecheck.client import RemoteBlock
 from pagecheck.errors import PeerError, UsageError
+from pagecheck.service.client import RemoteBlock
 from tests.service.support import PAGE, KnownRam, RawClient, ServiceProcess
 
 

@@ -14,9 +14,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import pagecheck.service as service_package
-from pagecheck import errors, protocol
+from pagecheck import errors
 from pagecheck.native import _native
-from pagecheck.service import limits
+from pagecheck.service import limits, protocol
 from pagecheck.service.commands import PAGE_SIZE_MAX, Commands
 from pagecheck.service.metrics import BUCKETS, PLAIN
 from tests.service.support import KnownRam, RawClient, ServiceProcess, mapped

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pagecheck.protocol import CAPABILITIES, PROTOCOL
+from pagecheck.service.protocol import CAPABILITIES, PROTOCOL
 from tests.service.conftest import StartService
 from tests.service.support import (
     PAGECHECK,

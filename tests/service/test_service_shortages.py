@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pagecheck import Client
-from pagecheck.client import RemoteBlock
 from pagecheck.errors import ResourceError
+from pagecheck.service.client import RemoteBlock
 from tests.service.hostile import Witness, connected, greeted, open_fds
 from tests.service.support import KnownRam, ServiceProcess, bits, living, wait_for
 

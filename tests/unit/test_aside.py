@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pagecheck import aside, errors
+from pagecheck.cli import signals
 from pagecheck.errors import EngineError, InternalError, SourceError, StorageStalled
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -69,7 +70,7 @@ def test_nobody_asks(tmp_path: Path) -> None:
 
     ours, theirs = socket.socketpair()
     ours.close()
-    assert aside.serve(os.dup(theirs.fileno()), None) == 1
+    assert aside.serve(os.dup(theirs.fileno()), None, signals) == 1
     theirs.close()
 
 

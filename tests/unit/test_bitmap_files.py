@@ -13,11 +13,11 @@ from urllib.parse import quote
 
 import pytest
 
-from pagecheck import bitmap_files, publish
-from pagecheck.bitmap_files import Output
 from pagecheck.errors import OutputError
 from pagecheck.model import Counts, Kind, RamBlock
-from pagecheck.report import BlockReport, Report
+from pagecheck.report import bitmap_files, publish
+from pagecheck.report.bitmap_files import Output
+from pagecheck.report.report import BlockReport, Report
 
 FILES = ["pc.ram.normal", "pc.ram.zero", "report.json"]
 
@@ -334,7 +334,8 @@ def test_a_failure_at_any_step_leaves_the_folder_as_it_was(
 KILLED = """
 import os, sys
 from pathlib import Path
-from pagecheck import bitmap_files, publish
+from pagecheck.report import bitmap_files
+from pagecheck.report import publish
 sys.path.insert(0, {tests!r})
 from tests.unit.test_bitmap_files import make_report, write
 left = {nth}

@@ -48,7 +48,7 @@ OLD_CLICK = """
 import click, sys
 click.ParamType = type("ParamType", (click.ParamType,), {})  # generic since 8.4
 vars(click.exceptions).pop("NoArgsIsHelpError", None)  # since 8.2
-from pagecheck.cli import run_command
+from pagecheck.cli.main import run_command
 sys.exit(run_command(sys.argv[1:]))
 """
 

@@ -15,7 +15,7 @@ import pytest
 
 from pagecheck import Client
 from pagecheck.errors import LimitError, PeerError, UsageError
-from pagecheck.protocol import common_layout
+from pagecheck.service.protocol import common_layout
 
 GREETING = {"pagecheck": {"version": "0", "protocol": 1, "layout": 3, "limits": {}}}
 Serve = Callable[[socket.socket], None]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pagecheck import Client
-from pagecheck.client import NoReply
 from pagecheck.errors import LimitError, PeerError
+from pagecheck.service.client import NoReply
 from tests.conftest import open_fds
 from tests.unit.test_client import GREETING, peer
 

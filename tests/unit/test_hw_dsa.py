@@ -11,6 +11,7 @@ from pagecheck.errors import EngineError
 from pagecheck.hw import dsa, queues
 from pagecheck.hw.queues import WorkQueue
 from pagecheck.native import _native
+from tests.support.clock import MovedClock
 
 
 class FakeWorker:
@@ -155,23 +156,8 @@ def test_a_failed_open_closes_its_descriptor(worker: FakeWorker, host: Callable[
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000_000_000
-
-    def monotonic_ns(self) -> int:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(dsa, "time", made)
-    return made
-
-
-@pytest.fixture
-def engine(worker: FakeWorker, clock: Clock) -> dsa.DsaEngine:
+def engine(worker: FakeWorker, moved_clock: MovedClock) -> dsa.DsaEngine:
     """An engine whose queue is up."""
     made = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
     made.open("dsa", ["model:"], 0, fallback=False)
@@ -192,7 +178,7 @@ SECOND = 1_000_000_000
     ],
 )
 def test_reopening_doubles_its_pauses_and_never_ends(
-    worker: FakeWorker, clock: Clock, engine: dsa.DsaEngine, end: int, most: int
+    worker: FakeWorker, moved_clock: MovedClock, engine: dsa.DsaEngine, end: int, most: int
 ) -> None:
     """Whatever ended it; one that is only busy, or not there, is tried more often."""
     assert engine.is_running
@@ -202,20 +188,20 @@ def test_reopening_doubles_its_pauses_and_never_ends(
         worker.state, worker.end = _native.QUEUE_DRAINING, _native.QUEUE_LOST
         assert not engine.is_running
         wanted = engine.tend()
-        assert wanted == clock.now + dsa.LOOK_NS
+        assert wanted == moved_clock.ns + dsa.LOOK_NS
         worker.state, worker.end = _native.QUEUE_NONE, end  # now it is known
         wanted = engine.tend()
-        pauses.append(wanted - clock.now)
-        clock.now = wanted - 1
+        pauses.append(wanted - moved_clock.ns)
+        moved_clock.ns = wanted - 1
         assert engine.tend() == wanted
-        clock.now = wanted
+        moved_clock.ns = wanted
         engine.tend()
         assert engine.is_running
     assert pauses == [min(10_000_000 << n, most) for n in range(100)]
 
 
 def test_a_queue_that_is_not_there_is_tried_for_ever(
-    worker: FakeWorker, clock: Clock, host: Callable[..., str]
+    worker: FakeWorker, moved_clock: MovedClock, host: Callable[..., str]
 ) -> None:
     path = host("wq0.0")
     engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
@@ -225,18 +211,18 @@ def test_a_queue_that_is_not_there_is_tried_for_ever(
     tries = []
     wanted = engine.tend()
     for _ in range(60):
-        clock.now = wanted
+        moved_clock.ns = wanted
         wanted = engine.tend()
-        tries.append(wanted - clock.now)
+        tries.append(wanted - moved_clock.ns)
     assert tries == [min(20_000_000 << n, 10 * SECOND) for n in range(60)]
     worker.refuse = lambda _submit: None
-    clock.now = wanted
+    moved_clock.ns = wanted
     engine.tend()
     assert engine.is_running
 
 
 def test_a_queue_is_opened_again_with_its_present_limits(
-    worker: FakeWorker, clock: Clock, host: Callable[..., str]
+    worker: FakeWorker, moved_clock: MovedClock, host: Callable[..., str]
 ) -> None:
     """Disabling a queue sets most of its limits back."""
     path = host("wq0.0", max_batch=1024)
@@ -244,21 +230,21 @@ def test_a_queue_is_opened_again_with_its_present_limits(
     engine.open("dsa", [path], 0, fallback=False)
     host("wq0.0", max_batch=32)
     worker.state, worker.end = _native.QUEUE_NONE, _native.QUEUE_DISABLED
-    clock.now = engine.tend()
+    moved_clock.ns = engine.tend()
     engine.tend()
     assert worker.opened == [("enqcmd", 1024), ("enqcmd", 32)]
 
 
 def test_a_queue_that_is_no_longer_usable_is_not_opened(
-    worker: FakeWorker, clock: Clock, host: Callable[..., str]
+    worker: FakeWorker, moved_clock: MovedClock, host: Callable[..., str]
 ) -> None:
     path = host("wq0.0")
     engine = dsa.DsaEngine(worker, 1)  # type: ignore[arg-type]
     engine.open("dsa", [path], 0, fallback=False)
     host("wq0.0", unusable="state is disabled; enable it")
     worker.state, worker.end = _native.QUEUE_NONE, _native.QUEUE_DISABLED
-    clock.now = engine.tend()
-    clock.now = engine.tend()
+    moved_clock.ns = engine.tend()
+    moved_clock.ns = engine.tend()
     assert not engine.is_running
     host("wq0.0")
     engine.tend()
@@ -279,24 +265,24 @@ def test_the_core_gets_the_attribute_that_tells_full_from_disabled(
 
 
 def test_a_queue_that_was_steady_starts_with_the_first_pause(
-    worker: FakeWorker, clock: Clock, engine: dsa.DsaEngine
+    worker: FakeWorker, moved_clock: MovedClock, engine: dsa.DsaEngine
 ) -> None:
     for _ in range(24):
-        clock.now += dsa.STEADY_NS + 1
+        moved_clock.ns += dsa.STEADY_NS + 1
         worker.state = _native.QUEUE_NONE
         wanted = engine.tend()
-        assert wanted - clock.now == dsa.FIRST_PAUSE_NS
-        clock.now = wanted
+        assert wanted - moved_clock.ns == dsa.FIRST_PAUSE_NS
+        moved_clock.ns = wanted
         engine.tend()
         assert engine.is_running
 
 
 def test_a_wedged_queue_is_left_alone(
-    worker: FakeWorker, clock: Clock, engine: dsa.DsaEngine
+    worker: FakeWorker, moved_clock: MovedClock, engine: dsa.DsaEngine
 ) -> None:
     worker.state = _native.QUEUE_DRAINING
     engine.tend()
-    clock.now += dsa.DRAIN_NS + 1
+    moved_clock.ns += dsa.DRAIN_NS + 1
     assert engine.tend() == dsa.NEVER_NS
 
 

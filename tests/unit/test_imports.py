@@ -12,50 +12,38 @@ import pytest
 import pagecheck
 
 PACKAGE = Path(pagecheck.__file__).parent
-GROUND = {"errors", "elapsed", "model"}
+GROUND = {"errors", "clock", "model"}
 
 # Room: the rooms that it may import, itself and the ground floor aside.
 MAY_IMPORT = {
     "errors": set(),
-    "elapsed": set(),
+    "clock": set(),
     "model": set(),
     "_version": set(),
     "native": set(),
     "plan": set(),
-    "wire": set(),
-    "signals": set(),
     "printable": set(),
     "shortage": set(),
-    "streams": {"printable"},
-    "statistics": set(),
     "formats": set(),
+    "child": {"printable", "shortage"},
+    "report": {"shortage"},
     "shm": {"formats", "native", "shortage"},
     "hw": {"native"},
-    "workers": {"shm", "hw", "wire", "native", "shortage"},
-    "coordinator": {"shm", "native", "plan", "wire", "report", "statistics", "shortage"},
-    "vmm": {"shm", "native", "wire", "shortage", "printable"},
-    "aside": {"report", "shm", "signals", "streams"},
-    "oneshot": {"aside", "coordinator", "vmm", "shm", "plan", "report", "bitmap_files"},
-    "protocol": {"native"},
+    "workers": {"child", "shm", "hw", "native", "shortage"},
+    "coordinator": {"child", "shm", "native", "plan", "report", "shortage"},
+    "vmm": {"child", "shm", "native", "shortage", "printable"},
+    "aside": {"report", "shm"},
+    "oneshot": {"aside", "coordinator", "vmm", "shm", "plan", "report"},
     "service": {
-        *("coordinator", "vmm", "shm", "native", "plan", "protocol", "report", "statistics"),
-        *("_version", "shortage"),
+        *("coordinator", "vmm", "shm", "native", "plan", "report", "_version", "shortage", "child"),
     },
-    "replies": {"shm", "native", "report"},
-    "client": {"protocol", "replies", "shm", "native", "report", "bitmap_files", "shortage"},
-    "report": {"statistics"},
-    "present": {"native", "printable", "report", "statistics"},
-    "service_table": {"present", "printable"},
-    "publish": set(),
-    "ledger": set(),
-    "bitmap_files": {"ledger", "publish", "report", "shortage"},
     "include": set(),
     "cli": {
-        *("oneshot", "client", "service", "protocol", "present", "service_table", "hw", "report"),
-        *("signals", "streams", "printable", "shortage", "include", "_version"),
+        *("oneshot", "service", "native", "hw", "report"),
+        *("printable", "shortage", "include", "_version"),
     },
-    "__init__": {"client", "coordinator", "oneshot", "report", "statistics", "_version"},
-    "__main__": {"cli", "signals", "streams"},
+    "__init__": {"service", "coordinator", "oneshot", "report", "_version"},
+    "__main__": {"cli"},
 }
 
 
@@ -157,7 +145,7 @@ def test_the_coordinator_loads_no_worker_and_no_numpy() -> None:
 
 
 def test_the_command_line_is_light() -> None:
-    loaded = loaded_by("import pagecheck.cli")
+    loaded = loaded_by("import pagecheck.cli.main")
     assert "numpy" not in loaded
     assert "rich" not in loaded
 

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
+from pagecheck.clock import Allowance
 from pagecheck.coordinator.keeper import Settings, WorkerKeeper
 from pagecheck.coordinator.outcome import ChannelLost
 from pagecheck.coordinator.process import WorkerProcess
-from pagecheck.elapsed import Allowance
 from pagecheck.errors import EngineError, InternalError, PagecheckError, UsageError
 from pagecheck.shm.owner import Owner
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagecheck.cli.present import ProgressBar, columns, guest_runs, runs, size_text, table
 from pagecheck.model import Counts, RamBlock, Region
-from pagecheck.present import ProgressBar, columns, guest_runs, runs, size_text, table
-from pagecheck.report import BlockReport, Report
+from pagecheck.report.report import BlockReport, Report
 
 KINDS = ("zero", "normal", "unchanged", "undecided")
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pagecheck import streams
+from pagecheck.cli import streams
+from pagecheck.cli.service_table import service_table
 from pagecheck.printable import printable, printable_lines
-from pagecheck.service_table import service_table
 
 HOSTILE = "a\x1b[31m\x07\x9b2J\r\n‮b"
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pagecheck.client import Client, RemoteBlock
+from pagecheck.cli.service_table import service_table
 from pagecheck.errors import PeerError, ResourceError
 from pagecheck.model import RamBlock
 from pagecheck.native import _native
-from pagecheck.replies import attached, checked
-from pagecheck.service_table import service_table
+from pagecheck.service.client import Client, RemoteBlock
+from pagecheck.service.replies import attached, checked
 from pagecheck.shm.segments import F_SEAL_FUTURE_WRITE, SEALS_SIZE
 from tests.unit.test_client import GREETING, lines, peer
 

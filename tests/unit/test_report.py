@@ -6,8 +6,8 @@ import json
 import pytest
 
 from pagecheck.model import Counts, RamBlock
-from pagecheck.report import BlockReport, Report
-from pagecheck.statistics import ChannelReport, Failure, Statistics
+from pagecheck.report.report import BlockReport, Report
+from pagecheck.report.statistics import ChannelReport, Failure, Statistics
 
 A = Counts(pages=10, zero=4, hole=1, normal=3, undecided=2, unchanged=1)
 B = Counts(pages=100, zero=20, hole=5, normal=30, undecided=40, unchanged=10)

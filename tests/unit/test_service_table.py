@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pagecheck.service_table import service_table
+from pagecheck.cli.service_table import service_table
 
 ENGINE = {
     "pages": {"zero": 1000, "normal": 234, "undecided": 0, "holes": 7, "bytes": 1 << 30},

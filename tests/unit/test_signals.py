@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import os, signal, weakref
-from pagecheck import signals
+from pagecheck.cli import signals
 class Thing: pass
 signals.install()
 thing = Thing()

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from pagecheck.child.wire import MESSAGE_BYTES, Closed, Link
 from pagecheck.errors import InternalError
-from pagecheck.wire import MESSAGE_BYTES, Closed, Link
 
 PAST = 0
 SOON = time.monotonic_ns() + 60_000_000_000

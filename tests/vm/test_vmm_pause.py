@@ -256,7 +256,7 @@ def test_an_exception_in_the_middle_of_a_call(
     qemu: BareQemu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer that nobody waited for is not taken for the next one."""
-    from pagecheck.wire import Link
+    from pagecheck.child.wire import Link
 
     receive = Link.receive
 

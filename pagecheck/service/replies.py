@@ -16,7 +16,7 @@ from pagecheck import errors
 from pagecheck.errors import PagecheckError, PeerError
 from pagecheck.model import Counts, Pause, RamBlock, Region
 from pagecheck.native import _native
-from pagecheck.report import BlockReport
+from pagecheck.report.report import BlockReport
 from pagecheck.shm.received import copy_of, sealed_size
 
 PAGE_SIZE_MIN: Final = 4096

@@ -1,4 +1,7 @@
-"""Time that counts: what passed while we ran and looked.
+"""The one clock, CLOCK_MONOTONIC, and time that counts: what passed while we ran and looked.
+
+Whoever asks for the time or sleeps does so as `clock.now_ns()`, so that a test which replaces the
+names of this module moves the clock for all.
 
 Danger: a process that was stopped, or whose host stood still, finds a deadline passed in which
 nobody could do anything, and takes it for the other side's failure.
@@ -12,9 +15,14 @@ import time
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
 STEP_NS: Final = 50_000_000
+
+now_ns: Callable[[], int] = time.monotonic_ns
+now_s: Callable[[], float] = time.monotonic
+sleep_s: Callable[[float], None] = time.sleep
 
 
 class Elapsed:
@@ -27,19 +35,19 @@ class Elapsed:
             step_ns: how often it will be looked at.
         """
         self._most_ns = 2 * step_ns
-        self._looked_ns = time.monotonic_ns()
+        self._looked_ns = now_ns()
         self._counted_ns = 0
 
     def look(self) -> int:
         """Nanoseconds that count so far."""
-        now_ns = time.monotonic_ns()
-        self._counted_ns += min(now_ns - self._looked_ns, self._most_ns)
-        self._looked_ns = now_ns
+        looked_ns = now_ns()
+        self._counted_ns += min(looked_ns - self._looked_ns, self._most_ns)
+        self._looked_ns = looked_ns
         return self._counted_ns
 
     def restart(self) -> None:
         """Counts from 0 again."""
-        self._looked_ns = time.monotonic_ns()
+        self._looked_ns = now_ns()
         self._counted_ns = 0
 
 
@@ -64,10 +72,10 @@ class Allowance:
     def end_ns(self) -> int:
         """When it ends, if nothing comes in between: an absolute CLOCK_MONOTONIC time, a past one
         where nothing is left."""
-        return time.monotonic_ns() + self._ns - self._elapsed.look()
+        return now_ns() + self._ns - self._elapsed.look()
 
     def step_end_ns(self) -> int:
         """Until when to wait before the next look: an absolute CLOCK_MONOTONIC time, a past one
         where nothing is left."""
         left_ns = self._ns - self._elapsed.look()
-        return time.monotonic_ns() + min(left_ns, self._step_ns)
+        return now_ns() + min(left_ns, self._step_ns)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from pagecheck import clock
 from pagecheck.model import Counts
 from pagecheck.native import _native
 from pagecheck.printable import printable, printable_lines
-from pagecheck.report import BlockReport, Report
+from pagecheck.report.report import BlockReport, Report
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -191,14 +191,14 @@ class ProgressBar:
     def __init__(self, stream: TextIO | None = None) -> None:
         """Writes to `stream` (stderr by default), which is a terminal."""
         self._stream = stream or sys.stderr
-        self._started = time.monotonic()
+        self._started = clock.now_s()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
     def __call__(self, done: int, total: int) -> None:
         """Shows that `done` of `total` bytes are answered."""
         if self._bar is None:
-            if time.monotonic() - self._started < 1.0:
+            if clock.now_s() - self._started < 1.0:
                 return
             self._open(total)
         if self._bar is not None and self._task is not None:

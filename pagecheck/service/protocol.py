@@ -15,11 +15,11 @@ import json
 import os
 import select
 import socket
-import time
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from pagecheck.elapsed import Allowance, Elapsed
+from pagecheck import clock
+from pagecheck.clock import Allowance, Elapsed
 from pagecheck.errors import LimitError, PeerError
 from pagecheck.native import _native
 
@@ -101,7 +101,7 @@ class Connection:
             PeerError: the other side is gone; `NotTaken`: it does not read.
             OSError: there is a shortage here; nothing was sent.
         """
-        limit = Allowance(deadline_ns - time.monotonic_ns())
+        limit = Allowance(deadline_ns - clock.now_ns())
         rights: list[tuple[int, int, array.array[int]]] = []
         if fds:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
@@ -192,7 +192,7 @@ class Connection:
     def _wait(self, events: int, deadline_ns: int) -> bool:
         poll = select.poll()
         poll.register(self._socket, events)
-        left_ms = max(0, -((time.monotonic_ns() - deadline_ns) // 1_000_000))
+        left_ms = max(0, -((clock.now_ns() - deadline_ns) // 1_000_000))
         return bool(poll.poll(min(left_ms, 2**31 - 1)))
 
     def has_line(self) -> bool:

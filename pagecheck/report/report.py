@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pagecheck.model import AnswerKind, Counts, Pause, RamBlock, Region
-from pagecheck.statistics import ChannelReport, Statistics
+from pagecheck.report.statistics import ChannelReport, Statistics
 
 if TYPE_CHECKING:
     import numpy as np

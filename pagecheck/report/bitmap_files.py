@@ -24,7 +24,8 @@ from typing import Final
 from urllib.parse import quote
 
 from pagecheck.errors import OutputError
-from pagecheck.ledger import (
+from pagecheck.model import Kind
+from pagecheck.report.ledger import (
     REPORT,
     REPORT_BYTES_MAX,
     UNFINISHED,
@@ -35,9 +36,8 @@ from pagecheck.ledger import (
     read_regular,
     sealed,
 )
-from pagecheck.model import Kind
-from pagecheck.publish import PREFIX, Draft, lstat, move, new_name, sync
-from pagecheck.report import BlockReport, Report
+from pagecheck.report.publish import PREFIX, Draft, lstat, move, new_name, sync
+from pagecheck.report.report import BlockReport, Report
 from pagecheck.shortage import explain
 
 KINDS: Final = ("zero", "normal", "unchanged")

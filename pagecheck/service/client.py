@@ -9,15 +9,16 @@ import os
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from pagecheck.elapsed import Allowance
+from pagecheck import clock
+from pagecheck.clock import Allowance
 from pagecheck.errors import PagecheckError, PeerError, ResourceError, SourceError, UsageError
 from pagecheck.model import Region
 from pagecheck.native import Feed, _native
-from pagecheck.protocol import (
+from pagecheck.report.report import Answer, BlockReport, Report, undecided_block
+from pagecheck.service.protocol import (
     LAYOUTS,
     PROTOCOL,
     REPLY_BYTES,
@@ -27,7 +28,7 @@ from pagecheck.protocol import (
     common_layout,
     parse,
 )
-from pagecheck.replies import (
+from pagecheck.service.replies import (
     Attached,
     Checked,
     Members,
@@ -38,7 +39,6 @@ from pagecheck.replies import (
     remote_block,
     told_error,
 )
-from pagecheck.report import Answer, BlockReport, Report, undecided_block
 from pagecheck.shm import mounts
 from pagecheck.shm.layout import segment_bytes
 from pagecheck.shm.ram import RamSource, open_source
@@ -48,8 +48,8 @@ from pagecheck.shortage import explain, refused
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from pagecheck.bitmap_files import Output
     from pagecheck.model import Format, Kind
+    from pagecheck.report.bitmap_files import Output
 
 __all__ = [
     "Attached",
@@ -464,7 +464,7 @@ class Client:
         Returns:
             The report; `workers` is empty, since the service's workers have other clients, too.
         """
-        started = time.monotonic()
+        started = clock.now_s()
         if trust_path and not os.fspath(source).startswith("qmp:"):
             raise UsageError(f"{os.fspath(source)}: --trust-path goes with qmp:SOCKET")
         blocks = self.attach(
@@ -486,12 +486,12 @@ class Client:
                         f"{text}: guest-physical addresses are known for qmp:SOCKET only"
                     )
                 if out is not None:
-                    from pagecheck.bitmap_files import Output
+                    from pagecheck.report.bitmap_files import Output
 
                     names = [each.ram.name for each in (*blocks, *blocks.unreadable)]
                     named = [os.fspath(source)]
                     output = stack.enter_context(Output(out, names, kind, named))
-                ready = time.monotonic()
+                ready = clock.now_s()
                 found = self.check(
                     blocks,
                     kind=kind,
@@ -515,7 +515,7 @@ class Client:
                 kernel=found.raw["kernel"],
                 channels=found.raw["channels"],
                 page_size=page_size,
-                seconds=time.monotonic() - started,
+                seconds=clock.now_s() - started,
                 startup_seconds=ready - started,
                 bytes_checked=found.raw["bytes_checked"],
                 blocks=tuple(each if gpa else _without_regions(each) for each in every),
@@ -752,16 +752,16 @@ def _sendable(name: str) -> str:
 def _connected(path: str, timeout: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout)
-    until = time.monotonic() + timeout
+    until = clock.now_s() + timeout
     try:
         while True:
             try:
                 connection.connect(path)
                 return connection
             except BlockingIOError:  # its queue is full, and a Unix socket does not wait for that
-                if time.monotonic() > until:
+                if clock.now_s() > until:
                     raise
-                time.sleep(QUEUE_S)
+                clock.sleep_s(QUEUE_S)
     except (OSError, ValueError) as error:
         connection.close()
         reason = getattr(error, "strerror", None) or str(error)

@@ -11,8 +11,8 @@ import json
 import os
 import select
 import socket
-import time
 
+from pagecheck import clock
 from pagecheck.errors import InternalError
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
@@ -91,7 +91,7 @@ class Link:
             OSError: there is no descriptor left for what came with it.
             InternalError: what came is no message of ours.
         """
-        left_ms = max(0, -((time.monotonic_ns() - deadline_ns) // 1_000_000))
+        left_ms = max(0, -((clock.now_ns() - deadline_ns) // 1_000_000))
         left_ms = min(left_ms, POLL_MAX_MS)
         if self._socket.fileno() < 0:
             raise Closed("closed here")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pagecheck.cli.present import columns, size_text
 from pagecheck.errors import PeerError
-from pagecheck.present import columns, size_text
 from pagecheck.printable import printable, printable_lines
 
 

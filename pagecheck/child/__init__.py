@@ -1,0 +1,1 @@
+"""One supervised process: what goes over its socket (`wire.py`)."""

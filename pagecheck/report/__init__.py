@@ -1,0 +1,1 @@
+"""What a scan found: the report, what the workers counted, bitmap files and their publication."""

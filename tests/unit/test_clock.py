@@ -1,0 +1,63 @@
+"""Time that counts: a freeze of ours is not the other side's."""
+
+from __future__ import annotations
+
+import pytest
+
+from pagecheck.clock import STEP_NS, Allowance, Elapsed
+from pagecheck.coordinator.watch import Watch
+from tests.support.clock import MovedClock
+
+
+def test_what_passes_between_looks_counts(moved_clock: MovedClock) -> None:
+    counted = Elapsed()
+    for steps in range(1, 5):
+        moved_clock.ns += STEP_NS
+        assert counted.look() == steps * STEP_NS
+    counted.restart()
+    assert counted.look() == 0
+
+
+def test_a_freeze_counts_for_two_steps(moved_clock: MovedClock) -> None:
+    counted = Elapsed(7)
+    moved_clock.ns += 10**12
+    assert counted.look() == 14
+    assert counted.look() == 14
+
+
+def test_an_allowance_ends(moved_clock: MovedClock) -> None:
+    limit = Allowance(3 * STEP_NS)
+    assert limit.step_end_ns() == moved_clock.ns + STEP_NS
+    assert limit.end_ns() == moved_clock.ns + 3 * STEP_NS
+    moved_clock.ns += 2 * STEP_NS
+    assert not limit.is_used_up()
+    moved_clock.ns += STEP_NS // 2
+    assert limit.step_end_ns() == moved_clock.ns + STEP_NS // 2
+    moved_clock.ns += STEP_NS // 2
+    assert limit.is_used_up()
+    assert limit.step_end_ns() == limit.end_ns() == moved_clock.ns
+
+
+def test_an_allowance_outlives_a_freeze(moved_clock: MovedClock) -> None:
+    limit = Allowance(10 * STEP_NS)
+    moved_clock.ns += 10**12
+    assert not limit.is_used_up()
+    assert limit.end_ns() == moved_clock.ns + 8 * STEP_NS
+
+
+@pytest.mark.parametrize("ns", [0, -5])
+def test_nothing_is_allowed(moved_clock: MovedClock, ns: int) -> None:
+    limit = Allowance(ns)
+    assert limit.is_used_up()
+    assert limit.step_end_ns() <= moved_clock.ns
+
+
+def test_a_word_that_stands_still(moved_clock: MovedClock) -> None:
+    words = [5]
+    watch = Watch(lambda: words[0])
+    moved_clock.ns += STEP_NS
+    assert watch.still_ns() == STEP_NS
+    moved_clock.ns += 10**12  # we stood still, and perhaps the worker with us
+    assert watch.still_ns() == 3 * STEP_NS
+    words[0] += 1
+    assert watch.still_ns() == 0
