@@ -1,7 +1,7 @@
 """The one clock, CLOCK_MONOTONIC, and time that counts: what passed while we ran and looked.
 
-Whoever asks for the time or sleeps does so as `clock.now_ns()`, so that a test which replaces the
-names of this module moves the clock for all.
+Whoever asks for the time, sleeps, or waits for a descriptor does so as `clock.now_ns()`, so that a
+test which replaces the names of this module moves the clock for all.
 
 Danger: a process that was stopped, or whose host stood still, finds a deadline passed in which
 nobody could do anything, and takes it for the other side's failure.
@@ -11,6 +11,7 @@ steps. Whoever waits looks once per step.
 
 from __future__ import annotations
 
+import select
 import time
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
@@ -19,10 +20,28 @@ if TYPE_CHECKING:
     from typing import Final
 
 STEP_NS: Final = 50_000_000
+POLL_MAX_MS: Final = 2**31 - 1  # poll(2) takes no more: 24 days
 
 now_ns: Callable[[], int] = time.monotonic_ns
 now_s: Callable[[], float] = time.monotonic
 sleep_s: Callable[[float], None] = time.sleep
+
+
+def wait_ready(fd: int, deadline_ns: int, events: int = select.POLLIN) -> int:
+    """Waits until a descriptor is ready, or the absolute time has passed.
+
+    Args:
+        deadline_ns: 0: does not wait.
+        events: of poll(2); a pidfd whose process has ended has POLLIN.
+
+    Returns:
+        What it is ready for, and POLLHUP or POLLERR; 0: the time has passed.
+    """
+    poll = select.poll()
+    poll.register(fd, events)
+    left_ms = max(0, -((now_ns() - deadline_ns) // 1_000_000))
+    ready = poll.poll(min(left_ms, POLL_MAX_MS))
+    return ready[0][1] if ready else 0
 
 
 class Elapsed:

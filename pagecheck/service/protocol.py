@@ -185,15 +185,10 @@ class Connection:
 
     def is_closed(self) -> bool:
         """Whether the other side hung up, as far as that can be told without reading."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLRDHUP)
-        return bool(poll.poll(0))
+        return clock.wait_ready(self._socket.fileno(), 0, select.POLLRDHUP) != 0
 
     def _wait(self, events: int, deadline_ns: int) -> bool:
-        poll = select.poll()
-        poll.register(self._socket, events)
-        left_ms = max(0, -((clock.now_ns() - deadline_ns) // 1_000_000))
-        return bool(poll.poll(min(left_ms, 2**31 - 1)))
+        return clock.wait_ready(self._socket.fileno(), deadline_ns, events) != 0
 
     def has_line(self) -> bool:
         """Whether `receive` would return at once with a line that came already."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import socket
 import stat
 import struct
@@ -163,6 +162,4 @@ def _pidfd(pid: int) -> int | None:
 
 
 def _has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
+    return clock.wait_ready(pidfd, 0) != 0

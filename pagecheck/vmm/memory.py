@@ -13,10 +13,10 @@ import errno
 import fcntl
 import os
 import re
-import select
 from collections.abc import Iterator
 from typing import Final
 
+from pagecheck import clock
 from pagecheck.errors import PagecheckError, SourceError
 from pagecheck.shortage import errno_of, refused
 from pagecheck.vmm.maps import Mapping, is_still_mapped, parse_maps
@@ -195,9 +195,7 @@ class ProcessMemory:
         self._require_alive()
 
     def _require_alive(self) -> None:
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        if poll.poll(0):
+        if clock.wait_ready(self._pidfd, 0):
             raise SourceError(f"process {self.pid}: ended while it was looked at")
 
     def close(self) -> None:

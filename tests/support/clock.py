@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import select
+
 import pytest
 
 from pagecheck import clock
+
+_wait_ready = clock.wait_ready
 
 
 class MovedClock:
@@ -26,6 +30,13 @@ class MovedClock:
     def sleep_s(self, seconds: float) -> None:
         self.ns += round(seconds * 1e9)
 
+    def wait_ready(self, fd: int, deadline_ns: int, events: int = select.POLLIN) -> int:
+        """Does not wait: what is not ready will not be before the deadline."""
+        ready = _wait_ready(fd, 0, events)
+        if not ready:
+            self.ns = max(self.ns, deadline_ns)
+        return ready
+
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("now_ns", "now_s", "sleep_s"):
+        for name in ("now_ns", "now_s", "sleep_s", "wait_ready"):
             monkeypatch.setattr(clock, name, getattr(self, name))

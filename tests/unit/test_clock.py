@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+import socket
+
 import pytest
 
+from pagecheck import clock
 from pagecheck.clock import STEP_NS, Allowance, Elapsed
 from pagecheck.coordinator.watch import Watch
+from pagecheck.service.protocol import Connection, NotTaken
 from tests.support.clock import MovedClock
 
 
@@ -61,3 +68,28 @@ def test_a_word_that_stands_still(moved_clock: MovedClock) -> None:
     assert watch.still_ns() == 3 * STEP_NS
     words[0] += 1
     assert watch.still_ns() == 0
+
+
+def test_a_descriptor_that_is_ready() -> None:
+    reading, writing = os.pipe()
+    try:
+        assert clock.wait_ready(reading, 0) == 0
+        assert clock.wait_ready(reading, clock.now_ns() + 1_500_000) == 0
+        assert clock.wait_ready(writing, 0, select.POLLOUT) == select.POLLOUT
+        os.write(writing, b"x")
+        assert clock.wait_ready(reading, 1 << 62) == select.POLLIN  # more than poll(2) takes
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_deadlines_pass_on_a_moved_clock(moved_clock: MovedClock) -> None:
+    """Of a wait for an answer, and of one for a peer that does not read: hours, told at once."""
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(theirs), contextlib.closing(Connection(ours, 1 << 16)) as connection:
+        deadline_ns = moved_clock.ns + 3600 * 10**9
+        assert connection.receive(deadline_ns) is None
+        assert moved_clock.ns >= deadline_ns
+        with pytest.raises(NotTaken, match="does not read"):
+            connection.send({"text": "x" * (1 << 24)}, (), moved_clock.ns + 3600 * 10**9)
+        assert moved_clock.ns >= deadline_ns + 3600 * 10**9 - 2 * STEP_NS
