@@ -10,8 +10,8 @@ import click
 from pagecheck.cli.streams import require_reader
 
 if TYPE_CHECKING:
+    from pagecheck.hw.devices import Device
     from pagecheck.hw.probe import Probe
-    from pagecheck.hw.queues import Device
 
 
 @click.command(short_help="List the CPU kernels and which one is picked here.")
@@ -113,10 +113,10 @@ def _write_report(path: str, document: dict[str, Any]) -> None:
 
     from pagecheck._version import __version__
     from pagecheck.errors import OutputError
-    from pagecheck.hw.queues import Host, cpu_facts, sysfs_facts
+    from pagecheck.hw.queues import cpu_facts, sysfs_facts
 
     host = {"pagecheck": __version__, "kernel": platform.release(), "machine": platform.machine()}
-    facts = {**document, "host": host | cpu_facts(Host()), "sysfs": sysfs_facts(Host())}
+    facts = {**document, "host": host | cpu_facts(), "sysfs": sysfs_facts()}
     try:
         with open(path, "x") as file:
             json.dump(facts, file, indent=1)

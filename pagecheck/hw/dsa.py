@@ -27,7 +27,7 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from typing import Final
 
-    from pagecheck.hw.queues import WorkQueue
+    from pagecheck.hw.devices import WorkQueue
     from pagecheck.native import Worker
 
 NEVER_NS: Final = 1 << 62

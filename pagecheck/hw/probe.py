@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pagecheck import clock
 from pagecheck.errors import UsageError
 from pagecheck.hw import wq
-from pagecheck.hw.queues import WorkQueue, find_queue
+from pagecheck.hw.devices import WorkQueue
+from pagecheck.hw.queues import find_queue
 from pagecheck.hw.sysfs import printable
 from pagecheck.native import Portal
 

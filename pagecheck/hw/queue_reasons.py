@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 
+from pagecheck.hw.devices import PAGE_BYTES
 from pagecheck.hw.repairs import last_command, set_up_device, set_up_queue
 from pagecheck.hw.sysfs import DOCUMENT, printable
 
@@ -22,13 +23,12 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from typing import Final
 
-    from pagecheck.hw.queues import Device, Host, WorkQueue
+    from pagecheck.hw.devices import Device, Host, WorkQueue
     from pagecheck.hw.sysfs import Folder
 
 INSTRUCTIONS: Final = {"shared": "enqcmd", "dedicated": "movdir64b"}
 BATCH: Final = 1 << 1  # opcodes as bits of op_cap and op_config
 COMPARE_PATTERN: Final = 1 << 6
-PAGE_BYTES: Final = 4096
 VERSION_2: Final = 0x200
 
 

@@ -16,7 +16,7 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from typing import Final
 
-    from pagecheck.hw.queues import Device, WorkQueue
+    from pagecheck.hw.devices import Device, WorkQueue
 
 ENTRIES: Final = 128  # of every device so far, for all its queues together
 BATCH: Final = 1024

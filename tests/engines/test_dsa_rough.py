@@ -11,7 +11,7 @@ import pytest
 from pagecheck import Coordinator, clock, scan
 from pagecheck.errors import UsageError
 from pagecheck.hw import dsa, queues
-from pagecheck.hw.queues import WorkQueue
+from pagecheck.hw.devices import WorkQueue
 from pagecheck.hw.wq import parse
 from pagecheck.native import _native
 from tests.engines.rams import ZEROS, Page, Ram, file_in

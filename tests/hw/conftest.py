@@ -2,7 +2,8 @@
 
 import pytest
 
-from pagecheck.hw.queues import WorkQueue, usable_queues, why_no_device
+from pagecheck.hw.devices import WorkQueue
+from pagecheck.hw.queues import usable_queues, why_no_device
 
 
 @pytest.fixture(scope="session")

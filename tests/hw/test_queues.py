@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator, scan
+from pagecheck.hw.devices import WorkQueue
 from pagecheck.hw.probe import probe
-from pagecheck.hw.queues import WorkQueue, find_queue
+from pagecheck.hw.queues import find_queue
 from tests.engines.rams import HOLE, ZEROS, Page, Ram, bits, file_in, punch, zero_pages
 
 pytestmark = pytest.mark.hw

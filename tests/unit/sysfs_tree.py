@@ -5,7 +5,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pagecheck.hw.queues import Host, WorkQueue, list_devices
+from pagecheck.hw.devices import Host, WorkQueue
+from pagecheck.hw.queues import list_devices
 
 SPR, GNR = "0x100", "0x200"
 BATCH, COMPVAL = 1 << 1, 1 << 6

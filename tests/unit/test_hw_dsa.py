@@ -9,7 +9,7 @@ import pytest
 
 from pagecheck.errors import EngineError
 from pagecheck.hw import dsa, queues
-from pagecheck.hw.queues import WorkQueue
+from pagecheck.hw.devices import WorkQueue
 from pagecheck.native import _native
 from tests.support.clock import MovedClock
 

@@ -4,8 +4,9 @@ import errno
 
 import pytest
 
-from pagecheck.hw import queues
-from pagecheck.hw.queues import Host, WorkQueue, find_queue, list_devices, usable_queues
+from pagecheck.hw import devices
+from pagecheck.hw.devices import Host, WorkQueue
+from pagecheck.hw.queues import find_queue, list_devices, usable_queues
 from tests.unit.sysfs_tree import (
     ALL_BUT_BATCH,
     ALL_OPCODES,
@@ -217,16 +218,16 @@ def test_only_what_looks_usable_is_opened(tree: Tree) -> None:
 
 def test_the_probe_maps_and_leaves_nothing_open(tree: Tree, clean: None) -> None:
     tree.device()
-    assert queues.probe_map(tree.queue()) == 0
+    assert devices.probe_map(tree.queue()) == 0
 
 
 def test_the_probe_tells_a_refused_mapping_from_a_refused_open(tree: Tree, clean: None) -> None:
     (tree.nodes / "short").write_bytes(b"")
-    assert queues.probe_map(f"{tree.nodes}/short") == errno.EINVAL
+    assert devices.probe_map(f"{tree.nodes}/short") == errno.EINVAL
     with pytest.raises(FileNotFoundError):
-        queues.probe_map(f"{tree.nodes}/none")
+        devices.probe_map(f"{tree.nodes}/none")
     with pytest.raises(IsADirectoryError):
-        queues.probe_map(str(tree.nodes))
+        devices.probe_map(str(tree.nodes))
 
 
 def test_the_default_host_is_this_machine() -> None:
