@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.coordinator.coordinator import Coordinator
-from pagecheck.coordinator.limits import Engine, default_channels
+from pagecheck.coordinator.settings import Engine, default_channels
 from pagecheck.errors import SourceError, StartTimeout, UsageError
 from pagecheck.model import Region
 from pagecheck.plan import make_block
@@ -19,8 +19,7 @@ from pagecheck.shm.ram import RamSource, open_source
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pagecheck.coordinator.scanning import ScanResult
-    from pagecheck.coordinator.scanwork import Progress
+    from pagecheck.coordinator.scan import Progress, ScanResult
     from pagecheck.model import Access, Format, Holes, Kind, RamBlock
     from pagecheck.report.bitmap_files import Output
     from pagecheck.report.report import Report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from pagecheck.coordinator.limits import check_choice
+from pagecheck.coordinator.settings import check_choice
 from pagecheck.errors import UsageError
 from pagecheck.model import Access, Holes, RamBlock
 from pagecheck.plan import make_block

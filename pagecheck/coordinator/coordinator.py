@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final
 from pagecheck import clock
 from pagecheck.coordinator.block import Block, new_block
 from pagecheck.coordinator.ending import give_back
-from pagecheck.coordinator.keeper import Settings
-from pagecheck.coordinator.limits import (
+from pagecheck.coordinator.pool import Pool, Stop
+from pagecheck.coordinator.process import signals_held
+from pagecheck.coordinator.settings import (
     CHANNELS_MAX,
     Engine,
+    Settings,
     check_arguments,
     check_kernel,
     check_queues,
@@ -26,8 +28,6 @@ from pagecheck.coordinator.limits import (
     ring_slots,
     start_allowance,
 )
-from pagecheck.coordinator.pool import Pool, Stop
-from pagecheck.coordinator.process import signals_held
 from pagecheck.errors import UsageError
 from pagecheck.native import _native
 from pagecheck.shm.owner import Owner, sweep
@@ -36,9 +36,8 @@ from pagecheck.shm.ram import RamSource, open_source
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from pagecheck.coordinator.scanning import ScanResult
-    from pagecheck.coordinator.scanwork import Progress
-    from pagecheck.coordinator.selection import Selection
+    from pagecheck.coordinator.scan import Progress, ScanResult
+    from pagecheck.coordinator.select import Selection
     from pagecheck.model import Access, Format, Holes, Kind
     from pagecheck.report.report import Answer, Report
     from pagecheck.report.statistics import ChannelReport
@@ -139,7 +138,7 @@ class Coordinator:
                 self._pool = Pool(self._owner, settings, channels)
                 self._pools.append(self._pool)
             import pagecheck.coordinator.counting
-            import pagecheck.coordinator.scanning  # noqa: F401  # while the workers start
+            import pagecheck.coordinator.scan  # noqa: F401  # while the workers start
 
             self._pool.await_ready(start_allowance(start_timeout))
         except BaseException:
@@ -344,8 +343,8 @@ class Coordinator:
             selection: the pages that are looked at, of a full snapshot and at any rate; by default
                 all. Not with engine `none`.
         """
-        from pagecheck.coordinator import counting, scanning
-        from pagecheck.coordinator.scanwork import ScanOptions
+        from pagecheck.coordinator import counting, scan
+        from pagecheck.coordinator.scan import ScanOptions
 
         self._require_open()
         if max_rate is not None and max_rate <= 0:
@@ -353,22 +352,22 @@ class Coordinator:
         until_ns = deadline_ns(deadline)
         batch_pages = self._batch_pages or default_batch_pages(block.ram.page_size)
         options = ScanOptions(kind, batch_pages, max_rate, until_ns, progress)
-        scanning.check_kind(block, kind, self.engine)
+        scan.check_kind(block, kind, self.engine)
         block.begin_use()
         try:
             bitmaps = bitmaps or self._new_bitmaps(block)
             if self._pool is None:
-                nothing = scanning.scan_none(block, bitmaps)
+                nothing = scan.scan_none(block, bitmaps)
                 return nothing._replace(notes=block.source.notes)
             before = self.statistics()
             stop = Stop(self._stop)
             if selection is None:
-                result = scanning.scan(self._pool, block, bitmaps, options, stop)
+                result = scan.scan(self._pool, block, bitmaps, options, stop)
             else:
-                from pagecheck.coordinator import selecting
+                from pagecheck.coordinator import select
 
                 chosen = (self._pool, block, bitmaps, selection, options, stop)
-                result = selecting.scan_selected(*chosen)
+                result = select.scan_selected(*chosen)
             workers = counting.since(before, self.statistics())
             notes = tuple(counting.queue_notes(self._pool, workers))
             notes = (*block.source.notes, *result.notes, *notes)
@@ -416,6 +415,6 @@ class Coordinator:
 @functools.cache
 def _checker() -> Callable[[Pool | None, Block, ArrayLike, threading.Event, int], Answer]:
     """Loads what needs numpy, which a scan has no use for."""
-    from pagecheck.coordinator import checking
+    from pagecheck.coordinator import check
 
-    return checking.check
+    return check.check

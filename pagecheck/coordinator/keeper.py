@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
 from pagecheck.coordinator.outcome import ChannelLost, TooLate
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
+from pagecheck.coordinator.settings import Settings
 from pagecheck.coordinator.watch import IsOver, Watch, await_reply, reply_limit, start_limit
 from pagecheck.errors import (
     EngineError,
@@ -42,46 +43,6 @@ FAILURES_MAX: Final = 5
 PATIENCE_NS: Final = 2_000_000_000  # for a shortage, while a job waits
 PAUSE_NS: Final = 200_000_000  # between two tries meanwhile
 LOOK_NS: Final = 20_000_000
-DEVICE_NS: Final = 1_000_000_000  # until a device must have answered; less with a short stall
-
-
-class Settings(NamedTuple):
-    """What every channel of a coordinator has in common.
-
-    Attributes:
-        engine: "auto", "cpu" or "dsa".
-        wq: the work queues that the user named, for engine "dsa" or "auto".
-        fallback: where engine "dsa" has no queue, the CPU decides.
-        slots: slots per ring.
-        slot_pages: the most pages of a batch, a multiple of 64.
-        stall_ns: a worker whose progress word stands still this long is hung.
-    """
-
-    engine: str
-    wq: tuple[str, ...]
-    fallback: bool
-    kernel: str | None
-    slots: int
-    slot_pages: int
-    nice: int
-    stall_ns: int
-
-    def message(self, *, stands_in: bool) -> dict[str, Any]:
-        """What a worker is told of them.
-
-        Args:
-            stands_in: it takes the place of one that was ready, and may find a dedicated queue
-                still in use by the dead: then the CPU decides.
-        """
-        return {
-            "engine": self.engine,
-            "wq": list(self.wq),
-            "fallback": self.fallback or (self.engine == "dsa" and stands_in),
-            "kernel": self.kernel,
-            "nice": self.nice,
-            "device_ns": min(DEVICE_NS, self.stall_ns // 4),
-            "spin_ns": 0,
-        }
 
 
 class WorkerKeeper:

@@ -17,8 +17,8 @@ from pagecheck import clock
 from pagecheck.clock import Allowance
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import Channel
-from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
+from pagecheck.coordinator.settings import Settings
 from pagecheck.errors import EngineError, ResourceError, UsageError
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner

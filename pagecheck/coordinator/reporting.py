@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pagecheck import clock
-from pagecheck.coordinator.scanning import ScanResult
+from pagecheck.coordinator.scan import ScanResult
 from pagecheck.report.report import Report
 from pagecheck.shm.rest import EVIDENT
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
-from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
+from pagecheck.coordinator.settings import Settings
 from pagecheck.coordinator.watch import (
     IsOver,
     Watch,

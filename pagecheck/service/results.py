@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from pagecheck import clock
 from pagecheck.coordinator.reporting import weakest, why_hint
-from pagecheck.coordinator.selection import Bitmap, Ranges, Selection
+from pagecheck.coordinator.select import Bitmap, Ranges, Selection
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import Counts
 from pagecheck.shm.bitmaps import BlockBitmaps, bitmap_bytes
 from pagecheck.shm.ram import adopt
 
 if TYPE_CHECKING:
-    from pagecheck.coordinator.scanning import ScanResult
+    from pagecheck.coordinator.scan import ScanResult
     from pagecheck.service.holdings import HeldBlock
     from pagecheck.service.service import Service
     from pagecheck.vmm import Vm

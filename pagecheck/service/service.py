@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pagecheck.coordinator import Block, Coordinator
-    from pagecheck.coordinator.keeper import Settings
+    from pagecheck.coordinator.settings import Settings
     from pagecheck.service.limits import Limits
     from pagecheck.service.session import Session
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator
-from pagecheck.coordinator.scanwork import ScanWork
+from pagecheck.coordinator.scan import ScanWork
 from tests.processes.support import PAGE, Ram, assert_scan_is_right
 
 ACCESS = pytest.mark.parametrize("access", ["map", "read"])

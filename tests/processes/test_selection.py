@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagecheck import Coordinator
-from pagecheck.coordinator.selection import WINDOW_PAGES, Bitmap, Ranges, windows
+from pagecheck.coordinator.select import WINDOW_PAGES, Bitmap, Ranges, windows
 from pagecheck.errors import UsageError
 from tests.processes.support import Background, Ram, bits, wait_for
 

@@ -11,8 +11,8 @@ import pytest
 
 from pagecheck import Coordinator
 from pagecheck.coordinator import process
-from pagecheck.coordinator.keeper import Settings
 from pagecheck.coordinator.process import WorkerProcess
+from pagecheck.coordinator.settings import Settings
 from pagecheck.errors import EngineError
 from pagecheck.native import Feed, _native
 from pagecheck.service.direct import STARTS_MAX

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pagecheck.coordinator import process
-from pagecheck.coordinator.keeper import Settings
+from pagecheck.coordinator.settings import Settings
 from pagecheck.errors import EngineError
 from pagecheck.service.direct import DirectChannel
 from tests.processes.test_kill import DIE_AT, FIRST_DIES_AT

@@ -11,7 +11,7 @@ import pytest
 from pagecheck import Coordinator
 from pagecheck.clock import STEP_NS
 from pagecheck.coordinator import watch
-from pagecheck.coordinator.keeper import Settings
+from pagecheck.coordinator.settings import Settings
 from pagecheck.errors import EngineError
 from pagecheck.service.direct import IDLE_NS, LOOK_NS, DirectChannel
 from pagecheck.shm.layout import CONTROL

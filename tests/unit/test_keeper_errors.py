@@ -5,9 +5,10 @@ import time
 import pytest
 
 from pagecheck.clock import Allowance
-from pagecheck.coordinator.keeper import Settings, WorkerKeeper
+from pagecheck.coordinator.keeper import WorkerKeeper
 from pagecheck.coordinator.outcome import ChannelLost
 from pagecheck.coordinator.process import WorkerProcess
+from pagecheck.coordinator.settings import Settings
 from pagecheck.errors import EngineError, InternalError, PagecheckError, UsageError
 from pagecheck.shm.owner import Owner
 

@@ -118,7 +118,7 @@ def _starts(repeats: int) -> list[Row]:
         "command: click": ["-c", "import click" + leave],
         "command: and our modules": [
             "-c",
-            "import pagecheck.cli, pagecheck.coordinator, pagecheck.coordinator.scanning" + leave,
+            "import pagecheck.cli, pagecheck.coordinator, pagecheck.coordinator.scan" + leave,
         ],
     }
     return [

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pagecheck import Coordinator
-from pagecheck.coordinator.limits import usable_cpus
+from pagecheck.coordinator.settings import usable_cpus
 from pagecheck.native import _native
 from tools.bench.data import RamFile
 from tools.bench.rows import Row, Spread

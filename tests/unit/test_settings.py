@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.coordinator import limits
-from pagecheck.coordinator.limits import cgroup_quota, default_batch_pages, default_channels
+from pagecheck.coordinator import settings
+from pagecheck.coordinator.settings import cgroup_quota, default_batch_pages, default_channels
 
 MIB = 1 << 20
 
@@ -92,9 +92,9 @@ def test_no_membership_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("quota", "expected"), [(None, 8), (0.2, 1), (2.1, 3), (64.0, 8)])
 def test_usable_cpus(monkeypatch: pytest.MonkeyPatch, quota: float | None, expected: int) -> None:
-    monkeypatch.setattr(limits, "cgroup_quota", lambda *_: quota)
-    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _pid: set(range(8)))
-    assert limits.usable_cpus() == expected
+    monkeypatch.setattr(settings, "cgroup_quota", lambda *_: quota)
+    monkeypatch.setattr(settings.os, "sched_getaffinity", lambda _pid: set(range(8)))
+    assert settings.usable_cpus() == expected
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_usable_cpus(monkeypatch: pytest.MonkeyPatch, quota: float | None, expec
 def test_default_channels(
     monkeypatch: pytest.MonkeyPatch, cpus: int, data: int | None, expected: int
 ) -> None:
-    monkeypatch.setattr(limits, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(settings, "usable_cpus", lambda: cpus)
     assert default_channels(data) == expected
 
 

@@ -1,11 +1,11 @@
-"""What this process may use, the defaults derived from it, and the ranges of arguments."""
+"""What a coordinator is told: defaults from what this process may use, and ranges of arguments."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from pagecheck import clock
 from pagecheck.clock import Allowance
@@ -19,10 +19,50 @@ BATCH_BYTES: Final = 2 << 20
 BATCH_PAGES_MAX: Final = 32768
 RING_PAGES: Final = 16384  # out at once per channel: 64 MiB of 4 KiB pages
 NEVER_NS: Final = 1 << 62
+DEVICE_NS: Final = 1_000_000_000  # until a device must have answered; less with a short stall
 CGROUP: Final = "/sys/fs/cgroup"
 
 Engine = Literal["auto", "dsa", "cpu", "none"]
 _Reader = Callable[[str], "float | None"]
+
+
+class Settings(NamedTuple):
+    """What every channel of a coordinator has in common.
+
+    Attributes:
+        engine: "auto", "cpu" or "dsa".
+        wq: the work queues that the user named, for engine "dsa" or "auto".
+        fallback: where engine "dsa" has no queue, the CPU decides.
+        slots: slots per ring.
+        slot_pages: the most pages of a batch, a multiple of 64.
+        stall_ns: a worker whose progress word stands still this long is hung.
+    """
+
+    engine: str
+    wq: tuple[str, ...]
+    fallback: bool
+    kernel: str | None
+    slots: int
+    slot_pages: int
+    nice: int
+    stall_ns: int
+
+    def message(self, *, stands_in: bool) -> dict[str, Any]:
+        """What a worker is told of them.
+
+        Args:
+            stands_in: it takes the place of one that was ready, and may find a dedicated queue
+                still in use by the dead: then the CPU decides.
+        """
+        return {
+            "engine": self.engine,
+            "wq": list(self.wq),
+            "fallback": self.fallback or (self.engine == "dsa" and stands_in),
+            "kernel": self.kernel,
+            "nice": self.nice,
+            "device_ns": min(DEVICE_NS, self.stall_ns // 4),
+            "spin_ns": 0,
+        }
 
 
 def usable_cpus() -> int:
