@@ -4,14 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-import pytest
 
 PAGECHECK = str(Path(sys.executable).with_name("pagecheck"))
 TAG = f"PAGECHECK_TEST_RUN={os.getpid()}"
@@ -61,16 +58,6 @@ def assert_fails(done: subprocess.CompletedProcess, code: int, *words: str) -> s
     for word in words:
         assert word in done.stderr
     return done.stderr
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
-    """Polls until the condition gives something true; the deadline is a failure."""
-    deadline = time.monotonic() + seconds
-    while not (got := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {what}", pytrace=False)
-        time.sleep(0.002)
-    return got
 
 
 def bits(path: str | os.PathLike[str], pages: int) -> np.ndarray:

@@ -21,8 +21,8 @@ from tests.cli.support import (
     scan_json,
     sparse_file,
     start,
-    wait_for,
 )
+from tests.support.waiting import wait_for
 
 
 @pytest.mark.parametrize("pages", [1, 63, 64, 65, 1000, 4097])

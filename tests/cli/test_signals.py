@@ -13,15 +13,8 @@ import psutil
 import pytest
 
 import pagecheck as package
-from tests.cli.support import (
-    catches,
-    children_of,
-    environment,
-    is_scanning,
-    pagecheck,
-    start,
-    wait_for,
-)
+from tests.cli.support import catches, children_of, environment, is_scanning, pagecheck, start
+from tests.support.waiting import wait_for
 
 
 def running(dense: Path, *options: str):

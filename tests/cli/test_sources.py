@@ -18,8 +18,8 @@ from tests.cli.support import (
     scan_json,
     sparse_file,
     start,
-    wait_for,
 )
+from tests.support.waiting import wait_for
 
 
 def test_inherited_descriptor_keeps_its_offset(ram: Path):

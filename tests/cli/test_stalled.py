@@ -24,9 +24,9 @@ from tests.cli.support import (
     sparse_file,
     start,
     tagged_processes,
-    wait_for,
 )
 from tests.service.stalling_fs import FILE_BYTES, StallingFs, stalling_fs
+from tests.support.waiting import wait_for
 
 DEADLINE = "0.5"
 SOON_S = 10.0  # a stalled call would last until the end of the test

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from pagecheck.shm.owner import Owner
-from tests.processes.support import Ram, wait_for
+from tests.processes.support import Ram
+from tests.support.waiting import wait_for
 
 
 def _descriptors() -> dict[int, str]:

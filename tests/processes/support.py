@@ -6,30 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import pytest
 
 from pagecheck import Coordinator
 from pagecheck.shm.layout import CONTROL, HEADER, SLOT, SLOT_HEAD_BYTES
+from tests.support.waiting import wait_for
 
 PAGE = 4096
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """Polls until the condition gives something true; the deadline is a failure."""
-    deadline = time.monotonic() + seconds
-    while True:
-        got = condition()
-        if got:
-            return got
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {what}", pytrace=False)
-        time.sleep(0.0005)
 
 
 class Ram:
@@ -171,34 +155,6 @@ def catch_in_hand(coordinator: Coordinator, first_page: int | None = None) -> in
         return next((pid for pid, segment in workers if caught(pid, segment)), 0)
 
     return wait_for(any_caught, "a batch in a worker's hand")
-
-
-class Background:
-    """A call in a thread of its own."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        self._value: Any = None
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._value = self._call()
-        except BaseException as error:
-            self.error = error
-
-    @property
-    def ended(self) -> bool:
-        return not self._thread.is_alive()
-
-    def result(self, seconds: float = 30.0) -> Any:
-        self._thread.join(seconds)
-        assert self.ended, f"still running after {seconds} s"
-        if self.error is not None:
-            raise self.error
-        return self._value
 
 
 def start_program(program: str, *fds: int) -> subprocess.Popen[str]:

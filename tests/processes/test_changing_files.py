@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator
-from tests.processes.support import (
-    PAGE,
-    Background,
-    Ram,
-    RingView,
-    assert_scan_is_right,
-    stop,
-    wait_for,
-)
+from tests.processes.support import PAGE, Ram, RingView, assert_scan_is_right, stop
+from tests.support.waiting import Background, wait_for
 
 ACCESS = pytest.mark.parametrize("access", ["map", "read"])
 CUTS = pytest.mark.parametrize("cut", [600 * PAGE, 600 * PAGE + 1234, 0], ids=["at", "in", "all"])

@@ -11,16 +11,8 @@ from pagecheck import Coordinator
 from pagecheck.coordinator import process
 from pagecheck.errors import EngineError
 from pagecheck.shm.owner import Owner
-from tests.processes.support import (
-    Background,
-    Ram,
-    assert_scan_is_right,
-    bits,
-    catch_in_hand,
-    state_of,
-    stop,
-    wait_for,
-)
+from tests.processes.support import Ram, assert_scan_is_right, bits, catch_in_hand, state_of, stop
+from tests.support.waiting import Background, wait_for
 
 BATCH = 8192
 DIE_AT = """

@@ -17,7 +17,8 @@ from pagecheck.coordinator import process
 from pagecheck.coordinator.keeper import FAILURES_MAX
 from pagecheck.coordinator.process import WorkerProcess
 from pagecheck.errors import EngineError, StartTimeout
-from tests.processes.support import Ram, assert_scan_is_right, state_of, wait_for
+from tests.processes.support import Ram, assert_scan_is_right, state_of
+from tests.support.waiting import wait_for
 
 # The worker's first lines: it dies at a function of its program, while there are files to remove.
 DIE_AT = """

@@ -10,14 +10,8 @@ from pagecheck.native import Feed, Worker, _native
 from pagecheck.shm.layout import CONTROL, HEADER
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.ring import NamedRing
-from tests.processes.support import (
-    Background,
-    Ram,
-    RingView,
-    assert_scan_is_right,
-    stop,
-    wait_for,
-)
+from tests.processes.support import Ram, RingView, assert_scan_is_right, stop
+from tests.support.waiting import Background, wait_for
 
 ALL = 2**64 - 1
 NONSENSE = {

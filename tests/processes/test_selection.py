@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pagecheck import Coordinator
 from pagecheck.coordinator.select import WINDOW_PAGES, Bitmap, Ranges, windows
 from pagecheck.errors import UsageError
-from tests.processes.support import Background, Ram, bits, wait_for
+from tests.processes.support import Ram, bits
+from tests.support.waiting import Background, wait_for
 
 
 def chosen(selection, pages: int) -> np.ndarray:

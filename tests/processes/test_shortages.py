@@ -19,7 +19,8 @@ from pagecheck.child.wire import Closed, Link
 from pagecheck.coordinator import keeper, pool
 from pagecheck.coordinator.process import WorkerProcess
 from pagecheck.errors import EngineError, ResourceError
-from tests.processes.support import Background, Ram, assert_scan_is_right, state_of, wait_for
+from tests.processes.support import Ram, assert_scan_is_right, state_of
+from tests.support.waiting import Background, wait_for
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)
 

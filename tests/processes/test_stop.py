@@ -10,7 +10,6 @@ import pytest
 from pagecheck import Coordinator
 from pagecheck.shm.owner import Owner, sweep
 from tests.processes.support import (
-    Background,
     Ram,
     RingView,
     assert_scan_is_right,
@@ -18,8 +17,8 @@ from tests.processes.support import (
     start_program,
     state_of,
     stop,
-    wait_for,
 )
+from tests.support.waiting import Background, wait_for
 
 OTHER = """
 import sys

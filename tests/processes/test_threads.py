@@ -13,13 +13,8 @@ from pagecheck import Coordinator, PagecheckError
 from pagecheck.coordinator import Block, checking
 from pagecheck.coordinator import keeper as keeper_module
 from pagecheck.errors import UsageError
-from tests.processes.support import (
-    Background,
-    Ram,
-    assert_scan_is_right,
-    stop,
-    wait_for,
-)
+from tests.processes.support import Ram, assert_scan_is_right, stop
+from tests.support.waiting import Background, wait_for
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 
 from pagecheck import Client
-from tests.service.support import KnownRam, RawClient, ServiceProcess, bits, wait_for
+from tests.service.support import KnownRam, RawClient, ServiceProcess, bits
+from tests.support.waiting import wait_for
 
 MIB = 1 << 20
 

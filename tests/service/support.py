@@ -12,8 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,14 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.support.waiting import wait_for
+
 PAGECHECK = str(Path(sys.executable).with_name("pagecheck"))
 PAGE = 4096
 START_S = 30.0
 END_S = 15.0
 NOBODY = 65534
 KINDS = ("hole", "zeros", "first", "middle", "last", "random")
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
-    """Polls until the condition gives something true; the deadline is a failure."""
-    deadline = time.monotonic() + seconds
-    while not (got := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {what}", pytrace=False)
-        time.sleep(0.002)
-    return got
 
 
 def bits(words: Any, pages: int) -> np.ndarray:

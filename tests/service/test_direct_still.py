@@ -15,8 +15,9 @@ from pagecheck.coordinator.settings import Settings
 from pagecheck.errors import EngineError
 from pagecheck.service.direct import IDLE_NS, LOOK_NS, DirectChannel
 from pagecheck.shm.layout import CONTROL
-from tests.service.support import KnownRam, wait_for
+from tests.service.support import KnownRam
 from tests.support.clock import MovedClock
+from tests.support.waiting import wait_for
 
 STALL_NS = 2 * 10**9
 SETTINGS = Settings("cpu", (), False, None, 16, 128, 0, STALL_NS)

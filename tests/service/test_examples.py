@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.service.support import living, wait_for
+from tests.service.support import living
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 # What builds it: the variable of examples/Makefile, the compiler, the target, flags for the linker.

@@ -14,7 +14,8 @@ from pagecheck import Client
 from pagecheck.errors import PeerError
 from pagecheck.service.client import NoReply
 from tests.service.conftest import StartService
-from tests.service.support import KnownRam, ServiceProcess, wait_for
+from tests.service.support import KnownRam, ServiceProcess
+from tests.support.waiting import wait_for
 
 SHORT_S = 0.2
 

@@ -15,7 +15,8 @@ import pytest
 
 from tests.service.hostile import Witness, as_before, await_goodbye, connected, greeted, open_fds
 from tests.service.stalling_fs import stalling_fs
-from tests.service.support import PAGE, KnownRam, living, mapped, wait_for
+from tests.service.support import PAGE, KnownRam, living, mapped
+from tests.support.waiting import wait_for
 
 PAGES = 256
 

@@ -11,7 +11,8 @@ import pytest
 
 from pagecheck.service.protocol import LINE_BYTES
 from tests.service.hostile import Witness, as_before, await_goodbye, connected, greeted
-from tests.service.support import PAGE, KnownRam, RawClient, wait_for
+from tests.service.support import PAGE, KnownRam, RawClient
+from tests.support.waiting import wait_for
 
 ERRORS = ("UsageError", "PeerError", "LimitError", "SourceError")
 NESTED = b"[" * 100_000

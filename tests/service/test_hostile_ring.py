@@ -17,7 +17,8 @@ from pagecheck.errors import PeerError
 from pagecheck.native import Feed
 from pagecheck.shm.layout import HEADER, HEADER_BYTES, SLOT, SLOT_HEAD_BYTES
 from tests.service.hostile import Witness
-from tests.service.support import PAGE, KnownRam, ServiceProcess, wait_for
+from tests.service.support import PAGE, KnownRam, ServiceProcess
+from tests.support.waiting import wait_for
 
 SLOTS, SLOT_PAGES = 8, 128
 U64 = (1 << 64) - 1

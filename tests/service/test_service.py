@@ -28,8 +28,8 @@ from tests.service.support import (
     greeting_of,
     living,
     run_pagecheck,
-    wait_for,
 )
+from tests.support.waiting import wait_for
 
 # Hands the listening descriptor on as systemd does: as 3, and LISTEN_PID is who executes.
 AS_SYSTEMD = (

@@ -12,7 +12,8 @@ import pytest
 from pagecheck import Client
 from pagecheck.errors import LimitError, UsageError
 from pagecheck.model import Region
-from tests.service.support import PAGE, KnownRam, RawClient, ServiceProcess, wait_for
+from tests.service.support import PAGE, KnownRam, RawClient, ServiceProcess
+from tests.support.waiting import wait_for
 
 
 def sparse(pages: int) -> int:

@@ -17,7 +17,8 @@ from pagecheck import Client
 from pagecheck.errors import ResourceError
 from pagecheck.service.client import RemoteBlock
 from tests.service.hostile import Witness, connected, greeted, open_fds
-from tests.service.support import KnownRam, ServiceProcess, bits, living, wait_for
+from tests.service.support import KnownRam, ServiceProcess, bits, living
+from tests.support.waiting import wait_for
 
 CLONE_NEWNS, MS_REC_PRIVATE = 0x00020000, 0x44000
 CAP_SYS_ADMIN, CAP_SYS_RESOURCE, PR_CAPBSET_DROP = 21, 24, 24

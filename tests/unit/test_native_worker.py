@@ -2,13 +2,13 @@
 
 import errno
 import os
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from pagecheck.native import Worker, _native
 from pagecheck.shm.layout import segment_bytes
+from tests.support.waiting import wait_for
 
 DEADLINE_NS = 1_000_000_000
 
@@ -57,9 +57,7 @@ def test_a_closed_queue_closes_its_node_and_its_state(worker: Worker, node: int)
     assert worker.queue_failure() is None
     assert descriptors() == before + 2
     worker.close_queue()
-    end = time.monotonic() + 10
-    while worker.queue_state()[0] != _native.QUEUE_NONE:
-        assert time.monotonic() < end
+    wait_for(lambda: worker.queue_state()[0] == _native.QUEUE_NONE, "the queue closed")
     assert descriptors() == before
     os.close(state)
 

@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,7 @@ import pytest
 
 from pagecheck.errors import EngineError, PeerError, SourceError, UsageError
 from pagecheck.vmm import QemuMonitor
+from tests.support.waiting import wait_for
 from tests.unit.fake_qmp import FakeQemu, fake_qemu, in_watchdog
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -28,13 +29,6 @@ BOUND_S = 12.0  # 5 s for a peer that says nothing, and a start on a busy machin
 def qemu(tmp_path: Path) -> Iterator[FakeQemu]:
     with fake_qemu(tmp_path / "qmp") as fake:
         yield fake
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + BOUND_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +306,8 @@ def test_a_vm_that_cannot_be_continued_keeps_its_watchdog(
         monitor.pause(60)
     watchdog = left_watchdog(caplog)
     said = Path(f"/proc/{watchdog.pid}/fd/2")
-    wait_until(lambda: "QEMU refused cont: never; the VM is stopped" in said.read_text())
+    refused = "QEMU refused cont: never; the VM is stopped"
+    wait_for(lambda: refused in said.read_text(), refused)
     assert qemu.status == "paused"
     del qemu.answers["cont"]
     watchdog.wait(BOUND_S)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import wait_for
 from tools.guest.qmp import Qmp
 
 SECONDS = 10.0
@@ -75,10 +76,7 @@ class BareQemu:
 
     def wait_status(self, status: str) -> None:
         """Waits until query-status says so."""
-        deadline = time.monotonic() + SECONDS
-        while (found := self.status()) != status:
-            assert time.monotonic() < deadline, found
-            time.sleep(0.01)
+        wait_for(lambda: self.status() == status, f"QEMU is {status}", SECONDS)
 
     def status(self) -> str:
         return str(self.qmp("query-status")["status"])

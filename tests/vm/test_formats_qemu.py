@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 import pagecheck
 from pagecheck.errors import SourceError
+from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import BareQemu, bare_qemu, file_backend
 
 pytestmark = pytest.mark.usefixtures("guest_files")
@@ -80,9 +80,7 @@ def test_kdump(qemu: BareQemu, folder: Path) -> None:
 def test_migration_stream(qemu: BareQemu, folder: Path) -> None:
     path = folder / "stream"
     qemu.qmp("migrate", uri=f"exec:cat >{path}")
-    end = time.monotonic() + 30
-    while qemu.qmp("query-migrate").get("status") != "completed":
-        assert time.monotonic() < end
+    wait_for(lambda: qemu.qmp("query-migrate").get("status") == "completed", "the stream written")
     assert "is a QEMU migration stream" in refused(path)
 
 

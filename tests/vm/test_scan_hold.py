@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,6 +16,7 @@ import pagecheck
 from pagecheck import Client
 from pagecheck.errors import PagecheckError, SourceError
 from pagecheck.vmm.stopped import Stopped
+from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import BareQemu, bare_qemu, memfd_backend
 from tools.guest.fetch import GuestFiles
 
@@ -117,10 +117,8 @@ def service(qemu: BareQemu) -> Iterator[str]:
     path = f"{qemu.socket}.service"
     command = [sys.executable, "-m", "pagecheck", "serve", "--channels", "1", "--socket", path]
     with subprocess.Popen(command) as running:
-        until = time.monotonic() + 30
-        while not os.path.exists(path) or not _listens(path):
-            assert time.monotonic() < until
-            assert running.poll() is None
+        wait_for(lambda: _listens(path) or running.poll() is not None, "the service listens")
+        assert running.poll() is None
         yield path
         running.terminate()
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ import pytest
 
 import pagecheck
 from pagecheck.errors import UsageError
+from tests.support.waiting import wait_for
 from tests.vm.oracle import zero_pages
 from tests.vm.qemu_stream import zero_records
 from tools.guest import Guest
@@ -130,22 +130,16 @@ def test_the_guest_runs_again_after_a_kill(watched: Watched, victim: str) -> Non
         start_new_session=True,
     )
     try:
-        wait_for(guest, "paused")
+        wait_for(lambda: status(guest) == "paused", "the guest paused")
         if victim == "group":
             os.killpg(scanner.pid, signal.SIGKILL)
         else:
             scanner.kill()
-        wait_for(guest, "running")
+        wait_for(lambda: status(guest) == "running", "the guest running")
     finally:
         scanner.kill()
         scanner.wait(10)
     assert guest.wait_check().endswith(" OK")
-
-
-def wait_for(guest: Guest, wanted: str) -> None:
-    until = time.monotonic() + 20
-    while status(guest) != wanted:
-        assert time.monotonic() < until, f"the guest is {status(guest)}, not {wanted}"
 
 
 def test_what_makes_no_sense_is_refused(watched: Watched) -> None:
@@ -168,13 +162,16 @@ def test_our_zeros_are_the_zero_records_of_a_migration(watched: Watched, tmp_pat
     assert os.stat(guest.ram_path).st_blocks == before
     stream = tmp_path / "stream"
     guest.qmp("migrate", uri=f"exec:cat>{stream}")
-    until = time.monotonic() + 60
-    while (state := guest.qmp("query-migrate").get("status")) != "completed":
-        assert state in (None, "setup", "active", "device"), state
-        assert time.monotonic() < until
+    wait_for(lambda: migrated(guest), "the stream written", 60)
     zero = zero_records(stream, "ram", report.total.pages)
     assert np.array_equal(bits(report.blocks[0].zero, report.total.pages), zero)
     assert report.total.zero == np.count_nonzero(zero) > 0
+
+
+def migrated(guest: Guest) -> bool:
+    state = guest.qmp("query-migrate").get("status")
+    assert state in (None, "setup", "active", "device", "completed"), state
+    return bool(state == "completed")
 
 
 def test_ram_above_4_gib(guest_files: GuestFiles) -> None:

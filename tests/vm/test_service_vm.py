@@ -17,6 +17,7 @@ import pytest
 
 from pagecheck import Client, PagecheckError
 from pagecheck.errors import LimitError, UsageError
+from tests.support.waiting import wait_for
 from tests.vm.oracle import zero_pages
 from tools.guest import Guest
 from tools.guest.fetch import GuestFiles
@@ -67,12 +68,6 @@ def service(beside: Beside) -> Iterator[subprocess.Popen[bytes]]:
 
 def status(guest: Guest) -> str:
     return str(guest.qmp("query-status")["status"])
-
-
-def wait_for(guest: Guest, wanted: str) -> None:
-    until = time.monotonic() + 20
-    while status(guest) != wanted:
-        assert time.monotonic() < until, f"the guest is {status(guest)}, not {wanted}"
 
 
 def bits(words: memoryview, pages: int) -> np.ndarray:
@@ -134,7 +129,7 @@ def held_up(beside: Beside) -> subprocess.Popen[bytes]:
     client = subprocess.Popen(
         [*command, "--max-pause", "20", "--max-rate", "1M", beside.qmp], stderr=subprocess.DEVNULL
     )
-    wait_for(beside.guest, "paused")
+    wait_for(lambda: status(beside.guest) == "paused", "the guest paused")
     return client
 
 
@@ -144,7 +139,7 @@ def test_the_guest_runs_again_after_the_client_is_killed(
     client = held_up(beside)
     client.kill()
     client.wait(10)
-    wait_for(beside.guest, "running")
+    wait_for(lambda: status(beside.guest) == "running", "the guest running")
     assert service.poll() is None
     with Client(beside.socket) as other:
         assert other.check(other.attach(beside.qmp)).blocks[0].counts.undecided == 0
@@ -155,7 +150,7 @@ def test_the_guest_runs_again_after_the_service_is_killed(
 ) -> None:
     client = held_up(beside)
     service.kill()
-    wait_for(beside.guest, "running")
+    wait_for(lambda: status(beside.guest) == "running", "the guest running")
     assert client.wait(20) == 3
     service.wait(10)
 
@@ -165,7 +160,7 @@ def test_the_guest_runs_again_when_the_service_is_told_to_end(
 ) -> None:
     client = held_up(beside)
     service.terminate()
-    wait_for(beside.guest, "running")
+    wait_for(lambda: status(beside.guest) == "running", "the guest running")
     assert service.wait(20) == 0
     assert client.wait(20) == 3
 

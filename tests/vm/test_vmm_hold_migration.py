@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +10,12 @@ import pytest
 
 from pagecheck.errors import SourceError
 from pagecheck.vmm import QemuMonitor
+from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import BareQemu, bare_qemu, memfd_backend
 from tools.guest.fetch import GuestFiles
 
 pytestmark = pytest.mark.usefixtures("clean")
 
-SECONDS = 20.0
 TAKEN = "a migration took the VM away .*at its destination: run cont there"
 
 
@@ -45,10 +44,10 @@ def migrate(pair: tuple[BareQemu, BareQemu], *capabilities: str, slowly: bool = 
 
 
 def wait_migration(qemu: BareQemu, *statuses: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while (found := qemu.qmp("query-migrate").get("status")) not in statuses:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.01)
+    wait_for(
+        lambda: qemu.qmp("query-migrate").get("status") in statuses,
+        f"a migration that is {' or '.join(statuses)}",
+    )
 
 
 def test_it_completes_while_the_vm_is_held(pair: tuple[BareQemu, BareQemu]) -> None:

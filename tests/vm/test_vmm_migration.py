@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import pytest
 
 import pagecheck
 from pagecheck.errors import SourceError
+from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import BareQemu, bare_qemu, file_backend
 
 pytestmark = [pytest.mark.usefixtures("guest_files"), pytest.mark.timeout(120)]
@@ -21,7 +21,6 @@ MIB = 1 << 20
 SIZE = 64 * MIB
 HELD = 4096  # bytes per second: nothing but what the destination asks for
 MACHINE = "q35,memory-backend=mem0"
-SECONDS = 30.0
 
 
 class Migration(NamedTuple):
@@ -46,30 +45,26 @@ class Migration(NamedTuple):
         self.source.qmp("migrate-set-parameters", **parameters)
         self.destination.qmp("migrate-incoming", uri=f"unix:{self.folder}/stream")
         self.source.qmp("migrate", uri=f"unix:{self.folder}/stream")
-        wait_for(lambda: os.stat(self.ram).st_blocks * 512 > SIZE // 8)
+        wait_for(lambda: os.stat(self.ram).st_blocks * 512 > SIZE // 8, "RAM arrives")
         self.source.qmp("migrate-set-parameters", **{"max-bandwidth": HELD})
         assert os.stat(self.ram).st_blocks * 512 < SIZE // 2
 
     def complete(self) -> None:
         fast = {"max-bandwidth": 1 << 40, "max-postcopy-bandwidth": 1 << 40}
         self.source.qmp("migrate-set-parameters", **fast)
-        wait_for(lambda: self.incoming() == "completed")
-        wait_for(lambda: self.source.qmp("query-migrate")["status"] == "completed")
+        wait_for(lambda: self.incoming() == "completed", "RAM arrived")
+        wait_for(lambda: self.outgoing() == "completed", "RAM sent")
 
     def incoming(self) -> str:
         return str(self.destination.qmp("query-migrate").get("status"))
+
+    def outgoing(self) -> str:
+        return str(self.source.qmp("query-migrate")["status"])
 
     def scan(self, by: str = "qmp") -> pagecheck.Report:
         """Scans the destination."""
         name = f"qmp:{self.destination.socket}" if by == "qmp" else f"pid:{self.destination.pid}"
         return pagecheck.scan(name)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -115,8 +110,8 @@ def test_half_way_through_a_postcopy(shm_folder: Path) -> None:
         each.both("migrate-set-capabilities", capabilities=on)
         each.begin(8 * MIB)
         each.source.qmp("migrate-start-postcopy")
-        wait_for(lambda: each.incoming() == "postcopy-active")
-        wait_for(lambda: each.destination.status() == "running")
+        wait_for(lambda: each.incoming() == "postcopy-active", "post-copy")
+        wait_for(lambda: each.destination.status() == "running", "the destination running")
         with pytest.raises(SourceError, match=r"destination of a migration that is postcopy-act"):
             each.scan()
         with pytest.raises(SourceError, match=r"awaits pages of it \(userfaultfd\)"):
@@ -133,10 +128,10 @@ def test_a_source_whose_migration_ended_badly(shm_folder: Path) -> None:
     with migration(shm_folder) as each:
         each.begin(8 * MIB)
         each.source.qmp("migrate_cancel")
-        wait_for(lambda: each.source.qmp("query-migrate")["status"] == "cancelled")
+        wait_for(lambda: each.outgoing() == "cancelled", "the migration cancelled")
         assert pagecheck.scan(f"qmp:{each.source.socket}").total.undecided == 0
         each.source.qmp("migrate", uri=f"unix:{shm_folder}/nobody")
-        wait_for(lambda: each.source.qmp("query-migrate")["status"] == "failed")
+        wait_for(lambda: each.outgoing() == "failed", "the migration failed")
         assert pagecheck.scan(f"qmp:{each.source.socket}").total.undecided == 0
 
 
