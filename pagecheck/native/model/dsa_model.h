@@ -35,7 +35,7 @@ typedef struct dsa_model_options {
     bool threaded;         /* threads execute, one for each engine; else dsa_model_run() does */
     bool check_residency;  /* a page absent from this process's page table faults, as it would */
     bool prs; /* page requests: absent lists and records are brought in, sources fault */
-    bool ats; /* false: of a fault on a record nobody hears */
+    bool ats; /* false: a fault on a record is reported nowhere */
 } dsa_model_options;
 
 /* What a test may ask afterwards; each counts from 0. */
@@ -59,10 +59,10 @@ void dsa_model_defaults(dsa_model_options *options);
 /* Names of the fault plans, NULL past the last one. */
 const char *dsa_model_fault_name(size_t index);
 
-/* NULL: `why` (which may be NULL) says what is wrong with the options, or that memory is short. */
+/* NULL: `why` (which may be NULL) says which option is invalid, or that memory is short. */
 dsa_model *dsa_model_open(const dsa_model_options *options, char *why, size_t why_bytes);
 
-/* Waits until everything that was accepted is done with, then frees the model. The plan
+/* Waits until everything that was accepted is done, then frees the model. The plan
  * "stuck-close" never returns from here. */
 void dsa_model_close(dsa_model *model);
 

@@ -3,7 +3,7 @@
  * The specification lets a device check in any order, so of several broken rules any one is
  * reported, drawn by chance.
  */
-#include "dsa_model_internal.h"
+#include "dsa_model_check.h"
 
 /* Flags that an operation may carry anywhere; block on fault is never among them, because the
  * modelled queue has it disabled, nor are interrupts, which want user-mode interrupts enabled. */
@@ -84,11 +84,6 @@ static bool supported(uint8_t opcode, bool in_batch)
     default:
         return false;
     }
-}
-
-uint8_t dsa_opcode_of(const dsa_descriptor *descriptor)
-{
-    return (uint8_t)(descriptor->flags >> 24);
 }
 
 /* 8.2: the record names at least one of the wrong flags, not all of them. */

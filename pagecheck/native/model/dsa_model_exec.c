@@ -6,7 +6,11 @@
 #include <string.h>
 #include <time.h>
 
-#include "dsa_model_internal.h"
+#include "dsa_model_check.h"
+#include "dsa_model_exec.h"
+#include "dsa_model_faults.h"
+#include "dsa_model_memory.h"
+#include "dsa_model_record.h"
 
 enum { PIECE_MOST = 16, PIECE_MOST_NS = 100000 };
 
@@ -155,7 +159,7 @@ static bool loses_all(dsa_model *model, dsa_random *random)
 }
 
 static dsa_outcome compare_or_fault(dsa_engine *engine, const dsa_descriptor *descriptor,
-                                    dsa_random *random, dsa_fault *told)
+                                    dsa_random *random, dsa_fault *injected)
 {
     dsa_model *model = engine->model;
     comparison found = compare(engine, descriptor);
@@ -163,11 +167,11 @@ static dsa_outcome compare_or_fault(dsa_engine *engine, const dsa_descriptor *de
     dsa_fault fault;
 
     if (found.faulted) {
-        *told = loses_all(model, random) ? DSA_FAULT_LOST_ALL : DSA_FAULT_NONE;
+        *injected = loses_all(model, random) ? DSA_FAULT_LOST_ALL : DSA_FAULT_NONE;
         return outcome;
     }
     fault = dsa_plan_draw(model, descriptor, random);
-    *told = fault;
+    *injected = fault;
     if (fault == DSA_FAULT_PAGE || fault == DSA_FAULT_PAGE_MASKED ||
         fault == DSA_FAULT_PAGE_REFUSED)
         outcome = false_page_fault(model, fault, &found, descriptor, random);
@@ -289,7 +293,7 @@ static bool is_late(dsa_model *model, dsa_random *random)
 }
 
 static dsa_outcome run_batch(dsa_engine *engine, const dsa_descriptor *descriptor,
-                             dsa_random *random, dsa_fault *told)
+                             dsa_random *random, dsa_fault *injected)
 {
     dsa_model *model = engine->model;
     dsa_fault fault = dsa_plan_draw(model, descriptor, random);
@@ -299,7 +303,7 @@ static dsa_outcome run_batch(dsa_engine *engine, const dsa_descriptor *descripto
 
     if (fault == DSA_FAULT_LIST && model->options.prs) /* the page request was served */
         fault = DSA_FAULT_NONE;
-    *told = fault;
+    *injected = fault;
     have = cut_short(fault, descriptor->size, random);
     dsa_count(model, &model->counts.batches, 1);
     while (ran < have) {
@@ -331,24 +335,24 @@ static dsa_outcome run_batch(dsa_engine *engine, const dsa_descriptor *descripto
 }
 
 static dsa_outcome do_nothing(dsa_model *model, const dsa_descriptor *descriptor,
-                              dsa_random *random, dsa_fault *told)
+                              dsa_random *random, dsa_fault *injected)
 {
     dsa_outcome outcome = {.status = DSA_SUCCESS};
 
-    *told = dsa_plan_draw(model, descriptor, random);
-    dsa_plan_error(*told, random, &outcome);
+    *injected = dsa_plan_draw(model, descriptor, random);
+    dsa_plan_error(*injected, random, &outcome);
     return outcome;
 }
 
 /* Whether a fault that the plan brought leaves no record. One on the record itself (1a) is brought
- * in by a page request, or told in the event log of version 2, from which the kernel writes the
- * record; version 1 has only its error register, and without ATS nobody is told (3.13). */
+ * in by a page request, or reported in the event log of version 2, from which the kernel writes the
+ * record; version 1 has only its error register, and without ATS it is reported nowhere (3.13). */
 static bool leaves_no_record(const dsa_model *model, dsa_fault fault, dsa_answer *answer)
 {
     switch (fault) {
     case DSA_FAULT_LOST:
     case DSA_FAULT_LOST_ALL:
-    case DSA_FAULT_RECORD_ALIGNMENT: /* 1b and 1d, too, are told in no record */
+    case DSA_FAULT_RECORD_ALIGNMENT: /* 1b and 1d, too, are reported in no record */
     case DSA_FAULT_PRIVILEGE:
         return true;
     case DSA_FAULT_RECORD:
@@ -359,7 +363,7 @@ static bool leaves_no_record(const dsa_model *model, dsa_fault fault, dsa_answer
     }
 }
 
-/* The status, 0 where none can be told: the record's memory is at fault. A batch sees a lost
+/* The status, 0 where none can be reported: the record's memory is at fault. A batch sees a lost
  * record of a member as a failure on version 2, where the kernel writes records that faulted and
  * fails the batch when it cannot; version 1 has only its error register. */
 static uint8_t execute(dsa_engine *engine, const dsa_descriptor *descriptor, bool in_batch,

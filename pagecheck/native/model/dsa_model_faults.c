@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "dsa_model_internal.h"
+#include "dsa_model_faults.h"
 
 enum { FOREVER = -1 };
 

@@ -5,13 +5,13 @@
  * are always its newest.
  * Decision: of memory that the submitter may write, the model keeps what it was at the last fence.
  * A descriptor that comes in is given that: its list, and the status of the records that it names.
- * Nothing later is lent to it, so a submitter that leaves a fence out is answered for its last
+ * It sees nothing later, so a submitter that leaves a fence out gets answers for its last
  * list, or loses records.
  */
 #include <stdlib.h>
 #include <string.h>
 
-#include "dsa_model_internal.h"
+#include "dsa_model_fence.h"
 
 void dsa_model_fence(dsa_model *model)
 {

@@ -13,7 +13,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "dsa_model_internal.h"
+#include "dsa_model_memory.h"
 
 #define PAGEMAP_PRESENT (UINT64_C(1) << 63)
 

@@ -7,7 +7,9 @@
 #include <signal.h>
 #include <string.h>
 
-#include "dsa_model_internal.h"
+#include "dsa_model_faults.h"
+#include "dsa_model_fence.h"
+#include "dsa_model_queue.h"
 
 enum {
     OVERTAKEN_MOST = 2 * DSA_MAX_ENTRIES, /* unordered, but nobody starves */
@@ -85,7 +87,7 @@ void dsa_queue_release(dsa_model *model, dsa_entry *entry)
 
 /* What runs is finished; what waits is lost, one record for each that wanted one. The kernel drains
  * a queue that an administrator disables; a device that was reset under its users does not. */
-void dsa_queue_disable(dsa_model *model, uint64_t back_ns)
+static void queue_disable(dsa_model *model, uint64_t back_ns)
 {
     model->enabled = false;
     model->back_ns = back_ns;
@@ -103,7 +105,7 @@ void dsa_queue_disable(dsa_model *model, uint64_t back_ns)
 void dsa_model_disable(dsa_model *model)
 {
     pthread_mutex_lock(&model->lock);
-    dsa_queue_disable(model, 0);
+    queue_disable(model, 0);
     pthread_mutex_unlock(&model->lock);
 }
 
@@ -144,10 +146,10 @@ static void perhaps_disable(dsa_model *model, dsa_random *random)
     if (model->counts.submitted != plan->disable_at)
         return;
     if (dsa_plan_hits(model, DSA_FAULT_DISABLE_FOREVER, random)) {
-        dsa_queue_disable(model, 0);
+        queue_disable(model, 0);
     } else if (dsa_plan_hits(model, DSA_FAULT_DISABLE, random)) {
         uint64_t ms = BACK_MIN_MS + dsa_draw_below(random, BACK_MOST_MS - BACK_MIN_MS + 1);
-        dsa_queue_disable(model, dsa_now_ns() + ms * 1000000);
+        queue_disable(model, dsa_now_ns() + ms * 1000000);
         plan->disable_at += 1 + dsa_draw_below(random, 64);
     }
 }
@@ -232,8 +234,8 @@ static bool enqueue(dsa_model *model, const dsa_descriptor *descriptor, dsa_rand
     return false;
 }
 
-/* Posted: to a queue that is full, disabled or shared it is lost without a word (3.3). The plans
- * that feign a full queue leave this alone: a submitter that counts its credits would be told of
+/* Posted: to a queue that is full, disabled or shared it is lost silently (3.3). The plans
+ * that simulate a full queue leave this alone: a submitter that counts its credits would learn of
  * nothing, and each loss would only be one more lost record. */
 static void post(dsa_model *model, const dsa_descriptor *descriptor, dsa_random *random)
 {

@@ -5,7 +5,8 @@
  */
 #include <string.h>
 
-#include "dsa_model_internal.h"
+#include "dsa_model_memory.h"
+#include "dsa_model_record.h"
 
 enum record_offset { /* 8.2 */
                      AT_STATUS = 0,

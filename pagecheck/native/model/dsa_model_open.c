@@ -1,30 +1,19 @@
-/* The model's life: opening, the thread that executes, running without one, closing. */
+/* Opening and closing a model, and the threads that execute. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "dsa_model_internal.h"
+#include "dsa_model_exec.h"
+#include "dsa_model_faults.h"
+#include "dsa_model_fence.h"
+#include "dsa_model_memory.h"
+#include "dsa_model_queue.h"
+#include "dsa_model_record.h"
 
 enum { LATE_MIN_MS = 1, LATE_MOST_MS = 20 };
-
-uint64_t dsa_now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-void dsa_count(dsa_model *model, uint64_t *count, uint64_t by)
-{
-    pthread_mutex_lock(&model->lock);
-    *count += by;
-    pthread_mutex_unlock(&model->lock);
-}
 
 void dsa_model_count(dsa_model *model, dsa_model_counts *counts)
 {
@@ -53,7 +42,7 @@ void dsa_model_defaults(dsa_model_options *options)
 
 /* ---- executing ---- */
 
-/* The rest of an entry's way, once it was picked. With `lock` held; it is let go meanwhile. */
+/* The rest of an entry's way, once it was picked. With `lock` held; it is released meanwhile. */
 static void advance(dsa_engine *engine, dsa_entry *entry)
 {
     dsa_model *model = engine->model;
@@ -208,7 +197,7 @@ static void deinit_locks(dsa_model *model)
     pthread_mutex_destroy(&model->lock);
 }
 
-/* Everything that was accepted is done with; the first `count` engines then end. */
+/* Everything that was accepted is done; the first `count` engines then end. */
 static void join_engines(dsa_model *model, uint32_t count)
 {
     pthread_mutex_lock(&model->lock);
