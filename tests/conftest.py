@@ -53,10 +53,8 @@ def _lanes() -> set[str]:
 
 
 @contextlib.contextmanager
-def nothing_left() -> Iterator[None]:
-    """Fails if what runs inside leaves a name in /dev/shm, a child, a thread or a descriptor."""
-    gc.collect()
-    fds, children, lanes = open_fds(), _children(), _lanes()
+def owners_recorded() -> Iterator[list[str]]:
+    """The prefixes of the owners that this process makes inside."""
     prefixes: list[str] = []
     original = Owner.__init__
 
@@ -66,11 +64,25 @@ def nothing_left() -> Iterator[None]:
 
     Owner.__init__ = recording
     try:
-        yield
+        yield prefixes
     finally:
         Owner.__init__ = original
+
+
+def names_of(prefixes: list[str]) -> list[str]:
+    """What is in /dev/shm of owners with these prefixes."""
+    return [n for n in os.listdir("/dev/shm") if any(prefix in n for prefix in prefixes)]
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    """Fails if what runs inside leaves a name in /dev/shm, a child, a thread or a descriptor."""
     gc.collect()
-    names = [n for n in os.listdir("/dev/shm") if any(prefix in n for prefix in prefixes)]
+    fds, children, lanes = open_fds(), _children(), _lanes()
+    with owners_recorded() as prefixes:
+        yield
+    gc.collect()
+    names = names_of(prefixes)
     left_fds = {fd: to for fd, to in open_fds().items() if fds.get(fd) != to}
     left = {
         "names in /dev/shm": names,

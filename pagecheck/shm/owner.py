@@ -65,12 +65,15 @@ class Owner:
         return f"/{self.prefix}-{what}"
 
     def close(self) -> None:
-        """Gives the claim up and removes every name that is left of it, the owner's last; in a
+        """Removes every name that is left of this owner, its own last, and ends the lock; in a
         forked child it only closes the descriptor."""
         if self._fd < 0:
             return
         if os.getpid() == self._pid:
-            _remove(_names_by_token().get(self.prefix, []))
+            # Its own name by that name: a user id that is not the kernel's (a seccomp filter makes
+            # one of an error number) hides it from the list, and from every later sweep.
+            own = os.path.basename(self._path)
+            _remove([*_names_by_token().get(self.prefix, []), own])
         os.close(self._fd)
         self._fd = -1
 

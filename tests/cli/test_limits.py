@@ -80,6 +80,18 @@ def test_forbidden_call_that_nobody_expects(ram: Path):
     assert_fails(done, 3, "a system call", "seccomp")
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86-64")
+@pytest.mark.parametrize("number", [1, 38], ids=["EPERM", "ENOSYS"])
+def test_a_forbidden_question_for_the_user_leaves_no_name(ram: Path, number: int):
+    """geteuid() then answers with the error number, and whose the names are is not known."""
+    prefix = f"pagecheck-{-1 if number == 1 else 2**32 - number}-"
+    done = pagecheck("scan", "--channels", "1", ram, preexec_fn=forbidding(107, number))
+    if done.returncode == 99:
+        pytest.skip("no seccomp filter can be installed here")
+    assert done.returncode == 0, done.stderr
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith(prefix)]
+
+
 @pytest.fixture
 def group() -> Iterator[Path]:
     """A cgroup of our own with a limit on processes and threads."""

@@ -68,6 +68,18 @@ def test_close_removes_the_name_once(shm: Path) -> None:
     made.close()
 
 
+@pytest.mark.parametrize("uid", [-1, 2**32 - errno.ENOSYS])
+def test_a_user_id_that_is_an_error_number_leaves_nothing(
+    shm: Path, monkeypatch: pytest.MonkeyPatch, uid: int
+) -> None:
+    """What geteuid() gives under a seccomp filter: the C library takes no error of it for one."""
+    monkeypatch.setattr(owner.os, "geteuid", lambda: uid)
+    made = Owner()
+    assert os.listdir(shm) == [f"pagecheck-{uid}-{made.prefix[-16:]}-owner"]
+    made.close()
+    assert os.listdir(shm) == []
+
+
 def test_the_name_is_private(shm: Path) -> None:
     made = Owner()
     assert (shm / f"{made.prefix}-owner").stat().st_mode & 0o777 == 0o600
