@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from typing import Final, NamedTuple
 
 from pagecheck.errors import AccessError, UsageError
 from pagecheck.native import _native
+from pagecheck.service.connecting import credentials
 
 BLOCKS_PER_CLIENT: Final = 32
 CLIENTS_MAX: Final = _native.BLOCKS_MAX // BLOCKS_PER_CLIENT  # then there is a block for everyone
@@ -85,11 +85,8 @@ def admit(connected: socket.socket, allowed_uids: frozenset[int]) -> Peer:
 
     Raises:
         AccessError: this user may not.
-
-    Source: unix(7), SO_PEERCRED.
     """
-    raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _gid = struct.unpack("3i", raw)
+    pid, uid = credentials(connected)
     trusted = uid in (0, os.geteuid())
     if not trusted and uid not in allowed_uids:
         raise AccessError(f"user {uid} may not use this service; start it with --allow-uid {uid}")

@@ -12,7 +12,7 @@ import pytest
 
 from pagecheck import Client
 from pagecheck.errors import PeerError
-from pagecheck.service.client import NoReply
+from pagecheck.service.requests import NoReply
 from tests.service.conftest import StartService
 from tests.service.support import KnownRam, ServiceProcess
 from tests.support.waiting import wait_for

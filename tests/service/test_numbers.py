@@ -10,7 +10,7 @@ import pytest
 
 from pagecheck import Client, Coordinator
 from pagecheck.errors import PeerError, UsageError
-from pagecheck.service.client import RemoteBlock
+from pagecheck.service.replies import RemoteBlock
 from tests.service.support import PAGE, KnownRam, RawClient, ServiceProcess
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from pagecheck import Client
 from pagecheck.errors import ResourceError
-from pagecheck.service.client import RemoteBlock
+from pagecheck.service.replies import RemoteBlock
 from tests.service.hostile import Witness, connected, greeted, open_fds
 from tests.service.support import KnownRam, ServiceProcess, bits, living
 from tests.support.waiting import wait_for

@@ -13,7 +13,7 @@ import pytest
 
 from pagecheck import Client
 from pagecheck.errors import LimitError, PeerError
-from pagecheck.service.client import NoReply
+from pagecheck.service.requests import NoReply
 from tests.conftest import open_fds
 from tests.unit.test_client import GREETING, peer
 

@@ -17,8 +17,8 @@ from pagecheck.cli.service_table import service_table
 from pagecheck.errors import PeerError, ResourceError
 from pagecheck.model import RamBlock
 from pagecheck.native import _native
-from pagecheck.service.client import Client, RemoteBlock
-from pagecheck.service.replies import attached, checked
+from pagecheck.service.client import Client
+from pagecheck.service.replies import RemoteBlock, attached, checked
 from pagecheck.shm.segments import F_SEAL_FUTURE_WRITE, SEALS_SIZE
 from tests.unit.test_client import GREETING, lines, peer
 
@@ -409,7 +409,7 @@ def test_a_ring_of_smaller_batches_than_was_asked_for() -> None:
     with peer(sends({"return": {"channel": 0}, "id": 1}, fd)) as path, Client(path) as client:
         channel = client.open_channel()
         with pytest.raises(PeerError, match="batch of 128 pages is out of range"):
-            channel.check(client._own(BLOCK), [0], deadline=0.1)
+            channel.check(client.own(BLOCK), [0], deadline=0.1)
         channel._feed.close()
     os.close(fd)
 

@@ -1,0 +1,95 @@
+"""What a client hands to the service: a descriptor of shared memory, or a name with proof.
+
+A file on tmpfs is opened here and passed on; of everything else the service is told a name, and the
+device and inode that are seen under it here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from pagecheck.errors import PeerError, SourceError
+from pagecheck.shm import mounts
+from pagecheck.shm.ram import RamSource, open_source
+
+if TYPE_CHECKING:
+    from pagecheck.model import Format
+    from pagecheck.service.replies import Attached
+    from pagecheck.service.requests import Requests
+
+NAME_CHARS: Final = 128  # what a service takes
+
+
+def passed_on(
+    requests: Requests,
+    stack: contextlib.ExitStack,
+    source: Any,
+    arguments: dict[str, Any],
+    format: Format,
+) -> tuple[list[int], tuple[str, ...]]:
+    """Says in the arguments what the service is to open.
+
+    Returns:
+        The descriptors that it is given instead, and notes on them.
+    """
+    if isinstance(source, int):
+        return [source], ()
+    text = os.fspath(source)
+    if text.startswith(("pid:", "qmp:")):
+        path = os.path.abspath(text.removeprefix("qmp:"))
+        by_process = text.startswith("pid:")
+        fd = _held("/proc/self/ns/pid" if by_process else path, text)
+        stack.callback(os.close, fd)
+        return _named(requests, arguments, text if by_process else f"qmp:{path}", os.fstat(fd)), ()
+    if (kind := mounts.source_may_stall(text)) is not None:
+        raise SourceError(f"{text}: the service opens nothing on such a file system ({kind})")
+    ram: RamSource = stack.enter_context(open_source(text, format))
+    arguments.setdefault("name", _sendable(ram.name))
+    if ram.is_shared_memory:
+        return [ram.fd], ram.notes
+    if text.startswith("fd:"):
+        raise SourceError(f"{text}: the service takes descriptors of shared memory only")
+    if format != "auto" and "formats" in requests.greeting["capabilities"]:
+        arguments["format"] = format  # a service without them takes any file
+    return _named(requests, arguments, os.path.abspath(text), os.fstat(ram.fd)), ()
+
+
+def _named(
+    requests: Requests, arguments: dict[str, Any], text: str, st: os.stat_result
+) -> list[int]:
+    """A name means what it means to us: the service compares what it sees under it."""
+    if "expect" not in requests.greeting["capabilities"]:
+        raise PeerError(
+            f"{requests.path}: this service cannot prove that {text} is the same there as here; "
+            "start one of this version"
+        )
+    arguments["source"] = text
+    arguments["expect"] = {"device": st.st_dev, "inode": st.st_ino}
+    return []
+
+
+def require_same(found: Attached, offset: int, length: int | None) -> None:
+    """Raises PeerError where another part of the file was attached than we asked for."""
+    ram = found[0].ram
+    if len(found) > 1 or found.unreadable or ram.start != offset or length not in (None, ram.size):
+        raise PeerError(
+            f"the answer to attach: is of {len(found)} blocks, {ram.size:#x} bytes from "
+            f"{ram.start:#x} on; {'all' if length is None else f'{length:#x}'} from {offset:#x} on "
+            "were asked for"
+        )
+
+
+def _held(path: str, text: str) -> int:
+    """What a path leads to, held so that its numbers are nobody else's meanwhile."""
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SourceError(f"{text}: is not to be seen here: {reason}") from error
+
+
+def _sendable(name: str) -> str:
+    """A file's name as a block's: printable, and not longer than the service takes."""
+    return "".join(c if c.isprintable() else "?" for c in name)[:NAME_CHARS] or "ram"
