@@ -11,11 +11,15 @@ from typing_extensions import Buffer
 
 Memory: TypeAlias = Buffer | NDArray[Any]
 
+SEGMENT_MAGIC: Final[int]
 LAYOUT_VERSION: Final[int]
+HEADER_BYTES: Final[int]
+SLOT_HEAD_BYTES: Final[int]
 CONTROL_BYTES: Final[int]
 SLOTS_MAX: Final[int]
 SLOT_PAGES_MAX: Final[int]
 BLOCKS_MAX: Final[int]
+LATENCY_FIRST_NS: Final[int]
 TOUCH_FREELY: Final[int]
 TRUST_HOLES: Final[int]
 ASK_RESIDENT: Final[int]
@@ -330,8 +334,9 @@ class Worker:
         """Releases the ring and every block, after at most 2 s for a queue to drain; what the
         device may still hold stays mapped. May be called twice."""
 
-def layout() -> dict[str, tuple[int, int]]:
-    """Offset and size in bytes of every shared field, as the C side has them."""
+def layout() -> dict[str, dict[str, tuple[int, int]]]:
+    """Offset and size in bytes of every shared word, by its part (`header`, `slot`, `control`,
+    `stats`, `failure`) and name."""
 
 def segment_bytes(slots: int, slot_pages: int, /) -> int:
     """Size in bytes of a channel segment."""

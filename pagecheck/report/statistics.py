@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from pagecheck.shm.layout import STATS_WORDS, statistic, statistic_array
+
 # Completion record status codes. Source: DSA specification, table 5-6.
 STATUS_NAMES: Final = {
     0x01: "success",
@@ -55,13 +57,13 @@ class Statistics(NamedTuple):
         page_faults: records that reported one.
         refined: runs of pages that were looked at again after a mismatch.
         retries: submissions that a queue did not take at once.
-        queue_full: submissions given up because the queue stayed full.
+        queue_full: submissions abandoned because the queue stayed full.
         timeouts: submissions whose record did not come in time.
         opens: times that a queue was opened.
         submit_ns, wait_ns: wall clock spent submitting, and waiting for records.
         cpu_ns: CPU time of the workers' threads that submit.
         statuses: records by the name of their status.
-        answered, refused: batches that workers answered, and that made no sense to them.
+        answered, refused: batches that workers answered, and that they refused as invalid.
         latency_ns: wall clock from the beginning of a batch to its answer, over all batches.
     """
 
@@ -87,16 +89,17 @@ class Statistics(NamedTuple):
 
     @classmethod
     def of(cls, words: Sequence[int]) -> Statistics:
-        """From the words of `shm.layout.STATS`: 15 counters, the state, 64 counts by status, and
-        what batches came to."""
-        statuses = {status_name(code): count for code, count in enumerate(words[16:80]) if count}
-        return cls._make([*words[:15], statuses, words[80], words[81], words[87]])
+        """From the words of `shm.layout.STATS`, of which it has those that it names."""
+        by_code = enumerate(statistic_array(words, "statuses"))
+        statuses = {status_name(code): count for code, count in by_code if count}
+        counts = {name: statistic(words, name) for name in cls._fields if name != "statuses"}
+        return cls(**counts, statuses=statuses)
 
     @classmethod
     def total(cls, channels: Sequence[ChannelReport]) -> Statistics:
         """Counts over all channels."""
         columns = zip(*(each.words for each in channels), strict=True)
-        return cls.of([sum(column) for column in columns] or [0] * 112)
+        return cls.of([sum(column) for column in columns] or [0] * STATS_WORDS)
 
 
 class Failure(NamedTuple):

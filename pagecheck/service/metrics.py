@@ -18,16 +18,16 @@ from prometheus_client.registry import Collector
 
 from pagecheck._version import __version__
 from pagecheck.errors import ResourceError, UsageError
+from pagecheck.native import _native
 from pagecheck.service.scrapes import Page, ScrapeServer
-from pagecheck.shm.layout import STATS
+from pagecheck.shm.layout import statistic, statistic_array
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from pagecheck.service.service import Service
 
-BUCKETS: Final = 24
-FIRST_BUCKET_S: Final = 1024e-9
+FIRST_BUCKET_S: Final = _native.LATENCY_FIRST_NS / 1e9
 
 # Metric, what it is, and the word of `layout.STATS` it comes from; each by engine.
 BY_ENGINE: Final = (
@@ -69,7 +69,7 @@ class ServiceCollector(Collector):
         for name, text, field in BY_ENGINE:
             family = CounterMetricFamily(f"pagecheck_{name}", text, labels=["engine"])
             for engine, each in words.items():
-                family.add_metric([engine], each[_index(field)])
+                family.add_metric([engine], statistic(each, field))
             if field == "holes":  # those that no worker had to be asked about
                 family.add_metric(["none"], self._service.counters.number("holes"))
             yield family
@@ -85,7 +85,7 @@ class ServiceCollector(Collector):
         )
         for engine, each in words.items():
             for result in ("zero", "normal", "undecided"):
-                family.add_metric([engine, result], each[_index(result)])
+                family.add_metric([engine, result], statistic(each, result))
         # The coordinator answers holes that it finds before a worker has to.
         family.add_metric(["none", "zero"], self._service.counters.number("holes"))
         return family
@@ -96,15 +96,15 @@ class ServiceCollector(Collector):
             "From the beginning of a batch in its worker to its answer.",
             labels=["engine"],
         )
-        begin = _index("latencies")
         for engine, each in words.items():
             buckets: list[tuple[str, float]] = []
             total = 0
-            for index in range(BUCKETS):
-                total += each[begin + index]
-                last = index == BUCKETS - 1
+            counts = statistic_array(each, "latencies")
+            for index, count in enumerate(counts):
+                total += count
+                last = index == len(counts) - 1
                 buckets.append(("+Inf" if last else f"{FIRST_BUCKET_S * 2**index:.9g}", total))
-            family.add_metric([engine], buckets, sum_value=each[_index("latency_ns")] / 1e9)
+            family.add_metric([engine], buckets, sum_value=statistic(each, "latency_ns") / 1e9)
         return family
 
     def _now(self) -> Iterable[Metric]:
@@ -133,10 +133,6 @@ class ServiceCollector(Collector):
             "kernel": service.coordinator.kernel or "none",
         }
         yield InfoMetricFamily("pagecheck_build", "What runs here.", value=build)
-
-
-def _index(field: str) -> int:
-    return STATS[field].offset // 8
 
 
 def parse_address(address: str) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from pagecheck.service.answers import Answers
 from pagecheck.service.counters import Counters
 from pagecheck.service.direct import LOOK_NS, DirectChannel
 from pagecheck.service.limits import RESERVED_CLIENTS
+from pagecheck.shm.layout import statistic, statistic_array
 from pagecheck.shortage import refused
 
 if TYPE_CHECKING:
@@ -157,5 +158,9 @@ class Service:
 
 
 def _readable(words: list[int]) -> dict[str, Any]:
-    pages = dict(zip(("zero", "normal", "undecided", "holes", "bytes"), words[82:87], strict=True))
-    return {"pages": pages, "latencies": words[88:112], **Statistics.of(words)._asdict()}
+    names = ("zero", "normal", "undecided", "holes", "bytes")
+    return {
+        "pages": {name: statistic(words, name) for name in names},
+        "latencies": statistic_array(words, "latencies"),
+        **Statistics.of(words)._asdict(),
+    }

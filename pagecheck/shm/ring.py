@@ -7,13 +7,7 @@ import struct
 from typing import Protocol
 
 from pagecheck.native import _native
-from pagecheck.shm.layout import (
-    FAILURE,
-    FAILURE_OFFSET,
-    STATS_OFFSET,
-    STATS_WORDS,
-    segment_bytes,
-)
+from pagecheck.shm.layout import CONTROL, FAILURE, STATS_WORDS, segment_bytes
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.segments import Segment
 
@@ -89,7 +83,8 @@ def read_statistics(control_fd: int) -> list[int]:
     """The words of `layout.STATS` in a control segment; zeros where it is closed."""
     if control_fd < 0:
         return [0] * STATS_WORDS
-    raw = os.pread(control_fd, STATS_WORDS * 8, STATS_OFFSET)
+    stats = CONTROL["stats"]
+    raw = os.pread(control_fd, stats.size, stats.offset)
     return list(struct.unpack(f"={STATS_WORDS}Q", raw))
 
 
@@ -100,10 +95,11 @@ def read_failure(control_fd: int) -> tuple[bytes, bytes] | None:
     """
     if control_fd < 0:
         return None
-    kept, descriptor, record = FAILURE["kept"], FAILURE["descriptor"], FAILURE["record"]
-    if os.pread(control_fd, kept.size, FAILURE_OFFSET) == bytes(kept.size):
+
+    def read(name: str) -> bytes:
+        field = FAILURE[name]
+        return os.pread(control_fd, field.size, CONTROL["failure"].offset + field.offset)
+
+    if not any(read("kept")):
         return None
-    return (
-        os.pread(control_fd, descriptor.size, FAILURE_OFFSET + descriptor.offset),
-        os.pread(control_fd, record.size, FAILURE_OFFSET + record.offset),
-    )
+    return read("descriptor"), read("record")

@@ -15,6 +15,7 @@ import pytest
 from pagecheck import Coordinator, scan
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.report.statistics import Statistics
+from pagecheck.shm.layout import statistic
 from tests.engines.rams import HOLE, ZEROS, Page, Ram, bits, file_in, undisturbed, zero_pages
 
 PAGES = 1024
@@ -140,7 +141,9 @@ def test_7_a_stop_with_work_in_flight(ram: Ram, clean: None) -> None:
 
         waiter = threading.Thread(target=job)
         waiter.start()
-        while coordinator.statistics()[0].words[0] == 0 and waiter.is_alive():
+        while (
+            statistic(coordinator.statistics()[0].words, "descriptors") == 0 and waiter.is_alive()
+        ):
             pass
     waiter.join(BOUND_S)
     assert not waiter.is_alive()
@@ -158,7 +161,9 @@ def test_8_counts_and_every_kind_of_queue(ram: Ram, clean: None, mode: str) -> N
     assert counted.submit_ns > 0
     assert counted.cpu_ns > 0
     assert (counted.batches > 0) is (mode != "write")
-    assert sum(each.words[0] for each in report.workers) == counted.descriptors
+    assert (
+        sum(statistic(each.words, "descriptors") for each in report.workers) == counted.descriptors
+    )
 
 
 def test_9_the_device_path_runs_without_hardware(ram: Ram, clean: None) -> None:

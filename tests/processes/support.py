@@ -10,7 +10,8 @@ import sys
 import numpy as np
 
 from pagecheck import Coordinator
-from pagecheck.shm.layout import CONTROL, HEADER, SLOT, SLOT_HEAD_BYTES
+from pagecheck.native._native import SLOT_HEAD_BYTES
+from pagecheck.shm.layout import CONTROL, HEADER, SLOT
 from tests.support.waiting import wait_for
 
 PAGE = 4096

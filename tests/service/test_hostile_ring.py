@@ -15,7 +15,8 @@ import pytest
 from pagecheck import Client
 from pagecheck.errors import PeerError
 from pagecheck.native import Feed
-from pagecheck.shm.layout import HEADER, HEADER_BYTES, SLOT, SLOT_HEAD_BYTES
+from pagecheck.native._native import HEADER_BYTES, SLOT_HEAD_BYTES
+from pagecheck.shm.layout import HEADER, SLOT
 from tests.service.hostile import Witness
 from tests.service.support import PAGE, KnownRam, ServiceProcess
 from tests.support.waiting import wait_for

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "shortage": set(),
     "formats": set(),
     "child": {"printable", "shortage"},
-    "report": {"shortage"},
+    "report": {"shm", "shortage"},
     "shm": {"formats", "native", "shortage"},
     "hw": {"native"},
     "workers": {"child", "shm", "hw", "native", "shortage"},

@@ -8,6 +8,7 @@ import pytest
 from pagecheck.model import Counts, RamBlock
 from pagecheck.report.report import BlockReport, Report
 from pagecheck.report.statistics import ChannelReport, Failure, Statistics
+from pagecheck.shm.layout import STATS, STATS_WORDS
 
 A = Counts(pages=10, zero=4, hole=1, normal=3, undecided=2, unchanged=1)
 B = Counts(pages=100, zero=20, hole=5, normal=30, undecided=40, unchanged=10)
@@ -68,9 +69,20 @@ def test_a_report_is_frozen() -> None:
         make_report(A).seconds = 0.0  # type: ignore[misc]
 
 
+def test_statistics_find_their_words_by_name() -> None:
+    words = list(range(1000, 1000 + STATS_WORDS))
+    statistics = Statistics.of(words)
+    assert {name: getattr(statistics, name) for name in COUNTERS} == {
+        name: 1000 + STATS[name].offset // 8 for name in COUNTERS
+    }
+    first = 1000 + STATS["statuses"].offset // 8
+    assert statistics.statuses["success"] == first + 1
+    assert list(statistics.statuses.values()) == list(range(first, first + 64))
+
+
 def test_a_failure_is_told_in_hexadecimal() -> None:
     record = bytes([0xE1]) + bytes(31)  # bits 7 and 6 are no part of the code
-    channel = ChannelReport(0, "dsa", "model:", "enqcmd", "named", (0,) * 112)
+    channel = ChannelReport(0, "dsa", "model:", "enqcmd", "named", (0,) * STATS_WORDS)
     assert channel.to_json()["failure"] is None
     failure = Failure(bytes(range(64)), record)
     assert channel._replace(failure=failure).to_json()["failure"] == {

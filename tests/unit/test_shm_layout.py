@@ -1,38 +1,49 @@
-"""The shared words: C and Python agree, nothing overlaps, every cache line has one writer."""
+"""The shared words: every one of C's is Python's, nothing overlaps, every cache line has one
+writer, and docs/shm-layout.md shows them as they are."""
 
 import mmap
 import os
+import subprocess
+import sys
 from itertools import combinations
 
 import pytest
 
 from pagecheck.native import _native
 from pagecheck.shm import layout
-from pagecheck.shm.layout import (
-    CONTROL,
-    FAILURE,
-    HEADER,
-    SLOT,
-    SLOT_HEAD_BYTES,
-    STATS,
-    Field,
-    segment_bytes,
-)
+from pagecheck.shm.layout import CONTROL, FAILURE, HEADER, SLOT, STATS, Field, segment_bytes
+from tools import shm_layout
 
 LINE = 64
+BYTES = {
+    "header": _native.HEADER_BYTES,
+    "slot": _native.SLOT_HEAD_BYTES,
+    "control": _native.CONTROL_BYTES,
+    "stats": CONTROL["stats"].size,
+    "failure": CONTROL["failure"].size,
+}
 TABLES = {"header": HEADER, "control": CONTROL, "stats": STATS, "slot": SLOT, "failure": FAILURE}
 
 
-def python_table() -> dict[str, tuple[int, int]]:
-    return {
-        f"{part}.{name}": (field.offset, field.size)
-        for part, table in TABLES.items()
-        for name, field in table.items()
-    }
+@pytest.mark.parametrize("part", TABLES)
+def test_python_has_every_word_of_the_headers(part: str) -> None:
+    assert list(TABLES[part]) == [word.name for word in shm_layout.words(part)]
 
 
-def test_c_and_python_have_the_same_table() -> None:
-    assert python_table() == _native.layout()
+def test_the_page_shows_the_words_as_they_are() -> None:
+    assert shm_layout.PAGE.read_text() == shm_layout.page()
+
+
+def test_the_check_tells_a_page_that_is_out_of_date(tmp_path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(shm_layout.PAGE.read_text().replace("| `attention` |", "| `atention` |", 1))
+    command = [sys.executable, "-m", "tools.shm_layout", "--page", str(page)]
+    check = subprocess.run([*command, "--check"], capture_output=True, text=True, timeout=60)
+    assert check.returncode == 1
+    assert "tools.shm_layout" in check.stderr
+    subprocess.run(command, check=True, timeout=60)
+    assert page.read_text() == shm_layout.PAGE.read_text()
+    subprocess.run([*command, "--check"], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("part", TABLES)
@@ -44,9 +55,10 @@ def test_no_two_fields_overlap(part: str) -> None:
 @pytest.mark.parametrize("part", TABLES)
 def test_every_cache_line_has_one_writer(part: str) -> None:
     writers: dict[int, set[str]] = {}
-    for field in TABLES[part].values():
+    for word in shm_layout.words(part):
+        field = TABLES[part][word.name]
         for line in {field.offset // LINE, (field.offset + field.size - 1) // LINE}:
-            writers.setdefault(line, set()).add(field.writer)
+            writers.setdefault(line, set()).add(word.writer)
     assert all(len(names - {"added to"}) <= 1 for names in writers.values()), writers
 
 
@@ -55,18 +67,16 @@ def test_fields_are_aligned(part: str) -> None:
     assert all(field.offset % min(field.size, 8) == 0 for field in TABLES[part].values())
 
 
-def test_fields_lie_inside_their_part() -> None:
-    assert all(f.offset + f.size <= layout.HEADER_BYTES for f in HEADER.values())
-    assert all(f.offset + f.size <= _native.CONTROL_BYTES for f in CONTROL.values())
-    assert all(f.offset + f.size <= layout.STATS_WORDS * 8 for f in STATS.values())
-    assert all(f.offset + f.size <= SLOT_HEAD_BYTES for f in SLOT.values())
+@pytest.mark.parametrize("part", TABLES)
+def test_fields_lie_inside_their_part(part: str) -> None:
+    assert all(f.offset + f.size <= BYTES[part] for f in TABLES[part].values())
 
 
 @pytest.mark.parametrize(("slots", "pages"), [(1, 64), (16, 512), (3, 128), (1024, 65536)])
 def test_segment_bytes(slots: int, pages: int) -> None:
     arrays = pages * 8 + 2 * (pages // 64) * 8
-    slot = -(-(SLOT_HEAD_BYTES + arrays) // 128) * 128
-    assert segment_bytes(slots, pages) == layout.HEADER_BYTES + slots * slot
+    slot = -(-(_native.SLOT_HEAD_BYTES + arrays) // 128) * 128
+    assert segment_bytes(slots, pages) == _native.HEADER_BYTES + slots * slot
 
 
 def formatted(slots: int, pages: int, generation: int = 7) -> mmap.mmap:
@@ -82,13 +92,13 @@ def formatted(slots: int, pages: int, generation: int = 7) -> mmap.mmap:
 
 def test_a_new_segment_reads_as_the_table_says() -> None:
     with formatted(16, 512) as memory:
-        header = bytes(memory[: layout.HEADER_BYTES])
+        header = bytes(memory[: _native.HEADER_BYTES])
     found = {name: field.read(header) for name, field in HEADER.items()}
-    slot_bytes = (segment_bytes(16, 512) - layout.HEADER_BYTES) // 16
+    slot_bytes = (segment_bytes(16, 512) - _native.HEADER_BYTES) // 16
     assert found == {
-        "magic": layout.MAGIC,
+        "magic": _native.SEGMENT_MAGIC,
         "layout_version": _native.LAYOUT_VERSION,
-        "header_bytes": layout.HEADER_BYTES,
+        "header_bytes": _native.HEADER_BYTES,
         "segment_bytes": segment_bytes(16, 512),
         "generation": 7,
         "slot_count": 16,
@@ -103,7 +113,7 @@ def test_a_new_segment_reads_as_the_table_says() -> None:
 
 
 def test_magic_spells_its_name() -> None:
-    assert layout.MAGIC.to_bytes(8, "little") == b"PCPCRING"
+    assert _native.SEGMENT_MAGIC.to_bytes(8, "little") == b"PCPCRING"
 
 
 @pytest.mark.parametrize(
@@ -128,4 +138,13 @@ def test_impossible_geometry(slots: int, pages: int) -> None:
 
 
 def test_field_reads_its_own_bytes() -> None:
-    assert Field(4, "I", "worker", "").read(bytes([9, 9, 9, 9, 1, 2, 0, 0, 9])) == 0x201
+    assert Field(4, 4).read(bytes([9, 9, 9, 9, 1, 2, 0, 0, 9])) == 0x201
+
+
+def test_statistics_are_found_by_name() -> None:
+    words = range(layout.STATS_WORDS)
+    assert layout.statistic(words, "batches") == STATS["batches"].offset // 8
+    latencies = layout.statistic_array(words, "latencies")
+    assert latencies == list(range(layout.STATS_WORDS - 24, layout.STATS_WORDS))
+    with pytest.raises(ValueError, match="unpack"):
+        layout.statistic(words, "latencies")

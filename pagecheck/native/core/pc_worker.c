@@ -205,7 +205,6 @@ static void count(struct pc_stats *stats, const pc_begun *begun)
     if (zero > decided)
         zero = decided;
     uint64_t took_ns = (uint64_t)(pc_clock_now_ns() - begun->begun_ns);
-    uint32_t bucket = took_ns < 1024 ? 0 : 54u - (uint32_t)__builtin_clzll(took_ns);
     stats->pages_cpu += task->batch.count - task->offloaded;
     stats->answered++;
     stats->zero += zero;
@@ -213,7 +212,7 @@ static void count(struct pc_stats *stats, const pc_begun *begun)
     stats->undecided += task->batch.count - decided;
     stats->bytes += decided * task->block->page_bytes;
     stats->latency_ns += took_ns;
-    stats->latencies[bucket < PC_LATENCIES ? bucket : PC_LATENCIES - 1]++;
+    stats->latencies[pc_latency_bucket(took_ns)]++;
 }
 
 /* Ends the oldest batch that was begun and answers it. */

@@ -18,7 +18,11 @@ extern PyType_Spec py_worker_spec;
 extern PyMethodDef py_bits_methods[];
 extern PyMethodDef py_cpu_methods[];
 extern PyMethodDef py_kernel_methods[];
+extern PyMethodDef py_layout_methods[];
 extern PyMethodDef py_watch_methods[];
+
+/* Offers the constants of the layout; on failure -1 with an exception. */
+int py_layout_add_constants(PyObject *module);
 
 /* Opens a ring; on failure sets OSError or ValueError with what the core said. */
 int py_ring_open(int fd, int control_fd, pc_ring *ring);
