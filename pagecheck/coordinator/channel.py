@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pagecheck import clock
+from pagecheck.child.watch import SLICE_NS, Watch
 from pagecheck.coordinator.keeper import WorkerKeeper
 from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
-from pagecheck.coordinator.watch import SLICE_NS, Watch
 from pagecheck.native import Feed, _native
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Channel(WorkerKeeper):
             return self._process.describe_end()
         if self._watch is None:  # kept over jobs, for callers that wait less than the stall
             self._watch = Watch(self.feed.progress)
-        still_ns = self._watch.still_ns()
+        still_ns = self._watch.unchanged_ns()
         if still_ns >= self._settings.stall_ns:
             return f"worker {self.pid} stood still for {still_ns / 1e9:.1f} s"
         return None

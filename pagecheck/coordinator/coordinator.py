@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pagecheck import clock
+from pagecheck.child.signals import signals_held
 from pagecheck.coordinator.block import Block, new_block
 from pagecheck.coordinator.ending import give_back
 from pagecheck.coordinator.pool import Pool, Stop
-from pagecheck.coordinator.process import signals_held
 from pagecheck.coordinator.settings import (
     CHANNELS_MAX,
     Engine,

@@ -12,14 +12,17 @@ processes, room in /dev/shm) is no failure of the worker's: the next use tries a
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
+from pagecheck.child.process import ChildDied
+from pagecheck.child.signals import signals_held
+from pagecheck.child.watch import IsOver, Watch, reply_limit, start_limit
 from pagecheck.coordinator.outcome import ChannelLost, TooLate
-from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
 from pagecheck.coordinator.settings import Settings
-from pagecheck.coordinator.watch import IsOver, Watch, await_reply, reply_limit, start_limit
+from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import (
     EngineError,
     InternalError,
@@ -126,7 +129,7 @@ class WorkerKeeper:
         while True:
             try:
                 return self._start_worker()
-            except WorkerDied as error:
+            except ChildDied as error:
                 self._count_failed_start(str(error))
 
     def _count_failed_start(self, failure: str) -> None:
@@ -140,7 +143,7 @@ class WorkerKeeper:
         self.replaced += 1
 
     def _start_worker(self) -> tuple[NamedRing, WorkerProcess]:
-        """Raises WorkerDied where the worker is gone before it was told of its ring."""
+        """Raises ChildDied where the worker is gone before it was told of its ring."""
         settings = self._settings
         self._generation += 1
         ring = NamedRing(
@@ -178,8 +181,8 @@ class WorkerKeeper:
         reply: dict[str, Any] | None = None
         while reply is None and not limit.is_used_up():
             try:
-                reply = self._process.await_reply("ready", limit.step_end_ns())
-            except WorkerDied as error:
+                reply = self._process.receive_reply("ready", limit.step_end_ns())
+            except ChildDied as error:
                 self._discard_current()
                 self._count_failed_start(str(error))
                 with signals_held():
@@ -233,7 +236,7 @@ class WorkerKeeper:
                     self._process.attach(message, block.fd, self.feed.raise_attention)
                     self._await("attached", block, deadline_ns)
                 return
-            except WorkerDied as error:
+            except ChildDied as error:
                 self._mark_dead(str(error))
                 self._renew(str(error), deadline_ns)
             except ResourceError as error:  # says nothing about the worker
@@ -245,7 +248,9 @@ class WorkerKeeper:
 
     def _await(self, kind: str, block: Block | None, deadline_ns: int) -> None:
         starts = kind == "ready"
-        is_over = start_limit() if starts else reply_limit(self.feed, self._settings.stall_ns)
+        is_over = (
+            start_limit() if starts else reply_limit(self.feed.progress, self._settings.stall_ns)
+        )
         self._awaited = (kind, block, is_over)
         self._settle(deadline_ns)
 
@@ -254,13 +259,13 @@ class WorkerKeeper:
 
         Raises:
             TooLate: the deadline passed first; the reply is still awaited.
-            WorkerDied: the worker ended, or is silent for longer than it may be.
+            ChildDied: the worker ended, or is silent for longer than it may be.
         """
         if self._awaited is None:
             return
         kind, block, is_over = self._awaited
         try:
-            reply = await_reply(self._process, kind, is_over, deadline_ns)
+            reply = self._process.await_reply(kind, is_over, deadline_ns)
         except PagecheckError:
             self._workerless = True  # it ends after such a reply
             self._awaited = None
@@ -325,7 +330,7 @@ class WorkerKeeper:
                     continue
                 self._await("ready", None, deadline_ns)
                 return
-            except WorkerDied as error:
+            except ChildDied as error:
                 failure = str(error)
                 self._failures += 1
             except (PagecheckError, OSError, ValueError) as error:
@@ -348,14 +353,14 @@ class WorkerKeeper:
     def ask_to_end(self) -> None:
         """Hangs up on the worker, so that all of them end side by side; none is replaced now."""
         self._ending = True
-        self._process.ask_to_end()
+        self._process.hang_up()
         if self._feed is not None:
             self._feed.raise_attention()
 
     def wait_gone(self, deadline_ns: int) -> None:
         """Waits for the worker's end; after the deadline it is killed, but not waited for."""
         if not self._process.wait_gone(deadline_ns):
-            self._process.send_kill()
+            self._process.send_signal(signal.SIGKILL)
 
     def close(self, deadline_ns: int, *, in_use: bool) -> None:
         """Reaps the worker and removes every name. May be called twice.
@@ -367,7 +372,7 @@ class WorkerKeeper:
         self._ending = True
         ring, process = self._ring, self._process
         if not process.wait_gone(deadline_ns):
-            process.send_kill()
+            process.send_signal(signal.SIGKILL)
             log.error("channel %d: worker %d cannot be reaped", self.index, process.pid)
         process.close()
         ring.remove()

@@ -15,16 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
-from pagecheck.coordinator.process import WorkerDied, WorkerProcess, signals_held
+from pagecheck.child.process import ChildDied, ChildSilent
+from pagecheck.child.signals import signals_held
+from pagecheck.child.watch import IsOver, Watch, reply_limit, start_limit
 from pagecheck.coordinator.settings import Settings
-from pagecheck.coordinator.watch import (
-    IsOver,
-    Watch,
-    WorkerSilent,
-    await_reply,
-    reply_limit,
-    start_limit,
-)
+from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError
 from pagecheck.native import Feed, _native
 from pagecheck.shm.layout import CONTROL, segment_bytes
@@ -121,8 +116,8 @@ class DirectChannel:
                 for number, block in blocks.items():
                     self._attach(number, block)
                 return reply
-            except WorkerDied as error:
-                if not left or isinstance(error, WorkerSilent):
+            except ChildDied as error:
+                if not left or isinstance(error, ChildSilent):
                     raise EngineError(f"channel {self.number}: {error}") from error
                 log.warning("direct channel %d: %s; trying again", self.number, error)
                 self.replaced += 1
@@ -163,7 +158,7 @@ class DirectChannel:
     def _or_end(self, tell: Callable[[], None]) -> None:
         try:
             tell()
-        except WorkerDied as error:
+        except ChildDied as error:
             self.end(str(error))
             raise EngineError(f"channel {self.number}: {error}; open another one") from error
 
@@ -172,16 +167,17 @@ class DirectChannel:
         self._tell("attached", {"attach": message}, (block.fd,))
 
     def _tell(self, reply: str, message: dict[str, object], fds: tuple[int, ...]) -> None:
-        """Raises WorkerDied where it is gone, or does not say `reply` in time."""
+        """Raises ChildDied where it is gone, or does not say `reply` in time."""
         with self._lock:
             if self.is_gone or self._process is None or self._feed is None:
-                raise WorkerDied("its worker is gone")
-            self._process.tell(message, fds, self._feed.raise_attention)
-            self._reply(reply, reply_limit(self._feed, self._settings.stall_ns))
+                raise ChildDied("its worker is gone")
+            self._process.send(message, fds)
+            self._feed.raise_attention()
+            self._reply(reply, reply_limit(self._feed.progress, self._settings.stall_ns))
 
     def _reply(self, kind: str, is_over: IsOver) -> dict[str, Any]:
         assert self._process is not None
-        reply = await_reply(self._process, kind, is_over, FAR_NS)
+        reply = self._process.await_reply(kind, is_over, FAR_NS)
         assert reply is not None  # it is waited for until it is over
         return reply
 
@@ -210,11 +206,11 @@ class DirectChannel:
             self._in_hand = None
         elif self._in_hand is None:
             self._in_hand = Watch(self._feed.progress, LOOK_NS)
-        elif self._in_hand.still_ns() >= stall_ns:
+        elif self._in_hand.unchanged_ns() >= stall_ns:
             return f"worker {self.pid} stood still with a batch in hand"
         if self._watch is None:
             self._watch = Watch(self._signs, LOOK_NS)
-        elif self._watch.still_ns() >= max(stall_ns, IDLE_NS):
+        elif self._watch.unchanged_ns() >= max(stall_ns, IDLE_NS):
             return f"worker {self.pid} stood still"
         return None
 
@@ -247,7 +243,7 @@ class DirectChannel:
     def ask_to_end(self) -> None:
         """Hangs up on the worker, so that several end side by side; `close` follows."""
         if self._process is not None and self._feed is not None:
-            self._process.ask_to_end()
+            self._process.hang_up()
             self._feed.raise_attention()
 
     def close(self) -> None:
@@ -258,7 +254,7 @@ class DirectChannel:
             feed, self._feed = self._feed, None
             self.is_gone = True
             if process is not None:
-                process.ask_to_end()
+                process.hang_up()
                 if feed is not None:
                     feed.raise_attention()
                 if not process.wait_gone(clock.now_ns() + END_NS):

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 
 from pagecheck import clock
+from pagecheck.child.signals import release_signals
 from pagecheck.child.wire import Closed, Link
 from pagecheck.errors import EngineError, InternalError, PagecheckError, ResourceError
 from pagecheck.hw.cpu import choose_kernel
@@ -27,7 +27,7 @@ def main(fd: int) -> int:
     Returns:
         The process's exit status.
     """
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # they were held while it was started
+    release_signals()
     link = Link.inherited(fd)
     try:
         worker, engine = start(link)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from pagecheck import Coordinator
-from pagecheck.coordinator import process
+from pagecheck.child.process import ChildDied
+from pagecheck.coordinator import worker as worker_module
+from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError
 from pagecheck.shm.owner import Owner
 from tests.processes.support import Ram, assert_scan_is_right, bits, catch_in_hand, state_of, stop
@@ -140,7 +142,7 @@ def _die_at(point: str) -> str:
 
 @pytest.mark.parametrize("point", ["main", "start", "choose_kernel", "Worker"])
 def test_every_worker_dies_during_start(monkeypatch: pytest.MonkeyPatch, point: str):
-    monkeypatch.setattr(process, "_BOOT", _die_at(point))
+    monkeypatch.setattr(worker_module.PROGRAM, "code", _die_at(point))
     with pytest.raises(EngineError, match=r"channel 0 lost 5 workers .*was killed by signal 9"):
         Coordinator(2)
 
@@ -166,7 +168,7 @@ def test_one_worker_dies_during_start_and_is_replaced(
     """As after a shot of the OOM killer: the others and its successor answer everything."""
     path = "import sys; sys.path.append(sys.argv[1])"
     script = FIRST_DIES_AT.format(point=point, mark=str(tmp_path / "died"))
-    monkeypatch.setattr(process, "_BOOT", path + script)
+    monkeypatch.setattr(worker_module.PROGRAM, "code", path + script)
     with Coordinator(2) as c:
         assert c.workers_replaced == 1
         assert c.is_running
@@ -179,14 +181,14 @@ def test_a_worker_that_dies_during_start_does_not_leave_its_queue_to_the_cpu(
     """Engine dsa without a fallback stays a promise to the successor, too."""
     path = "import sys; sys.path.append(sys.argv[1])"
     script = FIRST_DIES_AT.format(point="start", mark=str(tmp_path / "died"))
-    monkeypatch.setattr(process, "_BOOT", path + script)
+    monkeypatch.setattr(worker_module.PROGRAM, "code", path + script)
     with pytest.raises(EngineError, match="cannot initialise DSA"):
         Coordinator(1, engine="dsa", wq=["/dev/dsa/wq9.9"])
 
 
 @pytest.mark.parametrize("point", ["serve", "answer", "attach"])
 def test_every_worker_dies_after_start(monkeypatch: pytest.MonkeyPatch, ram: Ram, point: str):
-    monkeypatch.setattr(process, "_BOOT", _die_at(point))
+    monkeypatch.setattr(worker_module.PROGRAM, "code", _die_at(point))
     with Coordinator(1) as c:
         block = c.attach(ram.source)
         with pytest.raises(EngineError, match="no channel is left"):
@@ -196,23 +198,23 @@ def test_every_worker_dies_after_start(monkeypatch: pytest.MonkeyPatch, ram: Ram
 
 
 def test_killed_while_its_siblings_start(monkeypatch: pytest.MonkeyPatch):
-    open_ring = process.WorkerProcess.open
+    open_ring = WorkerProcess.open
 
-    def dying(worker: process.WorkerProcess, *arguments) -> None:
+    def dying(worker: WorkerProcess, *arguments) -> None:
         if worker.channel == 1:
             kill(worker.pid)
         open_ring(worker, *arguments)
 
-    monkeypatch.setattr(process.WorkerProcess, "open", dying)
+    monkeypatch.setattr(WorkerProcess, "open", dying)
     with pytest.raises(EngineError, match=r"channel 1 lost 5 workers .*was killed by signal 9"):
         Coordinator(3)
 
 
 @pytest.mark.parametrize("when", ["before it is told of its ring", "after"])
 def test_killed_once_while_its_siblings_start(monkeypatch: pytest.MonkeyPatch, ram: Ram, when: str):
-    open_ring, killed = process.WorkerProcess.open, []
+    open_ring, killed = WorkerProcess.open, []
 
-    def dying(worker: process.WorkerProcess, *arguments) -> None:
+    def dying(worker: WorkerProcess, *arguments) -> None:
         first = worker.channel == 1 and not killed
         if first and when != "after":
             killed.append(worker.pid)
@@ -222,7 +224,7 @@ def test_killed_once_while_its_siblings_start(monkeypatch: pytest.MonkeyPatch, r
             killed.append(worker.pid)
             kill(worker.pid)
 
-    monkeypatch.setattr(process.WorkerProcess, "open", dying)
+    monkeypatch.setattr(WorkerProcess, "open", dying)
     with Coordinator(3) as c:
         assert len(killed) == c.workers_replaced == 1
         assert_scan_is_right(c.scan(c.attach(ram.source)), ram)
@@ -231,17 +233,17 @@ def test_killed_once_while_its_siblings_start(monkeypatch: pytest.MonkeyPatch, r
 def test_replacement_dies_while_it_attaches_and_the_next_one_lives(
     monkeypatch: pytest.MonkeyPatch, ram: Ram
 ):
-    attach = process.WorkerProcess.attach
+    attach = WorkerProcess.attach
     deaths = []
 
-    def dying(worker: process.WorkerProcess, *arguments) -> bool:
+    def dying(worker: WorkerProcess, *arguments) -> bool:
         if len(deaths) < 3:
             deaths.append(worker.pid)
             os.kill(worker.pid, signal.SIGKILL)
         return attach(worker, *arguments)
 
     with Coordinator(1) as c:
-        monkeypatch.setattr(process.WorkerProcess, "attach", dying)
+        monkeypatch.setattr(WorkerProcess, "attach", dying)
         block = c.attach(ram.source)
         assert_scan_is_right(c.scan(block), ram)
         assert c.workers_replaced == 3
@@ -253,16 +255,16 @@ def test_attach_that_kills_every_worker_gives_the_channel_up(
     """Also after work that went well: earlier answers are no reason to go on for ever."""
     deaths = []
 
-    def dying(worker: process.WorkerProcess, *arguments) -> bool:
+    def dying(worker: WorkerProcess, *arguments) -> bool:
         deaths.append(worker.pid)
         assert len(deaths) < 30, "workers are started for ever"
-        raise process.WorkerDied("killed by its block")
+        raise ChildDied("killed by its block")
 
     with Coordinator(1) as c:
         block = c.attach(ram.source)
         assert (c.check(block, ram.offsets).zero == ram.zero).all()
         c.detach(block)
-        monkeypatch.setattr(process.WorkerProcess, "attach", dying)
+        monkeypatch.setattr(WorkerProcess, "attach", dying)
         block = c.attach(ram.source)
         with pytest.raises(EngineError, match="no channel is left"):
             c.check(block, ram.offsets)

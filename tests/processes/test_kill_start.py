@@ -13,9 +13,9 @@ import pytest
 
 import pagecheck
 from pagecheck import Coordinator
-from pagecheck.coordinator import process
+from pagecheck.coordinator import worker as worker_module
 from pagecheck.coordinator.keeper import FAILURES_MAX
-from pagecheck.coordinator.process import WorkerProcess
+from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError, StartTimeout
 from tests.processes.support import Ram, assert_scan_is_right, state_of
 from tests.support.waiting import wait_for
@@ -48,7 +48,7 @@ def die_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Non
         for number in range(deaths):
             (tmp_path / str(number)).touch()
         boot = DIE_AT.format(point=point, after=after, lives=str(tmp_path))
-        monkeypatch.setattr(process, "_BOOT", boot)
+        monkeypatch.setattr(worker_module.PROGRAM, "code", boot)
 
     return prepare
 
@@ -99,7 +99,7 @@ def _killed(worker: WorkerProcess) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", ["open", "await_reply"])
+@pytest.mark.parametrize("step", ["open", "receive_reply"])
 def test_it_dies_while_we_speak_to_it(
     monkeypatch: pytest.MonkeyPatch, ram: Ram, step: str, after: bool
 ) -> None:
@@ -192,7 +192,7 @@ def test_a_worker_that_is_told_nothing_ends_with_who_started_it() -> None:
     try:
         wait_for(lambda: state_of(worker.pid) == "S", "a worker that waits")
         assert worker.is_alive()
-        worker.ask_to_end()
+        worker.hang_up()
         assert worker.wait_gone(time.monotonic_ns() + 20 * 10**9)
     finally:
         worker.kill()

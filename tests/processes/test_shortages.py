@@ -17,7 +17,7 @@ import pytest
 from pagecheck import Coordinator
 from pagecheck.child.wire import Closed, Link
 from pagecheck.coordinator import keeper, pool
-from pagecheck.coordinator.process import WorkerProcess
+from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError, ResourceError
 from tests.processes.support import Ram, assert_scan_is_right, state_of
 from tests.support.waiting import Background, wait_for
@@ -96,10 +96,10 @@ def test_one_channel_in_want_leaves_the_work_to_the_others(
 ) -> None:
     spawn = WorkerProcess._spawn
 
-    def refuse_first(self: WorkerProcess, fd: int) -> object:
+    def refuse_first(self: WorkerProcess, command: list[str], fd: int) -> object:
         if self.channel == 0:
             raise OSError(errno.EAGAIN, "no more processes")
-        return spawn(self, fd)
+        return spawn(self, command, fd)
 
     monkeypatch.setattr(keeper, "PATIENCE_NS", 0)
     monkeypatch.setattr(pool, "REST_NS", 60_000_000_000)
@@ -124,11 +124,11 @@ def test_a_job_waits_for_a_short_rest(ram: Ram, monkeypatch: pytest.MonkeyPatch)
     refused: list[int] = []
     spawn = WorkerProcess._spawn
 
-    def refuse(self: WorkerProcess, fd: int) -> object:
+    def refuse(self: WorkerProcess, command: list[str], fd: int) -> object:
         if len(refused) < 3:
             refused.append(fd)
             raise OSError(errno.ENOMEM, "no memory")
-        return spawn(self, fd)
+        return spawn(self, command, fd)
 
     with Coordinator(1) as c:
         block = c.attach(ram.source)
@@ -209,7 +209,7 @@ def test_a_channel_that_loses_every_worker_is_lost_for_good(
     """Deaths are no shortage."""
     with Coordinator(1) as c:
         block = c.attach(ram.source)
-        monkeypatch.setattr("pagecheck.coordinator.process._BOOT", "raise SystemExit(9)")
+        monkeypatch.setattr("pagecheck.coordinator.worker.PROGRAM.code", "raise SystemExit(9)")
         kill(c.worker_pids[0])
         assert c.check(block, ram.offsets).notes
         assert c.is_lost

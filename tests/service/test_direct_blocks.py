@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from pagecheck import Coordinator
-from pagecheck.coordinator import process
-from pagecheck.coordinator.process import WorkerProcess
 from pagecheck.coordinator.settings import Settings
+from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError
 from pagecheck.native import Feed, _native
 from pagecheck.service.direct import STARTS_MAX
@@ -68,8 +67,8 @@ def _ask(feed: Feed, pages: int) -> list[int]:
     ("step", "when"),
     [
         ("open", lambda *_: True),
-        ("await_reply", lambda kind, *_: kind == "ready"),
-        ("tell", lambda *_: True),
+        ("receive_reply", lambda kind, *_: kind == "ready"),
+        ("send", lambda message, *_: "attach" in message),
     ],
     ids=["before open", "before ready", "before attach"],
 )
@@ -100,7 +99,7 @@ def test_it_is_tried_so_often_and_no_more(
     monkeypatch: pytest.MonkeyPatch, service: Service
 ) -> None:
     before = len(open_fds())
-    dead = _kill_at(monkeypatch, "await_reply", 99, lambda *_: True)
+    dead = _kill_at(monkeypatch, "receive_reply", 99, lambda *_: True)
     with pytest.raises(EngineError, match=r"channel 7: worker \d+ was killed"):
         service.new_channel(7, 16, 128, 0, {})
     assert len(dead) == STARTS_MAX
@@ -117,7 +116,7 @@ def test_what_the_worker_says_of_itself_is_not_tried_again(
         asked.append(worker.pid)
         real(worker, *given)
 
-    monkeypatch.setattr(process.WorkerProcess, "open", count)
+    monkeypatch.setattr(WorkerProcess, "open", count)
     service._settings = SETTINGS._replace(engine="dsa", wq=("/dev/dsa/wq9.9",))
     with pytest.raises(EngineError, match=r"wq9\.9"):
         service.new_channel(7, 16, 128, 0, {})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.coordinator import process
+from pagecheck.coordinator import worker
 from pagecheck.coordinator.settings import Settings
 from pagecheck.errors import EngineError
 from pagecheck.service.direct import DirectChannel
@@ -19,7 +19,7 @@ def test_one_dies_and_the_next_one_serves(
     clean: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, point: str
 ) -> None:
     script = FIRST_DIES_AT.format(point=point, mark=str(tmp_path / "died"))
-    monkeypatch.setattr(process, "_BOOT", PATH + script)
+    monkeypatch.setattr(worker.PROGRAM, "code", PATH + script)
     channel = DirectChannel(1, 0, SETTINGS, 4, 128, 0)
     try:
         assert (tmp_path / "died").exists()
@@ -31,6 +31,6 @@ def test_one_dies_and_the_next_one_serves(
 
 
 def test_all_of_them_die(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_BOOT", PATH + DIE_AT.format(point="start"))
+    monkeypatch.setattr(worker.PROGRAM, "code", PATH + DIE_AT.format(point="start"))
     with pytest.raises(EngineError, match=r"channel 1: worker \d+ was killed by signal 9"):
         DirectChannel(1, 0, SETTINGS, 4, 128, 0)

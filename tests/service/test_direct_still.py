@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pagecheck import Coordinator
+from pagecheck.child import watch
 from pagecheck.clock import STEP_NS
-from pagecheck.coordinator import watch
 from pagecheck.coordinator.settings import Settings
 from pagecheck.errors import EngineError
 from pagecheck.service.direct import IDLE_NS, LOOK_NS, DirectChannel

@@ -10,8 +10,8 @@ import socket
 import pytest
 
 from pagecheck import clock
+from pagecheck.child.watch import Watch
 from pagecheck.clock import STEP_NS, Allowance, Elapsed
-from pagecheck.coordinator.watch import Watch
 from pagecheck.service.protocol import Connection, NotTaken
 from tests.support.clock import MovedClock
 
@@ -63,11 +63,11 @@ def test_a_word_that_stands_still(moved_clock: MovedClock) -> None:
     words = [5]
     watch = Watch(lambda: words[0])
     moved_clock.ns += STEP_NS
-    assert watch.still_ns() == STEP_NS
+    assert watch.unchanged_ns() == STEP_NS
     moved_clock.ns += 10**12  # we stood still, and perhaps the worker with us
-    assert watch.still_ns() == 3 * STEP_NS
+    assert watch.unchanged_ns() == 3 * STEP_NS
     words[0] += 1
-    assert watch.still_ns() == 0
+    assert watch.unchanged_ns() == 0
 
 
 def test_a_descriptor_that_is_ready() -> None:

@@ -7,8 +7,8 @@ import pytest
 from pagecheck.clock import Allowance
 from pagecheck.coordinator.keeper import WorkerKeeper
 from pagecheck.coordinator.outcome import ChannelLost
-from pagecheck.coordinator.process import WorkerProcess
 from pagecheck.coordinator.settings import Settings
+from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError, InternalError, PagecheckError, UsageError
 from pagecheck.shm.owner import Owner
 
@@ -30,7 +30,7 @@ def test_a_replacement_that_cannot_start_loses_the_channel(
         def refuse(_self: WorkerProcess, _kind: str, _deadline_ns: int) -> None:
             raise error("no")
 
-        monkeypatch.setattr(WorkerProcess, "await_reply", refuse)
+        monkeypatch.setattr(WorkerProcess, "receive_reply", refuse)
         with pytest.raises(ChannelLost, match="no"):
             keeper.forget_detached(FAR_NS)
         assert not keeper.is_alive()

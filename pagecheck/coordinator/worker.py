@@ -1,0 +1,101 @@
+"""One worker process: it gets a ring, attaches RAM blocks, and says how that went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from pagecheck.child.process import Child, Program
+from pagecheck.child.watch import IsOver, await_reply
+from pagecheck.errors import EngineError, InternalError, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from pagecheck.shm.ring import Ring
+
+PROGRAM: Final = Program("from pagecheck.workers.program import main")
+
+
+class WorkerProcess(Child):
+    """A running worker. `open` and its reply `ready` make it ready."""
+
+    def __init__(self, channel: int) -> None:
+        """Starts it.
+
+        Raises:
+            EngineError: no process can be started here; ResourceError: not at this moment.
+        """
+        self.channel = channel
+        super().__init__("worker", PROGRAM, where=f"channel {channel}: ")
+
+    def open(self, ring: Ring, settings: dict[str, Any]) -> None:
+        """Gives it its ring.
+
+        Args:
+            settings: what else the message `open` holds.
+
+        Raises:
+            ChildDied: it is gone already.
+        """
+        self.send({"open": {"channel": self.channel, **settings}}, (ring.fd, ring.control_fd))
+
+    def attach(self, message: dict[str, Any], fd: int, wake: Callable[[], None]) -> None:
+        """Asks it to attach a RAM block; the reply is `attached`.
+
+        Args:
+            message: `Block.attach_message`.
+            wake: makes the worker look at its socket; called once the message is there.
+
+        Raises:
+            ChildDied: it is gone.
+        """
+        self.send({"attach": message}, (fd,))
+        wake()
+
+    def detach(self, block: int, wake: Callable[[], None]) -> None:
+        """Asks it to forget a block; the reply is `detached`. Raises as `attach`."""
+        self.send({"detach": {"block": block}})
+        wake()
+
+    def receive_reply(self, kind: str, deadline_ns: int) -> dict[str, Any] | None:
+        """Waits for what it says next: `ready`, `attached` or `detached`.
+
+        Returns:
+            The body of the message; None when the absolute time passed.
+
+        Raises:
+            ChildDied: it ended.
+            EngineError: it says that the engine or kernel cannot run here.
+            UsageError: it says that what was asked for is invalid.
+            ResourceError: it says that the host did not give it what it needs.
+            InternalError: it says something else.
+        """
+        received = self.receive(deadline_ns)
+        if received is None:
+            return None
+        message, _fds = received
+        if "error" in message:
+            text = f"channel {self.channel}: {message['error'].get('message')}"
+            known = {each.__name__: each for each in (EngineError, UsageError, ResourceError)}
+            raise known.get(message["error"].get("class"), InternalError)(text)
+        body = message.get(kind)
+        if not isinstance(body, dict):
+            raise InternalError(f"channel {self.channel}: worker said {message!r}, not {kind!r}")
+        return body
+
+    def await_reply(self, kind: str, is_over: IsOver, deadline_ns: int) -> dict[str, Any] | None:
+        """Waits for a reply for as long as the worker may owe it.
+
+        Args:
+            is_over: whether it may be silent no longer.
+            deadline_ns: absolute; the reply can be waited for again afterwards.
+
+        Raises:
+            ChildDied: it ended; `ChildSilent`: it is silent for longer than it may be.
+            PagecheckError: as `receive_reply`.
+        """
+        return await_reply(
+            lambda until_ns: self.receive_reply(kind, until_ns),
+            is_over,
+            deadline_ns,
+            f"worker {self.pid} did not say {kind!r} in time",
+        )
