@@ -9,7 +9,6 @@ import array
 import errno
 import json
 import os
-import select
 import socket
 
 from pagecheck import clock
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 MESSAGE_BYTES: Final = 65536
 FDS: Final = 4
-POLL_MAX_MS: Final = 2**31 - 1  # poll(2) takes no more: 24 days
 
 # What the other side's end, and buffers that it does not empty, make of a call; EBADF: closed here.
 # Every other error is a shortage of our own, such as too many descriptors on their way.
@@ -91,13 +89,9 @@ class Link:
             OSError: there is no descriptor left for what came with it.
             InternalError: what came is no message of ours.
         """
-        left_ms = max(0, -((clock.now_ns() - deadline_ns) // 1_000_000))
-        left_ms = min(left_ms, POLL_MAX_MS)
         if self._socket.fileno() < 0:
             raise Closed("closed here")
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        if not poll.poll(left_ms):
+        if not clock.wait_ready(self._socket.fileno(), deadline_ns):
             return None
         try:
             line, fds, flags, _address = socket.recv_fds(self._socket, MESSAGE_BYTES, FDS)

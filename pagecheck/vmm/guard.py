@@ -13,7 +13,7 @@ import select
 import threading
 from collections.abc import Callable
 
-from pagecheck.child.wire import POLL_MAX_MS
+from pagecheck.clock import POLL_MAX_MS
 
 
 class Guard:

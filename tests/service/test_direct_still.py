@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Callable, Iterator
 
@@ -19,6 +20,7 @@ from tests.service.support import KnownRam
 from tests.support.clock import MovedClock
 from tests.support.waiting import wait_for
 
+WAIT_MS = 30_000  # no longer than it takes
 STALL_NS = 2 * 10**9
 SETTINGS = Settings("cpu", (), False, None, 16, 128, 0, STALL_NS)
 
@@ -137,17 +139,22 @@ def test_one_that_is_frozen_for_less_is_not_given_up(
 
     class Fast(MovedClock):
         def now_ns(self) -> int:
-            self.ns += STEP_NS
+            if not woken:
+                self.ns += STEP_NS
             if next(steps) == 500:  # 25 s
                 os.kill(channel.pid, signal.SIGCONT)
                 woken.append(1)
             return self.ns
 
+        def wait_ready(self, fd: int, deadline_ns: int, events: int = select.POLLIN) -> int:
+            poll = select.poll()
+            poll.register(fd, events)
+            return 1 if poll.poll(WAIT_MS if woken else 0) else 0
+
     with Coordinator(engine="none") as other:
         block = other.attach(f"fd:{known_ram.fd}")
         freeze(channel.pid)
         Fast().install(monkeypatch)
-        monkeypatch.setattr(watch, "SLICE_NS", 10**6)
         channel.attach(0, block)
     assert woken
     assert not channel.is_gone
