@@ -1,13 +1,15 @@
-"""What several commands have in common: exit codes, sizes, the options of an engine."""
+"""What several commands have in common: exit codes, sizes, and options that are declared once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+import logging
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from pagecheck.cli.streams import log_to_stderr
 from pagecheck.hw.wq import DIGITS_MAX
+from pagecheck.hw.wq import parse as parse_queue
 
 EXIT_CODES = """
 \b
@@ -54,32 +56,39 @@ class Size(_IntParam):
 SIZE = Size()
 
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+def _checked(_context: click.Context, _option: click.Parameter, queues: Any) -> Any:
+    for queue in queues:
+        parse_queue(queue)
+    return queues
 
-_ENGINE = (
-    click.option(
-        "--engine",
+
+ENGINE: Final = (
+    click.Option(
+        ["--engine"],
         type=click.Choice(["auto", "dsa", "cpu", "none"]),
         default="auto",
         show_default=True,
         help="What decides a page. auto: dsa where a work queue can be used, else cpu. none: every "
         "page is normal and nothing is read.",
     ),
-    click.option(
-        "--wq",
+    click.Option(
+        ["--wq"],
         multiple=True,
+        callback=_checked,
         metavar="QUEUE",
         help="A DSA work queue such as /dev/dsa/wq0.0, or 'model:' for a software device. Repeat "
         "it for several: channels take them round robin. Default: those that 'pagecheck devices' "
         "finds.",
     ),
-    click.option(
-        "--fallback", is_flag=True, help="With --engine dsa: use the CPU where no queue can be had."
+    click.Option(
+        ["--fallback"],
+        is_flag=True,
+        help="With --engine dsa: use the CPU where no queue can be had.",
     ),
-    click.option("--kernel", metavar="NAME", help="CPU kernel; see 'pagecheck kernels'."),
-    click.option("--nice", type=int, default=0, help="Added to the workers' nice value."),
-    click.option(
-        "--stall",
+    click.Option(["--kernel"], metavar="NAME", help="CPU kernel; see 'pagecheck kernels'."),
+    click.Option(["--nice"], type=int, default=0, help="Added to the workers' nice value."),
+    click.Option(
+        ["--stall"],
         type=float,
         default=30.0,
         show_default=True,
@@ -89,8 +98,28 @@ _ENGINE = (
 )
 
 
-def engine_options(command: _Command) -> _Command:
-    """Adds what says how pages are decided."""
-    for option in reversed(_ENGINE):
-        command = option(command)
-    return command
+def channels(text: str) -> click.Option:
+    """--channels, with what it means to this command."""
+    return click.Option(["--channels"], type=int, metavar="N", help=text)
+
+
+def max_pause(text: str) -> click.Option:
+    """--max-pause, with what it means to this command."""
+    return click.Option(
+        ["--max-pause"],
+        type=float,
+        default=5.0,
+        show_default=True,
+        metavar="SECONDS",
+        help=text,
+    )
+
+
+def verbose(text: str) -> click.Option:
+    """-v, with what this command says then."""
+    return click.Option(["-v", "--verbose"], is_flag=True, help=text)
+
+
+def start_log(*, verbose: bool) -> None:
+    """Logging goes to stderr: everything, or warnings only."""
+    log_to_stderr(logging.INFO if verbose else logging.WARNING)

@@ -3,79 +3,89 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.options import EXIT_CODES, SIZE, engine_options
-from pagecheck.cli.streams import log_to_stderr
+from pagecheck.cli.options import ENGINE, EXIT_CODES, SIZE, channels, max_pause, start_log, verbose
+
+if TYPE_CHECKING:
+    from pagecheck.service.limits import Limits
+
+_WHERE: Final = (
+    click.Option(
+        ["--socket", "path"], type=click.Path(), metavar="PATH", help="Listen there, mode 0600."
+    ),
+    click.Option(
+        ["--fd"],
+        type=click.IntRange(0, 2**31 - 1),
+        metavar="N",
+        help="Listen on an inherited descriptor.",
+    ),
+)
+
+_WORKERS: Final = (
+    *ENGINE,
+    channels(
+        "Workers for checks by command, shared by all clients. Default: one per --wq; else one "
+        "per usable CPU, at most 16."
+    ),
+)
+
+_LIMITS: Final = (
+    click.Option(
+        ["--allow-uid", "allowed_uids"],
+        type=click.IntRange(0),
+        multiple=True,
+        metavar="UID",
+        help="Let this user in, too; repeat it for several. The socket's mode is 0666 then, and "
+        "the kernel says who connects. Root and our own user are always let in.",
+    ),
+    click.Option(["--max-clients"], type=int, default=32, show_default=True, help="At a time."),
+    click.Option(
+        ["--max-channels"],
+        type=int,
+        default=16,
+        show_default=True,
+        help="Direct channels per client; each is a worker process.",
+    ),
+    click.Option(
+        ["--max-block-size"],
+        type=SIZE,
+        metavar="BYTES",
+        help="Largest RAM block. Default: four times this host's memory.",
+    ),
+    click.Option(
+        ["--max-memory"],
+        type=SIZE,
+        metavar="BYTES",
+        help="Answers that one client keeps. Default: a 64th of the memory that this process may "
+        "use (MemoryMax=), at least 16M; all clients together may keep a quarter.",
+    ),
+    max_pause("The longest that a client may have its VM stopped."),
+)
+
+_OUTPUT: Final = (
+    click.Option(
+        ["--metrics"],
+        metavar="HOST:PORT",
+        help="Serve Prometheus metrics there, such as 127.0.0.1:9753.",
+    ),
+    click.Option(
+        ["--print-capabilities"],
+        is_flag=True,
+        help="Print what this service can do as JSON and exit.",
+    ),
+    verbose("Say on stderr who comes and goes."),
+)
 
 
-@click.command(epilog=EXIT_CODES, short_help="Serve VMMs and tools beside them.")
-@click.option(
-    "--socket", "path", type=click.Path(), metavar="PATH", help="Listen there, mode 0600."
+@click.command(
+    params=[*_WHERE, *_WORKERS, *_LIMITS, *_OUTPUT],
+    epilog=EXIT_CODES,
+    short_help="Serve VMMs and tools beside them.",
 )
-@click.option(
-    "--fd",
-    type=click.IntRange(0, 2**31 - 1),
-    metavar="N",
-    help="Listen on an inherited descriptor.",
-)
-@engine_options
-@click.option(
-    "--channels",
-    type=int,
-    metavar="N",
-    help="Workers for checks by command, shared by all clients. Default: one per --wq; else one "
-    "per usable CPU, at most 16.",
-)
-@click.option(
-    "--allow-uid",
-    "allowed_uids",
-    type=click.IntRange(0),
-    multiple=True,
-    metavar="UID",
-    help="Let this user in, too; repeat it for several. The socket's mode is 0666 then, and the "
-    "kernel says who connects. Root and our own user are always let in.",
-)
-@click.option("--max-clients", type=int, default=32, show_default=True, help="At a time.")
-@click.option(
-    "--max-channels",
-    type=int,
-    default=16,
-    show_default=True,
-    help="Direct channels per client; each is a worker process.",
-)
-@click.option(
-    "--max-block-size",
-    type=SIZE,
-    metavar="BYTES",
-    help="Largest RAM block. Default: four times this host's memory.",
-)
-@click.option(
-    "--max-memory",
-    type=SIZE,
-    metavar="BYTES",
-    help="Answers that one client keeps. Default: a 64th of the memory that this process may use "
-    "(MemoryMax=), at least 16M; all clients together may keep a quarter.",
-)
-@click.option(
-    "--max-pause",
-    type=float,
-    default=5.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="The longest that a client may have its VM stopped.",
-)
-@click.option(
-    "--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics there, such as 127.0.0.1:9753."
-)
-@click.option(
-    "--print-capabilities", is_flag=True, help="Print what this service can do as JSON and exit."
-)
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr who comes and goes.")
 def serve(
     path: str | None,
     fd: int | None,
@@ -109,26 +119,31 @@ def serve(
 
         print(json.dumps({"protocol": PROTOCOL, "features": list(CAPABILITIES)}))
         return 0
-    log_to_stderr(logging.INFO if verbose else logging.WARNING)
-    from pagecheck.hw.wq import parse as parse_queue
-    from pagecheck.service.answers import default_memory, usable_memory
-    from pagecheck.service.limits import Limits, default_block_bytes
+    start_log(verbose=verbose)
     from pagecheck.service.run import Where, run_service
     from pagecheck.service.seldom import limit_log
 
-    for queue in engine["wq"]:
-        parse_queue(queue)
-    each, everybodys = default_memory(usable_memory())
-    each = each if max_memory is None else max_memory
-    limits = Limits(
-        clients=max_clients,
-        channels=max_channels,
-        pause_seconds=max_pause,
-        memory_bytes=each,
-        memory_all_bytes=max(each, everybodys),
-        block_bytes=default_block_bytes() if max_block_size is None else max_block_size,
-    )
+    limits = _limits(max_clients, max_channels, max_pause, max_memory, max_block_size)
     where = Where(os.fspath(path) if path else None, fd, allowed_uids, metrics)
     limit_log()
     run_service(where, limits, **engine)
     return 0
+
+
+def _limits(
+    clients: int, channels: int, pause_seconds: float, memory: int | None, block_bytes: int | None
+) -> Limits:
+    """What clients may have; None stands for what suits this host."""
+    from pagecheck.service.answers import default_memory, usable_memory
+    from pagecheck.service.limits import Limits, default_block_bytes
+
+    each, everybodys = default_memory(usable_memory())
+    each = each if memory is None else memory
+    return Limits(
+        clients=clients,
+        channels=channels,
+        pause_seconds=pause_seconds,
+        memory_bytes=each,
+        memory_all_bytes=max(each, everybodys),
+        block_bytes=default_block_bytes() if block_bytes is None else block_bytes,
+    )

@@ -1,0 +1,113 @@
+"""The options of `pagecheck scan`, in groups."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from pagecheck.cli.options import ENGINE, SIZE, channels, max_pause, verbose
+
+# What --via leaves to the service.
+WORKERS: Final = (
+    *ENGINE,
+    channels(
+        "Worker processes. Default: one per --wq; else the smallest of usable CPUs, cgroup quota, "
+        "one per 256 MiB of data, and 16."
+    ),
+    click.Option(["--batch-pages"], type=int, metavar="N", help="Pages per batch. Default: 2 MiB."),
+)
+
+PAGES: Final = (
+    click.Option(
+        ["--page-size"], type=SIZE, default="4K", show_default=True, help="Bytes per page."
+    ),
+    click.Option(["--offset"], type=SIZE, default=0, help="First byte of the file to scan."),
+    click.Option(["--length"], type=SIZE, help="Bytes to scan. Default: up to the end."),
+    click.Option(
+        ["--kind"],
+        type=click.Choice(["full", "diff"]),
+        default="full",
+        show_default=True,
+        help="In a full snapshot a hole is zero; in a diff it is unchanged.",
+    ),
+    click.Option(
+        ["--holes"],
+        type=click.Choice(["trust", "read"]),
+        default="trust",
+        show_default=True,
+        help="read: look at the pages even where the file system reports a hole.",
+    ),
+    click.Option(
+        ["--format"],
+        type=click.Choice(["auto", "raw"]),
+        default="auto",
+        show_default=True,
+        help="auto: refuse files that are certainly not raw RAM (disk images, cores, VM states, "
+        "archives, compressed data). raw: take any file for raw RAM.",
+    ),
+    click.Option(["--max-rate"], type=SIZE, metavar="BYTES/S", help="Read no faster than this."),
+    click.Option(
+        ["--deadline"], type=float, metavar="SECONDS", help="For everything. Default: none."
+    ),
+)
+
+VM: Final = (
+    click.Option(
+        ["--pause"],
+        is_flag=True,
+        help="Stop the VM meanwhile (qmp: only), so that the answer is exact.",
+    ),
+    max_pause("Then the VM runs on, and the answer is a hint."),
+    click.Option(
+        ["--leave-stopped"],
+        is_flag=True,
+        help="With --pause: the VM stays stopped after a scan that ends well.",
+    ),
+    click.Option(
+        ["--gpa"],
+        is_flag=True,
+        help="Show guest-physical addresses (qmp: only); with --ranges too.",
+    ),
+    click.Option(
+        ["--trust-path"],
+        is_flag=True,
+        help="Open the path that QEMU names where nothing proves which file its RAM is (qmp: "
+        "only).",
+    ),
+)
+
+VIA: Final = (
+    click.Option(
+        ["--via"],
+        type=str,
+        metavar="SOCKET",
+        help="Let the service there do it ('pagecheck serve'), with its workers and engine.",
+    ),
+    click.Option(
+        ["--via-uid"],
+        type=click.IntRange(0),
+        metavar="UID",
+        help="The user that the service of --via runs as, where that is neither root nor you.",
+    ),
+)
+
+OUTPUT: Final = (
+    click.Option(
+        ["--out"],
+        type=str,  # click.Path would look at it, and might wait for its file system
+        metavar="DIR",
+        help="Write NAME.zero, NAME.normal (bitmaps) and report.json there.",
+    ),
+    click.Option(
+        ["--ranges"],
+        is_flag=True,
+        help="Print runs 'first-page count kind', not the table; with "
+        "--gpa 'address bytes kind' in hex.",
+    ),
+    click.Option(
+        ["--json", "as_json"], is_flag=True, help="Print the report as JSON, nothing else."
+    ),
+    click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
+    verbose("Say on stderr what is going on."),
+)
