@@ -176,8 +176,8 @@ static inline pc_portal *script_init(script *s)
 /* ---- RAM and one engine ---- */
 
 typedef struct bench {
-    unsigned char *ram; /* writable */
-    pc_block block;     /* the same, read-only */
+    unsigned char *ram;  /* writable */
+    pc_file_block block; /* the same, read-only */
     uint64_t progress;
     struct pc_stats stats;
     struct pc_failure failure;
@@ -228,7 +228,7 @@ static inline void bench_deinit(bench *b)
 {
     bench_drain(b);
     munmap(b->ram, RAM_PAGES * PAGE);
-    munmap((void *)(uintptr_t)b->block.base, b->block.bytes);
+    munmap((void *)(uintptr_t)b->block.head.base, b->block.head.bytes);
     close(b->block.fd);
     pc_decider_deinit(&b->decider);
 }
@@ -237,7 +237,7 @@ static inline void start(bench *b, answer *a, const uint64_t *offsets, uint64_t 
                          uint32_t count)
 {
     memset(a, 0xff, sizeof *a); /* stale bits must not survive */
-    a->task = (pc_task){.block = &b->block,
+    a->task = (pc_task){.block = &b->block.head,
                         .decider = &b->decider,
                         .dsa = &b->dsa,
                         .batch = {.offsets = offsets, .first = first * PAGE, .count = count},

@@ -43,11 +43,11 @@ static inline void world_init(world *w)
 /* A block of its own for the worker to free. */
 static inline pc_block *block_of(const world *w)
 {
-    pc_block *block = malloc(sizeof *block);
-    *block = w->b.block;
-    block->fd = dup(block->fd);
-    block->base = mmap(NULL, block->bytes, PROT_READ, MAP_SHARED, block->fd, 0);
-    return block;
+    const pc_file_range range = {.bytes = w->b.block.head.bytes,
+                                 .page_bytes = PAGE,
+                                 .flags = w->b.block.head.flags,
+                                 .map = true};
+    return pc_file_block_open(w->b.block.fd, &range);
 }
 
 static inline void world_deinit(world *w)

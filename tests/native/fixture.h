@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "pc_feed.h"
+#include "pc_file_block.h"
 #include "pc_guard.h"
 #include "pc_worker.h"
 
@@ -78,12 +79,16 @@ static inline int ram_file(uint64_t pages, uint64_t data, uint64_t zeros)
     return fd;
 }
 
-static inline pc_block ram_block(int fd, uint64_t pages, uint32_t flags, bool map)
+static inline pc_file_block ram_block(int fd, uint64_t pages, uint32_t flags, bool map)
 {
-    pc_block block = {.fd = fd, .bytes = pages * PAGE, .page_bytes = PAGE, .flags = flags};
+    pc_file_block block = {.head = {.ops = &pc_file_block_ops,
+                                    .bytes = pages * PAGE,
+                                    .page_bytes = PAGE,
+                                    .flags = flags},
+                           .fd = fd};
     if (map) {
-        block.base = mmap(NULL, pages * PAGE, PROT_READ, MAP_SHARED, fd, 0);
-        if (block.base == MAP_FAILED)
+        block.head.base = mmap(NULL, pages * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+        if (block.head.base == MAP_FAILED)
             abort();
     }
     return block;

@@ -15,7 +15,7 @@ enum { PAGES = 1024, SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL };
 typedef struct pair {
     pagecheck_channel channel;
     pc_worker worker;
-    pc_block block;
+    pc_file_block block;
     pthread_t thread;
 } pair;
 
@@ -54,7 +54,7 @@ static inline void pair_init(int ram, pair *p)
         abort();
     close(fd);
     p->block = ram_block(ram, PAGES, PC_BLOCK_TRUST_HOLES, false);
-    p->worker.blocks[0] = &p->block;
+    p->worker.blocks[0] = &p->block.head;
 }
 
 static inline void pair_deinit(pair *p)

@@ -12,11 +12,12 @@ typedef struct words {
     uint64_t zero[2], decided[2];
 } words;
 
-static words decide(const pc_block *block, const uint64_t *offsets, uint64_t first, uint32_t count)
+static words decide(const pc_file_block *block, const uint64_t *offsets, uint64_t first,
+                    uint32_t count)
 {
     words answer;
     pc_decider decider;
-    pc_task task = {.block = block,
+    pc_task task = {.block = &block->head,
                     .decider = &decider,
                     .batch = {.offsets = offsets, .first = first, .count = count},
                     .zero = answer.zero,
@@ -47,7 +48,7 @@ static void test_sparse(const struct way *way)
     const uint64_t pages = 40, data = UINT64_C(0x80f0f00f31), zeros = UINT64_C(0x00000ff004);
     int fd = ram_file(pages, data, zeros);
     uint64_t before = blocks_of(fd);
-    pc_block block = ram_block(fd, pages, way->flags, way->map);
+    pc_file_block block = ram_block(fd, pages, way->flags, way->map);
     uint64_t all = (UINT64_C(1) << pages) - 1;
     check_begin();
     for (int twice = 0; twice < 2; twice++) {
@@ -68,7 +69,7 @@ static void test_sparse(const struct way *way)
 static void test_cut_short(const struct way *way)
 {
     int fd = ram_file(32, 0, UINT32_MAX);
-    pc_block block = ram_block(fd, 32, way->flags, way->map);
+    pc_file_block block = ram_block(fd, 32, way->flags, way->map);
     check_begin();
     if (ftruncate(fd, 20 * PAGE + 100) != 0)
         abort();
@@ -84,7 +85,7 @@ static void test_cut_short(const struct way *way)
 static void test_sigbus(void)
 {
     int cut = ram_file(32, 0, UINT32_MAX), whole = ram_file(32, 0, UINT32_MAX);
-    pc_block block = ram_block(cut, 32, PC_BLOCK_TOUCH_FREELY, true);
+    pc_file_block block = ram_block(cut, 32, PC_BLOCK_TOUCH_FREELY, true);
     check_begin();
     block.fd = whole;
     if (ftruncate(cut, 20 * PAGE) != 0)
@@ -104,7 +105,7 @@ static void test_sigbus(void)
 static void test_dense(void)
 {
     int fd = ram_file(32, 0x10, UINT32_MAX);
-    pc_block block = ram_block(fd, 32, PC_BLOCK_ASK_RESIDENT, true);
+    pc_file_block block = ram_block(fd, 32, PC_BLOCK_ASK_RESIDENT, true);
     check_begin();
     block.dense_bytes = 32 * PAGE;
     words answer = decide(&block, NULL, 0, 32);
@@ -128,8 +129,8 @@ static void test_large_pages(const struct way *way)
         pwrite(fd, "\0", 1, 3 * LARGE) != 1)
         abort();
     uint64_t before = blocks_of(fd);
-    pc_block block = ram_block(fd, 4 * LARGE / PAGE, way->flags, way->map);
-    block.page_bytes = LARGE;
+    pc_file_block block = ram_block(fd, 4 * LARGE / PAGE, way->flags, way->map);
+    block.head.page_bytes = LARGE;
     words answer = decide(&block, NULL, 0, 4);
     CHECK(answer.decided[0] == 0xf && answer.zero[0] == 0xd, "zero %llx decided %llx",
           (unsigned long long)answer.zero[0], (unsigned long long)answer.decided[0]);

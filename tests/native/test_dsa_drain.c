@@ -111,7 +111,7 @@ static void test_close_while_filling(void)
     pc_dsa_finish(&b.dsa, &a.task);
     memset(a.zero, 0, sizeof a.zero);
     memset(a.decided, 0, sizeof a.decided);
-    const pc_pages pages = {.base = b.block.base, .count = 64, .page_bytes = PAGE};
+    const pc_pages pages = {.base = b.block.head.base, .count = 64, .page_bytes = PAGE};
     CHECK(pc_dsa_offload(&b.dsa, &a.task, &pages, 0, 64), "not taken");
     CHECK(a.task.flights == 1, "%u flights", a.task.flights);
     const pc_flight *flight = b.dsa.queue->open;

@@ -140,14 +140,14 @@ static void fill(bench *b)
             b->ram[i * PAGE + draw(PAGE)] = (unsigned char)(1 + draw(255));
     }
     if (draw(2) != 0) {
-        b->block.flags = PC_BLOCK_ASK_RESIDENT | PC_BLOCK_TRUST_HOLES;
+        b->block.head.flags = PC_BLOCK_ASK_RESIDENT | PC_BLOCK_TRUST_HOLES;
         for (size_t i = 0; i < RAM_PAGES; i++)
             if (known_zero[i] && draw(3) == 0 &&
                 fallocate(b->block.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                           (off_t)(i * PAGE), PAGE) != 0)
                 abort();
     } else {
-        b->block.flags = PC_BLOCK_TOUCH_FREELY;
+        b->block.head.flags = PC_BLOCK_TOUCH_FREELY;
     }
 }
 
@@ -203,9 +203,10 @@ static void one_world(uint64_t number)
             uint32_t count = 1 + draw(RAM_PAGES), first = draw(RAM_PAGES - count + 1);
             bool any = draw(2) != 0;
             for (uint32_t i = 0; any && i < count; i++)
-                offsets[t][i] = i != 0 && draw(3) != 0 && offsets[t][i - 1] + PAGE < b.block.bytes
-                                    ? offsets[t][i - 1] + PAGE
-                                    : (uint64_t)draw(RAM_PAGES) * PAGE;
+                offsets[t][i] =
+                    i != 0 && draw(3) != 0 && offsets[t][i - 1] + PAGE < b.block.head.bytes
+                        ? offsets[t][i - 1] + PAGE
+                        : (uint64_t)draw(RAM_PAGES) * PAGE;
             if (b.dsa.queue != NULL && draw(2) != 0)
                 b.dsa.queue->rest_until_ns = 1; /* a rest is over */
             start(&b, &a[t], any ? offsets[t] : NULL, first, count);

@@ -123,10 +123,14 @@ static void test_size_of_32_bits(void)
     void *base = mmap(NULL, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(base != MAP_FAILED, "errno %d", errno);
     madvise(base, page, MADV_HUGEPAGE);
-    pc_block huge = {
-        .fd = fd, .base = base, .bytes = page, .page_bytes = page, .flags = PC_BLOCK_TOUCH_FREELY};
+    pc_file_block huge = {.head = {.ops = &pc_file_block_ops,
+                                   .base = base,
+                                   .bytes = page,
+                                   .page_bytes = page,
+                                   .flags = PC_BLOCK_TOUCH_FREELY},
+                          .fd = fd};
     uint64_t zero = ~UINT64_C(0), decided = ~UINT64_C(0);
-    pc_task task = {.block = &huge,
+    pc_task task = {.block = &huge.head,
                     .decider = &b.decider,
                     .dsa = &b.dsa,
                     .batch = {.count = 1},

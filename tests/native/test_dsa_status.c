@@ -167,7 +167,7 @@ static void test_first_failure(void)
     const hw_record *record = (const hw_record *)(const void *)b.failure.record;
     CHECK(b.failure.kept == 1, "not kept");
     CHECK(desc->opcode == DSA_OPCODE_COMPVAL && desc->xfer_size == PAGE &&
-              desc->src_addr == (uintptr_t)b.block.base,
+              desc->src_addr == (uintptr_t)b.block.head.base,
           "the descriptor");
     CHECK(record->status == (0xc0 | DSA_COMP_HW_ERR1) && record->bytes_completed == 77 &&
               record->fault_addr == 0x1234567890abcdef,

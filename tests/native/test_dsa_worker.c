@@ -193,7 +193,7 @@ static void test_holes(void)
     answer first, second;
     check_begin();
     bench_init(&b, 0xff);
-    b.block.flags = PC_BLOCK_ASK_RESIDENT | PC_BLOCK_TRUST_HOLES;
+    b.block.head.flags = PC_BLOCK_ASK_RESIDENT | PC_BLOCK_TRUST_HOLES;
     for (int i = 129; i < 160; i += 2)
         CHECK(fallocate(b.block.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, i * PAGE, PAGE) ==
                   0,

@@ -34,9 +34,9 @@ static void test_scan(void)
     fixture f;
     pthread_t thread;
     int fd = ram_file(PAGES, UINT64_C(0x8000f00000000001), UINT64_C(0xff0));
-    pc_block block = ram_block(fd, PAGES, PC_BLOCK_TRUST_HOLES, false);
+    pc_file_block block = ram_block(fd, PAGES, PC_BLOCK_TRUST_HOLES, false);
     fixture_init(&f);
-    f.worker.blocks[0] = &block;
+    f.worker.blocks[0] = &block.head;
     pthread_create(&thread, NULL, serve, &f.worker);
     check_begin();
     for (uint32_t batch = 1; batch <= SLOT_PAGES; batch += 9) {
@@ -66,10 +66,10 @@ static void test_abandon(void)
 {
     fixture f;
     int fd = ram_file(64, 0, 0);
-    pc_block block = ram_block(fd, 64, 0, false);
+    pc_file_block block = ram_block(fd, 64, 0, false);
     uint64_t zero[1] = {0}, normal[1] = {0};
     fixture_init(&f);
-    f.worker.blocks[0] = &block;
+    f.worker.blocks[0] = &block.head;
     check_begin();
     pc_job job = range_job(zero, normal, 8);
     pc_feed_begin(&f.feed, &job);
@@ -101,11 +101,11 @@ static void test_rebind(void)
     fixture f;
     pc_ring ours, theirs;
     int fd = ram_file(64, 1, 0);
-    pc_block block = ram_block(fd, 64, 0, false);
+    pc_file_block block = ram_block(fd, 64, 0, false);
     uint64_t zero[1] = {0}, normal[1] = {0};
     pc_given oldest;
     fixture_init(&f);
-    f.worker.blocks[0] = &block;
+    f.worker.blocks[0] = &block.head;
     check_begin();
     const pc_job job = range_job(zero, normal, 8);
     pc_feed_begin(&f.feed, &job);
@@ -120,7 +120,7 @@ static void test_rebind(void)
     pc_worker_deinit(&f.worker, 0);
     if (!pc_worker_init(&theirs, pc_kernel_auto(), &f.worker))
         abort();
-    f.worker.blocks[0] = &block;
+    f.worker.blocks[0] = &block.head;
     for (int i = 0; i < 3; i++) {
         pc_feed_pump(&f.feed, false, soon());
         pc_worker_serve(&f.worker, soon());
@@ -196,11 +196,11 @@ static void test_refusals(void)
         {"good", PC_PAGES_OFFSETS, 0, 0, 1, 0, 63 * PAGE},
     };
     int fd = ram_file(64, 0, 0);
-    pc_block block = ram_block(fd, 64, 0, false);
+    pc_file_block block = ram_block(fd, 64, 0, false);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fixture f;
         fixture_init(&f);
-        f.worker.blocks[0] = &block;
+        f.worker.blocks[0] = &block.head;
         check_begin();
         struct pc_slot *slot = pc_ring_slot(&f.feed.ring, 1);
         slot->kind = cases[i].kind;

@@ -18,6 +18,7 @@
 
 #include "pc_bits.h"
 #include "pc_dsa.h"
+#include "pc_file_block.h"
 #include "pc_guard.h"
 #include "pc_portal_model.h"
 #include "pc_ring.h"
@@ -27,7 +28,7 @@ enum { PAGE = 4096, PACKET = 128, WARM = 32, STEP = 5, LATE = 64 };
 #define SECOND INT64_C(1000000000)
 
 typedef struct bench {
-    pc_block block;
+    pc_file_block block;
     pc_decider decider;
     struct pc_stats stats;
     struct pc_failure failure;
@@ -113,7 +114,8 @@ static bool is_normal(const char *kind, uint64_t page)
 static void map_ram(bench *b, const char *kind)
 {
     unsigned char page[PAGE];
-    b->block = (pc_block){.bytes = b->pages * PAGE, .page_bytes = PAGE};
+    b->block.head =
+        (pc_block){.ops = &pc_file_block_ops, .bytes = b->pages * PAGE, .page_bytes = PAGE};
     b->block.fd = memfd_create("ram", MFD_CLOEXEC);
     for (uint64_t i = 0; i < b->pages; i++) {
         memset(page, is_normal(kind, i) ? 0x55 : 0, PAGE);
@@ -124,9 +126,9 @@ static void map_ram(bench *b, const char *kind)
         if (write(b->block.fd, page, PAGE) != PAGE)
             fail("memfd");
     }
-    b->block.dense_bytes = b->block.bytes;
-    b->block.base = mmap(NULL, b->block.bytes, PROT_READ, MAP_SHARED, b->block.fd, 0);
-    if (b->block.base == MAP_FAILED)
+    b->block.dense_bytes = b->block.head.bytes;
+    b->block.head.base = mmap(NULL, b->block.head.bytes, PROT_READ, MAP_SHARED, b->block.fd, 0);
+    if (b->block.head.base == MAP_FAILED)
         fail("mmap");
 }
 
@@ -168,7 +170,7 @@ static void open_queue(bench *b, pc_portal *portal, bool sample, bool runs)
         .runs = runs,
     };
     if (portal == NULL || !pc_dsa_open(&b->dsa, portal, &limits) ||
-        !pc_dsa_give(&b->dsa, b->block.base, b->block.bytes))
+        !pc_dsa_give(&b->dsa, b->block.head.base, b->block.head.bytes))
         fail("work queue");
 }
 
@@ -176,7 +178,7 @@ static pc_task task_of(bench *b, uint64_t packet)
 {
     uint64_t first = packet * PACKET;
     return (pc_task){
-        .block = &b->block,
+        .block = &b->block.head,
         .decider = &b->decider,
         .dsa = &b->dsa,
         .batch = {.offsets = b->offsets + first, .count = PACKET},

@@ -1,38 +1,26 @@
-/* Decides the pages of one batch: through the mapping where touching is safe, else by SEEK_DATA
- * and pread. The file's size and allocation are looked up once per batch, after it was submitted:
- * an older answer could be stale. */
+/* Decides the pages of one batch: through the mapping where touching is safe, else by what the
+ * block's memory says of holes and by reading it. The size is asked for once per batch, after it
+ * was submitted: an older answer could be stale. */
 #include "pc_block.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "pc_bits.h"
 #include "pc_dsa.h"
 #include "pc_guard.h"
 
-#define HOST_PAGE 4096u /* what mincore counts in; a larger host page is refused at attach */
 #define GROUP_PAGES 64u
 #define PIECE_BYTES (256u * 1024u) /* of a large page between two rises of the progress word */
-#define ASK_RESIDENT_MIN_BYTES (4u * HOST_PAGE) /* below this the CPU reads for less */
-
-void pc_block_free(pc_block *block)
-{
-    if (block->base != NULL)
-        munmap((void *)(uintptr_t)block->base, block->bytes);
-    close(block->fd);
-    free(block);
-}
+#define ASK_RESIDENT_MIN_BYTES (4u * PC_HOST_PAGE) /* below this the CPU reads for less */
 
 bool pc_decider_init(const pc_kernel *kernel, uint64_t *progress, pc_decider *decider)
 {
     decider->kernel = kernel;
     decider->progress = progress;
     decider->holes = NULL;
-    decider->buffer = aligned_alloc(HOST_PAGE, PC_READ_BYTES);
+    decider->buffer = aligned_alloc(PC_HOST_PAGE, PC_READ_BYTES);
     decider->resident = malloc(2 * PC_RESIDENT_PAGES);
     if (decider->buffer != NULL && decider->resident != NULL)
         return true;
@@ -129,18 +117,9 @@ static void decide_mapped(pc_task *j, size_t begin, size_t end)
         decide_mapped_group(j, at, end - at < GROUP_PAGES ? end : at + GROUP_PAGES);
 }
 
-/* Reads until `want` bytes are there or the file gives no more. */
 static size_t read_at(const pc_task *j, uint64_t offset, size_t want)
 {
-    size_t have = 0;
-    while (have < want) {
-        ssize_t got = pread(j->block->fd, j->decider->buffer + have, want - have,
-                            (off_t)(j->block->start + offset + have));
-        if (got <= 0)
-            break;
-        have += (size_t)got;
-    }
-    return have;
+    return j->block->ops->read(j->block, offset, j->decider->buffer, want);
 }
 
 /* A page larger than the buffer, piece by piece up to the first byte that is not zero. */
@@ -161,7 +140,7 @@ static void read_large_page(const pc_task *j, size_t index, uint64_t offset)
     pc_bits_set(j->decided, index, 1);
 }
 
-/* Pages [begin, end): consecutive in the file and together no larger than the buffer. */
+/* Pages [begin, end): consecutive in the block and together no larger than the buffer. */
 static void read_pages(const pc_task *j, size_t begin, size_t end, uint64_t offset)
 {
     uint64_t page_bytes = j->block->page_bytes;
@@ -195,21 +174,15 @@ static void decide_by_reading(const pc_task *j, size_t begin, size_t end, uint64
     }
 }
 
-/* Pages [begin, end), consecutive in the file, that must not be touched: the hole in front of
+/* Pages [begin, end), consecutive in the block, that must not be touched: the hole in front of
  * them is answered as such, the rest is read. */
 static void decide_untouched(const pc_task *j, size_t begin, size_t end, uint64_t offset)
 {
     uint64_t page_bytes = j->block->page_bytes;
-    if ((j->block->flags & PC_BLOCK_TRUST_HOLES) != 0) {
-        uint64_t from = j->block->start + offset;
-        off_t data = lseek(j->block->fd, (off_t)from, SEEK_DATA);
-        uint64_t hole_pages = 0;
-        if (data >= 0)
-            hole_pages = ((uint64_t)data - from) / page_bytes;
-        else if (errno == ENXIO) /* a hole to the end; the size is read again by the coordinator */
-            hole_pages = end - begin;
-        if (hole_pages > end - begin)
-            hole_pages = end - begin;
+    uint64_t hole_pages = (j->block->ops->next_data(j->block, offset) - offset) / page_bytes;
+    if (hole_pages > end - begin)
+        hole_pages = end - begin;
+    if (hole_pages != 0) {
         pc_bits_set(j->zero, begin, hole_pages);
         pc_bits_set(j->decided, begin, hole_pages);
         if (j->decider->holes != NULL)
@@ -234,7 +207,7 @@ static bool all_resident(const unsigned char *resident, size_t count)
 /* Consecutive pages [begin, end) of a mapping that has, or may have, holes. */
 static void decide_by_residency(pc_task *j, size_t begin, size_t end, uint64_t offset)
 {
-    size_t per_page = (size_t)(j->block->page_bytes / HOST_PAGE);
+    size_t per_page = (size_t)(j->block->page_bytes / PC_HOST_PAGE);
     size_t most = PC_RESIDENT_PAGES / per_page;
     /* Inside the loop below, an answer of the device may make the CPU decide other pages. */
     unsigned char *resident = j->decider->resident + (j->dsa != NULL ? 0 : PC_RESIDENT_PAGES);
@@ -268,9 +241,9 @@ static void decide_run(pc_task *j, size_t begin, size_t end, uint64_t offset)
         return;
     uint64_t inside = (j->limit - offset) / page_bytes;
     if (inside < end - begin)
-        end = begin + (size_t)inside; /* the rest is past the end of the file: undecided */
+        end = begin + (size_t)inside; /* the rest is past the end: undecided */
     bool ask = j->block->base != NULL && (j->block->flags & PC_BLOCK_ASK_RESIDENT) != 0 &&
-               page_bytes / HOST_PAGE <= PC_RESIDENT_PAGES &&
+               page_bytes / PC_HOST_PAGE <= PC_RESIDENT_PAGES &&
                (j->dsa != NULL || (end - begin) * page_bytes >= ASK_RESIDENT_MIN_BYTES);
     if (ask)
         decide_by_residency(j, begin, end, offset);
@@ -293,23 +266,15 @@ static void decide_by_runs(pc_task *j, size_t begin, size_t stop)
     }
 }
 
-/* Pages [begin, end): what the file looks like is asked anew. */
+/* Pages [begin, end): what the memory looks like is asked anew. */
 static void decide_range(pc_task *j, size_t begin, size_t end)
 {
     const pc_block *block = j->block;
-    struct stat st;
-    j->limit = 0;
-    if (fstat(block->fd, &st) != 0 || (uint64_t)st.st_size <= block->start)
-        return;
-    j->limit = (uint64_t)st.st_size - block->start;
+    bool touch = false;
+    j->limit = block->ops->size(block, &touch);
     if (j->limit > block->bytes)
         j->limit = block->bytes;
-    /* A hole that was punched since takes blocks away; growth could hide that. */
-    uint64_t pages = ((uint64_t)st.st_size + HOST_PAGE - 1) / HOST_PAGE;
-    bool dense = block->dense_bytes != 0 && (uint64_t)st.st_size == block->dense_bytes &&
-                 (uint64_t)st.st_blocks * 512u == pages * HOST_PAGE;
-    bool touch = block->base != NULL && ((block->flags & PC_BLOCK_TOUCH_FREELY) != 0 || dense);
-    if (touch)
+    if (touch && block->base != NULL)
         decide_mapped(j, begin, end);
     else
         decide_by_runs(j, begin, end);

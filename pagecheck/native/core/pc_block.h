@@ -1,10 +1,10 @@
 /* A RAM block as a worker sees it, and the decision of one batch of its pages.
  *
+ * Where the block's bytes come from is a table of functions: a file today (pc_file_block.c).
  * Danger: reading a hole of tmpfs, memfd or hugetlbfs through a mapping allocates it. A mapping is
- * therefore touched only where that cannot happen: on file systems without this property, in a
- * file that was seen to have no hole and kept its size and blocks, or at pages that mincore reports
- * resident. What is left: a hole punched between that look and the touch is allocated again.
- * Everything else is asked of SEEK_DATA or read with pread, which never allocate. */
+ * therefore touched only where that cannot happen: where `size` says so of the whole block, or at
+ * pages that mincore reports resident. What is left: a hole punched between that look and the touch
+ * is allocated again. For everything else the table is asked, whose functions allocate nothing. */
 #ifndef PC_BLOCK_H
 #define PC_BLOCK_H
 
@@ -13,21 +13,38 @@
 
 #include "pc_kernel.h"
 
-#define PC_BLOCK_TOUCH_FREELY 1u /* a read through the mapping never allocates file blocks */
-#define PC_BLOCK_TRUST_HOLES 2u  /* SEEK_DATA's holes are proof of zero */
+#define PC_HOST_PAGE 4096u /* a larger host page is refused at attach */
+
+/* Flags; the others are those of the block's memory. */
 #define PC_BLOCK_ASK_RESIDENT 4u /* mincore tells the truth to this process */
 
-typedef struct pc_block {
+typedef struct pc_block pc_block;
+
+/* The memory behind a block. A page is decided by what these say, so each must be right or say
+ * less: offsets are bytes from the block's start, inside the block. */
+typedef struct pc_block_ops {
+    /* How many bytes of the block are there now; pages past them stay undecided. `*touch`: none of
+     * them is allocated by a read through the mapping. Once for each batch. */
+    uint64_t (*size)(const pc_block *block, bool *touch);
+    /* The first byte from `offset` on that may not be zero: all before it is a hole, which proves
+     * zero. `offset` itself where holes prove nothing. Once for each run of pages. */
+    uint64_t (*next_data)(const pc_block *block, uint64_t offset);
+    /* Reads until `bytes` are there or no more can be had; returns how many there are. A hole reads
+     * as zeros. */
+    size_t (*read)(const pc_block *block, uint64_t offset, void *to, size_t bytes);
+    void (*free)(pc_block *block);
+} pc_block_ops;
+
+/* The head of every kind of block. */
+struct pc_block {
+    const pc_block_ops *ops;
     uint32_t id;               /* what requests call it */
-    int fd;                    /* owned; read-only */
-    const unsigned char *base; /* mapping of [start, start + bytes), or NULL: read only */
-    uint64_t start;            /* byte offset in the file of the block's page 0 */
+    uint32_t flags;            /* PC_BLOCK_* */
+    const unsigned char *base; /* mapping of the whole block in this process; NULL: read only */
     uint64_t bytes;
     uint64_t page_bytes;
-    uint32_t flags;
-    uint64_t dense_bytes;  /* the file's size when it was seen to have no hole, or 0: never */
-    struct pc_block *next; /* in the worker's list of those that wait for a device */
-} pc_block;
+    pc_block *next; /* in the worker's list of those that wait for a device */
+};
 
 typedef struct pc_batch {
     const uint64_t *offsets; /* `count` byte offsets in the block; NULL: consecutive from `first` */
@@ -38,7 +55,7 @@ typedef struct pc_batch {
 /* What one worker decides with; the buffers are private to it. */
 typedef struct pc_decider {
     const pc_kernel *kernel;
-    unsigned char *buffer;   /* PC_READ_BYTES, for pread */
+    unsigned char *buffer;   /* PC_READ_BYTES, for reads */
     unsigned char *resident; /* 2 * PC_RESIDENT_PAGES, for mincore: with a device, and without */
     uint64_t *progress;      /* raised after every piece of work */
     uint64_t *holes;         /* pages that were answered as holes, or NULL: they are not counted */
@@ -53,7 +70,7 @@ typedef struct pc_task {
     const pc_decider *decider;
     struct pc_dsa *dsa; /* NULL: the CPU decides everything */
     pc_batch batch;
-    uint64_t limit; /* bytes of the block that lie inside the file, when last looked at */
+    uint64_t limit; /* bytes of the block that are there, when last looked at */
     uint64_t *zero;
     uint64_t *decided;
     uint32_t flights;   /* submissions that the device has not answered yet */
@@ -62,9 +79,6 @@ typedef struct pc_task {
 
 #define PC_READ_BYTES (512u * 1024u)
 #define PC_RESIDENT_PAGES 4096u
-
-/* Unmaps and closes; the memory is from malloc. */
-void pc_block_free(pc_block *block);
 
 bool pc_decider_init(const pc_kernel *kernel, uint64_t *progress, pc_decider *decider);
 void pc_decider_deinit(pc_decider *decider);

@@ -76,7 +76,7 @@ bool pc_worker_open_queue(pc_worker *worker, pc_portal *portal, const pc_dsa_lim
 bool pc_worker_attach(pc_worker *worker, uint32_t id, pc_block *block)
 {
     if (block->base != NULL && !pc_dsa_give(&worker->dsa, block->base, block->bytes)) {
-        pc_block_free(block);
+        block->ops->free(block);
         return false;
     }
     block->id = id;
@@ -101,7 +101,7 @@ pc_queue_state pc_worker_queue_state(pc_worker *worker)
     while (worker->dsa.draining == NULL && worker->retired != NULL) {
         pc_block *block = worker->retired;
         worker->retired = block->next;
-        pc_block_free(block);
+        block->ops->free(block);
     }
     return state;
 }

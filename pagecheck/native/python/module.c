@@ -3,7 +3,7 @@
 
 #include <errno.h>
 
-#include "../core/pc_block.h"
+#include "../core/pc_file_block.h"
 #include "../core/pc_feed.h"
 #include "../core/pc_worker.h"
 

@@ -3,11 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
+#include "../core/pc_file_block.h"
 #include "../core/pc_guard.h"
 #include "../core/pc_portal_model.h"
 #include "../core/pc_worker.h"
@@ -88,35 +87,6 @@ static PyObject *worker_close(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static pc_block *block_new(int fd, uint64_t start, uint64_t bytes, uint64_t page_bytes,
-                           uint32_t flags, uint64_t dense_bytes, int map)
-{
-    pc_block *block = calloc(1, sizeof *block);
-    if (block == NULL)
-        return NULL;
-    *block = (pc_block){.start = start,
-                        .bytes = bytes,
-                        .page_bytes = page_bytes,
-                        .flags = flags,
-                        .dense_bytes = dense_bytes};
-    block->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    if (block->fd < 0) {
-        free(block);
-        return NULL;
-    }
-    if (map) {
-        void *base = mmap(NULL, bytes, PROT_READ, MAP_SHARED, block->fd, (off_t)start);
-        if (base == MAP_FAILED) {
-            int saved = errno;
-            pc_block_free(block);
-            errno = saved;
-            return NULL;
-        }
-        block->base = base;
-    }
-    return block;
-}
-
 static PyObject *worker_attach(PyObject *object, PyObject *args)
 {
     unsigned int id, flags;
@@ -133,7 +103,8 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
                      id);
         return NULL;
     }
-    pc_block *block = block_new(fd, start, bytes, page_bytes, flags, dense_bytes, map);
+    const pc_file_range range = {start, bytes, page_bytes, dense_bytes, flags, map != 0};
+    pc_block *block = pc_file_block_open(fd, &range);
     if (block == NULL)
         return PyErr_SetFromErrno(PyExc_OSError);
     if (!pc_worker_attach(&self->worker, id, block)) {
