@@ -15,7 +15,6 @@ from pagecheck.errors import AccessError, LimitError, UsageError
 from pagecheck.native import _native
 from pagecheck.plan import check_page_size, make_block
 from pagecheck.service.arguments import Arguments, page_ranges, regions
-from pagecheck.service.holdings import HeldBlock, Holdings
 from pagecheck.service.limits import BLOCKS_PER_CLIENT, NUMBER_MAX, SLOTS_MAX, SPIN_US_MAX, Peer
 from pagecheck.service.naming import (
     Identity,
@@ -32,6 +31,7 @@ from pagecheck.service.protocol import (
     PROTOCOL,
     common_layout,
 )
+from pagecheck.service.resources import ClientResources, HeldBlock
 from pagecheck.service.results import Check
 from pagecheck.shm.ram import adopt
 
@@ -62,7 +62,7 @@ class Commands:
         self,
         service: Service,
         peer: Peer,
-        holdings: Holdings,
+        resources: ClientResources,
         on_progress: Callable[[dict[str, int] | None], None],
     ) -> None:
         """Nothing is done yet.
@@ -73,7 +73,7 @@ class Commands:
         """
         self._service = service
         self._peer = peer
-        self._holdings = holdings
+        self._resources = resources
         self._on_progress = on_progress
         self._known: dict[str, Callable[[Arguments, list[int]], Reply]] = {
             "attach": self._attach,
@@ -184,7 +184,7 @@ class Commands:
                 added.append(held)
         except BaseException:
             for held in added:
-                self._holdings.remove(held.number)
+                self._resources.remove(held.number)
             vm.close()
             raise
         return self._answer_attach(added, vm)
@@ -199,7 +199,7 @@ class Commands:
         vm: Vm | None,
     ) -> HeldBlock:
         try:
-            self._holdings.require_name(ram.name)
+            self._resources.require_name(ram.name)
             end = ram.size if size is None else offset + size
             most = self._service.limits.block_bytes
             if end - offset > most:
@@ -217,7 +217,7 @@ class Commands:
         except BaseException:
             ram.close()
             raise
-        return self._holdings.add(block, given, vm)
+        return self._resources.add(block, given, vm)
 
     def _answer_attach(self, held: list[HeldBlock], vm: Vm | None = None) -> Reply:
         blocks = [describe(each) for each in held]
@@ -239,7 +239,7 @@ class Commands:
         number = arguments.integer("block", 0, NUMBER_MAX)
         arguments.done()
         _require_fds("detach", fds, 0)
-        self._holdings.remove(number)
+        self._resources.remove(number)
         return Reply({})
 
     def _check(self, arguments: Arguments, fds: list[int]) -> Reply:
@@ -252,7 +252,7 @@ class Commands:
             or not numbers
         ):
             raise UsageError("blocks: must be the numbers of one block or more, each once")
-        held = [self._holdings.block(number) for number in numbers]
+        held = [self._resources.block(number) for number in numbers]
         first = held[0].block.ram
         ranges = page_ranges(arguments, first.page_size, first.start, held[0].regions)
         with_bitmap = arguments.flag("bitmap")
@@ -266,7 +266,7 @@ class Commands:
             pause=arguments.flag("pause"),
             max_pause=arguments.number("max_pause", self._service.limits.pause_seconds),
             leave_stopped=arguments.flag("leave_stopped"),
-            client=self._holdings.client,
+            client=self._resources.client,
             progress=self._progress(held, told=arguments.flag("progress")),
         )
         arguments.done()
@@ -299,18 +299,18 @@ class Commands:
         arguments.done()
         _require_fds("open-channel", fds, 0)
         most = self._service.limits.channels
-        if len(self._holdings.channels) >= most:
+        if len(self._resources.channels) >= most:
             raise LimitError(f"{most} channels are open; close one first")
         slot_pages = -(-slot_pages // 64) * 64
-        blocks = {number: held.block for number, held in self._holdings.blocks.items()}
-        number = self._holdings.next_channel()
+        blocks = {number: held.block for number, held in self._resources.blocks.items()}
+        number = self._resources.next_channel()
         channel = self._service.new_channel(number, slots, slot_pages, spin_us, blocks)
         try:
             ring = os.dup(channel.fd)
         except BaseException:
             channel.close()
             raise
-        self._holdings.open(channel)
+        self._resources.open(channel)
         members = {
             "channel": channel.number,
             "layout": layout,
@@ -327,13 +327,13 @@ class Commands:
         number = arguments.integer("channel", 0, NUMBER_MAX)
         arguments.done()
         _require_fds("close-channel", fds, 0)
-        self._holdings.close_channel(number)
+        self._resources.close_channel(number)
         return Reply({})
 
     def _query_blocks(self, arguments: Arguments, fds: list[int]) -> Reply:
         arguments.done()
         _require_fds("query-blocks", fds, 0)
-        return Reply({"blocks": [describe(held) for held in self._holdings.blocks.values()]})
+        return Reply({"blocks": [describe(held) for held in self._resources.blocks.values()]})
 
     def _query_stats(self, arguments: Arguments, fds: list[int]) -> Reply:
         arguments.done()

@@ -185,7 +185,7 @@ class DirectChannel:
         """The words of `layout.STATS`."""
         return read_statistics(self._control.fd)
 
-    def look_after(self) -> None:
+    def supervise(self) -> None:
         """Ends the channel where its worker has died or stands still; called every `LOOK_NS`."""
         if not self._lock.acquire(blocking=False):
             return  # it is spoken to or closed at this moment

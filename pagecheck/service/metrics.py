@@ -109,14 +109,14 @@ class ServiceCollector(Collector):
 
     def _now(self) -> Iterable[Metric]:
         service = self._service
-        sessions = service.sessions()
-        blocks = [held for each in sessions for held in list(each.holdings.blocks.values())]
+        clients = service.clients.all()
+        blocks = [held for each in clients for held in list(each.resources.blocks.values())]
         gauges = (
-            ("clients", "Clients that are connected.", len(sessions)),
+            ("clients", "Clients that are connected.", len(clients)),
             ("blocks", "RAM blocks that are attached.", len(blocks)),
             ("block_bytes", "Bytes of them.", sum(held.block.ram.size for held in blocks)),
             ("answer_bytes", "Memory of answers that are kept.", service.answers.bytes_kept()),
-            ("channels", "Direct channels.", sum(len(each.holdings.channels) for each in sessions)),
+            ("channels", "Direct channels.", sum(len(each.resources.channels) for each in clients)),
             ("workers", "Workers for checks by command.", service.coordinator.channels),
             ("start_time_seconds", "When the service was started.", service.started),
         )

@@ -17,7 +17,7 @@ from pagecheck.shm.ram import adopt
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.scan import ScanResult
-    from pagecheck.service.holdings import HeldBlock
+    from pagecheck.service.resources import HeldBlock
     from pagecheck.service.service import Service
     from pagecheck.vmm import Vm
     from pagecheck.vmm.stopped import Stopped

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pagecheck.service.service import Service
 
 DRAIN_S: Final = 1.0  # for commands that run when the service is told to end
-LEAVE_S: Final = 5.0  # for sessions to give back what they have
+LEAVE_S: Final = 5.0  # for clients' sessions to release what they have
 REFUSE_NS: Final = 100_000_000
 SLEEP_MS: Final = 1000
 SHORT_OF_FDS_S: Final = 0.1
@@ -130,11 +130,11 @@ def _refuse(connected: socket.socket, error: PagecheckError) -> None:
 def _drain(service: Service) -> None:
     """Lets commands that run end, then sends every client away."""
     until = clock.now_s() + DRAIN_S
-    while any(each.is_working for each in service.sessions()) and clock.now_s() < until:
+    while any(each.is_working for each in service.clients.all()) and clock.now_s() < until:
         clock.sleep_s(0.01)
     service.ending.set()
-    for session in service.sessions():
-        session.hang_up()
+    for client in service.clients.all():
+        client.hang_up()
     until = clock.now_s() + LEAVE_S
-    for session in service.sessions():
-        session.join(max(0.0, until - clock.now_s()))
+    for client in service.clients.all():
+        client.join(max(0.0, until - clock.now_s()))

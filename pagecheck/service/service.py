@@ -1,5 +1,5 @@
-"""What all clients of one service share: the coordinator, the limits, the counters; and who looks
-after the direct channels."""
+"""What all clients of one service share: the coordinator, the limits, the counters, the registry of
+clients; and the thread that supervises the direct channels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from pagecheck.errors import LimitError
 from pagecheck.report.statistics import Statistics
 from pagecheck.service.answers import Answers
 from pagecheck.service.counters import Counters
 from pagecheck.service.direct import LOOK_NS, DirectChannel
-from pagecheck.service.limits import RESERVED_CLIENTS
+from pagecheck.service.registry import Registry
 from pagecheck.shm.layout import statistic, statistic_array
 from pagecheck.shortage import refused
 
@@ -26,21 +25,20 @@ if TYPE_CHECKING:
     from pagecheck.coordinator import Block, Coordinator
     from pagecheck.coordinator.settings import Settings
     from pagecheck.service.limits import Limits
-    from pagecheck.service.session import Session
-
 
 log = logging.getLogger(__name__)
 
 
 class Service:
-    """Shared by all sessions; `server.py` makes it and ends it.
+    """Shared by all clients; `server.py` makes it and ends it.
 
     Attributes:
+        clients: those that are connected.
         ending: set when clients are to be sent away.
     """
 
     def __init__(self, coordinator: Coordinator, settings: Settings, limits: Limits) -> None:
-        """Starts looking after channels.
+        """Starts to supervise channels.
 
         Args:
             settings: what the workers of direct channels are told.
@@ -48,56 +46,22 @@ class Service:
         self.coordinator = coordinator
         self.limits = limits
         self.counters = Counters(coordinator)
+        self.clients = Registry(limits.clients)
         self.answers = Answers(limits.memory_bytes, limits.memory_all_bytes)
         self.ending = threading.Event()
         self.started = time.time()
         self._settings = settings
         self._lock = threading.Lock()
-        self._sessions: dict[int, Session] = {}
-        self._numbers = itertools.count(1)
         self._workers = itertools.count(coordinator.channels)
         self._starts_replaced = 0
         self._supervisor = threading.Thread(
-            target=self._look_after, name="pagecheck-supervisor", daemon=True
+            target=self._supervise, name="pagecheck-supervisor", daemon=True
         )
         try:
             self._supervisor.start()
         except RuntimeError as error:
             self.answers.close()
             raise refused("cannot start a thread", error) from error
-
-    def enter(self, session: Session, *, trusted: bool) -> int:
-        """Lets a client in.
-
-        Args:
-            trusted: root or our own user, for whom some places are kept.
-
-        Returns:
-            Its number.
-
-        Raises:
-            LimitError: there are as many as may be.
-        """
-        with self._lock:
-            most = self.limits.clients
-            if not trusted:
-                most = max(1, most - RESERVED_CLIENTS)
-            if len(self._sessions) >= most:
-                raise LimitError(f"{most} clients are connected; try again later")
-            number = next(self._numbers)
-            self._sessions[number] = session
-        self.counters.add("clients_accepted")
-        return number
-
-    def leave(self, number: int) -> None:
-        """Forgets a client that is gone."""
-        with self._lock:
-            self._sessions.pop(number, None)
-
-    def sessions(self) -> list[Session]:
-        """The clients there are at this moment."""
-        with self._lock:
-            return list(self._sessions.values())
 
     @property
     def workers_replaced(self) -> int:
@@ -124,12 +88,12 @@ class Service:
         channel.on_lost = lambda: self.counters.add("channels_lost")
         return channel
 
-    def _look_after(self) -> None:
+    def _supervise(self) -> None:
         while not self.ending.wait(LOOK_NS / 1e9):
-            for session in self.sessions():
-                for channel in list(session.holdings.channels.values()):
+            for client in self.clients.all():
+                for channel in list(client.resources.channels.values()):
                     with contextlib.suppress(OSError, ValueError):  # it is being closed
-                        channel.look_after()
+                        channel.supervise()
         self.answers.close()
 
     def describe(self, *, everyone: bool) -> dict[str, Any]:
@@ -139,7 +103,7 @@ class Service:
             everyone: tell of each client; else only how many there are.
         """
         words = self.counters.words()
-        sessions = self.sessions()
+        clients = self.clients.all()
         return {
             "pid": os.getpid(),
             "uptime_seconds": round(time.time() - self.started, 3),
@@ -147,13 +111,13 @@ class Service:
             "kernel": self.coordinator.kernel,
             "workers": self.coordinator.channels,
             "workers_replaced": self.workers_replaced,
-            "clients": len(sessions),
-            "blocks": sum(len(session.holdings.blocks) for session in sessions),
-            "channels": sum(len(session.holdings.channels) for session in sessions),
+            "clients": len(clients),
+            "blocks": sum(len(client.resources.blocks) for client in clients),
+            "channels": sum(len(client.resources.channels) for client in clients),
             "answer_bytes": self.answers.bytes_kept(),
             "numbers": {name: round(n, 6) for name, n in self.counters.numbers().items()},
             "engines": {engine: _readable(each) for engine, each in words.items()},
-            "sessions": [session.describe() for session in sessions] if everyone else [],
+            "sessions": [client.describe() for client in clients] if everyone else [],
         }
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 from pagecheck import clock
 from pagecheck.errors import InternalError, LimitError, PagecheckError, ResourceError, UsageError
 from pagecheck.service.commands import Commands, Reply
-from pagecheck.service.holdings import Holdings
 from pagecheck.service.limits import NAME_CHARS, SEND_BUFFER_BYTES, SEND_NS, Peer
 from pagecheck.service.protocol import RECEIVE_STEP_NS, Connection, Line, close_all, parse
+from pagecheck.service.resources import ClientResources
 from pagecheck.shortage import explain, refused
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ class Session:
         self._commands_done = 0
         self._request_id: Any = None
         self._told = 0.0
-        self.holdings = Holdings(service.coordinator, service.counters)
-        self.number = service.enter(self, trusted=peer.trusted)
+        self.resources = ClientResources(service.coordinator, service.counters)
+        self.number = service.clients.enter(self, trusted=peer.trusted)
+        service.counters.add("clients_accepted")
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._connection = Connection(connected)
         self._thread = threading.Thread(
@@ -70,7 +71,7 @@ class Session:
         try:
             self._thread.start()
         except BaseException:
-            self._service.leave(self.number)
+            self._service.clients.leave(self.number)
             raise
 
     @property
@@ -96,14 +97,14 @@ class Session:
             "seconds": round(time.time() - self._since, 3),
             "commands": self._commands_done,
             "doing": self._doing,
-            "answer_bytes": self._service.answers.bytes_kept(self.holdings.client),
+            "answer_bytes": self._service.answers.bytes_kept(self.resources.client),
             "blocks": [
                 {"block": held.number, "name": held.block.ram.name, "size": held.block.ram.size}
-                for held in list(self.holdings.blocks.values())
+                for held in list(self.resources.blocks.values())
             ],
             "channels": [
                 {"channel": each.number, "worker": each.pid, "gone": each.is_gone}
-                for each in list(self.holdings.channels.values())
+                for each in list(self.resources.channels.values())
             ],
         }
 
@@ -111,7 +112,7 @@ class Session:
         log.info("client %d: process %d, user %d", self.number, self._peer.pid, self._peer.uid)
         why = "the service ends"
         try:
-            self._commands = Commands(self._service, self._peer, self.holdings, self._on_progress)
+            self._commands = Commands(self._service, self._peer, self.resources, self._on_progress)
             self._send(Reply(self._commands.greeting()))
             while not self._service.ending.is_set():
                 line = self._connection.receive(clock.now_ns() + SLICE_NS)
@@ -129,8 +130,8 @@ class Session:
             why = "a bug in pagecheck"
             log.exception("client %d", self.number)
         finally:
-            self.holdings.close()
-            self._service.leave(self.number)
+            self.resources.release_all()
+            self._service.clients.leave(self.number)
             self._connection.close()
             log.info("client %d left: %s", self.number, why)
 

@@ -14,8 +14,8 @@ import pytest
 import pagecheck
 from pagecheck.coordinator import Coordinator
 from pagecheck.errors import SourceError
-from pagecheck.service.holdings import HeldBlock
 from pagecheck.service.limits import Limits
+from pagecheck.service.resources import HeldBlock
 from pagecheck.service.results import Check
 from pagecheck.service.service import Service
 from pagecheck.shm.ram import adopt

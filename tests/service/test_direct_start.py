@@ -24,7 +24,7 @@ def test_one_dies_and_the_next_one_serves(
     try:
         assert (tmp_path / "died").exists()
         assert (channel.is_gone, channel.engine) == (False, "cpu")
-        channel.look_after()
+        channel.supervise()
         assert not channel.is_gone
     finally:
         channel.close()

@@ -57,7 +57,7 @@ def looks(channel: DirectChannel, moved_clock: MovedClock, ns: int) -> int:
     """
     begun = moved_clock.ns
     while moved_clock.ns - begun <= ns:
-        channel.look_after()
+        channel.supervise()
         if channel.is_gone:
             return moved_clock.ns - begun
         moved_clock.ns += LOOK_NS
@@ -74,7 +74,7 @@ def test_a_host_that_stood_still_is_no_fault_of_the_worker(
     assert looks(channel, moved_clock, STALL_NS // 2) == 0
     for _ in range(3):
         moved_clock.ns += 10**12
-        channel.look_after()
+        channel.supervise()
     assert not channel.is_gone
 
 

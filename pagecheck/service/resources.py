@@ -35,8 +35,8 @@ class HeldBlock(NamedTuple):
     vm: Vm | None
 
 
-class Holdings:
-    """Only the client's own thread changes it; the supervisor looks after its channels."""
+class ClientResources:
+    """Only the client's own thread changes it; a thread of the service supervises its channels."""
 
     def __init__(self, coordinator: Coordinator, counters: Counters) -> None:
         self._coordinator = coordinator
@@ -96,7 +96,7 @@ class Holdings:
             raise
         held = HeldBlock(number, block, regions, vm)
         self.blocks[number] = held
-        for channel in self._living():
+        for channel in self._running():
             try:
                 channel.attach(number, block)
             except ResourceError:
@@ -107,21 +107,21 @@ class Holdings:
         return held
 
     def remove(self, number: int) -> None:
-        """Detaches a block everywhere; a VM is let go with its last block.
+        """Detaches a block everywhere; a VM is closed with its last block.
 
         Raises:
             UsageError: there is none of that number.
         """
         held = self.block(number)
         del self.blocks[number]
-        for channel in self._living():
+        for channel in self._running():
             with contextlib.suppress(PagecheckError):
                 channel.detach(number)
         self._coordinator.detach(held.block)
         if held.vm is not None and all(each.vm is not held.vm for each in self.blocks.values()):
             held.vm.close()
 
-    def _living(self) -> list[DirectChannel]:
+    def _running(self) -> list[DirectChannel]:
         return [channel for channel in self.channels.values() if not channel.is_gone]
 
     def open(self, channel: DirectChannel) -> None:
@@ -140,8 +140,8 @@ class Holdings:
         self._counters.closed(channel)
         channel.close()
 
-    def close(self) -> None:
-        """Gives everything back, whatever fails on the way."""
+    def release_all(self) -> None:
+        """Closes every channel and detaches every block, whatever fails on the way."""
         for channel in list(self.channels.values()):
             channel.ask_to_end()
         steps = [(self.close_channel, number) for number in list(self.channels)]
