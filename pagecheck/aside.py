@@ -189,24 +189,12 @@ def _undecided(
             f"{text}: undecided: the file system ({kind}) did not answer before the deadline "
             f"({options['deadline']:g} s)"
         )
-    from pagecheck.report.report import Report, undecided_block
+    from pagecheck.report.report import undecided_report
 
-    return Report(
-        source=text,
-        answer="live",
-        engine="dsa" if options["engine"] == "dsa" else "cpu",
-        kernel=None,
-        channels=options["channels"] or len(options["wq"]) or 1,
-        page_size=blocks[0].page_size,
-        seconds=seconds,
-        startup_seconds=seconds,
-        bytes_checked=0,
-        blocks=tuple(undecided_block(block) for block in blocks),
-        notes=(
-            f"{text}: the file system ({kind}) did not answer before the deadline: every page is "
-            "undecided",
-        ),
-    )
+    why = f"{text}: the file system ({kind}) did not answer before the deadline"
+    channels = options["channels"] or len(options["wq"]) or 1
+    notes = [f"{why}: every page is undecided"]
+    return undecided_report(text, blocks, options["engine"], channels, seconds, notes)
 
 
 def _error(name: str, text: str) -> PagecheckError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.coordinator.coordinator import Coordinator
-from pagecheck.coordinator.settings import Engine, default_channels
+from pagecheck.coordinator.settings import Engine, check_deadline, default_channels
 from pagecheck.errors import SourceError, StartTimeout, UsageError
 from pagecheck.model import Region
 from pagecheck.plan import make_block
@@ -19,12 +19,12 @@ from pagecheck.shm.ram import RamSource, open_source
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pagecheck.coordinator.scan import Progress, ScanResult
+    from pagecheck.coordinator.runner import Part
+    from pagecheck.coordinator.scan import Progress
     from pagecheck.model import Access, Format, Holes, Kind, RamBlock
     from pagecheck.report.bitmap_files import Output
     from pagecheck.report.report import Report
     from pagecheck.vmm import Vm
-    from pagecheck.vmm.stopped import Stopped
 
 # In a process that may have to be left behind: is told of "blocks" (their RamBlocks) once they are
 # known, and of the "report" before anything is closed.
@@ -34,12 +34,26 @@ START_S: Final = 30.0
 MAX_PAUSE_S: Final = 5.0
 
 
-class _Part(NamedTuple):
+class _Found(NamedTuple):
     """One block that is to be scanned, and its open file."""
 
     source: RamSource
     ram: RamBlock
     regions: tuple[Region, ...]
+
+
+class _Opened(NamedTuple):
+    """The source, open.
+
+    Attributes:
+        blocks: those that can be looked at; at least one.
+        vm: the running VM whose RAM they are, if it is one's.
+    """
+
+    text: str
+    page_size: int
+    blocks: list[_Found]
+    vm: Vm | None
 
 
 def scan(
@@ -107,8 +121,7 @@ def scan(
     started = clock.now_s()
     text = os.fspath(source)
     options |= {"source": text, "out": None if out is None else os.fspath(out)}
-    if deadline is not None and not deadline > 0:
-        raise UsageError(f"deadline {deadline}: must be more than 0 seconds")
+    check_deadline(deadline)
     if not 0 < max_pause < 1e9:
         raise UsageError(f"max pause {max_pause}: must be more than 0 seconds")
     if leave_stopped and not pause:
@@ -118,94 +131,83 @@ def scan(
 
         return aside.scan(storage, options, progress)
     with contextlib.ExitStack() as stack:
-        parts, vm = _open(stack, text, page_size, offset, length, format, trust_path=trust_path)
-        _check_vm(text, vm, parts, kind, pause=pause, gpa=gpa)
-        _tell("blocks", [part.ram for part in parts])
-        output = _output(out, parts, vm, kind)
+        opened = _open(stack, text, page_size, offset, length, format, trust_path=trust_path)
+        _check_vm(opened, kind, pause=pause, gpa=gpa)
+        _tell("blocks", [found.ram for found in opened.blocks])
+        output = _output(out, opened, kind)
         if output is not None:
             stack.enter_context(output)
+        workers = {"wq": wq, "fallback": fallback, "kernel": kernel, "batch_pages": batch_pages}
+        workers |= {"nice": nice, "stall": stall}
         if channels is None and not wq:
-            channels = default_channels(sum(min(p.ram.size, p.source.allocated) for p in parts))
-        try:
-            coordinator = Coordinator(
-                channels,
-                engine,
-                wq=wq,
-                fallback=fallback,
-                kernel=kernel,
-                batch_pages=batch_pages,
-                nice=nice,
-                stall=stall,
-                start_timeout=START_S if deadline is None else min(deadline, START_S),
+            channels = _default_channels(opened)
+        coordinator = _started(channels, engine, started, deadline, workers)
+        if coordinator is None:
+            report = _nothing_decided(opened, engine, channels or len(wq), started)
+        else:
+            stack.enter_context(coordinator)
+            from pagecheck.coordinator.runner import Request, run_scan
+
+            parts = _attach(coordinator, opened, holes, gpa=gpa)
+            request = Request(
+                text, kind, max_rate, deadline, max_pause, leave_stopped, started=started
             )
-        except StartTimeout:
-            if deadline is None or clock.now_s() - started < deadline:
-                raise
-            asked = "dsa" if engine == "dsa" else "cpu"
-            seconds = clock.now_s() - started
-            report = _nothing_decided(text, parts, asked, channels or len(wq), seconds)
-            report = report if vm is None else _with_vm(report, vm, page_size)
-            return report if output is None else output.write(report)
-        stack.enter_context(coordinator)
-        # One pass: for the CPU, reading costs less than mapping, whose pages would each fault once.
-        # A device can only look at what is mapped.
-        access: Access = "auto" if coordinator.engine == "dsa" else "read"
-        blocks = [
-            coordinator.attach(
-                part.source,
-                page_size=page_size,
-                offset=part.ram.start,
-                length=part.ram.size,
-                holes=holes,
-                access=access,
-            )
-            for part in parts
-        ]
-        from pagecheck.coordinator.reporting import make_report
-
-        ready = clock.now_s()
-        done = 0
-        results: list[ScanResult] = []
-        total = sum(part.ram.size for part in parts)
-
-        def watch(bytes_done: int, _size: int) -> None:
-            if progress is not None:
-                progress(done + bytes_done, total)
-
-        stopped = None
-        if vm is not None and pause:
-            from pagecheck.vmm.stopped import Stopped
-
-            stopped = Stopped(vm, max_pause, leave=leave_stopped)
-        with stopped or contextlib.nullcontext():
-            for block in blocks:
-                used = clock.now_s() - started
-                left = None if deadline is None else max(deadline - used, 1e-9)
-                results.append(
-                    coordinator.scan_block(
-                        block, kind=kind, max_rate=max_rate, deadline=left, progress=watch
-                    )
-                )
-                done += block.ram.size
-        report = make_report(
-            coordinator,
-            text,
-            results,
-            started,
-            ready,
-            stood_still=stopped is not None and stopped.hint is None,
-        )
-        if gpa:
-            located = zip(report.blocks, parts, strict=True)
-            report = report.with_blocks(tuple(replace(b, regions=p.regions) for b, p in located))
-        if stopped is not None:
-            report = _paused(report, stopped)
-        if vm is not None:
-            report = _with_vm(report, vm, page_size, gpa=gpa)
+            pauser = opened.vm if pause else None
+            report = run_scan(coordinator, parts, request, pauser, progress)
+        report = _with_unreadable(report, opened, gpa=gpa)
         if output is not None:
             report = output.write(report)
         _tell("report", report)
         return report
+
+
+def _default_channels(opened: _Opened) -> int:
+    return default_channels(
+        sum(min(found.ram.size, found.source.allocated) for found in opened.blocks)
+    )
+
+
+def _started(
+    channels: int | None,
+    engine: Engine,
+    started: float,
+    deadline: float | None,
+    workers: dict[str, Any],
+) -> Coordinator | None:
+    """The coordinator, its workers ready; None where the deadline passed before they were.
+
+    Args:
+        started: `clock.now_s` when the scan began.
+        workers: the other arguments of `Coordinator`.
+    """
+    most = START_S if deadline is None else min(deadline, START_S)
+    try:
+        return Coordinator(channels, engine, start_timeout=most, **workers)
+    except StartTimeout:
+        if deadline is None or clock.now_s() - started < deadline:
+            raise
+        return None
+
+
+def _attach(coordinator: Coordinator, opened: _Opened, holes: Holes, *, gpa: bool) -> list[Part]:
+    """The blocks as the coordinator knows them, which now owns their files."""
+    from pagecheck.coordinator.runner import Part
+
+    # One pass: for the CPU, reading costs less than mapping, whose pages would each fault once.
+    # A device can only look at what is mapped.
+    access: Access = "auto" if coordinator.engine == "dsa" else "read"
+    parts: list[Part] = []
+    for found in opened.blocks:
+        block = coordinator.attach(
+            found.source,
+            page_size=opened.page_size,
+            offset=found.ram.start,
+            length=found.ram.size,
+            holes=holes,
+            access=access,
+        )
+        parts.append(Part(block, opened.vm, found.regions if gpa else ()))
+    return parts
 
 
 def _may_stall(source: str, out: str | os.PathLike[str] | None) -> str | None:
@@ -219,17 +221,16 @@ def _tell(what: str, value: Any) -> None:
         listener(what, value)
 
 
-def _output(
-    out: str | os.PathLike[str] | None, parts: list[_Part], vm: Vm | None, kind: Kind
-) -> Output | None:
+def _output(out: str | os.PathLike[str] | None, opened: _Opened, kind: Kind) -> Output | None:
     """Where results go, looked at before any work is done."""
     if out is None:
         return None
     from pagecheck.report.bitmap_files import Output
 
-    names = [part.ram.name for part in parts]
-    names += [each.name for each in vm.unreadable] if vm is not None else []
-    return Output(out, names, kind, [f"/proc/self/fd/{part.source.fd}" for part in parts])
+    names = [found.ram.name for found in opened.blocks]
+    names += [each.name for each in opened.vm.unreadable] if opened.vm is not None else []
+    files = [f"/proc/self/fd/{found.source.fd}" for found in opened.blocks]
+    return Output(out, names, kind, files)
 
 
 def _open(
@@ -241,7 +242,7 @@ def _open(
     format: Format,
     *,
     trust_path: bool,
-) -> tuple[list[_Part], Vm | None]:
+) -> _Opened:
     """Opens the source; the stack closes it."""
     if trust_path and not text.startswith("qmp:"):
         raise UsageError(f"{text}: --trust-path is for the paths that QEMU tells, with qmp:SOCKET")
@@ -252,7 +253,7 @@ def _open(
             block = make_block(ram.name, ram.size, page_size, offset, length)
         except SourceError as error:  # of a wrong size; what the file may be instead is known
             raise SourceError("; ".join((str(error), *ram.notes))) from error
-        return [_Part(ram, block, ())], None
+        return _Opened(text, page_size, [_Found(ram, block, ())], None)
     if offset or length is not None:
         raise UsageError(
             f"{text}: the VM says what its RAM is; --offset and --length are for files"
@@ -260,8 +261,8 @@ def _open(
     from pagecheck.vmm import open_vm
 
     vm = stack.enter_context(open_vm(text, trust_path=trust_path))
-    parts = [
-        _Part(
+    blocks = [
+        _Found(
             ram.source,
             make_block(ram.source.name, ram.source.size, page_size, ram.start, ram.size),
             ram.regions,
@@ -270,12 +271,11 @@ def _open(
     ]
     for each in vm.unreadable:  # before a scan, not after it
         make_block(each.name, each.size, page_size)
-    return parts, vm
+    return _Opened(text, page_size, blocks, vm)
 
 
-def _check_vm(
-    text: str, vm: Vm | None, parts: list[_Part], kind: Kind, *, pause: bool, gpa: bool
-) -> None:
+def _check_vm(opened: _Opened, kind: Kind, *, pause: bool, gpa: bool) -> None:
+    text, vm = opened.text, opened.vm
     if vm is not None and kind == "diff":
         raise UsageError(f"{text}: a VM's RAM is no diff snapshot: its holes are zero")
     if pause and (vm is None or not vm.can_pause):
@@ -283,54 +283,36 @@ def _check_vm(
             f"{text}: only QEMU can be paused from here: give qmp:SOCKET, or pause it with the "
             "VMM's own tool"
         )
-    if gpa and not all(part.regions for part in parts):
+    if gpa and not all(found.regions for found in opened.blocks):
         raise UsageError(
             f"{text}: guest-physical addresses are known for qmp:SOCKET only; drop --gpa"
         )
 
 
-def _paused(report: Report, stopped: Stopped) -> Report:
-    """The report with what the pause was worth."""
-    if stopped.hint is None:
-        return replace(report, answer="paused", pause=stopped.pause)
-    notes = (*report.notes, stopped.hint)
-    return replace(report, answer="live", pause=stopped.pause, notes=notes)
+def _nothing_decided(opened: _Opened, engine: str, channels: int, started: float) -> Report:
+    """The deadline passed while the workers started."""
+    from pagecheck.coordinator.runner import asked_again
+    from pagecheck.report.report import undecided_report
+
+    notes = [note for found in opened.blocks for note in found.source.notes]
+    notes.append("the deadline passed before the workers were ready: every page is undecided")
+    blocks = [found.ram for found in opened.blocks]
+    seconds = clock.now_s() - started
+    report = undecided_report(opened.text, blocks, engine, channels, seconds, notes)
+    return report if opened.vm is None else asked_again(report, [opened.vm])
 
 
-def _with_vm(report: Report, vm: Vm, page_size: int, *, gpa: bool = False) -> Report:
-    """The report with what is known of the VM: blocks that cannot be looked at are undecided, and
-    so is everything where there is doubt whether it had arrived."""
+def _with_unreadable(report: Report, opened: _Opened, *, gpa: bool) -> Report:
+    """The report with what is known of the VM's other blocks, which are undecided."""
+    if opened.vm is None:
+        return report
     from pagecheck.report.report import undecided_block
 
-    blocks, notes = list(report.blocks), [*vm.notes, *report.notes, *vm.changes()]
-    if (why := vm.doubt()) is not None:
-        notes.append(f"{why}: every page is undecided")
-        blocks = [undecided_block(each.block, each.regions) for each in blocks]
-    for ram in vm.unreadable:
-        block = make_block(ram.name, ram.size, page_size)
-        blocks.append(undecided_block(block, ram.regions if gpa else ()))
-    return replace(report, blocks=tuple(blocks), notes=tuple(notes))
-
-
-def _nothing_decided(
-    text: str, parts: list[_Part], engine: str, channels: int, seconds: float
-) -> Report:
-    """The deadline passed while the workers started."""
-    from pagecheck.report.report import Report, undecided_block
-
-    return Report(
-        source=text,
-        answer="live",
-        engine=engine,
-        kernel=None,
-        channels=channels,
-        page_size=parts[0].ram.page_size,
-        seconds=seconds,
-        startup_seconds=seconds,
-        bytes_checked=0,
-        blocks=tuple(undecided_block(part.ram) for part in parts),
-        notes=(
-            *(note for part in parts for note in part.source.notes),
-            "the deadline passed before the workers were ready: every page is undecided",
-        ),
-    )
+    hidden = [
+        undecided_block(
+            make_block(each.name, each.size, opened.page_size), each.regions if gpa else ()
+        )
+        for each in opened.vm.unreadable
+    ]
+    notes = (*opened.vm.notes, *report.notes)
+    return replace(report, blocks=(*report.blocks, *hidden), notes=notes)

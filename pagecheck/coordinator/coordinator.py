@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from pagecheck import clock
 from pagecheck.child.signals import signals_held
 from pagecheck.coordinator.block import Block, new_block
 from pagecheck.coordinator.ending import give_back
@@ -137,8 +136,6 @@ class Coordinator:
             with signals_held():
                 self._pool = Pool(self._owner, settings, channels)
                 self._pools.append(self._pool)
-            import pagecheck.coordinator.counting
-            import pagecheck.coordinator.scan  # noqa: F401  # while the workers start
 
             self._pool.await_ready(start_allowance(start_timeout))
         except BaseException:
@@ -317,13 +314,10 @@ class Coordinator:
             SourceError: a page of a diff is part hole, part data.
             EngineError: no channel is left.
         """
-        from pagecheck.coordinator.reporting import make_report
+        from pagecheck.coordinator.runner import Part, Request, run_scan
 
-        started = clock.now_s()
-        result = self.scan_block(
-            block, kind=kind, max_rate=max_rate, deadline=deadline, progress=progress
-        )
-        return make_report(self, block.source.text, [result], started)
+        request = Request(block.source.text, kind, max_rate, deadline)
+        return run_scan(self, [Part(block)], request, progress=progress)
 
     def scan_block(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.native import _native
@@ -40,6 +41,14 @@ def since(before: list[ChannelReport], after: list[ChannelReport]) -> tuple[Chan
     return tuple(
         new._replace(words=tuple(b - a for a, b in zip(old.words, new.words, strict=True)))
         for old, new in zip(before, after, strict=True)
+    )
+
+
+def summed(scans: Sequence[tuple[ChannelReport, ...]]) -> tuple[ChannelReport, ...]:
+    """What each channel counted over several scans; the last one tells what it works with."""
+    return tuple(
+        same[-1]._replace(words=tuple(map(sum, zip(*(one.words for one in same), strict=True))))
+        for same in zip(*scans, strict=True)
     )
 
 

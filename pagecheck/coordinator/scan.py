@@ -16,7 +16,7 @@ from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.pool import PAUSE, Job, Pool, Stop
 from pagecheck.coordinator.settings import check_choice
 from pagecheck.errors import SourceError, UsageError
-from pagecheck.model import AnswerKind, Counts, Kind
+from pagecheck.model import Counts, Kind
 from pagecheck.native import Feed, _native
 from pagecheck.plan import PartialPage, Run, common_page_size, page_runs
 from pagecheck.report.report import BlockReport
@@ -180,11 +180,10 @@ class ScanResult(NamedTuple):
 
     Attributes:
         bytes_checked: pages that an engine looked at, in bytes.
-        why_live: why a live answer is one; None for others.
+        why_live: why the answer is no more than a hint; None where the file did not change.
     """
 
     report: BlockReport
-    answer: AnswerKind
     bytes_checked: int
     notes: tuple[str, ...]
     workers: tuple[ChannelReport, ...] = ()
@@ -210,7 +209,7 @@ def scan_none(block: Block, bitmaps: BlockBitmaps) -> ScanResult:
     rest = Rest(block.source)
     _native.bits_set(bitmaps.normal, 0, bitmaps.pages)
     report = block_report(block, bitmaps, bitmaps.counts(diff=False))
-    return result(report, 0, [], rest.end())
+    return ScanResult(report, 0, (), why_live=rest.end())
 
 
 def scan(
@@ -256,20 +255,7 @@ def _scan(
         notes.append(why_undecided(counts.undecided, options.deadline_ns, stop))
     looked_at = sum(outcome.decided for outcome in outcomes) * block.ram.page_size
     report = block_report(block, bitmaps, counts, diff=options.kind == "diff")
-    return result(report, looked_at, notes, why_live)
-
-
-def result(
-    report: BlockReport, looked_at: int, notes: list[str], why_live: str | None
-) -> ScanResult:
-    """What a scan gives, and what it is worth.
-
-    Args:
-        looked_at: bytes.
-        why_live: what `Rest.end` said.
-    """
-    answer: AnswerKind = "at-rest" if why_live is None else "live"
-    return ScanResult(report, answer, looked_at, tuple(notes), why_live=why_live)
+    return ScanResult(report, looked_at, tuple(notes), why_live=why_live)
 
 
 def forget_past_end(block: Block, bitmaps: BlockBitmaps, smallest: int) -> list[str]:

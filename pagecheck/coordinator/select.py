@@ -20,7 +20,6 @@ from pagecheck.coordinator.scan import (
     ScanResult,
     block_report,
     forget_past_end,
-    result,
     why_undecided,
 )
 from pagecheck.errors import UsageError
@@ -176,7 +175,8 @@ def _scan(
     if undecided and not notes:
         notes.append(why_undecided(undecided, options.deadline_ns, stop))
     looked_at = sum(outcome.decided for outcome in outcomes) * page
-    return result(block_report(block, bitmaps, counts), looked_at, notes, why_live)
+    report = block_report(block, bitmaps, counts)
+    return ScanResult(report, looked_at, tuple(notes), why_live=why_live)
 
 
 def _decide(

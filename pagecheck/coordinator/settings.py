@@ -200,16 +200,21 @@ def check_kernel(kernel: str | None) -> None:
         raise EngineError(f"kernel {kernel} cannot run here: {known[kernel]}")
 
 
+def check_deadline(seconds: float | None) -> None:
+    """Raises UsageError where a deadline is not more than 0 seconds; None: there is none."""
+    if seconds is not None and not seconds > 0:
+        raise UsageError(f"deadline {seconds}: must be more than 0 seconds")
+
+
 def deadline_ns(seconds: float | None) -> int:
     """The absolute CLOCK_MONOTONIC time that many seconds from now; None: never.
 
     Raises:
         UsageError: not more than 0.
     """
+    check_deadline(seconds)
     if seconds is None:
         return NEVER_NS
-    if not seconds > 0:
-        raise UsageError(f"deadline {seconds}: must be more than 0 seconds")
     return min(clock.now_ns() + int(min(seconds, 1e9) * 1e9), NEVER_NS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,6 +52,19 @@ def undecided_block(block: RamBlock, regions: tuple[Region, ...] = ()) -> BlockR
     words = memoryview(bytes(-(-block.pages // 64) * 8))
     counts = Counts(pages=block.pages, undecided=block.pages)
     return BlockReport(block, counts, words, words, regions=regions)
+
+
+def forgotten(block: BlockReport) -> BlockReport:
+    """The same block, nothing of which is believed: every page is undecided."""
+    pages = block.counts.pages  # fewer than all where some were selected
+    words = memoryview(bytes(len(block.zero)))
+    return replace(
+        block,
+        counts=Counts(pages=pages, undecided=pages),
+        zero=words,
+        normal=words,
+        unchanged=None if block.unchanged is None else words,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,10 @@ class Report:
         """The same report with other block reports, such as ones that name files."""
         return replace(self, blocks=blocks)
 
+    def noting(self, *lines: str) -> Report:
+        """The same report with more notes."""
+        return replace(self, notes=(*self.notes, *lines))
+
     def to_json(self) -> dict[str, Any]:
         """The report as the JSON document that `--json` prints."""
         return {
@@ -124,6 +142,36 @@ class Report:
             "statistics": self.statistics._asdict(),
             "workers": [each.to_json() for each in self.workers],
         }
+
+
+def undecided_report(
+    source: str,
+    blocks: Sequence[RamBlock],
+    engine: str,
+    channels: int,
+    seconds: float,
+    notes: Sequence[str],
+) -> Report:
+    """The report of a scan that decided nothing, since its deadline passed before it began.
+
+    Args:
+        blocks: at least one.
+        engine: what was asked for.
+        seconds: how long it lasted.
+    """
+    return Report(
+        source=source,
+        answer="live",
+        engine="dsa" if engine == "dsa" else "cpu",
+        kernel=None,
+        channels=channels,
+        page_size=blocks[0].page_size,
+        seconds=seconds,
+        startup_seconds=seconds,
+        bytes_checked=0,
+        blocks=tuple(map(undecided_block, blocks)),
+        notes=tuple(notes),
+    )
 
 
 class Answer(NamedTuple):

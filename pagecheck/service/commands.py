@@ -267,7 +267,7 @@ class Commands:
             max_pause=arguments.number("max_pause", self._service.limits.pause_seconds),
             leave_stopped=arguments.flag("leave_stopped"),
             client=self._resources.client,
-            progress=self._progress(held, told=arguments.flag("progress")),
+            progress=self._progress(told=arguments.flag("progress")),
         )
         arguments.done()
         _require_fds("check", fds, 1 if with_bitmap else 0)
@@ -277,17 +277,11 @@ class Commands:
             )
         return Reply(*check.run(self._service))
 
-    def _progress(self, held: list[HeldBlock], *, told: bool) -> Callable[[int, int], None]:
-        """What a check calls; the blocks come one after the other."""
-        total = sum(each.block.ram.size for each in held)
-        before = last = 0
+    def _progress(self, *, told: bool) -> Callable[[int, int], None]:
+        """What a check calls."""
 
-        def on_progress(done: int, _of_this_block: int) -> None:
-            nonlocal before, last
-            if done < last:  # the next block
-                before += last
-            last = done
-            self._on_progress({"done": before + done, "bytes": total} if told else None)
+        def on_progress(done: int, total: int) -> None:
+            self._on_progress({"done": done, "bytes": total} if told else None)
 
         return on_progress
 

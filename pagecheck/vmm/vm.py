@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 
 from pagecheck.errors import PeerError, SourceError, UsageError
+from pagecheck.model import Pause
 from pagecheck.vmm.arrival import awaited, not_arrived
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.plugged import changes, plugged
 from pagecheck.vmm.process import open_process
 from pagecheck.vmm.qemu import open_qemu
-from pagecheck.vmm.ram import PauseResult, VmRam
+from pagecheck.vmm.ram import VmRam
 
 
 class Vm:
@@ -81,7 +82,7 @@ class Vm:
         """
         self._asked().pause(max_seconds)
 
-    def resume(self, *, leave_stopped: bool = False) -> PauseResult:
+    def resume(self, *, leave_stopped: bool = False) -> Pause:
         """Continues the VM if it was us who stopped it.
 
         Args:
@@ -92,7 +93,8 @@ class Vm:
             PeerError: QEMU does not continue it, or ended.
             SourceError: a migration took it away, or nothing is known of the pause.
         """
-        return self._asked().resume(leave_stopped=leave_stopped)
+        result = self._asked().resume(leave_stopped=leave_stopped)
+        return Pause(result.paused_ns / 1e9, *result[1:])
 
     def is_stopped(self) -> bool | None:
         """Whether its RAM stands still at this moment; None where that cannot be asked.

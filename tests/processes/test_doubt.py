@@ -99,7 +99,7 @@ def test_a_check_of_the_service_is_undecided() -> None:
         assert words.any()
         members, words = checked(None, WHY)
         assert members["blocks"][0]["counts"]["undecided"] == PAGES
-        assert members["notes"] == [f"{WHY}: undecided"]
+        assert members["notes"] == [f"{WHY}: every page is undecided"]
         assert not words.any()
         with pytest.raises(SourceError, match=WHY):
             checked(WHY)

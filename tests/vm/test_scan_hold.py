@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 import pagecheck
 from pagecheck import Client
+from pagecheck.coordinator import Block, Coordinator
+from pagecheck.coordinator.scan import ScanResult
 from pagecheck.errors import PagecheckError, SourceError
-from pagecheck.vmm.stopped import Stopped
 from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import BareQemu, bare_qemu, memfd_backend
 from tools.guest.fetch import GuestFiles
@@ -40,18 +42,13 @@ def qemu(guest_files: GuestFiles) -> Iterator[BareQemu]:
 def held(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
     """What is put in here is done once, when the next scan has stopped the VM."""
     todo: list[Callable[[], None]] = []
-    enter = Stopped.__enter__
+    scan_block = Coordinator.scan_block
 
-    def stopped(self: Stopped) -> Stopped:
-        enter(self)
-        try:
-            todo.pop()()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
-        return self
+    def begin(self: Coordinator, block: Block, **options: Any) -> ScanResult:
+        todo.pop()()
+        return scan_block(self, block, **options)
 
-    monkeypatch.setattr(Stopped, "__enter__", stopped)
+    monkeypatch.setattr(Coordinator, "scan_block", begin)
     return todo
 
 

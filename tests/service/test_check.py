@@ -1,0 +1,98 @@
+"""What a check by command answers, and what it tells on the way, before either is sent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pagecheck.coordinator import Coordinator
+from pagecheck.model import Pause
+from pagecheck.service.commands import Commands
+from pagecheck.service.limits import Limits, Peer
+from pagecheck.service.resources import ClientResources, HeldBlock
+from pagecheck.service.results import Check
+from pagecheck.service.service import Service
+from pagecheck.shm.ram import adopt
+from tests.service.support import KnownRam
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Service]:
+    """A service that listens nowhere."""
+    with Coordinator(1, "cpu") as coordinator:
+        assert coordinator.settings is not None
+        service = Service(coordinator, coordinator.settings, Limits())
+        yield service
+        service.ending.set()
+
+
+def test_progress_is_of_all_blocks() -> None:
+    """Also where the first is smaller than what is first told of the second."""
+    rams = [KnownRam(pages, kinds=["random"]) for pages in (10, 100)]
+    size = sum(ram.size for ram in rams)
+    told: list[Any] = []
+    with serving() as service:
+        resources = ClientResources(service.coordinator, service.counters)
+        commands = Commands(service, Peer(os.getpid(), os.getuid(), True), resources, told.append)
+        for ram in rams:
+            commands.run({"execute": "attach", "arguments": {"name": f"{ram.pages}"}}, [ram.fd])
+        asked = {"blocks": [0, 1], "progress": True, "max_rate": 2 * size}
+        reply = commands.run({"execute": "check", "arguments": asked}, [])
+        os.close(reply.fds[0])
+        resources.release_all()
+    assert told[-1] == {"done": size, "bytes": size}
+    for ram in rams:
+        ram.close()
+
+
+class Vm:
+    """Stands for a VM whose pause ended too early."""
+
+    text = "qmp:x"
+
+    def pause(self, max_seconds: float) -> None:
+        """Does nothing."""
+
+    def resume(self, *, leave_stopped: bool = False) -> Pause:
+        return Pause(3.0, stood_still=False, expired=True, stopped_by_us=not leave_stopped)
+
+    def doubt(self) -> str | None:
+        return None
+
+    def changes(self) -> list[str]:
+        return []
+
+
+def test_why_a_pause_ended_is_answered_and_counted() -> None:
+    ram = KnownRam(16, kinds=["random"])
+    vm: Any = Vm()
+    with serving() as service:
+        block = service.coordinator.attach(adopt(ram.fd, "ram", "ram"))
+        check = Check(
+            [HeldBlock(0, block, (), vm)],
+            ranges=None,
+            bitmap=None,
+            kind="full",
+            max_rate=None,
+            deadline=None,
+            pause=True,
+            max_pause=3.0,
+            leave_stopped=False,
+            progress=lambda _done, _of: None,
+        )
+        members, (bitmaps,) = check.run(service)
+        os.close(bitmaps)
+        assert service.counters.number("pauses") == 1
+        assert service.counters.number("pause_seconds") == 3.0
+    why = "the VM was paused for 3 s, the most that was allowed, and ran on before the end"
+    assert members["answer"] == "live"
+    assert members["why_live"] == why
+    assert members["notes"] == [f"{why}: the answer is a hint"]
+    assert members["pause"]["expired"]
+    ram.close()
