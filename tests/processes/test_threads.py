@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator, PagecheckError
-from pagecheck.coordinator import Block, checking
+from pagecheck.coordinator import Block
 from pagecheck.coordinator import keeper as keeper_module
 from pagecheck.errors import UsageError
 from tests.processes.support import Ram, assert_scan_is_right, stop
@@ -158,7 +158,7 @@ def test_detach_while_a_check_is_about_to_begin(ram: Ram):
         assert c.check(block, ram.offsets).decided.all()
         c.detach(block)
         check = Background(
-            lambda: checking.check(
+            lambda: check.check(
                 c._pool, block, ram.offsets, c._stop, time.monotonic_ns() + 2_000_000_000
             )
         )

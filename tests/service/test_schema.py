@@ -18,7 +18,8 @@ from pagecheck import errors
 from pagecheck.native import _native
 from pagecheck.service import limits, protocol
 from pagecheck.service.commands import PAGE_SIZE_MAX, Commands
-from pagecheck.service.metrics import BUCKETS, PLAIN
+from pagecheck.service.metrics import PLAIN
+from pagecheck.shm.layout import STATS_WORDS, statistic_array
 from tests.service.support import KnownRam, RawClient, ServiceProcess, mapped
 
 SCHEMA: dict[str, Any] = json.loads(files(service_package).joinpath("schema.json").read_text())
@@ -28,6 +29,8 @@ COMMANDS = DEFS["request"]["properties"]["execute"]["enum"]
 # who asks for them; a service whose workers are late at the start does not start.
 NEVER_SENT = {"StorageStalled", "PagecheckError", "OutputError", "StartTimeout"}
 U64 = (1 << 64) - 1
+
+BUCKETS = len(statistic_array([0] * STATS_WORDS, "latencies"))
 
 
 def validator(name: str) -> Draft202012Validator:
