@@ -12,7 +12,7 @@ from pagecheck.coordinator.coordinator import Coordinator
 from pagecheck.coordinator.settings import Engine, check_deadline, default_channels
 from pagecheck.errors import SourceError, StartTimeout, UsageError
 from pagecheck.model import Region
-from pagecheck.plan import make_block
+from pagecheck.plan import PAUSE_MAX_S, make_block, require_seconds
 from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource, open_source
 
@@ -122,8 +122,7 @@ def scan(
     text = os.fspath(source)
     options |= {"source": text, "out": None if out is None else os.fspath(out)}
     check_deadline(deadline)
-    if not 0 < max_pause < 1e9:
-        raise UsageError(f"max pause {max_pause}: must be more than 0 seconds")
+    require_seconds("max pause", max_pause, PAUSE_MAX_S)
     if leave_stopped and not pause:
         raise UsageError(f"{text}: only a VM that is paused is left stopped; add --pause")
     if listener is None and (storage := _may_stall(text, out)) is not None:

@@ -10,6 +10,7 @@ from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import Kind, RamBlock
 
 PAGE_MIN = 4096
+PAUSE_MAX_S = 1e9
 
 
 class Run(NamedTuple):
@@ -36,6 +37,12 @@ def check_page_size(page_size: int) -> None:
     """Raises UsageError unless it is a power of two of at least 4096 bytes."""
     if page_size < PAGE_MIN or page_size & (page_size - 1):
         raise UsageError(f"page size {page_size}: not a power of two of at least {PAGE_MIN}")
+
+
+def require_seconds(what: str, seconds: float, most: float = math.inf) -> None:
+    """Raises UsageError unless it is a number of more than 0 seconds."""
+    if not 0 < seconds <= most:
+        raise UsageError(f"{what} {seconds}: must be more than 0 seconds")
 
 
 def make_block(

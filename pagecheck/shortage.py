@@ -47,6 +47,11 @@ def refused(doing: str, error: BaseException, call: str | None = None) -> Pagech
     return EngineError(f"{doing}: {os.strerror(number) if number else error}")
 
 
+def no_thread(purpose: str, error: RuntimeError) -> PagecheckError:
+    """What to raise where a thread cannot be started."""
+    return refused(f"cannot start a thread for {purpose}", error)
+
+
 def forbidden(what: str, number: int) -> str:
     """The line on a system call that the host does not let us make, and the way out."""
     return (

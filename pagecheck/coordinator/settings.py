@@ -11,6 +11,7 @@ from pagecheck import clock
 from pagecheck.clock import Allowance
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.native import _native
+from pagecheck.plan import require_seconds
 
 CHANNELS_MAX: Final = 256
 CHANNELS_DEFAULT_MAX: Final = 16
@@ -165,8 +166,7 @@ def check_arguments(
         raise UsageError(f"batch of {batch_pages} pages: must be 1 to {BATCH_PAGES_MAX}")
     if not -20 <= nice <= 19:
         raise UsageError(f"nice {nice}: must be -20 to 19")
-    if not stall > 0 or math.isnan(stall):
-        raise UsageError(f"stall {stall}: must be more than 0 seconds")
+    require_seconds("stall", stall)
 
 
 def check_queues(engine: str, wq: Sequence[str], *, fallback: bool) -> None:
@@ -202,8 +202,8 @@ def check_kernel(kernel: str | None) -> None:
 
 def check_deadline(seconds: float | None) -> None:
     """Raises UsageError where a deadline is not more than 0 seconds; None: there is none."""
-    if seconds is not None and not seconds > 0:
-        raise UsageError(f"deadline {seconds}: must be more than 0 seconds")
+    if seconds is not None:
+        require_seconds("deadline", seconds)
 
 
 def deadline_ns(seconds: float | None) -> int:
@@ -224,6 +224,5 @@ def start_allowance(seconds: float) -> Allowance:
     Raises:
         UsageError: not more than 0.
     """
-    if not seconds > 0:
-        raise UsageError(f"start timeout {seconds}: must be more than 0 seconds")
+    require_seconds("start timeout", seconds)
     return Allowance(int(min(seconds, 1e9) * 1e9))

@@ -79,6 +79,10 @@ def _inflated(file: File, bits: int) -> int:
     return _END_UNKNOWN
 
 
+_UNDECODABLE: Final = "it cannot be decompressed"
+_CHECKSUM: Final = "its header's checksum is wrong"
+
+
 def _gzip(file: File) -> int:
     return _inflated(file, 31)
 
@@ -96,11 +100,11 @@ def _bzip2(file: File) -> int:
     try:
         got = decoder.decompress(data := file.at(0, BZIP2_INPUT_BYTES), 1)
     except (OSError, ValueError) as error:
-        raise _Wrong("it cannot be decompressed") from error
+        raise _Wrong(_UNDECODABLE) from error
     if decoder.eof:
         return len(data) - len(decoder.unused_data)
     if not got:
-        raise _Wrong("it cannot be decompressed")
+        raise _Wrong(_UNDECODABLE)
     return _END_UNKNOWN
 
 
@@ -110,18 +114,18 @@ def _old_lzma(file: File) -> int:
         data = file.at(0, INPUT_BYTES)
         got = len(decoder.decompress(data, OUTPUT_BYTES))
     except lzma.LZMAError as error:
-        raise _Wrong("it cannot be decompressed") from error
+        raise _Wrong(_UNDECODABLE) from error
     if decoder.eof:
         return len(data) - len(decoder.unused_data)
     if got < 4096:
-        raise _Wrong("it cannot be decompressed")
+        raise _Wrong(_UNDECODABLE)
     return _END_UNKNOWN
 
 
 def _xz(file: File) -> int:
     flags = file.head[6:8]
     if zlib.crc32(flags) != int.from_bytes(file.head[8:12], "little"):
-        raise _Wrong("its header's checksum is wrong")
+        raise _Wrong(_CHECKSUM)
     tail = file.at(max(0, file.size - INPUT_BYTES), INPUT_BYTES).rstrip(b"\0")
     footer = tail[-12:]
     fits = footer[8:] == flags + b"YZ"
@@ -156,7 +160,7 @@ def _lz4(file: File) -> int:
     if flags >> 6 != 1 or flags & 2 or sizes & 0x8F or sizes >> 4 < 4:
         raise _Wrong("its header's flags are wrong")
     if _xxh32(file.head[4 : 4 + length]) >> 8 & 0xFF != file.head[4 + length]:
-        raise _Wrong("its header's checksum is wrong")
+        raise _Wrong(_CHECKSUM)
     at = 5 + length
     for _ in range(BLOCKS):
         (word,) = file.unpack("<I", at)
@@ -178,7 +182,7 @@ def _lzop(file: File) -> int:
     if version < 0x940 or method not in (1, 2, 3):
         raise _Wrong("its version or method is not known")
     if checksum(file.at(9, at - 9)) != file.unpack(">I", at)[0]:
-        raise _Wrong("its header's checksum is wrong")
+        raise _Wrong(_CHECKSUM)
     return _END_UNKNOWN
 
 

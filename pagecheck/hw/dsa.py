@@ -161,8 +161,8 @@ class DsaEngine:
                 bool(model.ats),
                 self._deadline_ns,
             )
-        except ValueError as error:  # its name makes no sense: the CPU must not stand in
-            raise UsageError(f"wq {model.text!r}: {error}; see docs/usage.md") from error
+        except ValueError as error:  # its name is invalid: the CPU must not take its place
+            raise wq.refused(model, error) from error
 
     def _open_node(self, queue: WorkQueue, *, named: bool) -> str:
         """The kernel says at mmap whether the portal may be had; if not, write(2) is left."""

@@ -20,7 +20,6 @@ import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck import clock
-from pagecheck.errors import UsageError
 from pagecheck.hw import wq
 from pagecheck.hw.devices import WorkQueue
 from pagecheck.hw.queues import find_queue
@@ -126,7 +125,7 @@ def _try_model(model: wq.Model, portal: Portal, memory: mmap.mmap) -> Probe:
         more = (model.seed, model.faults, model.delay * 1000, model.engines)
         portal.open_model(model.mode, *limits, *more, bool(model.prs), bool(model.ats))
     except ValueError as error:
-        raise UsageError(f"wq {model.text!r}: {error}; see docs/usage.md") from error
+        raise wq.refused(model, error) from error
     mode = "dedicated" if model.mode == "dedicated" else "shared"
     batches = model.mode != "write" or model.version >= 2
     return _tried(model.text, portal, memory, mode, _SUBMIT[model.mode], batches=batches)

@@ -122,6 +122,11 @@ def parse(text: str) -> str | Model:
     )
 
 
+def refused(model: Model, error: ValueError) -> UsageError:
+    """What to raise where the software device does not take what it was given."""
+    return UsageError(f"wq {model.text!r}: {error}; see docs/usage.md")
+
+
 def _number(text: str, key: str, value: str) -> int:
     low, high = _RANGES[key]
     factor = _SUFFIXES.get(value[-1:].upper(), 1)

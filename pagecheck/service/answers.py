@@ -116,15 +116,16 @@ class Answers:
             return
         mine, everybodys = self._sum(client), self._sum(None)
         if mine + more > self._most_each:
-            raise LimitError(
-                f"this answer takes {more} bytes, and answers of {mine} bytes are kept by this "
-                f"client already; it may keep {self._most_each} (--max-memory): close what is no "
-                "longer needed, or ask for fewer blocks at once"
+            kept = (
+                f"{mine} bytes are kept by this client already; it may keep {self._most_each} "
+                "(--max-memory): close what is no longer needed, or ask for fewer blocks at once"
             )
-        raise LimitError(
-            f"this answer takes {more} bytes, and answers of {everybodys} bytes are kept by all "
-            f"clients, of {self._most_all} that they may keep together; try again later"
-        )
+        else:
+            kept = (
+                f"{everybodys} bytes are kept by all clients, of {self._most_all} that they may "
+                "keep together; try again later"
+            )
+        raise LimitError(f"this answer takes {more} bytes, and answers of {kept}")
 
     def _keep(self, fd: int, kept: _Kept) -> None:
         if self._watch < 0:  # the service ends, and everything with it

@@ -7,7 +7,7 @@ or the service ends.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck._version import __version__
@@ -30,6 +30,7 @@ from pagecheck.service.protocol import (
     LINE_BYTES,
     PROTOCOL,
     common_layout,
+    no_common_layout,
 )
 from pagecheck.service.resources import ClientResources, HeldBlock
 from pagecheck.service.results import Check
@@ -341,15 +342,8 @@ def _layout(arguments: Arguments) -> int:
     theirs = arguments.integers("layouts", LAYOUTS_PER_REQUEST) or [FIRST_LAYOUT]
     layout = common_layout(LAYOUTS, theirs)
     if layout is None:
-        raise UsageError(
-            f"layouts: pagecheck {__version__} lays channels out as {_listed(LAYOUTS)}, you as "
-            f"{_listed(theirs)}; bring the older of the two up to date"
-        )
+        raise UsageError(f"layouts: {no_common_layout(__version__, LAYOUTS, 'you', theirs)}")
     return layout
-
-
-def _listed(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(set(numbers))))
 
 
 def describe(held: HeldBlock) -> dict[str, Any]:

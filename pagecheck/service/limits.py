@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from pagecheck.errors import AccessError, UsageError
 from pagecheck.native import _native
+from pagecheck.plan import PAUSE_MAX_S, require_seconds
 from pagecheck.service.connecting import credentials
 
 BLOCKS_PER_CLIENT: Final = 32
@@ -53,8 +54,7 @@ class Limits(NamedTuple):
             raise UsageError(f"{self.clients} clients: must be 1 to {CLIENTS_MAX}")
         if not 0 <= self.channels <= 256:
             raise UsageError(f"{self.channels} channels per client: must be 0 to 256")
-        if not 0 < self.pause_seconds < 1e9:
-            raise UsageError(f"max pause {self.pause_seconds}: must be more than 0 seconds")
+        require_seconds("max pause", self.pause_seconds, PAUSE_MAX_S)
         if self.block_bytes < 4096:
             raise UsageError(f"max block size {self.block_bytes}: must be 4096 bytes or more")
         if self.memory_bytes < MEMORY_LEAST:

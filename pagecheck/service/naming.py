@@ -48,10 +48,14 @@ def require_steady(source: str) -> None:
     """Raises SourceError, without a look at it, where a path, or a file that a process shares, is
     on a file system that could stall us for ever."""
     if mounts.source_may_stall(source) is not None:
-        raise SourceError(
-            f"{source}: on a file system that is not tmpfs, hugetlbfs, ext4, xfs or btrfs; the "
-            "service does not open it"
-        )
+        raise _may_stall(source)
+
+
+def _may_stall(source: str) -> SourceError:
+    return SourceError(
+        f"{source}: on a file system that is not tmpfs, hugetlbfs, ext4, xfs or btrfs; the "
+        "service does not open it"
+    )
 
 
 def require_same_vm(source: str, expected: Identity | None) -> None:
@@ -92,10 +96,7 @@ def open_named(source: str, name: str | None, expected: Identity | None, form: s
     ram = open_source(source, "raw")  # it is read only where that cannot stall
     try:
         if not ram.is_known_file_system:
-            raise SourceError(
-                f"{source}: on a file system that is not tmpfs, hugetlbfs, ext4, xfs or btrfs; the "
-                "service does not open it"
-            )
+            raise _may_stall(source)
         st = os.fstat(ram.fd)
         if expected is not None and (st.st_dev, st.st_ino) != expected:
             raise SourceError(

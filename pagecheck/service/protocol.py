@@ -48,6 +48,20 @@ def common_layout(ours: Iterable[int], theirs: Iterable[int]) -> int | None:
     return max(set(ours) & set(theirs), default=None)
 
 
+def no_common_layout(
+    speaker: str, spoken: Iterable[int], listener: str, known: Iterable[int]
+) -> str:
+    """The line on two versions that share no layout of a channel's memory."""
+    return (
+        f"pagecheck {speaker} lays channels out as {_listed(spoken)}, {listener} as "
+        f"{_listed(known)}; bring the older of the two up to date"
+    )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(numbers))))
+
+
 class NotTaken(PeerError):
     """The other side does not read what it is sent."""
 
@@ -118,7 +132,7 @@ class Connection:
             except OSError as error:
                 if error.errno in _SHORTAGES and not begun:
                     raise
-                raise PeerError(f"the other side hung up: {error.strerror}") from error
+                raise _hung_up(error) from error
             begun = True
             rest, rights = rest[sent:], []
             self.is_mid_line = len(rest) > 0
@@ -137,15 +151,13 @@ class Connection:
         """
         while (end := self._received.find(b"\n", self._searched)) < 0:
             self._searched = len(self._received)
-            if len(self._received) > self._line_bytes:
-                raise LimitError(f"line of more than {self._line_bytes} bytes")
+            self._require_short(len(self._received))
             if self._fds and self._fds_since.look() > HALF_LINE_NS:
                 raise LimitError("descriptors came with a line that does not end")
             if not self._wait(select.POLLIN, deadline_ns):
                 return None
             self._read()
-        if end > self._line_bytes:
-            raise LimitError(f"line of more than {self._line_bytes} bytes")
+        self._require_short(end)
         text = bytes(self._received[:end])
         del self._received[: end + 1]
         self._searched = 0
@@ -155,6 +167,10 @@ class Connection:
         self._taken += end + 1
         return Line(text, fds, is_short)
 
+    def _require_short(self, line_bytes: int) -> None:
+        if line_bytes > self._line_bytes:
+            raise LimitError(f"line of more than {self._line_bytes} bytes")
+
     def _read(self) -> None:
         try:
             data, fds, flags, _address = socket.recv_fds(
@@ -163,12 +179,12 @@ class Connection:
         except BlockingIOError:
             return
         except OSError as error:
-            raise PeerError(f"the other side hung up: {error.strerror}") from error
+            raise _hung_up(error) from error
         self._received += data
         if fds or flags & socket.MSG_CTRUNC:
             self._note(fds, is_cut=bool(flags & socket.MSG_CTRUNC))
         if not data:
-            raise PeerError("the other side hung up")
+            raise _hung_up()
 
     def _note(self, fds: list[int], *, is_cut: bool) -> None:
         """Descriptors belong to the last line that has begun. The kernel cut them off where there
@@ -208,6 +224,10 @@ class Connection:
         """Hangs up and closes what came and was not taken."""
         self._drop_fds()
         self._socket.close()
+
+
+def _hung_up(error: OSError | None = None) -> PeerError:
+    return PeerError(f"the other side hung up{f': {error.strerror}' if error else ''}")
 
 
 def close_all(fds: list[int]) -> None:

@@ -8,7 +8,7 @@ from pagecheck.clock import Allowance
 from pagecheck.errors import PeerError, UsageError
 from pagecheck.native import Feed, _native
 from pagecheck.report.report import Answer
-from pagecheck.service.protocol import LAYOUTS, close_all, common_layout
+from pagecheck.service.protocol import LAYOUTS, close_all, common_layout, no_common_layout
 from pagecheck.service.replies import Members, RemoteBlock
 from pagecheck.service.requests import NUMBER_MAX, REPLY_S, Requests, allowance
 from pagecheck.shm.layout import segment_bytes
@@ -103,11 +103,8 @@ def open_channel(requests: Requests, slots: int, slot_pages: int, spin_us: int) 
     requests.require_trusted()
     theirs = requests.greeting["layouts"]
     if common_layout(LAYOUTS, theirs) is None:
-        raise PeerError(
-            f"{requests.path}: pagecheck {requests.greeting.get('version')} lays channels out as "
-            f"{', '.join(map(str, theirs))}, we as {', '.join(map(str, LAYOUTS))}; bring the "
-            "older of the two up to date"
-        )
+        version = requests.greeting["version"]
+        raise PeerError(f"{requests.path}: {no_common_layout(version, theirs, 'we', LAYOUTS)}")
     arguments: dict[str, Any] = {"slots": slots, "slot_pages": slot_pages, "spin_us": spin_us}
     if "layouts" in requests.greeting.get("capabilities", ()):
         arguments["layouts"] = list(LAYOUTS)

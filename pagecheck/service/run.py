@@ -63,7 +63,7 @@ def run_service(where: Where, limits: Limits, **engine: Any) -> None:
         coordinator = stack.enter_context(Coordinator(**engine))
         assert coordinator.settings is not None
         service = Service(coordinator, coordinator.settings, limits)
-        stack.callback(service.ending.set)
+        stack.callback(service.close)
         if address is not None:
             scrapes, shown = start_metrics(service, address)
             stack.callback(scrapes.close)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from pagecheck import clock
-from pagecheck.errors import ResourceError
+from pagecheck.shortage import no_thread
 
 CONNECTIONS: Final = 8
 REQUEST_BYTES: Final = 8192
@@ -83,7 +83,7 @@ class ScrapeServer:
             self._thread.start()
         except RuntimeError as error:
             self._socket.close()
-            raise ResourceError(f"metrics: no thread can be started: {error}") from error
+            raise no_thread("metrics", error) from error
 
     def close(self) -> None:
         """Listens no more and hangs up."""

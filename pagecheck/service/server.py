@@ -21,7 +21,7 @@ from pagecheck.service.activation import notify
 from pagecheck.service.limits import admit
 from pagecheck.service.protocol import Connection
 from pagecheck.service.session import Session
-from pagecheck.shortage import refused
+from pagecheck.shortage import no_thread
 
 if TYPE_CHECKING:
     from pagecheck.service.activation import Listener
@@ -114,7 +114,7 @@ def _accept(listener: Listener, service: Service, allowed_uids: frozenset[int]) 
         connected.close()
     except RuntimeError as error:
         log.warning("cannot serve a client: %s", error)
-        _refuse(connected, refused("cannot start a thread for this client", error))
+        _refuse(connected, no_thread("this client", error))
 
 
 def _refuse(connected: socket.socket, error: PagecheckError) -> None:

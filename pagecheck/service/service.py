@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.report.statistics import Statistics
 from pagecheck.service.answers import Answers
@@ -17,7 +16,7 @@ from pagecheck.service.counters import Counters
 from pagecheck.service.direct import LOOK_NS, DirectChannel
 from pagecheck.service.registry import Registry
 from pagecheck.shm.layout import statistic, statistic_array
-from pagecheck.shortage import refused
+from pagecheck.shortage import no_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from pagecheck.coordinator.settings import Settings
     from pagecheck.service.limits import Limits
 
-log = logging.getLogger(__name__)
+CLOSE_S: Final = 1.0
 
 
 class Service:
@@ -61,7 +60,7 @@ class Service:
             self._supervisor.start()
         except RuntimeError as error:
             self.answers.close()
-            raise refused("cannot start a thread", error) from error
+            raise no_thread("direct channels", error) from error
 
     @property
     def workers_replaced(self) -> int:
@@ -95,6 +94,11 @@ class Service:
                     with contextlib.suppress(OSError, ValueError):  # it is being closed
                         channel.supervise()
         self.answers.close()
+
+    def close(self) -> None:
+        """Ends the supervision of channels; clients are to be sent away. May be called twice."""
+        self.ending.set()
+        self._supervisor.join(CLOSE_S)
 
     def describe(self, *, everyone: bool) -> dict[str, Any]:
         """What `query-stats` answers.

@@ -101,12 +101,7 @@ class ProcessMemory:
         Raises:
             SourceError: its maps may not be read, or it ended.
         """
-        try:
-            with open(f"{self.folder}/maps", "rb") as file:
-                text = os.fsdecode(file.read())
-        except OSError as error:
-            raise self._refused(error, "its memory map cannot be read") from error
-        self._require_alive()
+        text = self._map_text("maps")
         if not text:
             raise SourceError(f"process {self.pid}: maps no memory; it is ending or no VMM")
         return parse_maps(text)
@@ -119,18 +114,21 @@ class ProcessMemory:
 
         Source: show_smap_vma_flags() in the kernel's fs/proc/task_mmu.c.
         """
-        try:
-            with open(f"{self.folder}/smaps", "rb") as file:
-                text = os.fsdecode(file.read())
-        except OSError as error:
-            raise self._refused(error, "its memory map cannot be read") from error
-        self._require_alive()
         line = ""
-        for each in text.split("\n"):
+        for each in self._map_text("smaps").split("\n"):
             if each.startswith("VmFlags:"):
                 yield parse_maps(line)[0], each.split()[1:]
             elif _MAPPING.match(each):
                 line = each
+
+    def _map_text(self, name: str) -> str:
+        try:
+            with open(f"{self.folder}/{name}", "rb") as file:
+                text = os.fsdecode(file.read())
+        except OSError as error:
+            raise self._refused(error, "its memory map cannot be read") from error
+        self._require_alive()
+        return text
 
     def program(self) -> str:
         """The path of its program; empty where it cannot be read."""

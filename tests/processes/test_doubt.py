@@ -103,5 +103,5 @@ def test_a_check_of_the_service_is_undecided() -> None:
         assert not words.any()
         with pytest.raises(SourceError, match=WHY):
             checked(WHY)
-        service.ending.set()
+        service.close()
     os.close(fd)
