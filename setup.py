@@ -54,7 +54,7 @@ setup(
         Extension(
             "pagecheck.native._native",
             sources=sorted(glob("pagecheck/native/*/*.c")),
-            depends=sorted(glob("pagecheck/native/*/*.h")),
+            depends=sorted(glob("pagecheck/native/*/*.h") + glob("pagecheck/include/*.h")),
             define_macros=[("_GNU_SOURCE", "1")],
             extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
             libraries=["rt", "pthread"],

@@ -18,12 +18,13 @@ from pagecheck.native import _native
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "shm-layout.md"
+RING: Final = ROOT / "pagecheck" / "include" / "pagecheck_ring.h"
 LAYOUT: Final = ROOT / "pagecheck" / "native" / "core" / "pc_layout.h"
 
 # Part: the header that states it, and where its words stand there.
 PARTS: Final = {
-    "header": (LAYOUT, r"struct pc_header \{(.*?)\n\};"),
-    "slot": (LAYOUT, r"struct pc_slot \{(.*?)\n\};"),
+    "header": (RING, r"struct pagecheck_ring_header \{(.*?)\n\};"),
+    "slot": (RING, r"struct pagecheck_slot \{(.*?)\n\};"),
     "control": (LAYOUT, r"struct pc_control \{(.*?)\n\};"),
     "stats": (LAYOUT, r"#define PC_STATISTICS\(ONE, MANY\)(.*?)\n\n"),
     "failure": (LAYOUT, r"struct pc_failure \{(.*?)\n\};"),

@@ -1,5 +1,5 @@
-"""`pagecheck.h`, for VMM authors: `cc $(pagecheck --includes) ...`, or pkg-config; and
-`libpagecheck.h` for those who link: `... $(pagecheck --libs)`."""
+"""`pagecheck.h` and what it includes, for VMM authors: `cc $(pagecheck --includes) ...`, or
+pkg-config; and `libpagecheck.h` for those who link: `... $(pagecheck --libs)`."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ extern "C" {
 typedef struct pagecheck_client pagecheck_client;
 typedef struct pagecheck_channel pagecheck_channel;
 
-#ifndef PAGECHECK_H /* else they are there already */
+#ifndef PAGECHECK_CLIENT_H /* else they are there already */
 typedef struct pagecheck_region {
     uint64_t guest_phys_addr;
     uint64_t memory_size;

@@ -20,7 +20,7 @@ static inline void world_init(world *w)
 {
     memset(w, 0, sizeof *w);
     bench_init(&w->b, MIXED);
-    uint64_t bytes = pc_layout_segment_bytes(WIDE, SLOT_PAGES);
+    uint64_t bytes = pgck_segment_bytes(WIDE, SLOT_PAGES);
     int segment = memfd_create("ring", MFD_CLOEXEC);
     if (segment < 0 || ftruncate(segment, (off_t)bytes) != 0)
         abort();

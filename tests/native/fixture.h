@@ -28,7 +28,7 @@ typedef struct fixture {
 
 static inline void fixture_new_ring(fixture *f, pc_ring *ours, pc_ring *theirs)
 {
-    uint64_t bytes = pc_layout_segment_bytes(SLOTS, SLOT_PAGES);
+    uint64_t bytes = pgck_segment_bytes(SLOTS, SLOT_PAGES);
     f->segment = memfd_create("ring", MFD_CLOEXEC);
     if (f->segment < 0 || ftruncate(f->segment, (off_t)bytes) != 0)
         abort();

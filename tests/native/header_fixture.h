@@ -31,7 +31,7 @@ static inline int64_t late(void)
 
 static inline int new_segment(uint32_t slots, uint32_t slot_pages, int seals)
 {
-    uint64_t bytes = pc_layout_segment_bytes(slots, slot_pages);
+    uint64_t bytes = pgck_segment_bytes(slots, slot_pages);
     int fd = memfd_create("ring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)
         abort();

@@ -45,7 +45,7 @@ static void test_window(bool errors)
     uint64_t oldest = w.feed.submitted - PC_WINDOW + 1;
     CHECK(deciding(&w) == oldest, "deciding %llu", (unsigned long long)deciding(&w));
     for (uint64_t i = 0; i < PC_WINDOW; i++)
-        memset(pc_slot_offsets(pc_ring_slot(&w.feed.ring, oldest + i)), 0, 32 * 8);
+        memset(pgck_slot_offsets(pgck_slot(&w.feed.ring.shared, oldest + i)), 0, 32 * 8);
     put_batch(&w.b.device.kept[0], errors ? put_error : put_truth);
     while (deciding(&w) == oldest && pc_clock_now_ns() < end)
         sched_yield();

@@ -2,57 +2,6 @@
  * other side that lets nothing wrong through. */
 #include "header_fixture.h"
 
-#define SAME(ours, theirs, field)                                                                  \
-    _Static_assert(offsetof(struct ours, field) == offsetof(struct theirs, field) &&               \
-                       sizeof(((struct ours *)0)->field) == sizeof(((struct theirs *)0)->field),   \
-                   #field)
-#define HEADER(field) SAME(pagecheck_ring_header, pc_header, field)
-#define SLOT(field) SAME(pagecheck_slot, pc_slot, field)
-
-HEADER(magic);
-HEADER(layout_version);
-HEADER(header_bytes);
-HEADER(segment_bytes);
-HEADER(generation);
-HEADER(slot_count);
-HEADER(slot_pages);
-HEADER(slot_bytes);
-HEADER(reserved_constant);
-HEADER(wake_at);
-HEADER(reserved_submitter);
-HEADER(asleep);
-HEADER(done);
-HEADER(reserved_worker);
-HEADER(submit);
-HEADER(gone);
-HEADER(reserved_supervisor);
-SLOT(request);
-SLOT(kind);
-SLOT(block);
-SLOT(first_page);
-SLOT(count);
-SLOT(reserved_submitter);
-SLOT(answer);
-SLOT(refusal);
-SLOT(reserved_worker);
-_Static_assert(sizeof(struct pagecheck_ring_header) == sizeof(struct pc_header), "header");
-_Static_assert(sizeof(struct pagecheck_slot) == sizeof(struct pc_slot), "slot");
-_Static_assert(PAGECHECK_LAYOUT_VERSION == PC_LAYOUT_VERSION, "version");
-_Static_assert(PAGECHECK_SEGMENT_MAGIC == PC_SEGMENT_MAGIC, "magic");
-_Static_assert(PAGECHECK_SLOTS_MAX == PC_SLOTS_MAX, "slots");
-_Static_assert(PAGECHECK_SLOT_PAGES_MAX == PC_SLOT_PAGES_MAX, "slot pages");
-_Static_assert(PAGECHECK_SLOT_ALIGN == PC_SLOT_ALIGN, "slot align");
-_Static_assert(PAGECHECK_ASLEEP == PC_ASLEEP, "asleep");
-_Static_assert(PAGECHECK_REQUEST_SUBMITTED == PC_REQUEST_SUBMITTED, "request");
-_Static_assert(PAGECHECK_ANSWER_DONE == PC_ANSWER_DONE, "done");
-_Static_assert(PAGECHECK_ANSWER_REFUSED == PC_ANSWER_REFUSED, "refused");
-_Static_assert(PAGECHECK_PAGES_RANGE == PC_PAGES_RANGE, "range");
-_Static_assert(PAGECHECK_PAGES_OFFSETS == PC_PAGES_OFFSETS, "offsets");
-_Static_assert(PAGECHECK_REFUSED_COUNT == PC_REFUSED_COUNT, "count");
-_Static_assert(PAGECHECK_REFUSED_KIND == PC_REFUSED_KIND, "kind");
-_Static_assert(PAGECHECK_REFUSED_BLOCK == PC_REFUSED_BLOCK, "block");
-_Static_assert(PAGECHECK_REFUSED_PAGES == PC_REFUSED_PAGES, "pages");
-
 static void test_round_trips(int64_t spin_ns, const char *of)
 {
     pair p;
@@ -210,16 +159,17 @@ static void test_hostile_answers(void)
         uint32_t refusal;
         int expected;
     } cases[] = {
-        {"zero without decided", 1, PC_ANSWER_DONE, 1, 0, 0, -EPROTO},
-        {"decided past the batch", 1, PC_ANSWER_DONE, 0, UINT64_C(1) << 8, 0, -EPROTO},
-        {"zero past the batch", 1, PC_ANSWER_DONE, UINT64_C(3) << 8, UINT64_C(3) << 8, 0, -EPROTO},
-        {"answer of a later batch", 2, PC_ANSWER_DONE, 0xff, 0xff, 0, -EPROTO},
+        {"zero without decided", 1, PAGECHECK_ANSWER_DONE, 1, 0, 0, -EPROTO},
+        {"decided past the batch", 1, PAGECHECK_ANSWER_DONE, 0, UINT64_C(1) << 8, 0, -EPROTO},
+        {"zero past the batch", 1, PAGECHECK_ANSWER_DONE, UINT64_C(3) << 8, UINT64_C(3) << 8, 0,
+         -EPROTO},
+        {"answer of a later batch", 2, PAGECHECK_ANSWER_DONE, 0xff, 0xff, 0, -EPROTO},
         {"unknown state", 1, 77, 0xff, 0xff, 0, -EPROTO},
         {"state 0", 1, 0, 0xff, 0xff, 0, -EPROTO},
-        {"answer of no batch", 0, PC_ANSWER_DONE, 0xff, 0xff, 0, -ETIMEDOUT},
-        {"refused", 1, PC_ANSWER_REFUSED, 0xff, 0xff, PC_REFUSED_BLOCK, -EPROTO},
-        {"refused without sense", 1, PC_ANSWER_REFUSED, 0xff, 0xff, UINT32_MAX, -EPROTO},
-        {"sound", 1, PC_ANSWER_DONE, 0xf, 0xff, 0, 0},
+        {"answer of no batch", 0, PAGECHECK_ANSWER_DONE, 0xff, 0xff, 0, -ETIMEDOUT},
+        {"refused", 1, PAGECHECK_ANSWER_REFUSED, 0xff, 0xff, PAGECHECK_REFUSED_BLOCK, -EPROTO},
+        {"refused without sense", 1, PAGECHECK_ANSWER_REFUSED, 0xff, 0xff, UINT32_MAX, -EPROTO},
+        {"sound", 1, PAGECHECK_ANSWER_DONE, 0xf, 0xff, 0, 0},
     };
     int ram = new_ram();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -229,9 +179,9 @@ static void test_hostile_answers(void)
         check_begin();
         CHECK(pagecheck_submit_range(&p.channel, 0, 0, 8, &ticket) == 0, "submit");
         CHECK(pagecheck_submit_range(&p.channel, 0, 0, 8, &other) == 0, "submit");
-        struct pc_slot *slot = pc_ring_slot(&p.worker.ring, 1);
-        *pc_slot_zero(slot, SLOT_PAGES) = cases[i].zero;
-        *pc_slot_decided(slot, SLOT_PAGES) = cases[i].decided;
+        struct pagecheck_slot *slot = pgck_slot(&p.worker.ring.shared, 1);
+        *pgck_slot_zero(slot, SLOT_PAGES) = cases[i].zero;
+        *pgck_slot_decided(slot, SLOT_PAGES) = cases[i].decided;
         slot->refusal = cases[i].refusal;
         __atomic_store_n(&slot->answer, cases[i].sequence << 8 | cases[i].state, __ATOMIC_RELEASE);
         int code = pagecheck_wait(&p.channel, ticket, 0, zero, decided);
@@ -281,17 +231,21 @@ static void test_damaged_segments(void)
         size_t offset;
         uint64_t value;
     } cases[] = {
-        {"magic", offsetof(struct pc_header, magic), 1},
-        {"version", offsetof(struct pc_header, layout_version), 99 | UINT64_C(256) << 32},
-        {"header bytes", offsetof(struct pc_header, layout_version), 3 | UINT64_C(128) << 32},
-        {"slots", offsetof(struct pc_header, slot_count), UINT64_C(0xffffffff)},
-        {"no slots", offsetof(struct pc_header, slot_count), UINT64_C(128) << 32},
-        {"more slots", offsetof(struct pc_header, slot_count), 5 | UINT64_C(128) << 32},
-        {"slot pages", offsetof(struct pc_header, slot_count), SLOTS | UINT64_C(65) << 32},
-        {"many slot pages", offsetof(struct pc_header, slot_count), SLOTS | UINT64_C(192) << 32},
-        {"slot bytes", offsetof(struct pc_header, slot_bytes), 8},
-        {"segment bytes", offsetof(struct pc_header, segment_bytes), 1 << 30},
-        {"used before", sizeof(struct pc_header), 1 << 8 | 1},
+        {"magic", offsetof(struct pagecheck_ring_header, magic), 1},
+        {"version", offsetof(struct pagecheck_ring_header, layout_version),
+         99 | UINT64_C(256) << 32},
+        {"header bytes", offsetof(struct pagecheck_ring_header, layout_version),
+         3 | UINT64_C(128) << 32},
+        {"slots", offsetof(struct pagecheck_ring_header, slot_count), UINT64_C(0xffffffff)},
+        {"no slots", offsetof(struct pagecheck_ring_header, slot_count), UINT64_C(128) << 32},
+        {"more slots", offsetof(struct pagecheck_ring_header, slot_count), 5 | UINT64_C(128) << 32},
+        {"slot pages", offsetof(struct pagecheck_ring_header, slot_count),
+         SLOTS | UINT64_C(65) << 32},
+        {"many slot pages", offsetof(struct pagecheck_ring_header, slot_count),
+         SLOTS | UINT64_C(192) << 32},
+        {"slot bytes", offsetof(struct pagecheck_ring_header, slot_bytes), 8},
+        {"segment bytes", offsetof(struct pagecheck_ring_header, segment_bytes), 1 << 30},
+        {"used before", sizeof(struct pagecheck_ring_header), 1 << 8 | 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         pagecheck_channel channel;

@@ -277,7 +277,7 @@ static void test_closing(void)
     CHECK(pagecheck_open_channel(&p.client, &options, late(), &channel) == 0, "%s", p.client.error);
     CHECK(pagecheck_close_channel(&other.client, &channel, late()) == 0, "%s", other.client.error);
     CHECK(*heard(&other) == '\0', "%s", other.heard);
-    CHECK(channel.header == NULL, "it is mapped");
+    CHECK(channel.ring.header == NULL, "it is mapped");
     CHECK(pagecheck_open_channel(&p.client, &options, 0, &channel) == -ETIMEDOUT, "opened");
     CHECK(pagecheck_close_channel(&p.client, &channel, late()) == 0, "a channel that did not open");
     check_end("closing what is not open", "");
@@ -298,7 +298,7 @@ static void test_closing_again(void)
     heard(&p);
     CHECK(pagecheck_close_channel(&p.client, &channel, now_and(-SECOND)) == -ETIMEDOUT, "%s",
           p.client.error);
-    CHECK(channel.header == NULL && *heard(&p) == '\0', "%s", p.heard);
+    CHECK(channel.ring.header == NULL && *heard(&p) == '\0', "%s", p.heard);
     CHECK(pagecheck_close_channel(&p.client, &channel, soon()) == -ETIMEDOUT, "%s", p.client.error);
     CHECK(strstr(heard(&p), "\"close-channel\",\"arguments\":{\"channel\":7}") != NULL, "%s",
           p.heard);
@@ -340,11 +340,12 @@ static void test_blocks_of_other_connections(void)
     say(&p, OPENED, 2, true);
     CHECK(pagecheck_open_channel(&p.client, &options, late(), &channel) == 0, "%s", p.client.error);
     CHECK(pagecheck_submit_range(&channel, mine, 0, 1, &ticket) == 0, "%s", channel.error);
-    CHECK(pgck_slot(&channel, 1)->block == 9, "block %" PRIu32, pgck_slot(&channel, 1)->block);
+    CHECK(pgck_slot(&channel.ring, 1)->block == 9, "block %" PRIu32,
+          pgck_slot(&channel.ring, 1)->block);
     CHECK(pagecheck_submit_range(&channel, theirs, 0, 1, &ticket) == 0, "%s", channel.error);
-    CHECK(pgck_slot(&channel, 2)->block != 9, "a stranger's block");
+    CHECK(pgck_slot(&channel.ring, 2)->block != 9, "a stranger's block");
     CHECK(pagecheck_submit_range(&channel, UINT32_MAX, 0, 1, &ticket) == 0, "%s", channel.error);
-    CHECK(pgck_slot(&channel, 3)->block > 1u << 30, "no block's");
+    CHECK(pgck_slot(&channel.ring, 3)->block > 1u << 30, "no block's");
     heard(&p);
     CHECK(pagecheck_detach(&p.client, theirs, soon()) == -ETIMEDOUT, "%s", p.client.error);
     CHECK(strstr(heard(&p), "{\"block\":9}") == NULL && *p.heard != '\0', "%s", p.heard);

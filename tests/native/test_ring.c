@@ -141,13 +141,13 @@ static void test_distrust(void)
         uint64_t sequence, state, zero, decided;
         pc_pump expected;
     } cases[] = {
-        {"zero without decided", 1, PC_ANSWER_DONE, 1, 0, PC_PUMP_BROKEN},
-        {"bits past the batch", 1, PC_ANSWER_DONE, 0, UINT64_C(1) << 8, PC_PUMP_BROKEN},
-        {"answer of a later batch", 2, PC_ANSWER_DONE, 0, 0, PC_PUMP_BROKEN},
-        {"refused", 1, PC_ANSWER_REFUSED, 0, 0, PC_PUMP_BROKEN},
+        {"zero without decided", 1, PAGECHECK_ANSWER_DONE, 1, 0, PC_PUMP_BROKEN},
+        {"bits past the batch", 1, PAGECHECK_ANSWER_DONE, 0, UINT64_C(1) << 8, PC_PUMP_BROKEN},
+        {"answer of a later batch", 2, PAGECHECK_ANSWER_DONE, 0, 0, PC_PUMP_BROKEN},
+        {"refused", 1, PAGECHECK_ANSWER_REFUSED, 0, 0, PC_PUMP_BROKEN},
         {"unknown state", 1, 77, 0xff, 0xff, PC_PUMP_BROKEN},
-        {"answer of no batch", 0, PC_ANSWER_DONE, 0xff, 0xff, PC_PUMP_TIMEOUT},
-        {"sound", 1, PC_ANSWER_DONE, 0xf, 0xff, PC_PUMP_DONE},
+        {"answer of no batch", 0, PAGECHECK_ANSWER_DONE, 0xff, 0xff, PC_PUMP_TIMEOUT},
+        {"sound", 1, PAGECHECK_ANSWER_DONE, 0xf, 0xff, PC_PUMP_DONE},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fixture f;
@@ -158,9 +158,9 @@ static void test_distrust(void)
         pc_feed_begin(&f.feed, &job);
         pc_feed_more(&f.feed, 0, 8);
         pc_feed_pump(&f.feed, false, soon());
-        struct pc_slot *slot = pc_ring_slot(&f.worker.ring, 1);
-        *pc_slot_zero(slot, SLOT_PAGES) = cases[i].zero;
-        *pc_slot_decided(slot, SLOT_PAGES) = cases[i].decided;
+        struct pagecheck_slot *slot = pgck_slot(&f.worker.ring.shared, 1);
+        *pgck_slot_zero(slot, SLOT_PAGES) = cases[i].zero;
+        *pgck_slot_decided(slot, SLOT_PAGES) = cases[i].decided;
         __atomic_store_n(&slot->answer, cases[i].sequence << 8 | cases[i].state, __ATOMIC_RELEASE);
         pc_pump got = pc_feed_pump(&f.feed, false, soon());
         CHECK(got == cases[i].expected, "pump %d, not %d", (int)got, (int)cases[i].expected);
@@ -183,17 +183,19 @@ static void test_refusals(void)
         uint32_t count, refusal;
         uint64_t offset;
     } cases[] = {
-        {"no pages", PC_PAGES_RANGE, 0, 0, 0, PC_REFUSED_COUNT, 0},
-        {"more than a slot", PC_PAGES_RANGE, 0, 0, SLOT_PAGES + 1, PC_REFUSED_COUNT, 0},
-        {"unknown block", PC_PAGES_RANGE, 1, 0, 1, PC_REFUSED_BLOCK, 0},
-        {"block out of range", PC_PAGES_RANGE, UINT32_MAX, 0, 1, PC_REFUSED_BLOCK, 0},
-        {"unknown kind", 9, 0, 0, 1, PC_REFUSED_KIND, 0},
-        {"past the end", PC_PAGES_RANGE, 0, 60, 5, PC_REFUSED_PAGES, 0},
-        {"far past the end", PC_PAGES_RANGE, 0, UINT64_MAX, 1, PC_REFUSED_PAGES, 0},
-        {"misaligned offset", PC_PAGES_OFFSETS, 0, 0, 1, PC_REFUSED_PAGES, 12},
-        {"offset at the end", PC_PAGES_OFFSETS, 0, 0, 1, PC_REFUSED_PAGES, 64 * PAGE},
-        {"huge offset", PC_PAGES_OFFSETS, 0, 0, 1, PC_REFUSED_PAGES, UINT64_MAX - PAGE + 1},
-        {"good", PC_PAGES_OFFSETS, 0, 0, 1, 0, 63 * PAGE},
+        {"no pages", PAGECHECK_PAGES_RANGE, 0, 0, 0, PAGECHECK_REFUSED_COUNT, 0},
+        {"more than a slot", PAGECHECK_PAGES_RANGE, 0, 0, SLOT_PAGES + 1, PAGECHECK_REFUSED_COUNT,
+         0},
+        {"unknown block", PAGECHECK_PAGES_RANGE, 1, 0, 1, PAGECHECK_REFUSED_BLOCK, 0},
+        {"block out of range", PAGECHECK_PAGES_RANGE, UINT32_MAX, 0, 1, PAGECHECK_REFUSED_BLOCK, 0},
+        {"unknown kind", 9, 0, 0, 1, PAGECHECK_REFUSED_KIND, 0},
+        {"past the end", PAGECHECK_PAGES_RANGE, 0, 60, 5, PAGECHECK_REFUSED_PAGES, 0},
+        {"far past the end", PAGECHECK_PAGES_RANGE, 0, UINT64_MAX, 1, PAGECHECK_REFUSED_PAGES, 0},
+        {"misaligned offset", PAGECHECK_PAGES_OFFSETS, 0, 0, 1, PAGECHECK_REFUSED_PAGES, 12},
+        {"offset at the end", PAGECHECK_PAGES_OFFSETS, 0, 0, 1, PAGECHECK_REFUSED_PAGES, 64 * PAGE},
+        {"huge offset", PAGECHECK_PAGES_OFFSETS, 0, 0, 1, PAGECHECK_REFUSED_PAGES,
+         UINT64_MAX - PAGE + 1},
+        {"good", PAGECHECK_PAGES_OFFSETS, 0, 0, 1, 0, 63 * PAGE},
     };
     int fd = ram_file(64, 0, 0);
     pc_file_block block = ram_block(fd, 64, 0, false);
@@ -202,15 +204,17 @@ static void test_refusals(void)
         fixture_init(&f);
         f.worker.blocks[0] = &block.head;
         check_begin();
-        struct pc_slot *slot = pc_ring_slot(&f.feed.ring, 1);
+        struct pagecheck_slot *slot = pgck_slot(&f.feed.ring.shared, 1);
         slot->kind = cases[i].kind;
         slot->block = cases[i].block;
         slot->first_page = cases[i].first_page;
         slot->count = cases[i].count;
-        *pc_slot_offsets(slot) = cases[i].offset;
-        __atomic_store_n(&slot->request, UINT64_C(1) << 8 | PC_REQUEST_SUBMITTED, __ATOMIC_RELEASE);
+        *pgck_slot_offsets(slot) = cases[i].offset;
+        __atomic_store_n(&slot->request, UINT64_C(1) << 8 | PAGECHECK_REQUEST_SUBMITTED,
+                         __ATOMIC_RELEASE);
         pc_worker_serve(&f.worker, soon());
-        const uint64_t state = cases[i].refusal == 0 ? PC_ANSWER_DONE : PC_ANSWER_REFUSED;
+        const uint64_t state =
+            cases[i].refusal == 0 ? PAGECHECK_ANSWER_DONE : PAGECHECK_ANSWER_REFUSED;
         CHECK(slot->answer == (UINT64_C(1) << 8 | state), "answer %llx",
               (unsigned long long)slot->answer);
         CHECK(slot->refusal == cases[i].refusal, "refusal %u", slot->refusal);
@@ -227,15 +231,16 @@ static void test_headers(void)
         size_t offset;
         uint64_t value;
     } cases[] = {
-        {"magic", offsetof(struct pc_header, magic), 1},
-        {"version", offsetof(struct pc_header, layout_version), 99},
-        {"slots", offsetof(struct pc_header, slot_count), UINT64_C(0xffffffff)},
-        {"slot pages", offsetof(struct pc_header, slot_count), SLOTS | UINT64_C(65) << 32},
-        {"slot bytes", offsetof(struct pc_header, slot_bytes), 8},
-        {"segment bytes", offsetof(struct pc_header, segment_bytes), 1 << 30},
+        {"magic", offsetof(struct pagecheck_ring_header, magic), 1},
+        {"version", offsetof(struct pagecheck_ring_header, layout_version), 99},
+        {"slots", offsetof(struct pagecheck_ring_header, slot_count), UINT64_C(0xffffffff)},
+        {"slot pages", offsetof(struct pagecheck_ring_header, slot_count),
+         SLOTS | UINT64_C(65) << 32},
+        {"slot bytes", offsetof(struct pagecheck_ring_header, slot_bytes), 8},
+        {"segment bytes", offsetof(struct pagecheck_ring_header, segment_bytes), 1 << 30},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        uint64_t bytes = pc_layout_segment_bytes(SLOTS, SLOT_PAGES);
+        uint64_t bytes = pgck_segment_bytes(SLOTS, SLOT_PAGES);
         int fd = memfd_create("ring", MFD_CLOEXEC);
         pc_ring ring;
         if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)

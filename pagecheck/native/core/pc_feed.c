@@ -10,9 +10,9 @@ bool pc_feed_init(const pc_ring *ring, pc_feed *feed)
 {
     memset(feed, 0, sizeof *feed);
     feed->ring = *ring;
-    feed->out = calloc(ring->slot_count, sizeof *feed->out);
-    feed->again = calloc(ring->slot_count, sizeof *feed->again);
-    feed->words = calloc(ring->slot_pages / 64u * 2u, sizeof *feed->words);
+    feed->out = calloc(ring->shared.slots, sizeof *feed->out);
+    feed->again = calloc(ring->shared.slots, sizeof *feed->again);
+    feed->words = calloc(ring->shared.slot_pages / 64u * 2u, sizeof *feed->words);
     return feed->out != NULL && feed->again != NULL && feed->words != NULL;
 }
 
@@ -70,22 +70,10 @@ static bool take(pc_feed *feed, pc_given *given)
 static void submit(pc_feed *feed, const pc_given *given)
 {
     uint64_t sequence = ++feed->submitted;
-    struct pc_slot *slot = pc_ring_slot(&feed->ring, sequence);
-    feed->out[sequence % feed->ring.slot_count] = *given;
-    slot->block = feed->job.block;
-    slot->count = given->count;
-    if (feed->job.offsets == NULL) {
-        slot->kind = PC_PAGES_RANGE;
-        slot->first_page = given->position;
-    } else {
-        slot->kind = PC_PAGES_OFFSETS;
-        slot->first_page = 0;
-        memcpy(pc_slot_offsets(slot), feed->job.offsets + given->position,
-               given->count * sizeof(uint64_t));
-    }
-    /* release; pairs with the acquire load in pc_worker.c:request_waits */
-    __atomic_store_n(&slot->request, sequence << 8 | PC_REQUEST_SUBMITTED, __ATOMIC_RELEASE);
-    pc_ring_wake_worker(&feed->ring); /* no system call unless the worker sleeps */
+    const uint64_t *offsets = feed->job.offsets;
+    feed->out[sequence % feed->ring.shared.slots] = *given;
+    pgck_ring_submit(&feed->ring.shared, sequence, feed->job.block, given->position,
+                     offsets != NULL ? offsets + given->position : NULL, given->count);
 }
 
 static void publish_bits(pc_feed *feed, const pc_given *given, const uint64_t *zero,
@@ -108,18 +96,6 @@ static void publish_bytes(pc_feed *feed, const pc_given *given, const uint64_t *
     }
 }
 
-/* A zero bit without its decided bit, or a bit past the batch: not an answer of ours. */
-static bool answer_is_sound(const uint64_t *zero, const uint64_t *decided, uint32_t count)
-{
-    uint32_t words = (count + 63u) / 64u;
-    uint64_t wrong = 0;
-    for (uint32_t i = 0; i < words; i++)
-        wrong |= zero[i] & ~decided[i];
-    if (count % 64u != 0)
-        wrong |= decided[words - 1] >> (count % 64u);
-    return wrong == 0;
-}
-
 typedef enum collected { NOT_YET, COLLECTED, BROKEN } collected;
 
 static collected collect(pc_feed *feed)
@@ -127,24 +103,18 @@ static collected collect(pc_feed *feed)
     uint64_t sequence = feed->collected + 1;
     if (sequence > feed->submitted)
         return NOT_YET;
-    struct pc_slot *slot = pc_ring_slot(&feed->ring, sequence);
-    /* acquire; pairs with the release store in pc_worker.c:answer_oldest */
-    uint64_t answer = __atomic_load_n(&slot->answer, __ATOMIC_ACQUIRE);
-    if (answer >> 8 != sequence) /* an older answer, or 0: not yet. A newer one cannot be. */
-        return answer >> 8 > sequence ? BROKEN : NOT_YET;
-    if (sequence <= feed->discard) {
+    pgck_answer answer = pgck_ring_look(&feed->ring.shared, sequence);
+    if (answer == PGCK_ANSWER_NONE)
+        return NOT_YET;
+    if (answer != PGCK_ANSWER_INVALID && sequence <= feed->discard) {
         feed->collected = sequence;
         return COLLECTED;
     }
-    if ((answer & 0xff) != PC_ANSWER_DONE)
-        return BROKEN;
-    const pc_given given = feed->out[sequence % feed->ring.slot_count];
-    uint32_t words = (given.count + 63u) / 64u;
+    const pc_given given = feed->out[sequence % feed->ring.shared.slots];
     uint64_t *zero = feed->words;
-    uint64_t *decided = feed->words + feed->ring.slot_pages / 64u;
-    memcpy(zero, pc_slot_zero(slot, feed->ring.slot_pages), words * sizeof *zero);
-    memcpy(decided, pc_slot_decided(slot, feed->ring.slot_pages), words * sizeof *decided);
-    if (!answer_is_sound(zero, decided, given.count))
+    uint64_t *decided = feed->words + feed->ring.shared.slot_pages / 64u;
+    if (answer != PGCK_ANSWER_DONE ||
+        !pgck_ring_copy(&feed->ring.shared, sequence, given.count, zero, decided))
         return BROKEN;
     if (feed->job.offsets == NULL)
         publish_bits(feed, &given, zero, decided);
@@ -157,54 +127,22 @@ static collected collect(pc_feed *feed)
     return COLLECTED;
 }
 
-static bool is_answered(const pc_feed *feed, uint64_t sequence)
+/* Waits until the batch is answered, or longer than that never; 0 or a negative errno. */
+static int wait_for(const pc_feed *feed, uint64_t sequence, int64_t deadline_ns)
 {
-    const struct pc_slot *slot = pc_ring_slot(&feed->ring, sequence);
-    return __atomic_load_n(&slot->answer, __ATOMIC_ACQUIRE) >> 8 >= sequence;
-}
-
-static bool is_gone(const pc_feed *feed)
-{
-    /* acquire; pairs with the release store in pc_ring_mark_gone */
-    return __atomic_load_n(&feed->ring.header->gone, __ATOMIC_ACQUIRE) != 0;
-}
-
-/* Looks for the answer without sleeping, for a bounded time. */
-static bool spin(const pc_feed *feed, uint64_t sequence, int64_t deadline_ns)
-{
-    int64_t until_ns = pc_clock_now_ns() + feed->spin_ns;
-    if (until_ns > deadline_ns)
-        until_ns = deadline_ns;
-    do {
-        for (int i = 0; i < 64; i++) {
-            if (is_answered(feed, sequence) || is_gone(feed))
-                return true;
-            pc_relax();
-        }
-    } while (pc_clock_now_ns() < until_ns);
-    return false;
-}
-
-/* Sleeps until the batch is answered, or longer than that never: the ring is read once more
- * between the store of wake_at and the wait. */
-static pc_wait sleep_for(const pc_feed *feed, uint64_t sequence, int64_t deadline_ns)
-{
-    struct pc_header *header = feed->ring.header;
-    pc_wait result = PC_WAIT_POSTED;
-    if (feed->spin_ns > 0 && spin(feed, sequence, deadline_ns))
-        return PC_WAIT_POSTED;
-    uint32_t seen = __atomic_load_n(&header->done, __ATOMIC_ACQUIRE);
-    __atomic_store_n(&header->wake_at, sequence, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_worker.c:answer_oldest */
-    if (!is_answered(feed, sequence) && !is_gone(feed))
-        result = pc_futex_wait(&header->done, seen, deadline_ns);
-    __atomic_store_n(&header->wake_at, UINT64_MAX, __ATOMIC_RELAXED);
-    return result;
+    if (feed->spin_ns > 0) {
+        int64_t until_ns = pagecheck_now_ns() + feed->spin_ns;
+        if (until_ns > deadline_ns)
+            until_ns = deadline_ns;
+        if (pgck_ring_spin(&feed->ring.shared, sequence, until_ns))
+            return 0;
+    }
+    return pgck_ring_sleep(&feed->ring.shared, sequence, deadline_ns);
 }
 
 pc_pump pc_feed_pump(pc_feed *feed, bool hungry, int64_t deadline_ns)
 {
-    uint32_t slots = feed->ring.slot_count;
+    uint32_t slots = feed->ring.shared.slots;
     uint32_t half = slots / 2;
     bool late = false;
     for (;;) {
@@ -222,7 +160,7 @@ pc_pump pc_feed_pump(pc_feed *feed, bool hungry, int64_t deadline_ns)
             return hungry ? PC_PUMP_HUNGRY : PC_PUMP_DONE;
         if (all_given && hungry && outstanding <= half)
             return PC_PUMP_HUNGRY;
-        if (is_gone(feed))
+        if (pgck_ring_gone(&feed->ring.shared))
             return PC_PUMP_GONE;
         if (late)
             return PC_PUMP_TIMEOUT;
@@ -231,15 +169,15 @@ pc_pump pc_feed_pump(pc_feed *feed, bool hungry, int64_t deadline_ns)
         uint64_t target = feed->submitted;
         if ((hungry || !all_given) && occupied(feed) > half)
             target = feed->submitted - half;
-        switch (sleep_for(feed, target, deadline_ns)) {
-        case PC_WAIT_POSTED:
+        switch (wait_for(feed, target, deadline_ns)) {
+        case 0:
             break;
-        case PC_WAIT_TIMEOUT:
+        case -ETIMEDOUT:
             late = true; /* the ring is read once more */
             break;
-        case PC_WAIT_INTERRUPTED:
+        case -EINTR:
             return PC_PUMP_INTERRUPTED;
-        case PC_WAIT_FAILED:
+        default: /* errno says why */
             return PC_PUMP_FAILED;
         }
     }
@@ -249,7 +187,7 @@ bool pc_feed_oldest(const pc_feed *feed, pc_given *oldest)
 {
     if (feed->collected < feed->discard || pc_feed_outstanding(feed) == 0)
         return false;
-    *oldest = feed->out[(feed->collected + 1) % feed->ring.slot_count];
+    *oldest = feed->out[(feed->collected + 1) % feed->ring.shared.slots];
     return true;
 }
 
@@ -263,7 +201,7 @@ void pc_feed_abandon(pc_feed *feed)
 {
     pc_given given;
     for (uint64_t i = feed->submitted - pc_feed_outstanding(feed); i < feed->submitted; i++)
-        feed->pages_undecided += feed->out[(i + 1) % feed->ring.slot_count].count;
+        feed->pages_undecided += feed->out[(i + 1) % feed->ring.shared.slots].count;
     feed->discard = feed->submitted;
     while (take(feed, &given))
         feed->pages_undecided += given.count;
@@ -277,7 +215,7 @@ void pc_feed_rebind(pc_feed *feed, const pc_ring *ring)
     memmove(feed->again + out_count, feed->again + feed->again_next,
             waiting_count * sizeof *feed->again);
     for (uint32_t i = 0; i < out_count; i++)
-        feed->again[i] = feed->out[(feed->submitted - out_count + 1 + i) % feed->ring.slot_count];
+        feed->again[i] = feed->out[(feed->submitted - out_count + 1 + i) % feed->ring.shared.slots];
     feed->again_next = 0;
     feed->again_count = out_count + waiting_count;
     pc_ring_close(&feed->ring);

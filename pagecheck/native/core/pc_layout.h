@@ -1,69 +1,19 @@
-/* What a worker shares, word by word: its ring with the submitter of batches (the coordinator, or
- * the VMM that a direct channel was opened for), its control segment with its supervisor (the
- * coordinator or the service).
+/* What a worker shares with its supervisor (the coordinator or the service): the control segment,
+ * and in it what the worker counts. What it shares with the submitter of batches is the ring, in
+ * include/pagecheck_ring.h.
  *
  * The two are apart because a direct channel's ring is a VMM's: what is in it is hostile, and no
- * supervisor believes it. include/pagecheck.h declares the ring for VMM authors (a test compares
- * the two). Every word has one writer, but for `submit`, which is only ever added to. Python gets
- * the words by name from python/py_layout.c; the tables of docs/shm-layout.md are made from these
- * comments, by tools/shm_layout.py: one of its own line names the writer of the words below it, one
- * behind a word says what it means. All integers are native-endian; both sides run on one host.
- */
+ * supervisor believes it. Every word has one writer, but for `submit`, which is only ever added to.
+ * Python gets the words by name from python/py_layout.c; the tables of docs/shm-layout.md are made
+ * from these comments by tools/shm_layout.py: one of its own line names the writer of the words
+ * below it, one behind a word says what it means. All integers are native-endian. */
 #ifndef PC_LAYOUT_H
 #define PC_LAYOUT_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "../../include/pagecheck_ring.h"
 
-#define PC_SEGMENT_MAGIC UINT64_C(0x474e495243504350) /* "PCPCRING" in memory */
-#define PC_LAYOUT_VERSION 3u
-#define PC_CACHE_LINE 64u
-#define PC_SLOT_ALIGN 128u /* two lines: the adjacent-line prefetcher must not share slots */
-#define PC_SLOTS_MAX 1024u
-#define PC_SLOT_PAGES_MAX 65536u
 #define PC_BLOCKS_MAX 1024u
 
-/* A slot's request and answer words are (sequence << 8) | state; sequences start at 1. */
-#define PC_REQUEST_SUBMITTED 1u
-#define PC_ANSWER_DONE 1u
-#define PC_ANSWER_REFUSED 2u
-
-/* How a request names its pages. */
-#define PC_PAGES_RANGE 1u   /* `count` pages from page index `first_page` */
-#define PC_PAGES_OFFSETS 2u /* `count` byte offsets in the slot's offsets array */
-
-/* Why a worker refused a request; only a bug or a damaged segment brings one about. */
-#define PC_REFUSED_COUNT 1u
-#define PC_REFUSED_KIND 2u
-#define PC_REFUSED_BLOCK 3u
-#define PC_REFUSED_PAGES 4u
-
-struct pc_header {
-    /* Written once, before anybody else has the segment. */
-    uint64_t magic;          /* "PCPCRING" */
-    uint32_t layout_version; /* 3 */
-    uint32_t header_bytes;   /* where the slots begin */
-    uint64_t segment_bytes;  /* size of the whole segment */
-    uint64_t generation;     /* counts the channel's replacements */
-    uint32_t slot_count;     /* slots in the ring */
-    uint32_t slot_pages;     /* the most pages a batch may have; a multiple of 64 */
-    uint64_t slot_bytes;     /* distance between slots */
-    uint64_t reserved_constant[2];
-    /* Written by the submitter. */
-    uint64_t wake_at; /* the sequence whose answer it sleeps for; UINT64_MAX: it does not sleep */
-    uint64_t reserved_submitter[7];
-    /* Written by the worker. */
-    uint64_t asleep; /* 1 << 32 | the value of `submit` that it sleeps on; 0: it is awake */
-    uint32_t done;   /* futex: raised by one when the answer of wake_at is there; at its end too */
-    uint32_t reserved_worker[13];
-    /* Added to by the submitter and the supervisor, and never set. */
-    uint32_t submit; /* futex: raised by one when the worker is to look */
-    /* Written by the supervisor. */
-    uint32_t gone; /* 1: nobody answers any more */
-    uint32_t reserved_supervisor[14];
-};
-
-#define PC_ASLEEP (UINT64_C(1) << 32)
 #define PC_STATUSES 64u
 #define PC_LATENCIES 24u
 #define PC_LATENCY_FIRST_NS                                                                        \
@@ -129,69 +79,16 @@ struct pc_control {
     struct pc_failure failure; /* its first descriptor that failed */
 };
 
-struct pc_slot {
-    /* Written by the submitter; `request` last, with release. */
-    uint64_t request;    /* sequence << 8 | 1 (submitted); stored last */
-    uint32_t kind;       /* 1: a range; 2: offsets */
-    uint32_t block;      /* id that the RAM block was attached under */
-    uint64_t first_page; /* first page of a range */
-    uint32_t count;      /* pages of the batch */
-    uint32_t reserved_submitter[9];
-    /* Written by the worker; `answer` last, with release. */
-    uint64_t answer;  /* sequence << 8 | 1 (done) or 2 (refused); stored last */
-    uint32_t refusal; /* why the batch was refused: 1 count, 2 kind, 3 block, 4 pages */
-    uint32_t reserved_worker[13];
-    /* Then: uint64_t offsets[slot_pages], by the submitter;
-     *       uint64_t zero[slot_pages / 64], uint64_t decided[slot_pages / 64], by the worker. */
-};
-
-_Static_assert(sizeof(struct pc_header) == 4 * PC_CACHE_LINE, "header is four lines");
-_Static_assert(offsetof(struct pc_header, wake_at) == PC_CACHE_LINE, "one writer per line");
-_Static_assert(offsetof(struct pc_header, asleep) == 2 * PC_CACHE_LINE, "one writer per line");
-_Static_assert(offsetof(struct pc_header, submit) == 3 * PC_CACHE_LINE, "shared words apart");
-_Static_assert(offsetof(struct pc_control, progress) == PC_CACHE_LINE, "one writer per line");
-_Static_assert(sizeof(struct pc_stats) == 14 * PC_CACHE_LINE, "statistics are fourteen lines");
-_Static_assert(sizeof(struct pc_failure) == 2 * PC_CACHE_LINE, "a failure is two lines");
-_Static_assert(sizeof(struct pc_slot) == 2 * PC_CACHE_LINE, "slot head is two lines");
-_Static_assert(offsetof(struct pc_slot, answer) == PC_CACHE_LINE, "one writer per line");
+_Static_assert(offsetof(struct pc_control, progress) == PAGECHECK_CACHE_LINE,
+               "one writer per line");
+_Static_assert(sizeof(struct pc_stats) == 14 * PAGECHECK_CACHE_LINE, "statistics are 14 lines");
+_Static_assert(sizeof(struct pc_failure) == 2 * PAGECHECK_CACHE_LINE, "a failure is two lines");
 
 static inline uint32_t pc_latency_bucket(uint64_t took_ns)
 {
     uint64_t firsts = took_ns / PC_LATENCY_FIRST_NS;
     uint32_t bucket = firsts == 0 ? 0 : 64u - (uint32_t)__builtin_clzll(firsts);
     return bucket < PC_LATENCIES ? bucket : PC_LATENCIES - 1u;
-}
-
-static inline uint64_t pc_layout_slot_bytes(uint64_t slot_pages)
-{
-    uint64_t bytes = sizeof(struct pc_slot) + slot_pages * 8u + 2u * (slot_pages / 64u) * 8u;
-    return (bytes + PC_SLOT_ALIGN - 1u) / PC_SLOT_ALIGN * PC_SLOT_ALIGN;
-}
-
-static inline uint64_t pc_layout_header_bytes(void)
-{
-    return sizeof(
-        struct pc_header); /* a multiple of PC_SLOT_ALIGN, which keeps the slots aligned */
-}
-
-static inline uint64_t pc_layout_segment_bytes(uint64_t slot_count, uint64_t slot_pages)
-{
-    return pc_layout_header_bytes() + slot_count * pc_layout_slot_bytes(slot_pages);
-}
-
-static inline uint64_t *pc_slot_offsets(struct pc_slot *slot)
-{
-    return (uint64_t *)(slot + 1);
-}
-
-static inline uint64_t *pc_slot_zero(struct pc_slot *slot, uint32_t slot_pages)
-{
-    return pc_slot_offsets(slot) + slot_pages;
-}
-
-static inline uint64_t *pc_slot_decided(struct pc_slot *slot, uint32_t slot_pages)
-{
-    return pc_slot_zero(slot, slot_pages) + slot_pages / 64u;
 }
 
 #endif

@@ -31,9 +31,9 @@ bool pc_worker_init(const pc_ring *ring, const pc_kernel *kernel, pc_worker *wor
     worker->ring = *ring;
     worker->next = 1;
     pc_dsa_init(&ring->control->stats, &ring->control->failure, &worker->dsa);
-    worker->offsets = malloc(PC_WINDOW * ring->slot_pages * sizeof *worker->offsets);
+    worker->offsets = malloc(PC_WINDOW * ring->shared.slot_pages * sizeof *worker->offsets);
     for (uint32_t i = 0; worker->offsets != NULL && i < PC_WINDOW; i++)
-        worker->begun[i].offsets = worker->offsets + (size_t)i * ring->slot_pages;
+        worker->begun[i].offsets = worker->offsets + (size_t)i * ring->shared.slot_pages;
     if (worker->offsets == NULL ||
         !pc_decider_init(kernel, &ring->control->progress, &worker->decider))
         return false;
@@ -113,11 +113,11 @@ const pc_block *pc_worker_block(const pc_worker *worker, uint32_t id)
 }
 
 /* Copies the offsets and checks the copy. */
-static bool copy_offsets(uint64_t *copy, struct pc_slot *slot, const pc_block *block,
+static bool copy_offsets(uint64_t *copy, struct pagecheck_slot *slot, const pc_block *block,
                          uint32_t count)
 {
     uint64_t bad = 0;
-    memcpy(copy, pc_slot_offsets(slot), count * sizeof *copy);
+    memcpy(copy, pgck_slot_offsets(slot), count * sizeof *copy);
     for (uint32_t i = 0; i < count; i++) {
         uint64_t offset = copy[i];
         bad |= offset & (block->page_bytes - 1);
@@ -127,33 +127,33 @@ static bool copy_offsets(uint64_t *copy, struct pc_slot *slot, const pc_block *b
 }
 
 /* Returns 0 after it began to decide the batch into the slot, else why it is refused. */
-static uint32_t begin(pc_worker *worker, struct pc_slot *slot, const request *asked,
+static uint32_t begin(pc_worker *worker, struct pagecheck_slot *slot, const request *asked,
                       pc_begun *begun)
 {
     const pc_ring *ring = &worker->ring;
-    if (asked->count == 0 || asked->count > ring->slot_pages)
-        return PC_REFUSED_COUNT;
+    if (asked->count == 0 || asked->count > ring->shared.slot_pages)
+        return PAGECHECK_REFUSED_COUNT;
     const pc_block *block = pc_worker_block(worker, asked->block);
     if (block == NULL)
-        return PC_REFUSED_BLOCK;
+        return PAGECHECK_REFUSED_BLOCK;
     pc_task *task = &begun->task;
     *task = (pc_task){.block = block,
                       .decider = &worker->decider,
                       .dsa = worker->dsa.queue != NULL ? &worker->dsa : NULL,
                       .batch = {.count = asked->count},
-                      .zero = pc_slot_zero(slot, ring->slot_pages),
-                      .decided = pc_slot_decided(slot, ring->slot_pages)};
+                      .zero = pgck_slot_zero(slot, ring->shared.slot_pages),
+                      .decided = pgck_slot_decided(slot, ring->shared.slot_pages)};
     uint64_t pages = block->bytes / block->page_bytes;
-    if (asked->kind == PC_PAGES_RANGE) {
+    if (asked->kind == PAGECHECK_PAGES_RANGE) {
         if (asked->first_page >= pages || asked->count > pages - asked->first_page)
-            return PC_REFUSED_PAGES;
+            return PAGECHECK_REFUSED_PAGES;
         task->batch.first = asked->first_page * block->page_bytes;
-    } else if (asked->kind == PC_PAGES_OFFSETS) {
+    } else if (asked->kind == PAGECHECK_PAGES_OFFSETS) {
         if (!copy_offsets(begun->offsets, slot, block, asked->count))
-            return PC_REFUSED_PAGES;
+            return PAGECHECK_REFUSED_PAGES;
         task->batch.offsets = begun->offsets;
     } else {
-        return PC_REFUSED_KIND;
+        return PAGECHECK_REFUSED_KIND;
     }
     pc_block_start(task);
     return 0;
@@ -161,16 +161,16 @@ static uint32_t begin(pc_worker *worker, struct pc_slot *slot, const request *as
 
 static bool request_waits(const pc_worker *worker)
 {
-    const struct pc_slot *slot = pc_ring_slot(&worker->ring, worker->next);
-    /* acquire; pairs with the release store in pc_feed.c:submit */
+    const struct pagecheck_slot *slot = pgck_slot(&worker->ring.shared, worker->next);
+    /* acquire; pairs with the release store in pgck_ring_submit */
     return __atomic_load_n(&slot->request, __ATOMIC_ACQUIRE) ==
-           (worker->next << 8 | PC_REQUEST_SUBMITTED);
+           (worker->next << 8 | PAGECHECK_REQUEST_SUBMITTED);
 }
 
 /* Begins the next batch, if there is one. */
 static bool begin_next(pc_worker *worker)
 {
-    struct pc_slot *slot = pc_ring_slot(&worker->ring, worker->next);
+    struct pagecheck_slot *slot = pgck_slot(&worker->ring.shared, worker->next);
     if (!request_waits(worker))
         return false;
     /* Each field is loaded exactly once: what is checked is what is used. */
@@ -218,28 +218,28 @@ static void count(struct pc_stats *stats, const pc_begun *begun)
 /* Ends the oldest batch that was begun and answers it. */
 static void answer_oldest(pc_worker *worker)
 {
-    struct pc_header *header = worker->ring.header;
+    struct pagecheck_ring_header *header = worker->ring.shared.header;
     pc_begun *begun = &worker->begun[worker->oldest];
     uint64_t sequence = worker->answered + 1;
-    struct pc_slot *slot = pc_ring_slot(&worker->ring, sequence);
+    struct pagecheck_slot *slot = pgck_slot(&worker->ring.shared, sequence);
     if (begun->refusal == 0 && begun->task.flights != 0)
         pc_dsa_finish(&worker->dsa, &begun->task);
     count(worker->dsa.stats, begun);
     slot->refusal = begun->refusal;
-    uint64_t state = begun->refusal == 0 ? PC_ANSWER_DONE : PC_ANSWER_REFUSED;
-    /* release; pairs with the acquire load in pc_feed.c:collect */
+    uint64_t state = begun->refusal == 0 ? PAGECHECK_ANSWER_DONE : PAGECHECK_ANSWER_REFUSED;
+    /* release; pairs with the acquire load in pgck_ring_look */
     __atomic_store_n(&slot->answer, sequence << 8 | state, __ATOMIC_RELEASE);
     worker->answered = sequence;
     worker->oldest = (worker->oldest + 1) % PC_WINDOW;
     bool more = worker->next - 1 > sequence;
     __atomic_store_n(&worker->ring.control->deciding, more ? sequence + 1 : 0, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_feed.c:sleep_for */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pgck_ring_sleep */
     uint64_t wake_at = __atomic_load_n(&header->wake_at, __ATOMIC_RELAXED);
     if (sequence < wake_at || worker->woken_for == wake_at)
         return;
     worker->woken_for = wake_at;
     __atomic_fetch_add(&header->done, 1, __ATOMIC_RELEASE);
-    pc_futex_wake(&header->done);
+    pgck_futex_wake(&header->done);
 }
 
 /* The next piece of work; false: there is none. */
@@ -322,26 +322,27 @@ static bool spin(const pc_worker *worker, int64_t deadline_ns)
         for (int i = 0; i < 64; i++) {
             if (something_waits(worker))
                 return true;
-            pc_relax();
+            pgck_relax();
         }
     } while (pc_clock_now_ns() < until_ns);
     return false;
 }
 
-/* Sleeps until there is something to look at, at most until the absolute time. */
-static pc_wait sleep_until(pc_worker *worker, int64_t deadline_ns)
+/* Sleeps until there is something to look at, at most until the absolute time; 0 or a negative
+ * errno. */
+static int sleep_until(pc_worker *worker, int64_t deadline_ns)
 {
-    struct pc_header *header = worker->ring.header;
-    pc_wait result = PC_WAIT_POSTED;
+    struct pagecheck_ring_header *header = worker->ring.shared.header;
+    int code = 0;
     if (worker->spin_ns > 0 && spin(worker, deadline_ns))
-        return PC_WAIT_POSTED;
+        return 0;
     uint32_t seen = __atomic_load_n(&header->submit, __ATOMIC_ACQUIRE);
-    __atomic_store_n(&header->asleep, PC_ASLEEP | seen, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pc_ring_wake_worker */
+    __atomic_store_n(&header->asleep, PAGECHECK_ASLEEP | seen, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the fence in pgck_ring_wake_worker */
     if (!something_waits(worker))
-        result = pc_futex_wait(&header->submit, seen, deadline_ns);
+        code = pgck_futex_wait(&header->submit, seen, deadline_ns);
     __atomic_store_n(&header->asleep, 0, __ATOMIC_RELAXED);
-    return result;
+    return code;
 }
 
 pc_serve pc_worker_serve(pc_worker *worker, int64_t deadline_ns)
@@ -359,18 +360,18 @@ pc_serve pc_worker_serve(pc_worker *worker, int64_t deadline_ns)
         }
         rest(worker);
         switch (sleep_until(worker, deadline_ns)) {
-        case PC_WAIT_POSTED: /* a submitter that only ever wakes must not hold the caller either */
+        case 0: /* a submitter that only ever wakes must not hold the caller either */
             if (pc_clock_now_ns() >= deadline_ns)
                 return end_with(worker, PC_SERVE_TIMEOUT);
             break;
-        case PC_WAIT_TIMEOUT:
+        case -ETIMEDOUT:
             why = wanted(worker);
             if (why != PC_SERVE_TIMEOUT || !work(worker))
                 return end_with(worker, why);
             break;
-        case PC_WAIT_INTERRUPTED:
+        case -EINTR:
             return PC_SERVE_INTERRUPTED;
-        case PC_WAIT_FAILED:
+        default: /* errno says why */
             return PC_SERVE_FAILED;
         }
     }

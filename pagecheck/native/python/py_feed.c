@@ -103,7 +103,7 @@ static int add_view(FeedObject *self, PyObject *object, int writable, uint64_t b
 
 static int check_job(FeedObject *self, unsigned int batch_pages)
 {
-    if (batch_pages > 0 && batch_pages <= self->feed.ring.slot_pages)
+    if (batch_pages > 0 && batch_pages <= self->feed.ring.shared.slot_pages)
         return 0;
     PyErr_Format(PyExc_ValueError, "batch of %u pages is out of range", batch_pages);
     return -1;
@@ -255,8 +255,8 @@ static PyObject *feed_rebind(PyObject *object, PyObject *args)
         return NULL;
     if (py_ring_open(fd, control_fd, &ring) != 0)
         return NULL;
-    if (ring.slot_count != self->feed.ring.slot_count ||
-        ring.slot_pages != self->feed.ring.slot_pages) {
+    if (ring.shared.slots != self->feed.ring.shared.slots ||
+        ring.shared.slot_pages != self->feed.ring.shared.slot_pages) {
         pc_ring_close(&ring);
         PyErr_SetString(PyExc_ValueError, "the new segment has another geometry");
         return NULL;

@@ -16,19 +16,20 @@ typedef struct word {
 #define STATISTIC_ARRAY(name, count) WORD(pc_stats, name),
 
 static const word header_words[] = {
-    WORD(pc_header, magic),        WORD(pc_header, layout_version),
-    WORD(pc_header, header_bytes), WORD(pc_header, segment_bytes),
-    WORD(pc_header, generation),   WORD(pc_header, slot_count),
-    WORD(pc_header, slot_pages),   WORD(pc_header, slot_bytes),
-    WORD(pc_header, wake_at),      WORD(pc_header, asleep),
-    WORD(pc_header, done),         WORD(pc_header, submit),
-    WORD(pc_header, gone),         {NULL, 0, 0},
+    WORD(pagecheck_ring_header, magic),        WORD(pagecheck_ring_header, layout_version),
+    WORD(pagecheck_ring_header, header_bytes), WORD(pagecheck_ring_header, segment_bytes),
+    WORD(pagecheck_ring_header, generation),   WORD(pagecheck_ring_header, slot_count),
+    WORD(pagecheck_ring_header, slot_pages),   WORD(pagecheck_ring_header, slot_bytes),
+    WORD(pagecheck_ring_header, wake_at),      WORD(pagecheck_ring_header, asleep),
+    WORD(pagecheck_ring_header, done),         WORD(pagecheck_ring_header, submit),
+    WORD(pagecheck_ring_header, gone),         {NULL, 0, 0},
 };
 
 static const word slot_words[] = {
-    WORD(pc_slot, request),    WORD(pc_slot, kind),  WORD(pc_slot, block),
-    WORD(pc_slot, first_page), WORD(pc_slot, count), WORD(pc_slot, answer),
-    WORD(pc_slot, refusal),    {NULL, 0, 0},
+    WORD(pagecheck_slot, request), WORD(pagecheck_slot, kind),
+    WORD(pagecheck_slot, block),   WORD(pagecheck_slot, first_page),
+    WORD(pagecheck_slot, count),   WORD(pagecheck_slot, answer),
+    WORD(pagecheck_slot, refusal), {NULL, 0, 0},
 };
 
 static const word control_words[] = {
@@ -62,10 +63,14 @@ static const struct {
     const char *name;
     uint64_t value;
 } constants[] = {
-    {"SEGMENT_MAGIC", PC_SEGMENT_MAGIC},          {"LAYOUT_VERSION", PC_LAYOUT_VERSION},
-    {"HEADER_BYTES", sizeof(struct pc_header)},   {"SLOT_HEAD_BYTES", sizeof(struct pc_slot)},
-    {"CONTROL_BYTES", sizeof(struct pc_control)}, {"SLOTS_MAX", PC_SLOTS_MAX},
-    {"SLOT_PAGES_MAX", PC_SLOT_PAGES_MAX},        {"BLOCKS_MAX", PC_BLOCKS_MAX},
+    {"SEGMENT_MAGIC", PAGECHECK_SEGMENT_MAGIC},
+    {"LAYOUT_VERSION", PAGECHECK_LAYOUT_VERSION},
+    {"HEADER_BYTES", sizeof(struct pagecheck_ring_header)},
+    {"SLOT_HEAD_BYTES", sizeof(struct pagecheck_slot)},
+    {"CONTROL_BYTES", sizeof(struct pc_control)},
+    {"SLOTS_MAX", PAGECHECK_SLOTS_MAX},
+    {"SLOT_PAGES_MAX", PAGECHECK_SLOT_PAGES_MAX},
+    {"BLOCKS_MAX", PC_BLOCKS_MAX},
     {"LATENCY_FIRST_NS", PC_LATENCY_FIRST_NS},
 };
 
@@ -102,7 +107,7 @@ static PyObject *segment_bytes(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "II", &slots, &slot_pages))
         return NULL;
-    return PyLong_FromUnsignedLongLong(pc_layout_segment_bytes(slots, slot_pages));
+    return PyLong_FromUnsignedLongLong(pgck_segment_bytes(slots, slot_pages));
 }
 
 static PyObject *segment_format(PyObject *module, PyObject *args)
@@ -113,7 +118,7 @@ static PyObject *segment_format(PyObject *module, PyObject *args)
     (void)module;
     if (!PyArg_ParseTuple(args, "iIIK", &fd, &slots, &slot_pages, &generation))
         return NULL;
-    uint64_t bytes = pc_layout_segment_bytes(slots, slot_pages);
+    uint64_t bytes = pgck_segment_bytes(slots, slot_pages);
     void *segment = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (segment == MAP_FAILED)
         return PyErr_SetFromErrno(PyExc_OSError);
