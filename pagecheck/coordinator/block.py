@@ -1,14 +1,21 @@
-"""A RAM block that is attached to a coordinator."""
+"""RAM blocks that are attached to a coordinator."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pagecheck.coordinator.settings import check_choice
+from pagecheck.coordinator.settings import check_choice, closed
 from pagecheck.errors import UsageError
 from pagecheck.model import Access, Holes, RamBlock
+from pagecheck.native import _native
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import RamSource
+
+if TYPE_CHECKING:
+    from pagecheck.shm.bitmaps import BlockBitmaps
+    from pagecheck.shm.owner import Owner
 
 
 class Block:
@@ -113,15 +120,95 @@ class Block:
                 self.source.close()
 
 
-def new_block(
-    block_id: int,
-    source: RamSource,
-    page_size: int,
-    offset: int,
-    length: int | None,
-    holes: Holes,
-    access: Access,
-) -> Block:
-    """Checks the numbers and makes the block; `plan.make_block` says what it raises."""
-    ram = make_block(source.name, source.size, page_size, offset, length)
-    return Block(block_id, source, ram, holes, access)
+class Blocks:
+    """The blocks that are attached, and the bitmaps of each one's last scan."""
+
+    def __init__(self, owner: Owner, stop: threading.Event) -> None:
+        """There are none yet.
+
+        Args:
+            owner: of the bitmaps' names.
+            stop: set at the end; from then on nothing is added.
+        """
+        self._owner = owner
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._blocks: dict[int, Block] = {}
+        self._bitmaps: dict[int, BlockBitmaps] = {}
+        self._scans = 0
+
+    def add(
+        self,
+        source: RamSource,
+        page_size: int,
+        offset: int,
+        length: int | None,
+        holes: Holes,
+        access: Access,
+    ) -> Block:
+        """Makes a block of a source; `plan.make_block` says what it raises.
+
+        Raises:
+            UsageError: there are too many, or the coordinator is closed.
+        """
+        with self._lock:
+            if self._stop.is_set():
+                raise closed()
+            free = set(range(_native.BLOCKS_MAX)) - self._blocks.keys()
+            if not free:
+                raise UsageError(f"{source.text}: {_native.BLOCKS_MAX} blocks are attached")
+            ram = make_block(source.name, source.size, page_size, offset, length)
+            block = Block(min(free), source, ram, holes, access)
+            self._blocks[block.id] = block
+        return block
+
+    def remove(self, block: Block) -> bool:
+        """Detaches a block and takes its bitmaps' name away.
+
+        Returns:
+            Whether it was one of these.
+        """
+        with self._lock:
+            if self._blocks.get(block.id) is not block:
+                return False
+            del self._blocks[block.id]
+            bitmaps = self._bitmaps.pop(block.id, None)
+        if bitmaps is not None:
+            bitmaps.remove()
+        block.detach()
+        return True
+
+    def new_bitmaps(self, block: Block) -> BlockBitmaps:
+        """Bitmaps for a scan of the block, all bits 0; the last scan's lose their name.
+
+        Raises:
+            UsageError: the block is detached, or the coordinator is closed.
+            ResourceError: /dev/shm has no room.
+        """
+        with self._lock:
+            if self._stop.is_set():
+                raise closed()
+            block.require_attached()
+            self._scans += 1
+            what = f"b{block.id}s{self._scans}-bitmaps"
+            from pagecheck.shm.bitmaps import BlockBitmaps, bitmap_bytes
+            from pagecheck.shm.segments import Segment
+
+            segment = Segment(self._owner.name(what), bitmap_bytes(block.ram.pages))
+            bitmaps = BlockBitmaps(segment, block.ram.pages)
+            segment.close()
+            last = self._bitmaps.pop(block.id, None)
+            self._bitmaps[block.id] = bitmaps
+        if last is not None:
+            last.remove()
+        return bitmaps
+
+    def close(self) -> None:
+        """Sets `stop`; what is being added at this moment is finished first."""
+        with self._lock:
+            self._stop.set()
+
+    def releases(self) -> list[Callable[[], None]]:
+        """What is to be called at the end, in this order, whatever fails on the way."""
+        names = [each.remove for each in list(self._bitmaps.values())]
+        return [*names, *(block.detach for block in list(self._blocks.values()))]

@@ -13,6 +13,7 @@ from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import CHECK_PAGES
 from pagecheck.coordinator.outcome import Outcome
 from pagecheck.coordinator.pool import Job, Pool, Stop
+from pagecheck.coordinator.settings import closed
 from pagecheck.errors import UsageError
 from pagecheck.native import Feed, _native
 from pagecheck.report.report import Answer
@@ -86,7 +87,7 @@ def check(
     notes += _forget_past_end(block, pages, zero, decided)
     if not notes and not decided.all():
         if stop.is_set():
-            raise UsageError("the coordinator is closed")
+            raise closed()
         late = clock.now_ns() >= deadline_ns
         notes.append("the deadline passed" if late else "some pages could not be read")
     normal = _native.offsets_partition(pages, zero, partition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -11,8 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.child.signals import signals_held
-from pagecheck.coordinator.block import Block, new_block
-from pagecheck.coordinator.ending import give_back
+from pagecheck.coordinator.block import Block, Blocks
 from pagecheck.coordinator.pool import Pool, Stop
 from pagecheck.coordinator.settings import (
     CHANNELS_MAX,
@@ -21,14 +21,14 @@ from pagecheck.coordinator.settings import (
     check_arguments,
     check_kernel,
     check_queues,
+    closed,
     deadline_ns,
     default_batch_pages,
     default_channels,
-    ring_slots,
+    make_settings,
     start_allowance,
 )
 from pagecheck.errors import UsageError
-from pagecheck.native import _native
 from pagecheck.shm.owner import Owner, sweep
 from pagecheck.shm.ram import RamSource, open_source
 
@@ -98,50 +98,44 @@ class Coordinator:
         check_queues(engine, wq, fallback=fallback)
         check_kernel(kernel)
         self._batch_pages = batch_pages
-        self._blocks: dict[int, Block] = {}
-        self._bitmaps: dict[int, BlockBitmaps] = {}
-        self._pools: list[Pool] = []
-        self._scans = 0
         self._creator = os.getpid()
-        self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._pools: list[Pool] = []
         self._pool: Pool | None = None
         self.settings: Settings | None = None
         sweep()
-        self._owner = Owner()
-        self._end = weakref.finalize(
-            self,
-            give_back,
-            os.getpid(),
-            self._stop,
-            self._pools,
-            self._bitmaps,
-            self._blocks,
-            self._owner,
-        )
+        owner = Owner()
+        self._blocks = Blocks(owner, self._stop)
+        kept = (self._stop, self._pools, self._blocks, owner)
+        self._end = weakref.finalize(self, release_all, os.getpid(), *kept)
         if engine == "none":
             return
-        slot_pages = max(batch_pages or 0, default_batch_pages(4096))
-        settings = self.settings = Settings(
-            engine=engine,
-            wq=tuple(wq),
+        self.settings = make_settings(
+            engine,
+            wq,
             fallback=fallback,
             kernel=kernel,
-            slots=ring_slots(batch_pages or default_batch_pages(4096)),
-            slot_pages=-(-slot_pages // 64) * 64,
+            batch_pages=batch_pages,
             nice=nice,
-            stall_ns=int(min(stall, 1e9) * 1e9),
+            stall=stall,
         )
         try:
-            with signals_held():
-                self._pool = Pool(self._owner, settings, channels)
-                self._pools.append(self._pool)
-
-            self._pool.await_ready(start_allowance(start_timeout))
+            self._pool = self._start(owner, self.settings, channels, start_timeout)
         except BaseException:
             self.close()
             raise
         log.info("%d channels ready, engine %s, kernel %s", channels, self.engine, self.kernel)
+
+    def _start(self, owner: Owner, settings: Settings, channels: int, timeout: float) -> Pool:
+        """The channels, every worker ready."""
+        with signals_held():
+            pool = Pool(owner, settings, channels)
+            self._pools.append(pool)
+        import pagecheck.coordinator.runner
+        import pagecheck.coordinator.scan  # noqa: F401  # while the workers start
+
+        pool.await_ready(start_allowance(timeout))
+        return pool
 
     @property
     def engine(self) -> str:
@@ -227,13 +221,7 @@ class Coordinator:
             self._require_open()
             source = open_source(source, format)
         try:
-            with self._lock:
-                self._require_open()
-                free = set(range(_native.BLOCKS_MAX)) - self._blocks.keys()
-                if not free:
-                    raise UsageError(f"{source.text}: {_native.BLOCKS_MAX} blocks are attached")
-                block = new_block(min(free), source, page_size, offset, length, holes, access)
-                self._blocks[block.id] = block
+            block = self._blocks.add(source, page_size, offset, length, holes, access)
         except BaseException:
             source.close()
             raise
@@ -249,14 +237,8 @@ class Coordinator:
     def detach(self, block: Block) -> None:
         """Takes the block's bitmaps' name away and closes its source, or leaves that to those who
         still use it; workers forget it before their next batch."""
-        with self._lock:
-            if self._blocks.get(block.id) is not block or os.getpid() != self._creator:
-                return
-            del self._blocks[block.id]
-            bitmaps = self._bitmaps.pop(block.id, None)
-        if bitmaps is not None:
-            bitmaps.remove()
-        block.detach()
+        if os.getpid() != self._creator or not self._blocks.remove(block):
+            return
         if self._pool is not None:
             for channel in self._pool.channels:
                 channel.stale = True
@@ -349,7 +331,7 @@ class Coordinator:
         scan.check_kind(block, kind, self.engine)
         block.begin_use()
         try:
-            bitmaps = bitmaps or self._new_bitmaps(block)
+            bitmaps = bitmaps or self._blocks.new_bitmaps(block)
             if self._pool is None:
                 nothing = scan.scan_none(block, bitmaps)
                 return nothing._replace(notes=block.source.notes)
@@ -369,34 +351,15 @@ class Coordinator:
         finally:
             block.end_use()
 
-    def _new_bitmaps(self, block: Block) -> BlockBitmaps:
-        with self._lock:
-            self._require_open()
-            block.require_attached()
-            self._scans += 1
-            what = f"b{block.id}s{self._scans}-bitmaps"
-            from pagecheck.shm.bitmaps import BlockBitmaps, bitmap_bytes
-            from pagecheck.shm.segments import Segment
-
-            segment = Segment(self._owner.name(what), bitmap_bytes(block.ram.pages))
-            bitmaps = BlockBitmaps(segment, block.ram.pages)
-            segment.close()
-            last = self._bitmaps.pop(block.id, None)
-            self._bitmaps[block.id] = bitmaps
-        if last is not None:
-            last.remove()
-        return bitmaps
-
     def _require_open(self) -> None:
         if os.getpid() != self._creator:  # rings and workers are the parent's
             raise UsageError("the coordinator is of the process that was forked; make another one")
         if self._stop.is_set():
-            raise UsageError("the coordinator is closed")
+            raise closed()
 
     def close(self) -> None:
         """Ends all work and all workers within about a second and removes every name."""
-        with self._lock:
-            self._stop.set()
+        self._blocks.close()
         self._end()
 
     def __enter__(self) -> Coordinator:
@@ -412,3 +375,24 @@ def _checker() -> Callable[[Pool | None, Block, ArrayLike, threading.Event, int]
     from pagecheck.coordinator import check
 
     return check.check
+
+
+def release_all(
+    creator: int, stop: threading.Event, pools: list[Pool], blocks: Blocks, owner: Owner
+) -> None:
+    """Ends the workers and removes every name, also where the program forgot to close its
+    coordinator; in a forked child nothing is this process's to end."""
+    if os.getpid() != creator:
+        return
+    stop.set()
+    steps = [*(pool.close for pool in pools), *blocks.releases(), owner.close]
+    first: BaseException | None = None
+    for step in steps:
+        try:
+            step()
+        except BaseException as error:  # an interrupt in one step must not skip the others
+            first = first or error
+            with contextlib.suppress(BaseException):
+                step()
+    if first is not None:
+        raise first

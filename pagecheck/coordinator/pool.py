@@ -18,8 +18,8 @@ from pagecheck.clock import Allowance
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import Channel
 from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
-from pagecheck.coordinator.settings import Settings
-from pagecheck.errors import EngineError, ResourceError, UsageError
+from pagecheck.coordinator.settings import Settings, closed
+from pagecheck.errors import EngineError, ResourceError
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
 from pagecheck.shortage import refused
@@ -269,7 +269,7 @@ class Pool:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise UsageError("the coordinator is closed")
+            raise closed()
 
     def _lease(self, job: Job, *, tried: bool) -> Channel | None:
         """Waits for a channel; None when the deadline passed or the job was stopped.

@@ -155,6 +155,30 @@ def ring_slots(batch_pages: int) -> int:
     return max(16, min(64, RING_PAGES // batch_pages))
 
 
+def make_settings(
+    engine: str,
+    wq: Sequence[str],
+    *,
+    fallback: bool,
+    kernel: str | None,
+    batch_pages: int | None,
+    nice: int,
+    stall: float,
+) -> Settings:
+    """The settings of all channels, from arguments of `Coordinator` that were checked."""
+    slot_pages = max(batch_pages or 0, default_batch_pages(4096))
+    return Settings(
+        engine=engine,
+        wq=tuple(wq),
+        fallback=fallback,
+        kernel=kernel,
+        slots=ring_slots(batch_pages or default_batch_pages(4096)),
+        slot_pages=-(-slot_pages // 64) * 64,
+        nice=nice,
+        stall_ns=int(min(stall, 1e9) * 1e9),
+    )
+
+
 def check_arguments(
     channels: int, engine: str, batch_pages: int | None, nice: int, stall: float
 ) -> None:
@@ -198,6 +222,11 @@ def check_kernel(kernel: str | None) -> None:
         raise UsageError(f"kernel {kernel!r}: not one of {', '.join(known)}")
     if known[kernel] is not None:
         raise EngineError(f"kernel {kernel} cannot run here: {known[kernel]}")
+
+
+def closed() -> UsageError:
+    """To be raised where a coordinator is used after its end."""
+    return UsageError("the coordinator is closed")
 
 
 def check_deadline(seconds: float | None) -> None:

@@ -169,7 +169,7 @@ def test_interrupt_before_the_handlers_are_there(module: str):
 
 def test_interrupt_while_the_command_line_is_imported():
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_IMPORT.format(module="pagecheck.cli")],
+        [sys.executable, "-c", INTERRUPTED_IMPORT.format(module="pagecheck.cli.main")],
         capture_output=True,
         text=True,
         env=environment(),

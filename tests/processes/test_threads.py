@@ -11,6 +11,7 @@ import pytest
 
 from pagecheck import Coordinator, PagecheckError
 from pagecheck.coordinator import Block
+from pagecheck.coordinator import check as check_module
 from pagecheck.coordinator import keeper as keeper_module
 from pagecheck.errors import UsageError
 from tests.processes.support import Ram, assert_scan_is_right, stop
@@ -158,7 +159,7 @@ def test_detach_while_a_check_is_about_to_begin(ram: Ram):
         assert c.check(block, ram.offsets).decided.all()
         c.detach(block)
         check = Background(
-            lambda: check.check(
+            lambda: check_module.check(
                 c._pool, block, ram.offsets, c._stop, time.monotonic_ns() + 2_000_000_000
             )
         )
