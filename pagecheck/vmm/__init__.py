@@ -1,4 +1,4 @@
-"""Running VMs beside pagecheck: their RAM found by process id or QMP, paused and let go again."""
+"""Running VMs beside pagecheck: their RAM found by process id or QMP, paused and resumed."""
 
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.ram import GuestRam, PauseResult

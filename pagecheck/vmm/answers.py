@@ -1,7 +1,7 @@
-"""What a VMM answered, taken apart piece by piece: each piece of the right type and in range.
+"""What a VMM answered, checked member by member: each of the right type and in range.
 
-Whoever listens on the socket may say anything, and is believed in nothing. A piece that is not
-what it must be is that peer's fault; the line that says so names peer, command and place.
+Whoever listens on the socket may send anything, so nothing of it is trusted. A member that is not
+what it must be is the peer's fault; the message names peer, command and place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SHOWN_CHARS: Final = 60
 
 
 class Answer:
-    """A JSON value out of an answer, and where it stands in it."""
+    """A JSON value of an answer, and its place in it."""
 
     def __init__(self, peer: str, command: str, value: Any, at: str = "") -> None:
         """Takes it as it is.
@@ -24,7 +24,7 @@ class Answer:
         Args:
             peer: who answered, as in messages: `qmp:/path`.
             command: what was asked.
-            at: where in the answer the value stands, such as `[0].size`.
+            at: the value's place in the answer, such as `[0].size`.
         """
         self._peer = peer
         self._command = command
@@ -53,9 +53,9 @@ class Answer:
         return self._inner(self._value[name], f".{name}")
 
     def text(self) -> str:
-        """A text."""
+        """A string."""
         if not isinstance(self._value, str):
-            raise self.wrong("a text")
+            raise self.wrong("a string")
         return self._value
 
     def size(self) -> int:

@@ -1,13 +1,13 @@
 """The watchdog's hold on the VM: when it may stop it, when it must continue it.
 
-Facts (QEMU, softmmu/runstate.c, qapi/run-state.json): `stop` does nothing to a VM that is not
-running, and says nothing then; from "paused" a VM can go to running, shutdown, prelaunch (a reset),
+Facts (QEMU, softmmu/runstate.c, qapi/run-state.json): `stop` silently does nothing to a VM that is
+not running; from "paused" a VM can go to running, shutdown, prelaunch (a reset),
 finish-migrate, postmigrate and colo only. A migration that completes leaves "postmigrate", and one
 that fails at its end does so too (7.2); `cont` after the first would run the guest a second time.
 Danger: a VM that is continued against its operator's will, or never. Decision: only a VM that was
 running and not in migration is stopped, and only one that is still as `stop`, a later reset or a
-failed migration left it is continued; as soon as somebody else's RESUME was seen it is not ours any
-more. Where it cannot be continued yet that is tried for as long as QEMU lives. Left unhandled: an
+failed migration left it is continued; once another client's RESUME was seen it is no longer ours.
+Where it cannot be continued yet, that is retried for as long as QEMU lives. Left unhandled: an
 operator's `stop` of a VM that we hold leaves no trace, and ends with our hold.
 """
 
@@ -32,7 +32,7 @@ PASSING_S: Final = 10.0  # then a status that passes is a reason to come back la
 # or a checkpoint is loaded into it), postmigrate (with x-ignore-shared the destination runs on the
 # same file), suspended (a wake-up makes it run without `cont`), preconfig (there is no RAM yet).
 # prelaunch is in: the reset that loads the firmware is over before the monitor answers.
-STILL: Final = frozenset(
+STOPPED: Final = frozenset(
     {
         "paused",
         "prelaunch",
@@ -64,20 +64,20 @@ class Carried(SourceError):
 
 
 class Hold:
-    """What we did to the VM, and whether its RAM stood still since.
+    """What we did to the VM, and whether its RAM has been unchanged since.
 
     Attributes:
         is_ours: whether the VM is stopped by us, or may be, and is to be continued.
     """
 
-    def __init__(self, monitor: Monitor, tell: Callable[[str], None]) -> None:
+    def __init__(self, monitor: Monitor, report: Callable[[str], None]) -> None:
         """The VM is not ours yet.
 
         Args:
-            tell: is given a line where the VM cannot be continued at once.
+            report: gets a line where the VM cannot be continued at once.
         """
         self._monitor = monitor
-        self._tell = tell
+        self._report = report
         self._one = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._expiring: asyncio.Task[None] | None = None
@@ -112,14 +112,14 @@ class Hold:
             await self._continue()  # of a pause that failed
             before = await self._require_no_migration()
             status = await self._status()
-            self._look()
+            self._read_events()
             self._forget()
             self._asked, self._before = True, before
             try:
                 if status == "running":
                     await self._stop(max_ns)
                     status = await self._status()
-                self._look()
+                self._read_events()
             except Exception as error:
                 self._asked = False  # no pause; where this does not help, the timer or the end does
                 if not isinstance(error, Silent):
@@ -127,7 +127,7 @@ class Hold:
                         await self._continue()
                 self._require_here()
                 raise
-            self._moved = self._moved or status not in STILL
+            self._moved = self._moved or status not in STOPPED
             return {"status": status, "stopped_by_us": self._stopped_by_us}
 
     async def _require_no_migration(self) -> Answer:
@@ -156,7 +156,7 @@ class Hold:
         """Ends the pause: continues the VM if it is ours.
 
         Args:
-            leave: leave it stopped, if it stood still until now.
+            leave: leave it stopped, if its RAM was unchanged until now.
 
         Returns:
             The fields of `PauseResult`.
@@ -170,7 +170,7 @@ class Hold:
             if not self._asked:
                 raise UsageError(f"{self._monitor.name}: is not paused")
             try:
-                still = await self._still()
+                still = await self._was_stopped()
                 left = leave and still and self.is_ours
                 if left:
                     self._end_hold()
@@ -191,14 +191,14 @@ class Hold:
                 self._forget()
             return result
 
-    async def _still(self) -> bool:
-        """Whether RAM stood still until now."""
+    async def _was_stopped(self) -> bool:
+        """Whether RAM was unchanged until now."""
         try:
             status = await self._status()
         except Lost:
             return False  # what happened without a connection is not known
-        self._look()
-        return status in STILL and not self._moved and not self._expired
+        self._read_events()
+        return status in STOPPED and not self._moved and not self._expired
 
     def _taken(self) -> Carried:
         return Carried(
@@ -211,16 +211,16 @@ class Hold:
             raise self._taken()
 
     async def ask(self) -> dict[str, Any]:
-        """The VM's status, and whether guest RAM stands still in it."""
+        """The VM's status, and whether guest RAM is unchanged in it."""
         status = await self._status()
-        return {"status": status, "still": status in STILL}
+        return {"status": status, "still": status in STOPPED}
 
     def adopt(self) -> None:
-        """Takes over a VM that a watchdog stopped which is dead now."""
+        """Takes over a VM that a dead watchdog had stopped."""
         self.is_ours = self._stopped_by_us = True
         self._since_ns = clock.now_ns()
 
-    async def rescue(self) -> dict[str, Any]:
+    async def force_resume(self) -> dict[str, Any]:
         """Continues a VM that was adopted."""
         async with self._one:
             await self._continue()
@@ -228,10 +228,10 @@ class Hold:
             return {}
 
     async def end(self, within_s: float) -> dict[str, Any]:
-        """As `let_go`, for a short time.
+        """As `resume_if_ours`, for a short time.
 
         Returns:
-            `why`: what stands against it, or what has become of it where that is to be known.
+            `why`: why that failed, or what became of the VM where the user must know.
         """
         said: list[str] = []
         with contextlib.suppress(TimeoutError):
@@ -242,47 +242,49 @@ class Hold:
             said.append(f"{name}: QEMU does not answer, or is in the middle of something")
         return {"why": said[-1] if said else ""}
 
-    async def let_go(self) -> None:
+    async def resume_if_ours(self) -> None:
         """Continues the VM if it is ours, at the end of everything; returns when it runs, is
-        somebody else's, or QEMU is gone."""
-        await self._free(self._tell, _LATER)
+        another client's, or QEMU is gone."""
+        await self._free(self._report, _LATER)
 
     def _time_is_up(self) -> None:
         self._expiring = asyncio.get_running_loop().create_task(self._expire())
 
     async def _expire(self) -> None:
-        await self._free(self._tell, _LATER, expired=True)
+        await self._free(self._report, _LATER, expired=True)
 
-    async def _free(self, tell: Callable[[str], None], more: str, *, expired: bool = False) -> None:
+    async def _free(
+        self, report: Callable[[str], None], more: str, *, expired: bool = False
+    ) -> None:
         """Tries to continue the VM until that works or QEMU is gone.
 
         Args:
-            tell: is told the first reason why it does not work, with `more`, and the end of it.
+            report: gets the first reason why that fails, with `more`, and how it ended.
         """
-        wait_s, was, told = RETRY_S, self.is_ours, False
+        wait_s, was, reported = RETRY_S, self.is_ours, False
         async with self._one:
             while self.is_ours:
-                self._look()
+                self._read_events()
                 self._expired = self._expired or (expired and self.is_ours)
                 try:
                     await self._continue()
                 except Gone as error:
                     self._end_hold()
-                    tell(str(error))
+                    report(str(error))
                     return
-                except Exception as error:  # whatever it is, nobody else continues the VM
-                    if not told:
-                        tell(f"{error}{more}")
-                    told = True
+                except Exception as error:  # whatever it is, no other process continues the VM
+                    if not reported:
+                        report(f"{error}{more}")
+                    reported = True
                     await self._monitor.rest(wait_s)
                     wait_s = min(2 * wait_s, RETRY_MAX_S)
             if was and self._carried:
-                tell(str(self._taken()))
-            elif told:
-                tell(f"{self._monitor.name}: the VM goes on after {self._held_ns / 1e9:.1f} s")
+                report(str(self._taken()))
+            elif reported:
+                report(f"{self._monitor.name}: the VM runs on after {self._held_ns / 1e9:.1f} s")
 
     async def _continue(self) -> None:
-        """Continues the VM, unless it is somebody else's by now.
+        """Continues the VM, unless it is another client's by now.
 
         Raises:
             Gone: QEMU ended.
@@ -296,7 +298,7 @@ class Hold:
                 self._moved = True  # what happened without a connection is not known
                 await self._monitor.connect()
                 continue
-            self._look()
+            self._read_events()
             if not self.is_ours:
                 return
             match await self._next(status):
@@ -339,7 +341,7 @@ class Hold:
         try:
             await self._monitor.execute("cont")
         finally:
-            self._look()  # our own RESUME, which ends the hold
+            self._read_events()  # our own RESUME, which ends the hold
         if self.is_ours and await self._status() != "running":
             raise PeerError(f"{self._monitor.name}: does not run after cont")
         self._end_hold()
@@ -347,8 +349,8 @@ class Hold:
     async def _status(self) -> str:
         return (await self._monitor.ask("query-status")).member("status").text()
 
-    def _look(self) -> None:
-        """Takes notice of the events until now."""
+    def _read_events(self) -> None:
+        """Evaluates the events until now."""
         for event in self._monitor.events():
             if self._asked:
                 self._moved = True

@@ -75,7 +75,7 @@ class QmpSocket:
         return connection, listener
 
     def keep(self, listener: Listener) -> None:
-        """From now on nobody else is talked to."""
+        """From now on only this listener is connected to."""
         if self._known is None:
             self._known, self._pidfd = listener, _pidfd(listener.pid)
 
@@ -83,13 +83,13 @@ class QmpSocket:
         try:
             if not stat.S_ISSOCK(os.stat(self._path).st_mode):
                 raise SourceError(
-                    f"{self.name}: is no socket; give the path of QEMU's -qmp unix:PATH"
+                    f"{self.name}: is not a socket; give the path of QEMU's -qmp unix:PATH"
                 )
             while (connection := self._try_connect()) is None:
                 if clock.now_s() > deadline:
                     raise SourceError(
-                        f"{self.name}: takes no connection in {CONNECT_S:.0f} s; other clients "
-                        "wait for this QMP socket: end them, or give QEMU a second -qmp"
+                        f"{self.name}: accepts no connection in {CONNECT_S:.0f} s; other clients "
+                        "use this QMP socket: end them, or give QEMU a second -qmp"
                     )
                 await asyncio.sleep(BUSY_S)
             try:
@@ -118,7 +118,7 @@ class QmpSocket:
         return False
 
     def _nobody(self, why: str, *, refused: bool = False) -> SourceError | Gone:
-        """What to raise where nobody listens, or somebody else.
+        """What to raise where nobody listens, or another process.
 
         Args:
             refused: the very socket that we were connected to has no listener any more.

@@ -63,7 +63,7 @@ def parse_maps(text: str) -> list[Mapping]:
     """Reads the text of /proc/PID/maps.
 
     Raises:
-        SourceError: a line is none of that file.
+        SourceError: a line is not one of that file.
 
     Source: show_map_vma() in fs/proc/task_mmu.c; a line break in a path is shown as \\012.
     """
@@ -128,7 +128,7 @@ def _continues(first: Mapping, other: Mapping) -> bool:
 
 def is_still_mapped(mapping: Mapping, now: list[Mapping]) -> bool:
     """Whether a mapping of before is there now: the same file in the same place, whatever its name
-    is by now and however many lines tell of it."""
+    is by now and however many lines describe it."""
     found = covering(now, mapping.start, mapping.size)
     if found is None or (found.dev, found.inode) != (mapping.dev, mapping.inode):
         return False

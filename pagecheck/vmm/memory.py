@@ -1,9 +1,9 @@
 """Another process's memory: its mappings, and the files behind them, opened read-only.
 
 Danger: a process id can be given to another process at any moment, and means another process in
-another namespace. Decision: a pidfd is opened first, the kernel itself tells which folder of /proc
-is that process's, and `verify` says at the end that the process and the mappings that were used
-were there all the time.
+another namespace. Decision: a pidfd is opened first, the kernel itself names that process's folder
+in /proc, and `verify` shows at the end that the process and the mappings that were used were there
+all the time.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _MAPPING: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 _PID: Final = re.compile(r"^Pid:\t(-?\d+)$", re.MULTILINE)
 
 
-def _not_held(pid: int, error: OSError | OverflowError) -> PagecheckError:
-    """Why a process cannot be held. A thread's number has been EINVAL, and ENOENT since Linux
+def _not_opened(pid: int, error: OSError | OverflowError) -> PagecheckError:
+    """Why a process cannot be opened. A thread's number has been EINVAL, and ENOENT since Linux
     6.16."""
     leader = _leader_of(pid)
     if leader not in (0, pid):
@@ -37,7 +37,7 @@ def _not_held(pid: int, error: OSError | OverflowError) -> PagecheckError:
     number = errno_of(error)
     if number in (0, errno.ESRCH, errno.EINVAL, errno.ENOENT):
         return SourceError(f"process {pid}: no such process; give the VMM's pid")
-    return refused(f"process {pid}: cannot be held", error, "pidfd_open")
+    return refused(f"process {pid}: cannot be opened", error, "pidfd_open")
 
 
 def _leader_of(number: int) -> int:
@@ -51,7 +51,7 @@ def _leader_of(number: int) -> int:
 
 
 class ProcessMemory:
-    """One process, held by a pidfd, and what it maps.
+    """One process, by its pidfd, and what it maps.
 
     Attributes:
         pid: as it was given.
@@ -60,7 +60,7 @@ class ProcessMemory:
     """
 
     def __init__(self, pid: int) -> None:
-        """Takes hold of the process.
+        """Opens the process.
 
         Raises:
             SourceError: there is no such process, or /proc does not show it.
@@ -71,7 +71,7 @@ class ProcessMemory:
         try:
             self._pidfd = os.pidfd_open(pid)
         except (OSError, OverflowError) as error:
-            raise _not_held(pid, error) from error
+            raise _not_opened(pid, error) from error
         try:
             self.folder = f"/proc/{self._number()}"
         except BaseException:
@@ -85,12 +85,12 @@ class ProcessMemory:
         """
         try:
             with open(f"/proc/self/fdinfo/{self._pidfd}", encoding="ascii") as file:
-                told = _PID.search(file.read())
+                found = _PID.search(file.read())
         except OSError as error:
             raise SourceError(
                 f"process {self.pid}: /proc is not ours; mount one in this pid namespace"
             ) from error
-        number = self.pid if told is None else int(told[1])
+        number = self.pid if found is None else int(found[1])
         if number <= 0:
             raise SourceError(f"process {self.pid}: ended, or /proc is of another pid namespace")
         return number
@@ -103,7 +103,7 @@ class ProcessMemory:
         """
         text = self._map_text("maps")
         if not text:
-            raise SourceError(f"process {self.pid}: maps no memory; it is ending or no VMM")
+            raise SourceError(f"process {self.pid}: maps no memory; it is ending, or is not a VMM")
         return parse_maps(text)
 
     def mappings_with_flags(self) -> Iterator[tuple[Mapping, list[str]]]:
@@ -158,7 +158,7 @@ class ProcessMemory:
         found the mapping still there.
 
         Returns:
-            The open file; None where it is no regular file, but a device.
+            The open file; None where it is not a regular file, but a device.
 
         Raises:
             SourceError: no way leads to it, or nothing proves that it is this one.
@@ -188,16 +188,16 @@ class ProcessMemory:
                 if not is_still_mapped(each, now):
                     raise SourceError(
                         f"process {self.pid}: {_named(each)} was unmapped or exchanged while it "
-                        "was looked at; try again"
+                        "was inspected; try again"
                     )
         self._require_alive()
 
     def _require_alive(self) -> None:
         if clock.wait_ready(self._pidfd, 0):
-            raise SourceError(f"process {self.pid}: ended while it was looked at")
+            raise SourceError(f"process {self.pid}: ended while it was inspected")
 
     def close(self) -> None:
-        """Lets go of the process."""
+        """Closes the process."""
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1

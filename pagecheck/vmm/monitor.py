@@ -1,8 +1,8 @@
 """The watchdog's QMP connection: every wait is bounded, every failure is one line.
 
 Only the watchdog's program imports this module: `qemu.qmp` is asyncio's, and nothing else of
-pagecheck is. One command is out at a time: a QEMU that stands still answers it when it goes on, and
-nothing is sent before that, so that nothing piles up and no late answer is taken for another one.
+pagecheck is. One command is in progress at a time: a QEMU that makes no progress answers it later,
+and nothing is sent before that, so that nothing piles up and no late answer is taken for another.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 COMMAND_S: Final = 10.0
 CLOSE_S: Final = 2.0
-EVENTS: Final = 1000  # kept; a peer that sends more has the oldest forgotten
+EVENTS: Final = 1000  # kept; of a peer that sends more the oldest are dropped
 CAUSE_CHARS: Final = 200
 
-# What tells that guest RAM may have changed although the VM was stopped; see `hold.py`.
+# Events after which guest RAM may have changed although the VM was stopped; see `hold.py`.
 WATCHED: Final = ("RESUME", "RESET", "WAKEUP")
 
 
@@ -61,7 +61,7 @@ class Monitor:
         self._place = QmpSocket(path, known)
         self.name = self._place.name
         self._client: QMPClient | None = None
-        self._out: asyncio.Task[Any] | None = None  # the command without an answer until now
+        self._in_progress: asyncio.Task[Any] | None = None  # the command that is not answered yet
         self._seen: deque[str] = deque(maxlen=EVENTS)
         self._listener = EventListener(WATCHED, self._note)
         logging.getLogger("qemu").setLevel(logging.CRITICAL + 1)  # it raises what it says
@@ -106,7 +106,7 @@ class Monitor:
         return listener
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """Runs one command, for at most 10 s; one that is still out is waited for first.
+        """Runs one command, for at most 10 s; one that is in progress is waited for first.
 
         Returns:
             What it returned, as JSON values.
@@ -119,16 +119,16 @@ class Monitor:
         if self._client is None:
             raise Lost(f"{self.name}: is not connected")
         deadline = clock.now_s() + COMMAND_S
-        if self._out is not None:
-            await self._answered(self._out, "an earlier command", deadline)
-        self._out = asyncio.ensure_future(self._client.execute(command, arguments))
-        out = await self._answered(self._out, command, deadline)
+        if self._in_progress is not None:
+            await self._answered(self._in_progress, "an earlier command", deadline)
+        self._in_progress = asyncio.ensure_future(self._client.execute(command, arguments))
+        out = await self._answered(self._in_progress, command, deadline)
         try:
             return out.result()
         except ExecuteError as error:
             raise Refused(f"{self.name}: QEMU refused {command}: {_line(str(error))}") from error
         except (Exception, asyncio.CancelledError) as error:
-            why = await self.close()  # it knows more than who waited for the answer
+            why = await self.close()  # this has the reason of the loss
             raise Lost(
                 f"{self.name}: the connection was lost at {command} ({why}); has QEMU ended?"
             ) from error
@@ -136,25 +136,25 @@ class Monitor:
     async def _answered(
         self, out: asyncio.Task[Any], command: str, deadline: float
     ) -> asyncio.Task[Any]:
-        """Waits for a command, which stays out where the time passes; raises Silent then."""
+        """Waits for a command; raises Silent where the time passes: it stays in progress then."""
         done, _ = await asyncio.wait({out}, timeout=max(0.0, deadline - clock.now_s()))
         if not done:
             raise Silent(f"{self.name}: QEMU did not answer {command} in {COMMAND_S:.0f} s")
-        self._out = None
+        self._in_progress = None
         if not out.cancelled():
-            out.exception()  # else asyncio would tell of one that nobody asked for
+            out.exception()  # else asyncio would report one that nobody asked for
         return out
 
     async def ask(self, command: str) -> Answer:
-        """As `execute`, for an answer that is taken apart."""
+        """As `execute`, for an answer that is checked member by member."""
         return Answer(self.name, command, await self.execute(command))
 
     async def rest(self, seconds: float) -> None:
-        """Waits so long, or until the command that is out was answered."""
-        if self._out is None or self._out.done():
+        """Waits so long, or until the command in progress was answered."""
+        if self._in_progress is None or self._in_progress.done():
             await asyncio.sleep(seconds)
         else:
-            await asyncio.wait({self._out}, timeout=seconds)
+            await asyncio.wait({self._in_progress}, timeout=seconds)
 
     def events(self) -> list[str]:
         """Takes the names of the events that came since the last call. Those that QEMU sent before
@@ -164,7 +164,7 @@ class Monitor:
         return seen
 
     async def close(self) -> str:
-        """Hangs up; QEMU goes on.
+        """Hangs up; QEMU runs on.
 
         Returns:
             Why the connection was lost before, if it was.
@@ -179,10 +179,10 @@ class Monitor:
                 why = "it hung up"
             except Exception as error:
                 why = _cause(error)
-        if self._out is not None:
-            self._out.cancel()
-            await asyncio.wait({self._out})
-            self._out = None
+        if self._in_progress is not None:
+            self._in_progress.cancel()
+            await asyncio.wait({self._in_progress})
+            self._in_progress = None
         return why
 
 
@@ -194,5 +194,5 @@ def _cause(error: BaseException) -> str:
 
 
 def _line(text: str) -> str:
-    """What a peer or a library says, on one line of limited length."""
+    """What a peer or a library reports, on one line of limited length."""
     return printable(" ".join(text[: 2 * CAUSE_CHARS].split()), CAUSE_CHARS)

@@ -1,4 +1,4 @@
-"""RAM that comes or goes while a VM is looked at: the answer is for what was there at first.
+"""RAM that comes or goes during a scan: the answer is for what was there at first.
 
 Left unhandled: what goes and comes again in between, alike, is not noticed.
 """
@@ -18,7 +18,7 @@ def plugged(monitor: QemuMonitor) -> dict[str, int]:
         Bytes that the guest has of each, by its name.
 
     Raises:
-        PeerError: QEMU does not answer, or its answer makes no sense.
+        PeerError: QEMU does not answer, or its answer is invalid.
     """
     command = "query-memory-devices"
     found: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Private memory of a VMM, which nobody else can see: what is said of it, and the way out.
+"""Private memory of a VMM, which no other process can see: the messages on it, and what to do.
 
 Danger: it looks like RAM, and the file of a private mapping reads as zero all over. Decision: it is
 named and never scanned.
@@ -26,10 +26,10 @@ _SHARE: Final = {
 
 
 def private_block(text: str, name: str, size: int, way_out: str = QEMU_SHARE) -> str:
-    """What is said of a private RAM block of QEMU's."""
+    """The message on a private RAM block of QEMU's."""
     return (
-        f"{text}: RAM block {name} ({size >> 20} MiB) is private to QEMU, so that nobody else can "
-        f"see it; {way_out}"
+        f"{text}: RAM block {name} ({size >> 20} MiB) is private to QEMU, so that no other process "
+        f"can see it; {way_out}"
     )
 
 
@@ -53,7 +53,7 @@ def nothing_shared(text: str, process: ProcessMemory, mappings: list[Mapping]) -
         worst = max(anonymous, key=lambda each: each.size)
         return SourceError(
             f"{text}: process {process.pid} shares no guest RAM; the {worst.size >> 20} MiB at "
-            f"{worst.start:#x} are private memory, which nobody else can see; {way_out}"
+            f"{worst.start:#x} are private memory, which no other process can see; {way_out}"
         )
     return SourceError(
         f"{text}: process {process.pid} ({process.comm() or 'no name'}) maps no memory of 16 MiB "

@@ -4,7 +4,7 @@ Facts: guest RAM that others can see is a shared mapping of a file of tmpfs, mem
 writable unless it is a read-only NVDIMM. Danger: one that is guest RAM and cannot be opened must
 not be missing in silence; one that is not must hide nothing. Decision: what looks like RAM and
 cannot be opened is undecided, a file on disk is left out with a note unless it is named. Private
-memory cannot be told from the VMM's own; see `private.py`.
+memory cannot be distinguished from the VMM's own; see `private.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from pagecheck.errors import SourceError
 from pagecheck.shm.ram import RamSource
-from pagecheck.vmm.arrival import awaited, may_be_destination
+from pagecheck.vmm.arrival import may_be_destination, missing_files
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import ProcessMemory, is_shared_memory
 from pagecheck.vmm.private import LEAST_BYTES, nothing_shared
@@ -92,8 +92,8 @@ def open_process(text: str) -> tuple[VmRam, ProcessMemory]:
         process, which is the caller's to close.
 
     Raises:
-        SourceError: there is no such process, its memory may not be looked at, or none of it is
-            shared guest RAM that is all there.
+        SourceError: there is no such process, its memory may not be inspected, or none of it is
+            shared guest RAM that has arrived.
     """
     pid, name = _parsed(text)
     process = ProcessMemory(pid)
@@ -109,8 +109,8 @@ def open_process(text: str) -> tuple[VmRam, ProcessMemory]:
             raise _nothing_found(text, process, mappings, found)
         if may_be_destination(process):
             found.notes.append(
-                f"{text}: a process id does not tell whether RAM is still to come from a "
-                "migration, and what has not arrived is called zero; qmp: tells it"
+                f"{text}: a process id does not show whether RAM has yet to arrive from a "
+                "migration, and what has not arrived is reported as zero; qmp: shows it"
             )
         process.verify()
     except BaseException:
@@ -131,12 +131,12 @@ def _parsed(text: str) -> tuple[int, str]:
 
 
 def _open_named(text: str, process: ProcessMemory, blocks: list[Block], name: str) -> GuestRam:
-    """The block that was asked for; other files are opened only to tell what else there is."""
+    """The block that was asked for; other files are opened only to list what else there is."""
     for each in blocks:
         if each.name != name:
             continue
-        if _place(each) in awaited(process):
-            raise SourceError(_still_to_come(text))
+        if _place(each) in missing_files(process):
+            raise SourceError(_has_not_arrived(text))
         if (opened := _open_block(text, process, each)) is not None:
             if opened.source.is_known_file_system:  # on disk, too: the user says that it is RAM
                 return opened
@@ -150,13 +150,13 @@ def _open_named(text: str, process: ProcessMemory, blocks: list[Block], name: st
 
 def _open_guest_ram(text: str, process: ProcessMemory, blocks: list[Block], found: VmRam) -> None:
     """Opens what looks like guest RAM; the caller closes what is in `found` after an error."""
-    to_come = awaited(process)
+    missing = missing_files(process)
     for each in blocks:
         known = _KNOWN.fullmatch(block_name(each.mapping.path)) is not None
         if not known and each.size < LEAST_BYTES:
             continue
-        if _place(each) in to_come:
-            why = _still_to_come(f"{text}:{each.name}")
+        if _place(each) in missing:
+            why = _has_not_arrived(f"{text}:{each.name}")
             found.unreadable.append(UnreadableRam(each.name, each.size, (), why))
             continue
         try:
@@ -180,15 +180,15 @@ def _place(block: Block) -> tuple[int, int]:
     return block.mapping.dev, block.mapping.inode
 
 
-def _still_to_come(text: str) -> str:
+def _has_not_arrived(text: str) -> str:
     return (
-        f"{text}: the process awaits pages of it (userfaultfd): memory that has not arrived is not "
+        f"{text}: pages of it have yet to arrive (userfaultfd): memory that has not arrived is not "
         "zero"
     )
 
 
 def _leave_out(text: str, block: Block, found: VmRam, why: str) -> None:
-    if block.mapping.is_writable:  # what is only read is some program's data
+    if block.mapping.is_writable:  # what is only read is a program's data
         found.notes.append(
             f"{text}: {block.name} ({block.size >> 20} MiB), which is mapped, {why} and is left "
             f"out; give {text}:{block.name} if it is guest RAM"
@@ -203,13 +203,13 @@ def _looks_like_memory(process: ProcessMemory, block: Block) -> bool:
 
 
 def _open_block(text: str, process: ProcessMemory, block: Block) -> GuestRam | None:
-    """The block's file, or None where it is no regular file."""
+    """The block's file, or None where it is not a regular file."""
     file = process.open_file(block.mapping)
     return None if file is None else as_ram(text, block.name, file, block.start, block.size)
 
 
 def as_ram(text: str, name: str, file: OpenFile, start: int, size: int) -> GuestRam:
-    """Takes over an open file as a RAM block that lies nowhere yet.
+    """Takes over an open file as a RAM block without regions.
 
     Raises:
         SourceError: the file ends before the block; it is closed then.

@@ -38,8 +38,8 @@ SYS_PIDFD_GETFD: Final = 438  # the same number on every architecture
 _ONE_NUMBER: Final = {TMPFS, HUGETLBFS, *(magic for magic, name in DISK.items() if name != "btrfs")}
 _ONE_NUMBER_TYPES: Final = {"tmpfs", "hugetlbfs", "ext2", "ext3", "ext4", "xfs"}
 
-# Without a block device below, these are the kernel's own. Anything else answers a read by asking
-# somebody: it may answer late, or with other bytes than those that are mapped.
+# Without a block device below, these are the kernel's own. Anything else asks another process or
+# host for a read: it may answer late, or with other bytes than those that are mapped.
 _OF_THE_KERNEL: Final = {"tmpfs", "ramfs", "devtmpfs", "hugetlbfs", "btrfs", "overlay", "zfs"}
 
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -59,11 +59,11 @@ class OpenFile(NamedTuple):
 
 
 class NoFile(Exception):
-    """What is mapped is no regular file, but a device."""
+    """What is mapped is not a regular file, but a device."""
 
 
 class Unproved(Exception):
-    """The file cannot be opened, or not be told from others; the text says why."""
+    """The file cannot be opened, or not be distinguished from others; the text says why."""
 
 
 def open_behind(folder: str, pidfd: int, mapping: Mapping) -> OpenFile:
@@ -74,7 +74,7 @@ def open_behind(folder: str, pidfd: int, mapping: Mapping) -> OpenFile:
         pidfd: of the same process.
 
     Raises:
-        NoFile: it is no regular file.
+        NoFile: it is not a regular file.
         OSError: no way leads to it.
         Unproved: a way leads to a file, but nothing says that it is this one.
     """
@@ -105,14 +105,14 @@ def _by_candidates(folder: str, pidfd: int, mapping: Mapping) -> OpenFile | None
     Raises:
         OSError, Unproved: as `open_behind`.
     """
-    doubt: Unproved | None = None
+    unproved: Unproved | None = None
     for number in _numbers(folder, mapping):
         try:
             return _by_number(folder, pidfd, number, mapping)
         except OSError:
             continue
         except Unproved as error:
-            doubt = error
+            unproved = error
     if not mapping.deleted and mapping.path.startswith("/"):
         try:
             fd = _opened(f"{folder}/root{mapping.path}", mapping, proves=False)
@@ -120,9 +120,9 @@ def _by_candidates(folder: str, pidfd: int, mapping: Mapping) -> OpenFile | None
         except OSError:
             pass
         except Unproved as error:
-            doubt = error
-    if doubt is not None:
-        raise doubt
+            unproved = error
+    if unproved is not None:
+        raise unproved
     return None
 
 
@@ -130,7 +130,7 @@ def _numbers(folder: str, mapping: Mapping) -> Iterator[int]:
     """Descriptors of the process's that may be the mapping's file, by number and by name.
 
     Raises:
-        OSError: we may not look at them.
+        OSError: they may not be inspected.
     """
     for name in os.listdir(f"{folder}/fd"):
         with contextlib.suppress(OSError):  # closed since
@@ -138,10 +138,10 @@ def _numbers(folder: str, mapping: Mapping) -> Iterator[int]:
                 yield int(name)
 
 
-def _may_be(link: str, told: str, mapping: Mapping) -> bool:
-    """Whether a descriptor is worth a try; asks no file system that could keep us waiting unless
-    the number fits."""
-    with open(told, "rb") as file:
+def _may_be(link: str, fdinfo: str, mapping: Mapping) -> bool:
+    """Whether a descriptor is worth a try; asks no file system that could stall us unless the
+    number fits."""
+    with open(fdinfo, "rb") as file:
         number = _INODE.search(file.read())
     if number is not None and int(number[1]) != mapping.inode:
         return False
@@ -228,12 +228,12 @@ def is_behind(fd: int, mapping: Mapping, *, proves: bool = False) -> bool:
     kind = file_system_type(mapping.dev, "/proc/self")
     if kind in _ONE_NUMBER_TYPES:
         return True
-    raise Unproved(f"on {kind or 'this file system'} an inode number is no proof")
+    raise Unproved(f"on {kind or 'this file system'} an inode number proves nothing")
 
 
 def shown_in_maps(fd: int) -> tuple[int, int] | None:
     """The device and inode that the kernel shows in /proc/PID/maps for a file, seen by mapping one
-    page of it here; they may be others than `fstat` tells, and do not depend on mounts.
+    page of it here; they may be others than `fstat` reports, and do not depend on mounts.
 
     Returns:
         None where the file cannot be mapped.

@@ -1,11 +1,11 @@
-"""The source `qmp:SOCKET`: QEMU's own word about its RAM, proved by the kernel's.
+"""The source `qmp:SOCKET`: what QEMU reports of its RAM, proved by the kernel.
 
 QMP names the backends, the memory map says where each lies in guest memory, `gpa2hva` where in
 QEMU's. What the kernel maps at that address is the proof that the block is shared, and gives file
-and offset whatever the backend is (see `proof.py`). A path that QEMU tells is a name in its mount
+and offset whatever the backend is (see `proof.py`). A path that QEMU reports is a name in its mount
 namespace and from when it was opened: it is used only where the user vouches for it. A block that
-cannot be seen does not hide the others. Danger: all of that is asked one after the other, and RAM
-can be plugged meanwhile. Decision: what there is is asked again at the end, and a difference is an
+cannot be seen does not hide the others. Danger: all of that is queried one after the other, and
+RAM can be plugged meanwhile. Decision: it is queried again at the end, and a difference is an
 error.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.model import Region
 from pagecheck.vmm.answers import SIZE_MAX, Answer
-from pagecheck.vmm.arrival import awaited
+from pagecheck.vmm.arrival import missing_files
 from pagecheck.vmm.maps import Mapping, covering
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.mtree import RamRange, parse_mtree
@@ -49,7 +49,7 @@ class Backend(NamedTuple):
 
 
 class _Unreachable(SourceError):
-    """One block cannot be looked at; others may."""
+    """One block cannot be read; others may."""
 
 
 def open_qemu(text: str, monitor: QemuMonitor, *, trust_path: bool = False) -> VmRam:
@@ -58,15 +58,15 @@ def open_qemu(text: str, monitor: QemuMonitor, *, trust_path: bool = False) -> V
     Args:
         text: the source as the user wrote it.
         monitor: connected to the VM.
-        trust_path: the user vouches for the paths that QEMU tells.
+        trust_path: the user vouches for the paths that QEMU reports.
 
     Returns:
         The blocks that are guest memory now, by their first guest-physical address.
 
     Raises:
-        SourceError: none of the VM's RAM can be looked at, or some was plugged or unplugged
+        SourceError: none of the VM's RAM can be read, or some was plugged or unplugged
             meanwhile.
-        PeerError: QEMU refuses a question, or its answer makes no sense.
+        PeerError: QEMU refuses a command, or its answer is invalid.
     """
     backends = _backends(monitor)
     pieces: dict[str, list[RamRange]] = {}
@@ -85,7 +85,7 @@ def open_qemu(text: str, monitor: QemuMonitor, *, trust_path: bool = False) -> V
         raise SourceError(private_block(text, first.id, first.size))
     found = VmRam([], [], [])
     try:
-        # Holds QEMU from before to after the questions.
+        # Keeps QEMU's process open from before to after the queries.
         with _Files(text, monitor, found.notes, trust_path=trust_path) as files:
             for name, ranges in pieces.items():
                 try:
@@ -96,7 +96,7 @@ def open_qemu(text: str, monitor: QemuMonitor, *, trust_path: bool = False) -> V
                 raise SourceError(found.unreadable[0].why)
             if _backends(monitor) != backends or not files.are_in_place():
                 raise SourceError(
-                    f"{text}: RAM was plugged or unplugged while it was looked at; try again"
+                    f"{text}: RAM was plugged or unplugged while it was inspected; try again"
                 )
             files.verify()
     except BaseException:
@@ -159,12 +159,12 @@ def _require_mapped(text: str, monitor: QemuMonitor, pieces: dict[str, list[RamR
 
 
 class _Files:
-    """Opens the files behind backends; holds QEMU's process meanwhile."""
+    """Opens the files behind backends; keeps QEMU's process open meanwhile."""
 
     def __init__(
         self, text: str, monitor: QemuMonitor, notes: list[str], *, trust_path: bool
     ) -> None:
-        """Takes hold of the process that listens on the monitor, if it can be seen.
+        """Opens the process that listens on the monitor, if it can be seen.
 
         Args:
             notes: gets a line for every file that nothing proves.
@@ -176,15 +176,15 @@ class _Files:
         self._places: list[tuple[Backend, list[RamRange], int]] = []
         self._process: ProcessMemory | None = None
         self._mappings: list[Mapping] = []
-        self._awaited: set[tuple[int, int]] = set()
-        self._blind = "QEMU's process cannot be seen from here (another pid namespace)"
+        self._missing: set[tuple[int, int]] = set()
+        self._why_unseen = "QEMU's process cannot be seen from here (another pid namespace)"
         if monitor.peer_pid > 0:
             try:
                 self._process = ProcessMemory(monitor.peer_pid)
                 self._mappings = self._process.mappings()
-                self._awaited = awaited(self._process, at_most_pages=0)
+                self._missing = missing_files(self._process, at_most_pages=0)
             except SourceError as error:
-                self._blind = str(error)
+                self._why_unseen = str(error)
 
     def __enter__(self) -> _Files:
         return self
@@ -194,11 +194,11 @@ class _Files:
             self._process.close()
 
     def are_in_place(self) -> bool:
-        """Whether every block that was opened lies where it lay, in the guest and in QEMU."""
+        """Whether every block that was opened is where it was, in the guest and in QEMU."""
         return all(self._address(each, ranges) == base for each, ranges, base in self._places)
 
     def verify(self) -> None:
-        """Raises SourceError if the process that was looked at is not there any more, or maps
+        """Raises SourceError if the process that was inspected has ended, or maps
         something else."""
         if self._process is not None:
             self._process.verify()
@@ -250,20 +250,22 @@ class _Files:
         mapped = self._mapped(backend, base)
         if mapped is None:
             # QEMU says that it is shared: so this process is not QEMU, but only opened the socket.
-            self._blind = f"process {self._process.pid}, which listens, does not map it"
+            self._why_unseen = f"process {self._process.pid}, which listens, does not map it"
             return None
-        if (mapped.dev, mapped.inode) in self._awaited:
+        if (mapped.dev, mapped.inode) in self._missing:
             raise _Unreachable(
-                f"{self._text}: {backend.id}: QEMU awaits pages of it (userfaultfd): memory that "
-                "has not arrived is not zero"
+                f"{self._text}: {backend.id}: pages of it have yet to arrive (userfaultfd): memory "
+                "that has not arrived is not zero"
             )
         try:
             file = self._process.open_file(mapped)
         except SourceError as error:
-            self._blind = str(error)
+            self._why_unseen = str(error)
             return None
         if file is None:
-            raise _Unreachable(f"{self._text}: {backend.id}: is a device, no file: {mapped.path}")
+            raise _Unreachable(
+                f"{self._text}: {backend.id}: is a device, not a file: {mapped.path}"
+            )
         return file, base - mapped.start + mapped.offset
 
     def _by_path(self, backend: Backend, base: int) -> tuple[OpenFile, int]:
@@ -280,7 +282,7 @@ class _Files:
             raise self._unreachable(backend, "", f"vouch for {path} with --trust-path")
         try:
             if not os.path.isfile(path):
-                raise self._unreachable(backend, f", and {path} is no regular file here")
+                raise self._unreachable(backend, f", and {path} is not a regular file here")
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
         except OSError as error:
             raise self._unreachable(backend, f", and {path}: {error.strerror}") from error
@@ -291,7 +293,7 @@ class _Files:
         if is_it is None:
             self._notes.append(
                 f"{self._text}: {backend.id}: {path} was opened by its name (--trust-path), and "
-                f"nothing proves that it is the VM's memory: {self._blind}"
+                f"nothing proves that it is the VM's memory: {self._why_unseen}"
             )
         start = self._property(backend, "offset")  # since QEMU 8.1
         known = type(start) is int and 0 <= start <= SIZE_MAX
@@ -314,6 +316,6 @@ class _Files:
     def _unreachable(self, backend: Backend, more: str, way_out: str = "") -> _Unreachable:
         return _Unreachable(
             f"{self._text}: cannot prove which file the memory of {backend.id} is: "
-            f"{self._blind}{more}; run pagecheck as root or QEMU's user on QEMU's host, in its pid "
-            "namespace" + (f", or {way_out}" if way_out else "")
+            f"{self._why_unseen}{more}; run pagecheck as root or QEMU's user on QEMU's host, in "
+            "its pid namespace" + (f", or {way_out}" if way_out else "")
         )

@@ -1,4 +1,4 @@
-"""What every way to a running VM gives: its RAM blocks, and what a pause was."""
+"""What every source of a running VM gives: its RAM blocks, and what a pause was."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class GuestRam(NamedTuple):
 
 
 class UnreadableRam(NamedTuple):
-    """A RAM block of a running VM that cannot be looked at: all of its pages are undecided.
+    """A RAM block of a running VM that cannot be read: all of its pages are undecided.
 
     Attributes:
         name: as a `RamSource`'s.
         size: bytes.
         regions: as a `GuestRam`'s; their `mmap_offset` is in the block.
-        why: the reason and the way out, on one line.
+        why: the reason and what to do, on one line.
     """
 
     name: str
@@ -44,7 +44,7 @@ class VmRam(NamedTuple):
     """The RAM of a running VM, as it was found.
 
     Attributes:
-        rams: the blocks that can be looked at; at least one.
+        rams: the blocks that can be read; at least one.
         unreadable: the blocks that cannot.
         notes: one line each on what a user should know.
     """
@@ -58,8 +58,8 @@ class PauseResult(NamedTuple):
     """What a pause was, from `pause` until `resume`.
 
     Attributes:
-        paused_ns: how long we held the VM; 0 where somebody else had stopped it before.
-        stood_still: whether guest RAM provably stood still all the time.
+        paused_ns: how long we held the VM; 0 where it was stopped before.
+        stood_still: whether guest RAM provably was unchanged all the time.
         expired: whether the longest time passed and the VM was continued early.
         stopped_by_us: whether it was running before, so that we stopped it.
         left_stopped: whether we stopped it and left it so, as we were asked to.

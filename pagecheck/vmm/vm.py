@@ -6,7 +6,7 @@ import contextlib
 
 from pagecheck.errors import PeerError, SourceError, UsageError
 from pagecheck.model import Pause
-from pagecheck.vmm.arrival import awaited, not_arrived
+from pagecheck.vmm.arrival import missing_files, not_arrived
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.plugged import changes, plugged
@@ -21,7 +21,7 @@ class Vm:
     Attributes:
         text: the source as the user wrote it.
         rams: its RAM blocks, open.
-        unreadable: those that cannot be looked at.
+        unreadable: those that cannot be read.
         notes: one line each on what a user should know of them.
         can_pause: whether `pause` and `resume` work; True for `qmp:`.
     """
@@ -50,15 +50,15 @@ class Vm:
         self._at_first = at_first or {}
 
     def doubt(self) -> str | None:
-        """Why pages that were called zero until now may not have arrived, or None. What can no more
-        be asked, since the VM ended, is no doubt: what had arrived stays."""
+        """Why pages that were reported as zero until now may not have arrived, or None; None too
+        where the VM has ended and cannot be asked: what had arrived stays."""
         with contextlib.suppress(SourceError, PeerError):
             if self._monitor is not None:
                 return not_arrived(self._monitor)
             if self._process is not None:
                 used = {(each.dev, each.inode) for each in self._process.used}
-                if not used.isdisjoint(awaited(self._process, at_most_pages=0)):
-                    return f"{self.text}: awaits pages of its RAM (userfaultfd) by now"
+                if not used.isdisjoint(missing_files(self._process, at_most_pages=0)):
+                    return f"{self.text}: pages of its RAM have yet to arrive (userfaultfd)"
         return None
 
     def changes(self) -> list[str]:
@@ -80,24 +80,24 @@ class Vm:
             SourceError: a migration is going on.
             PeerError: QEMU does not stop it, or ended.
         """
-        self._asked().pause(max_seconds)
+        self._require_monitor().pause(max_seconds)
 
     def resume(self, *, leave_stopped: bool = False) -> Pause:
         """Continues the VM if it was us who stopped it.
 
         Args:
-            leave_stopped: if it stood still until now, it stays stopped.
+            leave_stopped: if its RAM was unchanged until now, it stays stopped.
 
         Raises:
             UsageError: it was not paused.
             PeerError: QEMU does not continue it, or ended.
             SourceError: a migration took it away, or nothing is known of the pause.
         """
-        result = self._asked().resume(leave_stopped=leave_stopped)
+        result = self._require_monitor().resume(leave_stopped=leave_stopped)
         return Pause(result.paused_ns / 1e9, *result[1:])
 
     def is_stopped(self) -> bool | None:
-        """Whether its RAM stands still at this moment; None where that cannot be asked.
+        """Whether its RAM is unchanged at this moment; None where that cannot be asked.
 
         Raises:
             PeerError: QEMU does not answer, or ended.
@@ -120,7 +120,7 @@ class Vm:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _asked(self) -> QemuMonitor:
+    def _require_monitor(self) -> QemuMonitor:
         if self._monitor is None:
             raise UsageError(
                 f"{self.text}: cannot be paused by its process id; give qmp:SOCKET, or pause it "
@@ -139,20 +139,20 @@ def open_vm(text: str, *, trust_path: bool = False) -> Vm:
 
     Args:
         text: `pid:PID`, `pid:PID:NAME` or `qmp:SOCKET`.
-        trust_path: the user vouches for the paths that QEMU tells: they are opened where nothing
+        trust_path: the user vouches for the paths that QEMU reports: they are opened where nothing
             proves which file a block is.
 
     Raises:
-        SourceError: there is no such VM, it may not be looked at, none of its RAM can be, or it is
-            still to come.
+        SourceError: there is no such VM, it may not be inspected, none of its RAM can be read, or
+            it has not arrived.
         EngineError: the watchdog of a QMP connection cannot be started.
-        UsageError: the text names no VM.
+        UsageError: the text is not the name of a VM.
     """
     if text.startswith("pid:"):
         found, process = open_process(text)
         return Vm(text, found, process=process)
     if not text.startswith("qmp:"):
-        raise UsageError(f"{text}: names no VM; write pid:PID or qmp:/path/to/socket")
+        raise UsageError(f"{text}: is not the name of a VM; write pid:PID or qmp:/path/to/socket")
     monitor = QemuMonitor(text.removeprefix("qmp:"))
     try:
         _require_arrived(monitor)

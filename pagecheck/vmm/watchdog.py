@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pagecheck.child.wire import Closed, Link
 from pagecheck.errors import EngineError, InternalError, PagecheckError, PeerError
 from pagecheck.vmm.listener import Gone, Listener
-from pagecheck.vmm.told import tell
+from pagecheck.vmm.watchdog_log import write_line
 
 if TYPE_CHECKING:
     from pagecheck.vmm.hold import Hold
@@ -68,7 +68,7 @@ def main(fd: int, path: str, owner: int, known: str = "") -> int:
         _say(link, _failure(EngineError(f"qmp:{path}: {error}; pip install qemu.qmp")))
         return 0
     monitor = Monitor(path, Listener(*json.loads(known)) if known else None)
-    hold = Hold(monitor, tell)
+    hold = Hold(monitor, write_line)
     if known:
         hold.adopt()
     try:
@@ -106,11 +106,11 @@ class Watchdog:
                 loop.add_reader(owner, self._end, owner)
                 ready = await self._connect()
                 if "error" in ready:  # a VM that a dead watchdog stopped may wait for us
-                    self._letting_go = asyncio.ensure_future(self._hold.let_go())
+                    self._letting_go = asyncio.ensure_future(self._hold.resume_if_ours())
                 if _say(self._link, ready) and ("ready" in ready or self._hold.is_ours):
                     await self._serve()
         finally:
-            await self._hold.let_go()
+            await self._hold.resume_if_ours()
             await self._monitor.close()
 
     def _hear(self, owner: int) -> None:
@@ -176,7 +176,7 @@ class Watchdog:
             case {"status": {}}:
                 return await self._hold.ask()
             case {"rescue": {}}:
-                return await self._hold.rescue()
+                return await self._hold.force_resume()
             case {"end": {}}:
                 return await self._hold.end(END_S)
         raise InternalError(f"{self._monitor.name}: not understood: {str(message)[:80]}")

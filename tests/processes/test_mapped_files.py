@@ -125,7 +125,7 @@ def test_nobody_by_a_descriptor(kind: str, tmp_path: Path) -> None:
                 with ProcessMemory(pid) as process:
                     (mapping,) = [each for each in process.mappings() if each.path == str(file)]
                     if kind == "btrfs":
-                        with pytest.raises(SourceError, match="an inode number is no proof"):
+                        with pytest.raises(SourceError, match="an inode number proves nothing"):
                             process.open_file(mapping)
                         return
                     opened = process.open_file(mapping)

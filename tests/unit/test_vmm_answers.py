@@ -39,7 +39,7 @@ def test_no_flag(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [None, 1, ["a"], {"a": "b"}])
 def test_no_text(value: Any) -> None:
-    with pytest.raises(PeerError, match="must be a text"):
+    with pytest.raises(PeerError, match="must be a string"):
         answer(value).text()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pagecheck.errors import SourceError
 from pagecheck.vmm import open_vm
-from pagecheck.vmm.arrival import awaited, may_be_destination, not_arrived
+from pagecheck.vmm.arrival import may_be_destination, missing_files, not_arrived
 from pagecheck.vmm.memory import ProcessMemory
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -115,7 +115,7 @@ def process_with(mode: int, name: str = "ch_ram") -> Iterator[int]:
 def test_pages_that_are_asked_for_on_demand(source: str) -> None:
     with (
         process_with(MISSING) as pid,
-        pytest.raises(SourceError, match=r"ch_ram: the process awaits pages of it \(userfaultfd\)"),
+        pytest.raises(SourceError, match=r"ch_ram: pages of it have yet to arrive \(userfaultfd\)"),
     ):
         open_vm(source.format(pid))
 
@@ -129,9 +129,9 @@ def test_a_userfaultfd_for_something_else(mode: int) -> None:
 
 def test_a_large_process_is_asked_only_if_it_holds_one() -> None:
     with process_with(MISSING) as pid, ProcessMemory(pid) as process:
-        assert len(awaited(process, at_most_pages=0)) == 1
+        assert len(missing_files(process, at_most_pages=0)) == 1
     with ProcessMemory(os.getpid()) as process:
-        assert awaited(process, at_most_pages=0) == set()
+        assert missing_files(process, at_most_pages=0) == set()
 
 
 def test_ram_that_is_taken_away_during_a_scan() -> None:
@@ -144,7 +144,7 @@ def test_ram_that_is_taken_away_during_a_scan() -> None:
             vm._process.close()
             vm._process = process
             process.used.append(mapping)
-            assert "awaits pages of its RAM" in str(vm.doubt())
+            assert "pages of its RAM have yet to arrive" in str(vm.doubt())
 
 
 class Started:

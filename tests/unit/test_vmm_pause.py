@@ -367,7 +367,7 @@ def test_other_clients_wait_in_front(tmp_path: Path) -> None:
                 client.setblocking(False)
                 client.connect(path)
         begun = time.monotonic()
-        with pytest.raises(SourceError, match="takes no connection in 5 s"):
+        with pytest.raises(SourceError, match="accepts no connection in 5 s"):
             QemuMonitor(path)
         assert time.monotonic() - begun < BOUND_S
 
@@ -379,7 +379,7 @@ def test_a_path_that_leads_to_no_qemu(tmp_path: Path) -> None:
         listener.bind(str(dead))
     for path, message in {
         tmp_path / "missing": "nobody listens.*start QEMU with -qmp",
-        file: "is no socket",
+        file: "is not a socket",
         dead: "nobody listens",
         tmp_path / ("x" * 120): "nobody listens|too long",
     }.items():

@@ -230,7 +230,7 @@ def test_what_is_no_pid(text: str) -> None:
 
 def test_what_is_no_source() -> None:
     assert not is_vm_source("/dev/shm/vm1")
-    with pytest.raises(UsageError, match="names no VM"):
+    with pytest.raises(UsageError, match="is not the name of a VM"):
         open_vm("/dev/shm/vm1")
     with pytest.raises(SourceError, match="no name after the colon"):
         open_vm(f"pid:{os.getpid()}:")

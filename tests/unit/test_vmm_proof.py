@@ -153,7 +153,7 @@ def test_a_mapping_that_is_exchanged_meanwhile(ram: Path) -> None:
         os.close(file.fd)
         process.verify()
         process.used.append(mapping._replace(inode=mapping.inode + 1))
-        with pytest.raises(SourceError, match="was unmapped or exchanged while it was looked at"):
+        with pytest.raises(SourceError, match="was unmapped or exchanged while it was inspected"):
             process.verify()
 
 

@@ -114,7 +114,7 @@ def test_half_way_through_a_postcopy(shm_folder: Path) -> None:
         wait_for(lambda: each.destination.status() == "running", "the destination running")
         with pytest.raises(SourceError, match=r"destination of a migration that is postcopy-act"):
             each.scan()
-        with pytest.raises(SourceError, match=r"awaits pages of it \(userfaultfd\)"):
+        with pytest.raises(SourceError, match=r"pages of it have yet to arrive \(userfaultfd\)"):
             each.scan("pid")
         each.complete()
         for by in ("qmp", "pid"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.vmm import told
+from pagecheck.vmm import watchdog_log
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -18,26 +18,26 @@ pytestmark = pytest.mark.usefixtures("clean")
 def test_a_line_for_stderr_and_the_systems_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(told, "SYSTEM_LOG", str(tmp_path / "log"))
+    monkeypatch.setattr(watchdog_log, "SYSTEM_LOG", str(tmp_path / "log"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-        log.bind(told.SYSTEM_LOG)
-        told.tell("qmp:x: the VM goes on")
-        line = f"pagecheck[{os.getpid()}]: watchdog: qmp:x: the VM goes on"
+        log.bind(watchdog_log.SYSTEM_LOG)
+        watchdog_log.write_line("qmp:x: the VM runs on")
+        line = f"pagecheck[{os.getpid()}]: watchdog: qmp:x: the VM runs on"
         assert log.recv(4096).decode() == f"<28>{line}"
     assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_a_log_that_nobody_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(told, "SYSTEM_LOG", str(tmp_path / "log"))
-    told.tell("nobody listens there")
+    monkeypatch.setattr(watchdog_log, "SYSTEM_LOG", str(tmp_path / "log"))
+    watchdog_log.write_line("nobody listens there")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-        log.bind(told.SYSTEM_LOG)
+        log.bind(watchdog_log.SYSTEM_LOG)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
             other.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    other.sendto(b"x", told.SYSTEM_LOG)
-        told.tell("its queue is full")
+                    other.sendto(b"x", watchdog_log.SYSTEM_LOG)
+        watchdog_log.write_line("its queue is full")
 
 
 class Full:
@@ -51,6 +51,6 @@ class Full:
 
 
 def test_a_stderr_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(told, "SYSTEM_LOG", "/nowhere")
+    monkeypatch.setattr(watchdog_log, "SYSTEM_LOG", "/nowhere")
     monkeypatch.setattr(sys, "stderr", Full())
-    told.tell("no room")
+    watchdog_log.write_line("no room")

@@ -1,4 +1,4 @@
-"""What a watchdog has to say when its owner may be gone: its stderr, and the system's log.
+"""What a watchdog reports when its owner may be gone: its stderr, and the system's log.
 
 Danger: a write to a terminal, a pipe or a log that nobody reads blocks, or kills. Decision: stderr
 is a memfd (`cat /proc/PID/fd/2` shows it, and the owner quotes it), and /dev/log is a datagram
@@ -17,8 +17,8 @@ SYSTEM_LOG: Final = "/dev/log"
 _DAEMON_WARNING: Final = 3 * 8 + 4  # RFC 3164, 4.1.1
 
 
-def tell(text: str) -> None:
-    """Says one line."""
+def write_line(text: str) -> None:
+    """Writes one line to both."""
     line = f"pagecheck[{os.getpid()}]: watchdog: {text}"
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
