@@ -122,14 +122,14 @@ class Channel(WorkerKeeper):
         outcome: Outcome,
     ) -> None:
         deaths: Counter[tuple[int, int]] = Counter()
-        hungry = True
+        more_follow = True
         while True:
             now = clock.now_ns()
-            state = self.feed.pump(hungry, min(deadline_ns, now + SLICE_NS))
+            state = self.feed.pump(more_follow, min(deadline_ns, now + SLICE_NS))
             if state == _native.PUMP_DONE:
                 return
             # Looked at even when it is late: callers with short deadlines never come further.
-            failure = None if state == _native.PUMP_HUNGRY else self._failure(state)
+            failure = None if state == _native.PUMP_NEED_MORE else self._failure(state)
             if failure is not None:
                 self._process.kill()
                 broken = state in (_native.PUMP_BROKEN, _native.PUMP_GONE)
@@ -140,10 +140,10 @@ class Channel(WorkerKeeper):
                 self._renew(failure, deadline_ns)
                 self._set_aside(victim, deaths, failure, outcome)
                 self._reach(block, deadline_ns)
-            elif state == _native.PUMP_HUNGRY:
+            elif state == _native.PUMP_NEED_MORE:
                 more = take()
                 if more is None:
-                    hungry = False
+                    more_follow = False
                 else:
                     self.feed.more(*more)
 

@@ -100,7 +100,7 @@ static inline uint64_t pgck_ticket(uint64_t serial, uint32_t count)
     return both | ((both * UINT64_C(0x9e3779b97f4a7c15) >> 52) | 1u) << 16;
 }
 
-/* Words of each kind that the answer has; 1, which every answer has, for what is no ticket. */
+/* Words of each kind that the answer has; 1, which every answer has, for what is not a ticket. */
 static inline uint32_t pgck_words(uint64_t ticket)
 {
     uint32_t count = (uint32_t)(ticket & 0xffffu) + 1u;
@@ -108,8 +108,8 @@ static inline uint32_t pgck_words(uint64_t ticket)
 }
 
 /* What is added to the service's numbers of a connection's blocks. Those begin at 0 in each; so a
- * number from before connecting again, or from a connection beside, is no block's here. It leaves
- * the upper half free: no number becomes UINT32_MAX. 0: there is no connection. */
+ * number from before connecting again, or from a connection beside, is not that of a block here. It
+ * leaves the upper half free: no number becomes UINT32_MAX. 0: there is no connection. */
 static inline uint32_t pgck_base(uint64_t connection)
 {
     return (uint32_t)(connection >> 33);

@@ -308,7 +308,7 @@ static inline pgck_answer pgck_ring_look(const pgck_ring *ring, uint64_t sequenc
 }
 
 /* Copies the bits of a batch that is done, each word loaded once, and checks the copy. False: it
- * has a zero bit without its decided bit, or a bit past the batch, and is no answer. */
+ * has a zero bit without its decided bit, or a bit past the batch: it is not an answer. */
 static inline bool pgck_ring_copy(const pgck_ring *ring, uint64_t sequence, uint32_t count,
                                   uint64_t *zero, uint64_t *decided)
 {

@@ -24,7 +24,7 @@ TOUCH_FREELY: Final[int]
 TRUST_HOLES: Final[int]
 ASK_RESIDENT: Final[int]
 PUMP_DONE: Final[int]
-PUMP_HUNGRY: Final[int]
+PUMP_NEED_MORE: Final[int]
 PUMP_TIMEOUT: Final[int]
 PUMP_INTERRUPTED: Final[int]
 PUMP_BROKEN: Final[int]
@@ -45,7 +45,7 @@ QUEUE_LATE: Final[int]
 QUEUE_DISABLED: Final[int]
 
 class Feed:
-    """The coordinator's end of one ring: gives batches out, collects and publishes answers.
+    """The coordinator's end of one ring: submits batches, collects and publishes answers.
 
     One thread at a time may use it; only `raise_attention` may be called beside `pump`.
     """
@@ -99,7 +99,7 @@ class Feed:
         deadline_ns: int,
         /,
     ) -> tuple[int, bool, int]:
-        """A whole job over `offsets` in one call: begin, give out, wait, partition.
+        """A whole job over `offsets` in one call: begin, submit, wait, partition.
 
         Args:
             fd: the block's file; its size is read again after the last answer.
@@ -114,11 +114,11 @@ class Feed:
         """
 
     def more(self, position: int, count: int, /) -> None:
-        """Adds pages [position, position + count); the earlier ones must have been given out."""
+        """Adds pages [position, position + count); the earlier ones must have been submitted."""
 
-    def pump(self, hungry: bool, deadline_ns: int, /) -> int:
-        """Gives out and collects until done, until the deadline or, if `hungry`, until more pages
-        are welcome. The GIL is released. Returns one of PUMP_*.
+    def pump(self, more_follow: bool, deadline_ns: int, /) -> int:
+        """Submits and collects until done, until the deadline or, if `more_follow`, until it needs
+        more pages. The GIL is released. Returns one of PUMP_*.
 
         Raises:
             OSError: no wait is possible.
@@ -132,14 +132,14 @@ class Feed:
         """
 
     def oldest(self) -> tuple[int, int, bool] | None:
-        """Position and page count of this job's first unanswered batch, and whether the worker has
-        it in hand."""
+        """Position and page count of this job's first unanswered batch, and whether the worker is
+        working at it."""
 
     def skip_oldest(self) -> None:
         """After `rebind`: sets the first batch that waits aside as undecided."""
 
     def rebind(self, fd: int, control_fd: int, /) -> None:
-        """Takes the ring of a new worker; unanswered batches are given out again.
+        """Takes the ring of a new worker; unanswered batches are submitted again.
 
         Raises:
             OSError, ValueError: as the constructor; the old ring is kept.

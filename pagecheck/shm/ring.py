@@ -13,7 +13,7 @@ from pagecheck.shm.segments import Segment
 
 
 class Ring(Protocol):
-    """A ring as those who look after its worker see it.
+    """A ring as those who supervise its worker see it.
 
     Attributes:
         fd: the segment's descriptor, for the worker and for who submits.

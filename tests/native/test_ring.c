@@ -44,7 +44,7 @@ static void test_scan(void)
         const pc_job job = range_job(zero, normal, batch);
         pc_feed_begin(&f.feed, &job);
         pc_feed_more(&f.feed, 0, PAGES / 2);
-        while (pc_feed_pump(&f.feed, true, pc_clock_now_ns() + 5 * SECOND) != PC_PUMP_HUNGRY) {
+        while (pc_feed_pump(&f.feed, true, pc_clock_now_ns() + 5 * SECOND) != PC_PUMP_NEED_MORE) {
         }
         pc_feed_more(&f.feed, PAGES / 2, PAGES - PAGES / 2);
         CHECK(pc_feed_pump(&f.feed, false, pc_clock_now_ns() + 5 * SECOND) == PC_PUMP_DONE,
@@ -103,7 +103,7 @@ static void test_rebind(void)
     int fd = ram_file(64, 1, 0);
     pc_file_block block = ram_block(fd, 64, 0, false);
     uint64_t zero[1] = {0}, normal[1] = {0};
-    pc_given oldest;
+    pc_batch_span oldest;
     fixture_init(&f);
     f.worker.blocks[0] = &block.head;
     check_begin();

@@ -10,16 +10,16 @@ bool pc_feed_init(const pc_ring *ring, pc_feed *feed)
 {
     memset(feed, 0, sizeof *feed);
     feed->ring = *ring;
-    feed->out = calloc(ring->shared.slots, sizeof *feed->out);
-    feed->again = calloc(ring->shared.slots, sizeof *feed->again);
+    feed->in_progress = calloc(ring->shared.slots, sizeof *feed->in_progress);
+    feed->resubmit = calloc(ring->shared.slots, sizeof *feed->resubmit);
     feed->words = calloc(ring->shared.slot_pages / 64u * 2u, sizeof *feed->words);
-    return feed->out != NULL && feed->again != NULL && feed->words != NULL;
+    return feed->in_progress != NULL && feed->resubmit != NULL && feed->words != NULL;
 }
 
 void pc_feed_deinit(pc_feed *feed)
 {
-    free(feed->out);
-    free(feed->again);
+    free(feed->in_progress);
+    free(feed->resubmit);
     free(feed->words);
     pc_ring_close(&feed->ring);
     memset(feed, 0, sizeof *feed);
@@ -29,7 +29,7 @@ void pc_feed_begin(pc_feed *feed, const pc_job *job)
 {
     feed->job = *job;
     feed->next = feed->end = 0;
-    feed->again_count = feed->again_next = 0;
+    feed->resubmit_count = feed->resubmit_next = 0;
     feed->pages_decided = feed->pages_undecided = 0;
 }
 
@@ -45,54 +45,54 @@ uint64_t pc_feed_outstanding(const pc_feed *feed)
     return feed->submitted - done;
 }
 
-/* Slots that the worker has not given back yet, an abandoned job's included. */
+/* Slots that the worker has not answered yet, an abandoned job's included. */
 static uint64_t occupied(const pc_feed *feed)
 {
     return feed->submitted - feed->collected;
 }
 
-/* Takes the next batch to give out; false: there is none. */
-static bool take(pc_feed *feed, pc_given *given)
+/* Takes the next batch to submit; false: there is none. */
+static bool take(pc_feed *feed, pc_batch_span *batch)
 {
-    if (feed->again_next < feed->again_count) {
-        *given = feed->again[feed->again_next++];
+    if (feed->resubmit_next < feed->resubmit_count) {
+        *batch = feed->resubmit[feed->resubmit_next++];
         return true;
     }
     if (feed->next == feed->end)
         return false;
     uint64_t left = feed->end - feed->next;
-    given->position = feed->next;
-    given->count = left < feed->job.batch_pages ? (uint32_t)left : feed->job.batch_pages;
-    feed->next += given->count;
+    batch->position = feed->next;
+    batch->count = left < feed->job.batch_pages ? (uint32_t)left : feed->job.batch_pages;
+    feed->next += batch->count;
     return true;
 }
 
-static void submit(pc_feed *feed, const pc_given *given)
+static void submit(pc_feed *feed, const pc_batch_span *batch)
 {
     uint64_t sequence = ++feed->submitted;
     const uint64_t *offsets = feed->job.offsets;
-    feed->out[sequence % feed->ring.shared.slots] = *given;
-    pgck_ring_submit(&feed->ring.shared, sequence, feed->job.block, given->position,
-                     offsets != NULL ? offsets + given->position : NULL, given->count);
+    feed->in_progress[sequence % feed->ring.shared.slots] = *batch;
+    pgck_ring_submit(&feed->ring.shared, sequence, feed->job.block, batch->position,
+                     offsets != NULL ? offsets + batch->position : NULL, batch->count);
 }
 
-static void publish_bits(pc_feed *feed, const pc_given *given, const uint64_t *zero,
+static void publish_bits(pc_feed *feed, const pc_batch_span *batch, const uint64_t *zero,
                          const uint64_t *decided)
 {
-    for (uint32_t at = 0; at < given->count; at += 64) {
-        uint32_t n = given->count - at < 64 ? given->count - at : 64;
+    for (uint32_t at = 0; at < batch->count; at += 64) {
+        uint32_t n = batch->count - at < 64 ? batch->count - at : 64;
         uint64_t z = zero[at / 64];
-        pc_bits_or_shared(feed->job.zero_bits, given->position + at, z, n);
-        pc_bits_or_shared(feed->job.normal_bits, given->position + at, decided[at / 64] & ~z, n);
+        pc_bits_or_shared(feed->job.zero_bits, batch->position + at, z, n);
+        pc_bits_or_shared(feed->job.normal_bits, batch->position + at, decided[at / 64] & ~z, n);
     }
 }
 
-static void publish_bytes(pc_feed *feed, const pc_given *given, const uint64_t *zero,
+static void publish_bytes(pc_feed *feed, const pc_batch_span *batch, const uint64_t *zero,
                           const uint64_t *decided)
 {
-    for (uint32_t i = 0; i < given->count; i++) {
-        feed->job.zero_bytes[given->position + i] = (uint8_t)(zero[i / 64] >> (i % 64) & 1u);
-        feed->job.decided_bytes[given->position + i] = (uint8_t)(decided[i / 64] >> (i % 64) & 1u);
+    for (uint32_t i = 0; i < batch->count; i++) {
+        feed->job.zero_bytes[batch->position + i] = (uint8_t)(zero[i / 64] >> (i % 64) & 1u);
+        feed->job.decided_bytes[batch->position + i] = (uint8_t)(decided[i / 64] >> (i % 64) & 1u);
     }
 }
 
@@ -110,19 +110,19 @@ static collected collect(pc_feed *feed)
         feed->collected = sequence;
         return COLLECTED;
     }
-    const pc_given given = feed->out[sequence % feed->ring.shared.slots];
+    const pc_batch_span batch = feed->in_progress[sequence % feed->ring.shared.slots];
     uint64_t *zero = feed->words;
     uint64_t *decided = feed->words + feed->ring.shared.slot_pages / 64u;
     if (answer != PGCK_ANSWER_DONE ||
-        !pgck_ring_copy(&feed->ring.shared, sequence, given.count, zero, decided))
+        !pgck_ring_copy(&feed->ring.shared, sequence, batch.count, zero, decided))
         return BROKEN;
     if (feed->job.offsets == NULL)
-        publish_bits(feed, &given, zero, decided);
+        publish_bits(feed, &batch, zero, decided);
     else
-        publish_bytes(feed, &given, zero, decided);
-    uint64_t sure = pc_bits_count(decided, given.count);
-    feed->pages_decided += sure;
-    feed->pages_undecided += given.count - sure;
+        publish_bytes(feed, &batch, zero, decided);
+    uint64_t decided_pages = pc_bits_count(decided, batch.count);
+    feed->pages_decided += decided_pages;
+    feed->pages_undecided += batch.count - decided_pages;
     feed->collected = sequence;
     return COLLECTED;
 }
@@ -140,26 +140,26 @@ static int wait_for(const pc_feed *feed, uint64_t sequence, int64_t deadline_ns)
     return pgck_ring_sleep(&feed->ring.shared, sequence, deadline_ns);
 }
 
-pc_pump pc_feed_pump(pc_feed *feed, bool hungry, int64_t deadline_ns)
+pc_pump pc_feed_pump(pc_feed *feed, bool more_follow, int64_t deadline_ns)
 {
     uint32_t slots = feed->ring.shared.slots;
     uint32_t half = slots / 2;
     bool late = false;
     for (;;) {
-        pc_given given;
+        pc_batch_span batch;
         collected got;
         while ((got = collect(feed)) == COLLECTED) {
         }
         if (got == BROKEN)
             return PC_PUMP_BROKEN;
-        while (occupied(feed) < slots && take(feed, &given))
-            submit(feed, &given);
+        while (occupied(feed) < slots && take(feed, &batch))
+            submit(feed, &batch);
         uint64_t outstanding = pc_feed_outstanding(feed);
-        bool all_given = feed->next == feed->end && feed->again_next == feed->again_count;
-        if (all_given && outstanding == 0)
-            return hungry ? PC_PUMP_HUNGRY : PC_PUMP_DONE;
-        if (all_given && hungry && outstanding <= half)
-            return PC_PUMP_HUNGRY;
+        bool all_submitted = feed->next == feed->end && feed->resubmit_next == feed->resubmit_count;
+        if (all_submitted && outstanding == 0)
+            return more_follow ? PC_PUMP_NEED_MORE : PC_PUMP_DONE;
+        if (all_submitted && more_follow && outstanding <= half)
+            return PC_PUMP_NEED_MORE;
         if (pgck_ring_gone(&feed->ring.shared))
             return PC_PUMP_GONE;
         if (late)
@@ -167,7 +167,7 @@ pc_pump pc_feed_pump(pc_feed *feed, bool hungry, int64_t deadline_ns)
         /* Wake when half of the ring is free, so that one wake-up pays for several batches; at
          * the end of the job wake for the last one. */
         uint64_t target = feed->submitted;
-        if ((hungry || !all_given) && occupied(feed) > half)
+        if ((more_follow || !all_submitted) && occupied(feed) > half)
             target = feed->submitted - half;
         switch (wait_for(feed, target, deadline_ns)) {
         case 0:
@@ -183,41 +183,42 @@ pc_pump pc_feed_pump(pc_feed *feed, bool hungry, int64_t deadline_ns)
     }
 }
 
-bool pc_feed_oldest(const pc_feed *feed, pc_given *oldest)
+bool pc_feed_oldest(const pc_feed *feed, pc_batch_span *oldest)
 {
     if (feed->collected < feed->discard || pc_feed_outstanding(feed) == 0)
         return false;
-    *oldest = feed->out[(feed->collected + 1) % feed->ring.shared.slots];
+    *oldest = feed->in_progress[(feed->collected + 1) % feed->ring.shared.slots];
     return true;
 }
 
 void pc_feed_skip_oldest(pc_feed *feed)
 {
-    if (feed->again_next < feed->again_count)
-        feed->pages_undecided += feed->again[feed->again_next++].count;
+    if (feed->resubmit_next < feed->resubmit_count)
+        feed->pages_undecided += feed->resubmit[feed->resubmit_next++].count;
 }
 
 void pc_feed_abandon(pc_feed *feed)
 {
-    pc_given given;
+    pc_batch_span batch;
     for (uint64_t i = feed->submitted - pc_feed_outstanding(feed); i < feed->submitted; i++)
-        feed->pages_undecided += feed->out[(i + 1) % feed->ring.shared.slots].count;
+        feed->pages_undecided += feed->in_progress[(i + 1) % feed->ring.shared.slots].count;
     feed->discard = feed->submitted;
-    while (take(feed, &given))
-        feed->pages_undecided += given.count;
+    while (take(feed, &batch))
+        feed->pages_undecided += batch.count;
 }
 
 void pc_feed_rebind(pc_feed *feed, const pc_ring *ring)
 {
-    /* Out and waiting together never exceed the ring: what waits was out before. */
-    uint32_t out_count = (uint32_t)pc_feed_outstanding(feed);
-    uint32_t waiting_count = feed->again_count - feed->again_next;
-    memmove(feed->again + out_count, feed->again + feed->again_next,
-            waiting_count * sizeof *feed->again);
-    for (uint32_t i = 0; i < out_count; i++)
-        feed->again[i] = feed->out[(feed->submitted - out_count + 1 + i) % feed->ring.shared.slots];
-    feed->again_next = 0;
-    feed->again_count = out_count + waiting_count;
+    /* Together they never exceed the ring: what waits was in progress before. */
+    uint32_t left_count = (uint32_t)pc_feed_outstanding(feed);
+    uint32_t waiting_count = feed->resubmit_count - feed->resubmit_next;
+    memmove(feed->resubmit + left_count, feed->resubmit + feed->resubmit_next,
+            waiting_count * sizeof *feed->resubmit);
+    for (uint32_t i = 0; i < left_count; i++)
+        feed->resubmit[i] =
+            feed->in_progress[(feed->submitted - left_count + 1 + i) % feed->ring.shared.slots];
+    feed->resubmit_next = 0;
+    feed->resubmit_count = left_count + waiting_count;
     pc_ring_close(&feed->ring);
     feed->ring = *ring;
     feed->submitted = feed->collected = feed->discard = 0;

@@ -1,17 +1,17 @@
-/* The coordinator's side of a ring: gives batches out, collects answers, publishes them.
+/* The coordinator's side of a ring: submits batches, collects answers, publishes them.
  *
- * What was given out is remembered in private memory. An answer counts only for the batch it was
+ * What was submitted is remembered in private memory. An answer counts only for the batch it was
  * asked for, and only after its words were copied and checked. */
 #ifndef PC_FEED_H
 #define PC_FEED_H
 
 #include "pc_ring.h"
 
-/* One batch that is to be given out or is out. */
-typedef struct pc_given {
+/* The pages of one batch that is to be submitted or in progress. */
+typedef struct pc_batch_span {
     uint64_t position; /* index of its first page in the caller's pages */
     uint32_t count;
-} pc_given;
+} pc_batch_span;
 
 /* Where the pages come from and where the answers go. */
 typedef struct pc_job {
@@ -29,13 +29,13 @@ typedef struct pc_job {
 typedef struct pc_feed {
     pc_ring ring;
     pc_job job;
-    uint64_t next;   /* position of the next page to give out */
-    uint64_t end;    /* one past the last page to give out */
-    pc_given *out;   /* slot_count batches that are out, by sequence % slot_count */
-    pc_given *again; /* slot_count batches of a dead worker, to be given out first */
-    uint32_t again_count;
-    uint32_t again_next;
-    uint64_t submitted; /* sequence of the newest batch that is out */
+    uint64_t next;              /* position of the next page to submit */
+    uint64_t end;               /* one past the last page to submit */
+    pc_batch_span *in_progress; /* slot_count batches, by sequence % slot_count */
+    pc_batch_span *resubmit;    /* slot_count batches of a dead worker, to be submitted first */
+    uint32_t resubmit_count;
+    uint32_t resubmit_next;
+    uint64_t submitted; /* sequence of the newest batch */
     uint64_t collected; /* sequence of the newest batch that was answered */
     uint64_t discard;   /* answers up to this sequence belong to an abandoned job */
     uint64_t *words;    /* private copy of one answer: zero, then decided */
@@ -46,10 +46,10 @@ typedef struct pc_feed {
 
 typedef enum pc_pump {
     PC_PUMP_DONE,        /* every batch was answered */
-    PC_PUMP_HUNGRY,      /* all is given out and the ring is at most half full */
+    PC_PUMP_NEED_MORE,   /* all is submitted and the ring is at most half full */
     PC_PUMP_TIMEOUT,     /* the deadline passed */
     PC_PUMP_INTERRUPTED, /* a signal came */
-    PC_PUMP_BROKEN,      /* the worker's answer makes no sense, or it refused a batch */
+    PC_PUMP_BROKEN,      /* the worker's answer is invalid, or it refused a batch */
     PC_PUMP_GONE,        /* nobody answers any more */
     PC_PUMP_FAILED,      /* no wait is possible; errno says why */
 } pc_pump;
@@ -58,23 +58,23 @@ typedef enum pc_pump {
 bool pc_feed_init(const pc_ring *ring, pc_feed *feed);
 void pc_feed_deinit(pc_feed *feed);
 
-/* Starts a job; nothing may be out. */
+/* Starts a job; no batch may be in progress. */
 void pc_feed_begin(pc_feed *feed, const pc_job *job);
-/* More pages of the job; all earlier ones must have been given out. */
+/* More pages of the job; all earlier ones must have been submitted. */
 void pc_feed_more(pc_feed *feed, uint64_t position, uint64_t count);
-/* Gives out and collects. With `hungry` it returns as soon as more pages are welcome. */
-pc_pump pc_feed_pump(pc_feed *feed, bool hungry, int64_t deadline_ns);
+/* Submits and collects. With `more_follow` it returns as soon as it needs more pages. */
+pc_pump pc_feed_pump(pc_feed *feed, bool more_follow, int64_t deadline_ns);
 
-/* Batches of this job that are out. */
+/* Batches of this job that are in progress. */
 uint64_t pc_feed_outstanding(const pc_feed *feed);
-/* The batch that a worker which died just now had in hand; false: none of this job's. */
-bool pc_feed_oldest(const pc_feed *feed, pc_given *oldest);
+/* The batch that a worker which died just now worked at; false: none of this job's. */
+bool pc_feed_oldest(const pc_feed *feed, pc_batch_span *oldest);
 /* Sets the oldest batch aside as undecided; only between rebind and the next pump. */
 void pc_feed_skip_oldest(pc_feed *feed);
-/* Ends the job: what is out, waiting or not yet given out stays undecided, and answers that
+/* Ends the job: what is in progress, waiting or not yet submitted stays undecided, and answers that
  * still come are thrown away. */
 void pc_feed_abandon(pc_feed *feed);
-/* Takes over the ring of a new worker; what the old one left unanswered is given out again. */
+/* Takes over the ring of a new worker; what the old one left unanswered is submitted again. */
 void pc_feed_rebind(pc_feed *feed, const pc_ring *ring);
 
 #endif

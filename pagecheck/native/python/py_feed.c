@@ -184,7 +184,7 @@ static PyObject *feed_more(PyObject *object, PyObject *args)
         return NULL;
     if (position > self->limit || count > self->limit - position ||
         self->feed.next != self->feed.end) {
-        PyErr_SetString(PyExc_ValueError, "pages outside the job, or earlier pages not given out");
+        PyErr_SetString(PyExc_ValueError, "pages outside the job, or earlier pages not submitted");
         return NULL;
     }
     pc_feed_more(&self->feed, position, count);
@@ -193,14 +193,14 @@ static PyObject *feed_more(PyObject *object, PyObject *args)
 
 static PyObject *feed_pump(PyObject *object, PyObject *args)
 {
-    int hungry;
+    int more_follow;
     long long deadline_ns;
     pc_pump result;
     FeedObject *self = usable(object);
-    if (self == NULL || !PyArg_ParseTuple(args, "pL", &hungry, &deadline_ns))
+    if (self == NULL || !PyArg_ParseTuple(args, "pL", &more_follow, &deadline_ns))
         return NULL;
     self->busy = 1;
-    Py_BEGIN_ALLOW_THREADS result = pc_feed_pump(&self->feed, hungry != 0, deadline_ns);
+    Py_BEGIN_ALLOW_THREADS result = pc_feed_pump(&self->feed, more_follow != 0, deadline_ns);
     Py_END_ALLOW_THREADS self->busy = 0;
     if (result == PC_PUMP_FAILED)
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -224,7 +224,7 @@ static PyObject *feed_end(PyObject *object, PyObject *unused)
 
 static PyObject *feed_oldest(PyObject *object, PyObject *unused)
 {
-    pc_given oldest;
+    pc_batch_span oldest;
     FeedObject *self = usable(object);
     (void)unused;
     if (self == NULL)
@@ -331,10 +331,11 @@ static PyObject *finish_check(FeedObject *self, int fd, uint64_t file_end, PyObj
     size_t normal = pc_offsets_partition(self->feed.job.offsets, self->feed.job.zero_bytes,
                                          (size_t)count, out.buf);
     PyBuffer_Release(&out);
-    bool sure = self->feed.pages_undecided == 0 && !cut;
+    bool all_decided = self->feed.pages_undecided == 0 && !cut;
     pc_feed_abandon(&self->feed);
     drop_views(self);
-    return Py_BuildValue("iNK", PC_PUMP_DONE, PyBool_FromLong(sure), (unsigned long long)normal);
+    return Py_BuildValue("iNK", PC_PUMP_DONE, PyBool_FromLong(all_decided),
+                         (unsigned long long)normal);
 }
 
 static PyObject *feed_check(PyObject *object, PyObject *args)
