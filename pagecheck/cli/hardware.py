@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def kernels(*, as_json: bool) -> int:
     """List the CPU kernels of this architecture, best first.
 
-    A kernel proves itself on every byte position of a page before it is used.
+    Each kernel passes a self-test on every byte position of a page before it is used.
     """
     from pagecheck.cli.present import columns
     from pagecheck.hw.kernels import list_kernels
@@ -50,10 +50,12 @@ def kernels(*, as_json: bool) -> int:
     return 0
 
 
-@click.command(short_help="List the DSA devices and work queues and what is wrong with them.")
+@click.command(short_help="List the DSA devices and work queues and why some cannot be used.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, nothing else.")
-@click.option("--probe", is_flag=True, help="Try each usable queue, or those named, by hand.")
-@click.option("--out", metavar="FILE", help="With --probe: write everything there, for a report.")
+@click.option("--probe", is_flag=True, help="Test each usable queue, or those named.")
+@click.option(
+    "--out", metavar="FILE", help="With --probe: write all results to FILE, to report a problem."
+)
 @click.argument("wq", nargs=-1)
 def devices(*, as_json: bool, probe: bool, out: str | None, wq: tuple[str, ...]) -> int:
     """List the Intel DSA devices of this host and their work queues.
@@ -61,9 +63,9 @@ def devices(*, as_json: bool, probe: bool, out: str | None, wq: tuple[str, ...])
     Each queue that looks usable is opened for an instant and closed again, to learn how descriptors
     may be submitted by this user. For a queue that cannot be used it says why, and what to do.
 
-    With --probe each usable queue, or each WQ that is named (a device node, or model:), is tried:
+    With --probe each usable queue, or each WQ that is named (a device node, or model:), is tested:
     comparisons of a zero, a normal and an absent page, a batch, and a queue that is filled up. The
-    completion records are shown as they came back and judged. Exit code 1: something was wrong.
+    completion records are shown as they came back, with a verdict. Exit code 1: one was wrong.
     """
     from pagecheck.hw.queues import list_devices, why_no_device
 
@@ -108,7 +110,7 @@ def _probe(names: list[str], out: str | None, *, as_json: bool) -> int:
 
 
 def _write_report(path: str, document: dict[str, Any]) -> None:
-    """A new file with the document, the host and sysfs as it stands; nothing is replaced."""
+    """A new file with the document, the host and the state of sysfs; no file is replaced."""
     import platform
 
     from pagecheck._version import __version__

@@ -1,6 +1,6 @@
 """The command line: parses, calls, prints, exits. One line on stderr for every error.
 
-This file has the group and what becomes of errors; each command is a file of its own.
+This file has the group and how errors are reported; each command is a file of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def _print_libs(context: click.Context, _parameter: click.Parameter, wanted: boo
 
         folder, name = os.path.split(library())
         if not os.path.exists(library()):
-            raise EngineError(f"{library()}: is not there; install pagecheck anew, with a compiler")
+            raise EngineError(
+                f"{library()}: does not exist; install pagecheck again, with a compiler"
+            )
         click.echo(f"-L{folder} -l:{name} -Wl,-rpath,{folder}")
         context.exit()
 

@@ -83,7 +83,7 @@ ENGINE: Final = (
     click.Option(
         ["--fallback"],
         is_flag=True,
-        help="With --engine dsa: use the CPU where no queue can be had.",
+        help="With --engine dsa: use the CPU where no queue can be used.",
     ),
     click.Option(["--kernel"], metavar="NAME", help="CPU kernel; see 'pagecheck kernels'."),
     click.Option(["--nice"], type=int, default=0, help="Added to the workers' nice value."),

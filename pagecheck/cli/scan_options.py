@@ -36,7 +36,7 @@ PAGES: Final = (
         type=click.Choice(["trust", "read"]),
         default="trust",
         show_default=True,
-        help="read: look at the pages even where the file system reports a hole.",
+        help="read: read the pages even where the file system reports a hole.",
     ),
     click.Option(
         ["--format"],
@@ -82,7 +82,7 @@ VIA: Final = (
         ["--via"],
         type=str,
         metavar="SOCKET",
-        help="Let the service there do it ('pagecheck serve'), with its workers and engine.",
+        help="Let the service there ('pagecheck serve') scan, with its workers and engine.",
     ),
     click.Option(
         ["--via-uid"],
@@ -109,5 +109,5 @@ OUTPUT: Final = (
         ["--json", "as_json"], is_flag=True, help="Print the report as JSON, nothing else."
     ),
     click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
-    verbose("Say on stderr what is going on."),
+    verbose("Log to stderr what is going on."),
 )

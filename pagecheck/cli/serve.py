@@ -77,7 +77,7 @@ _OUTPUT: Final = (
         is_flag=True,
         help="Print what this service can do as JSON and exit.",
     ),
-    verbose("Say on stderr who comes and goes."),
+    verbose("Log to stderr which clients connect and leave."),
 )
 
 

@@ -17,12 +17,12 @@ def service_table(now: dict[str, Any], before: dict[str, Any] | None, seconds: f
         before: the same, that many seconds ago, for rates; None: there are none.
 
     Raises:
-        PeerError: it makes no sense.
+        PeerError: it is invalid.
     """
     try:
         return _table(now, before, seconds)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise PeerError(f"what the service tells of itself makes no sense: {error!r}") from error
+        raise PeerError(f"the service's statistics are invalid: {error!r}") from error
 
 
 def _table(now: dict[str, Any], before: dict[str, Any] | None, seconds: float) -> str:

@@ -16,18 +16,16 @@ from pagecheck.cli.streams import require_reader
 
 @click.command(epilog=EXIT_CODES, short_help="Show what a service does.")
 @click.option("--socket", "path", type=click.Path(), required=True, help="Where it listens.")
-@click.option(
-    "--watch", is_flag=True, help="Go on showing it, until interrupted; on a terminal in place."
-)
+@click.option("--watch", is_flag=True, help="Repeat until interrupted; on a terminal in place.")
 @click.option(
     "--interval",
     type=click.FloatRange(0.1, 3600),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="Between two looks.",
+    help="Between two updates.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one line per look.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one line each time.")
 def status(path: str, *, watch: bool, interval: float, as_json: bool) -> int:
     """Show what the service at a socket does: its workers, its clients, what it has counted."""
     from pagecheck.cli.service_table import service_table

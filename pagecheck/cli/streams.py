@@ -36,7 +36,7 @@ def open_missing() -> None:
 
 def require_reader() -> None:
     """Raises OutputError where standard output was closed when the program started: work whose
-    answer nobody would get is not begun."""
+    answer nobody would get is not started."""
     if _nobody_reads:
         from pagecheck.errors import OutputError
 
@@ -47,8 +47,8 @@ def require_reader() -> None:
 
 
 def say(text: str) -> None:
-    """One line on stderr, whatever the text holds; where that cannot be written the exit code has
-    to do."""
+    """One line on stderr, whatever the text holds; where it cannot be written the exit code
+    remains."""
     with contextlib.suppress(OSError):
         print(printable(text, SAID_MAX), file=sys.stderr, flush=True)
 
@@ -70,7 +70,7 @@ def log_to_stderr(level: int) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the program with that code, whatever became of its streams."""
+    """Ends the program with that code, whatever state its streams are in."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

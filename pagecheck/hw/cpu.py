@@ -1,4 +1,4 @@
-"""The CPU engine: which kernel runs, and the proof that it is right on this machine."""
+"""The CPU engine: which kernel runs, and its self-test on this machine."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pagecheck.native import _native
 
 
 def choose_kernel(name: str | None) -> str:
-    """Picks a kernel and proves it; none is used unproved.
+    """Picks a kernel and tests it; none is used untested.
 
     Args:
-        name: a kernel's name; None for the best that passes its self-check.
+        name: a kernel's name; None for the best that passes its self-test.
 
     Raises:
-        EngineError: it is unknown, cannot run here, or failed its self-check.
+        EngineError: it is unknown, cannot run here, or failed its self-test.
     """
     if name is not None:
-        prove(name)
+        self_test(name)
         return name
     failures: list[str] = []
     for each, unusable, _untested in _native.kernels():
         if unusable is None:
             try:
-                prove(each)
+                self_test(each)
             except EngineError as error:
                 failures.append(str(error))
             else:
@@ -30,15 +30,15 @@ def choose_kernel(name: str | None) -> str:
     raise EngineError("; ".join(failures))
 
 
-def prove(name: str) -> None:
-    """Runs the kernel's self-check.
+def self_test(name: str) -> None:
+    """Runs the kernel's self-test.
 
     Raises:
         EngineError: it is unknown, cannot run here, or gave a wrong answer.
     """
     try:
-        proved = _native.kernel_self_check(name)
+        passed = _native.kernel_self_check(name)
     except ValueError as error:
         raise EngineError(str(error)) from error
-    if not proved:
-        raise EngineError(f"kernel {name}: gave a wrong answer in its self-check; not used")
+    if not passed:
+        raise EngineError(f"kernel {name}: gave a wrong answer in its self-test; not used")

@@ -1,13 +1,13 @@
 """The DSA engine of one worker: which queue it takes, and what is done when the queue fails.
 
 Facts: a queue can be gone for a moment (disabled and enabled again) or for good; one that others
-keep busy answers late; one that was enabled again may have other limits; and a wedged device keeps
-the thread that drains it for ever. A queue that is full was not given up: it rests in the C core.
-Decision: the CPU goes on deciding pages whatever happens here. A queue that was given up is drained
-first, then looked up and opened again, for as long as the worker lives, after a pause that doubles
-from try to try. Each try may cost a batch its whole deadline, so the pauses of a queue that loses
-or spoils records grow much longer than those of one that is only busy or not there. One that does
-not drain is left alone.
+keep busy answers late; one that was enabled again may have other limits; and a wedged device blocks
+the thread that drains it for ever. A queue that is full is not abandoned: it pauses in the C core.
+Decision: the CPU continues to decide pages whatever happens here. A queue that was abandoned is
+drained first, then looked up and opened again, for as long as the worker lives, after a pause that
+doubles from try to try. Each try may cost a batch its whole deadline, so the pauses of a queue that
+loses or corrupts records grow much longer than those of one that is only busy or absent. One that
+does not drain is not used again.
 
 Source: QEMU's series, which opens at set-up, starts, stops and cleans up for sender and receiver.
 """
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from pagecheck.native import Worker
 
 NEVER_NS: Final = 1 << 62
-DRAIN_NS: Final = 5_000_000_000  # a queue that takes longer to drain is taken for wedged
+DRAIN_NS: Final = 5_000_000_000  # a queue that takes longer to drain counts as wedged
 FIRST_PAUSE_NS: Final = 10_000_000
-PAUSE_MAX_NS: Final = 10_000_000_000  # of a queue that is busy or not there
+PAUSE_MAX_NS: Final = 10_000_000_000  # of a queue that is busy or absent
 FAILING_PAUSE_MAX_NS: Final = 300_000_000_000  # of one that loses records or answers with errors
-LOOK_NS: Final = 5_000_000  # between two looks at a queue that drains
-STEADY_NS: Final = 10_000_000_000  # a queue that was up this long starts anew with its pauses
+LOOK_NS: Final = 5_000_000  # between two checks of a queue that drains
+STEADY_NS: Final = 10_000_000_000  # after this long the pauses of a queue start anew
 ENTRIES_MAX: Final = 4096  # more than any device has for all its queues
-_ONLY_NAMED: Final = "takes no batches through a portal; name it with --wq to use it all the same"
+_ONLY_NAMED: Final = "takes no batches through a portal; name it with --wq to use it nevertheless"
 _FAILING: Final = (_native.QUEUE_LOST, _native.QUEUE_BROKEN, _native.QUEUE_REFUSED)
 _MODEL_SUBMIT: Final = {"shared": "enqcmd", "dedicated": "movdir64b", "write": "write"}
 
@@ -95,7 +95,7 @@ class DsaEngine:
 
         Raises:
             EngineError: engine "dsa" without a usable queue and without `fallback`.
-            UsageError: a name makes no sense.
+            UsageError: a name is invalid.
         """
         if engine == "cpu":
             return Picked("cpu", None, None, "asked for")
@@ -119,7 +119,7 @@ class DsaEngine:
                 failures.append(f"{name}: {_reason(error)}")
                 busy = isinstance(error, OSError) and error.errno == errno.EBUSY
                 if busy and self._queue is None:
-                    self._queue = queue  # `tend` tries again, if the CPU stands in
+                    self._queue = queue  # `tend` tries again, if the CPU takes its place
                 if wqs and explicit and not busy:
                     break  # it was named, so it must work
                 continue
@@ -165,7 +165,7 @@ class DsaEngine:
             raise wq.refused(model, error) from error
 
     def _open_node(self, queue: WorkQueue, *, named: bool) -> str:
-        """The kernel says at mmap whether the portal may be had; if not, write(2) is left."""
+        """The kernel says at mmap whether the portal may be mapped; if not, write(2) remains."""
         from pagecheck.hw.queues import open_state
 
         fd = os.open(queue.path, os.O_RDWR | os.O_CLOEXEC)
@@ -192,10 +192,10 @@ class DsaEngine:
         return submit
 
     def tend(self) -> int:
-        """Looks after a queue that was given up; never blocks.
+        """Drains and reopens a queue that was abandoned; never blocks.
 
         Returns:
-            The absolute time at which it wants to be called again.
+            The absolute time at which it is to be called again.
         """
         if self._queue is None:
             return NEVER_NS
@@ -209,12 +209,12 @@ class DsaEngine:
             self._down_since_ns = now
         if state == _native.QUEUE_DRAINING:
             wedged = now - self._down_since_ns > DRAIN_NS
-            return NEVER_NS if wedged else now + LOOK_NS  # it is looked at once a second anyway
+            return NEVER_NS if wedged else now + LOOK_NS  # it is checked once a second anyway
         retry_at = self._down_since_ns + self._pause_now_ns(end)
         return retry_at if now < retry_at else self._reopen(now, end)
 
     def _pause_now_ns(self, end: int) -> int:
-        """What became of it is known only once it has drained: lost records may have been late."""
+        """Why it was abandoned is known only once it has drained: lost records may be late."""
         failing = end in _FAILING and not self._refused
         return min(self._pause_ns, FAILING_PAUSE_MAX_NS if failing else PAUSE_MAX_NS)
 
@@ -234,7 +234,7 @@ class DsaEngine:
         return NEVER_NS
 
     def stop(self) -> None:
-        """Gives the queue up; it drains by itself. What was in flight is decided already."""
+        """Releases the queue; it drains by itself. What was in flight is decided already."""
         self._worker.close_queue()
         self._queue = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pagecheck.errors import EngineError
-from pagecheck.hw.cpu import prove
+from pagecheck.hw.cpu import self_test
 from pagecheck.native import _native
 
 
@@ -26,18 +26,18 @@ class Kernel:
 
 
 def list_kernels() -> list[Kernel]:
-    """Every kernel that this architecture can have, best first; runs their self-checks."""
+    """Every kernel that this architecture can have, best first; runs their self-tests."""
     found: list[Kernel] = []
     for name, why_not, untested in _native.kernels():
-        unusable = why_not or _disproof(name)
+        unusable = why_not or _failure(name)
         automatic = unusable is None and not any(kernel.automatic for kernel in found)
         found.append(Kernel(name, unusable, untested, automatic))
     return found
 
 
-def _disproof(name: str) -> str | None:
+def _failure(name: str) -> str | None:
     try:
-        prove(name)
+        self_test(name)
     except EngineError as error:
         return str(error)
     return None

@@ -1,10 +1,10 @@
-"""Trying one work queue by hand: what the owner of real hardware runs first.
+"""A test of one work queue: what the owner of real hardware runs first.
 
-A descriptor of each kind that the engine uses goes in, and its completion record is shown as it
-came back, with a judgement: single comparisons of a zero and of a normal page, a batch, a page that
-is not there, and a queue that is filled up. Nothing but memory of this process is named.
+A descriptor of each kind that the engine uses is submitted, and its completion record is shown as
+it came back, with a verdict: single comparisons of a zero and of a normal page, a batch, an absent
+page, and a queue that is filled up. Only memory of this process is accessed.
 
-Danger: a queue may never answer, and a wedged device keeps whoever closes it. Decision: every wait
+Danger: a queue may never answer, and a wedged device blocks whoever closes it. Decision: every wait
 has a deadline, and the portal is closed in a thread that may be left behind.
 
 Source: DSA specification 341204-006US, 8.1 to 8.3; Linux drivers/dma/idxd/cdev.c (idxd_cdev_write).
@@ -103,7 +103,7 @@ def probe(text: str) -> Probe:
 
     Raises:
         EngineError: there is no such queue.
-        UsageError: the text makes no sense.
+        UsageError: the text is invalid.
     """
     named = wq.parse(text)
     memory = mmap.mmap(-1, _BYTES)
@@ -157,13 +157,13 @@ def _tried(
 
 
 def _closed(portal: Portal) -> Step:
-    """Closes it in a thread of its own: the kernel waits until the device has let go."""
+    """Closes it in a thread of its own: the kernel waits until the device has released it."""
     thread = threading.Thread(target=portal.close, daemon=True)
     began = clock.now_s()
     thread.start()
     thread.join(CLOSE_S)
     if thread.is_alive():
-        said = f"the device has not let go of this process after {CLOSE_S:.0f} s; see dmesg"
+        said = f"the device has not released this process after {CLOSE_S:.0f} s; see dmesg"
         return Step("close", False, said, "", ())
     return Step("close", True, f"drained in {(clock.now_s() - began) * 1e3:.1f} ms", "", ())
 
@@ -182,8 +182,8 @@ class _Trial:
             memory[_NORMAL + member * PAGE + _DIFFERS_AT] = 1
 
     def steps(self, *, batches: bool) -> Iterator[Step]:
-        """Everything, until a step gets no answer: then nothing more is submitted, since late
-        answers would be taken for those to come."""
+        """Every step, until one gets no answer: then nothing more is submitted, since a late
+        answer would be taken for one to a later step."""
         kinds = [self._zero, self._normal, *([self._batch] if batches else []), self._fault]
         for kind in kinds:
             step = kind()
@@ -211,7 +211,7 @@ class _Trial:
         if refused is not None:
             return Step(name, False, refused, shown, ())
         if not self._wait(_RECORDS):
-            return Step(name, False, self._silent(), shown, (self._hex(_RECORDS),))
+            return Step(name, False, self._no_answer(), shown, (self._hex(_RECORDS),))
         ok, said = judge(*self._record(_RECORDS))
         return Step(name, ok, said, shown, (self._hex(_RECORDS),))
 
@@ -228,13 +228,13 @@ class _Trial:
         arrived = self._wait(_RECORDS)
         records = tuple(self._hex(_RECORDS + i * 32) for i in range(MEMBERS + 1))
         if not arrived:
-            return Step(name, False, self._silent(), shown, records)
+            return Step(name, False, self._no_answer(), shown, records)
         ok, said = self._judge_batch()
         return Step(name, ok, said, shown, records)
 
     def _full(self) -> Step:
         """Submits more than the queue can hold at once; never to a dedicated queue, which drops
-        what does not fit and tells the kernel's log only."""
+        what does not fit and reports that to the kernel's log only."""
         name = "full queue"
         if self._mode == "dedicated":
             return Step(name, True, "not tried: a dedicated queue drops what does not fit", "", ())
@@ -250,7 +250,9 @@ class _Trial:
                 taken += more
         except OSError as error:
             return Step(name, False, self._reason(error), "", ())
-        return Step(name, True, f"took all {taken} descriptors: faster than we fill it", "", ())
+        return Step(
+            name, True, f"took all {taken} descriptors: faster than it can be filled", "", ()
+        )
 
     def _put(self, at: int, opcode: int, record: int, source: int, size: int) -> None:
         address = self._portal.address
@@ -266,8 +268,8 @@ class _Trial:
             while self._portal.submit(at, 1) == 0:
                 if clock.now_s() > until:
                     return (
-                        f"the queue takes nothing for {ANSWER_S:.0f} s: full by other users' work, "
-                        "or disabled; see its state in sysfs"
+                        f"the queue accepts nothing for {ANSWER_S:.0f} s: full of other users' "
+                        "work, or disabled; see its state in sysfs"
                     )
                 clock.sleep_s(0.001)
         except OSError as error:
@@ -282,7 +284,7 @@ class _Trial:
             )
         return f"submission is refused: {error.strerror}; see dmesg"
 
-    def _silent(self) -> str:
+    def _no_answer(self) -> str:
         more = "; see dmesg for a software error (SWERROR) of the device"
         return f"no completion record after {ANSWER_S:.0f} s{more}"
 
@@ -313,9 +315,9 @@ class _Trial:
     def _judge_fault(self, status: int, result: int, done: int, fault: int) -> tuple[bool, str]:
         page = self._portal.address + _ABSENT
         if status == 3:
-            told = fault & -PAGE == page
-            where = "its address is told" if told else f"another address is told: {fault:#x}"
-            return told and result == 0, f"status 0x03 after {done} bytes: a page fault, {where}"
+            right = fault & -PAGE == page
+            where = "at its address" if right else f"reported at another address: {fault:#x}"
+            return right and result == 0, f"status 0x03 after {done} bytes: a page fault, {where}"
         came = (status, result) == (1, 0)
         why = "no fault: the kernel had the page in place" if came else "wanted 0x03"
         return came, f"status {status:#04x}, result {result}: {why}"

@@ -50,7 +50,7 @@ def device_refused(device: Device, *, pasid: bool) -> str | None:
 
 
 def misconfigured(device: Device, queue: WorkQueue, files: Folder, opcodes: int) -> str | None:
-    """What sysfs says against the queue, or None."""
+    """Why sysfs shows the queue as unusable, or None."""
     wrong = _wrong_attribute(queue, files, opcodes)
     state = files.text("state")
     driver = files.has("driver_name")
@@ -100,7 +100,7 @@ def _wrong_attribute(queue: WorkQueue, files: Folder, opcodes: int) -> str | Non
 
 
 def unopenable(host: Host, queue: WorkQueue) -> str | None:
-    """What the device node says against the queue, or None; opens nothing."""
+    """Why the device node cannot be used, or None; opens nothing."""
     try:
         node = os.stat(queue.path)
     except FileNotFoundError:
@@ -144,7 +144,7 @@ def with_submission(
     no_batches = _why_no_batches(queue, submit, opcodes, op_cap, again)
     if no_batches is not None:
         notes.append(no_batches)
-    notes += _faults_that_cost(queue, again)
+    notes += _costly_faults(queue, again)
     return queue._replace(
         submit=submit, batches=no_batches is None, note="; ".join(notes) if notes else None
     )
@@ -178,13 +178,13 @@ def _open_refused(queue: WorkQueue, code: int) -> str:
     return f"{queue.path}: opening it: {os.strerror(code)}; see dmesg and {DOCUMENT}"
 
 
-def _faults_that_cost(queue: WorkQueue, again: str) -> list[str]:
+def _costly_faults(queue: WorkQueue, again: str) -> list[str]:
     """Settings with which a fault costs more than the page: notes."""
     found = []
     if not queue.ats:
         found.append(
-            "ats_disable is 1: records that the device cannot write are lost without a word, "
-            f"each costs the queue; {again}"
+            "ats_disable is 1: records that the device cannot write are lost silently, "
+            f"each makes pagecheck abandon the queue; {again}"
         )
     elif not queue.prs:
         found.append(

@@ -4,7 +4,7 @@ Facts: a queue is usable if its device and itself are enabled, it is of type use
 patterns, its node can be opened, and descriptors can be submitted: by ENQCMD (shared) or MOVDIR64B
 (dedicated) through a mapping of its portal, or by write(2), which the kernel offers since it wants
 CAP_SYS_RAWIO for that mapping (Linux 6.10, CVE-2024-21823).
-`queue_reasons.py` judges. Nothing is submitted here.
+`queue_reasons.py` has the reasons. Nothing is submitted here.
 
 Source: Linux drivers/dma/idxd/sysfs.c and cdev.c, Documentation/ABI/stable/sysfs-driver-dma-idxd.
 """
@@ -53,7 +53,7 @@ def find_queue(path: str, host: Host | None = None, *, probe: bool = False) -> W
         probe: as for `list_devices`; only this queue is opened.
 
     Raises:
-        EngineError: there is no such queue; it says which there are.
+        EngineError: there is no such queue; the message lists those that exist.
     """
     host = host or Host()
     folder, name = os.path.split(os.path.normpath(path))
@@ -70,10 +70,10 @@ def find_queue(path: str, host: Host | None = None, *, probe: bool = False) -> W
 
 
 def open_state(queue: WorkQueue, host: Host | None = None) -> int:
-    """Opens the attribute that tells a queue that is full from one that is disabled.
+    """Opens the attribute that distinguishes a full queue from a disabled one.
 
     Returns:
-        A descriptor, or -1 where it cannot be had.
+        A descriptor, or -1 where it cannot be opened.
     """
     path = f"{(host or Host()).devices}/{queue.device}/{queue.name}/state"
     try:
@@ -158,7 +158,7 @@ def _device_itself(files: Folder, number: int) -> Device:
 def _queue(
     host: Host, device: Device, op_cap: int, numbers: tuple[int, int], *, probe: bool
 ) -> WorkQueue:
-    """One queue, judged in the order in which its owner would mend it."""
+    """One queue, with the first reason against it in the order in which its owner would fix it."""
     name = f"wq{numbers[0]}.{numbers[1]}"
     files = Folder(f"{host.devices}/{device.name}/{name}")
     mode = files.text("mode")

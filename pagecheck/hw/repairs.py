@@ -1,4 +1,4 @@
-"""Commands that set up a work queue again: always its whole configuration.
+"""Commands that set a work queue up again: always its whole configuration.
 
 Facts: disabling a queue clears its type, name, mode, threshold, priority, block_on_fault, the ATS
 and PRS settings, the transfer limit (2 MiB) and the batch limit (32), and gives op_config back

@@ -1,5 +1,5 @@
-"""Reading attributes of sysfs as what they are, text of unknown worth: it is checked before it is
-believed, and made short and printable before it is shown. Nothing here raises on its account."""
+"""Reads attributes of sysfs as untrusted text: checked before it is used, made short and printable
+before it is shown. An invalid one is a reason against the queue, not an exception."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _SHOWN = 40  # characters of a foreign value in a message
 
 
 class Folder:
-    """The attributes of one sysfs folder; remembers the first that cannot be believed."""
+    """The attributes of one sysfs folder; remembers the first that is invalid."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.problem: str | None = None
 
     def refuse(self, name: str, value: str, what: str) -> None:
-        """Notes that an attribute holds nonsense."""
+        """Notes that an attribute is invalid."""
         self.problem = self.problem or (
             f"{self.path}/{name} holds {value!r}, {what}; "
             f"no idxd driver writes that, see {DOCUMENT}"

@@ -58,12 +58,12 @@ class Model(
         batch: descriptors of a batch at most.
         transfer: bytes of a descriptor at most.
         version: 1 or 2.
-        seed: of everything that is drawn by chance.
+        seed: of everything that is random.
         faults: name of the fault plan.
         delay: microseconds from a submission to its execution.
         engines: that execute side by side.
         prs: 1: absent lists and records are asked for, not faulted upon.
-        ats: 0: of a fault on a record nobody hears.
+        ats: 0: a fault on a record is not reported.
     """
 
     __slots__ = ()

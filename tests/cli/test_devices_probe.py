@@ -70,8 +70,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("page-fault", "batch of 8", "status 0x05, 8 of 8 members; member "),
         ("lost-all", "zero page", "no completion record after 0 s"),
-        ("always-full", "zero page", "the queue takes nothing for 0 s"),
-        ("stuck-close", "close", "has not let go of this process"),
+        ("always-full", "zero page", "the queue accepts nothing for 0 s"),
+        ("stuck-close", "close", "has not released this process"),
     ],
 )
 def test_what_is_wrong_is_told(impatient: None, faults: str, step: str, words: str) -> None:
