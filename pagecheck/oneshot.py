@@ -133,26 +133,8 @@ def scan(
         opened = _open(stack, text, page_size, offset, length, format, trust_path=trust_path)
         _check_vm(opened, kind, pause=pause, gpa=gpa)
         _tell("blocks", [found.ram for found in opened.blocks])
-        output = _output(out, opened, kind)
-        if output is not None:
-            stack.enter_context(output)
-        workers = {"wq": wq, "fallback": fallback, "kernel": kernel, "batch_pages": batch_pages}
-        workers |= {"nice": nice, "stall": stall}
-        if channels is None and not wq:
-            channels = _default_channels(opened)
-        coordinator = _started(channels, engine, started, deadline, workers)
-        if coordinator is None:
-            report = _nothing_decided(opened, engine, channels or len(wq), started)
-        else:
-            stack.enter_context(coordinator)
-            from pagecheck.coordinator.runner import Request, run_scan
-
-            parts = _attach(coordinator, opened, holes, gpa=gpa)
-            request = Request(
-                text, kind, max_rate, deadline, max_pause, leave_stopped, started=started
-            )
-            pauser = opened.vm if pause else None
-            report = run_scan(coordinator, parts, request, pauser, progress)
+        output = _output(stack, out, opened, kind)
+        report = _scan_opened(stack, opened, options, started, progress)
         report = _with_unreadable(report, opened, gpa=gpa)
         if output is not None:
             report = output.write(report)
@@ -160,28 +142,53 @@ def scan(
         return report
 
 
-def _default_channels(opened: _Opened) -> int:
-    return default_channels(
-        sum(min(found.ram.size, found.source.allocated) for found in opened.blocks)
-    )
-
-
-def _started(
-    channels: int | None,
-    engine: Engine,
+def _scan_opened(
+    stack: contextlib.ExitStack,
+    opened: _Opened,
+    options: dict[str, Any],
     started: float,
-    deadline: float | None,
-    workers: dict[str, Any],
-) -> Coordinator | None:
-    """The coordinator, its workers ready; None where the deadline passed before they were.
+    progress: Progress | None,
+) -> Report:
+    """Starts workers, and scans with them.
 
     Args:
+        stack: ends what is started.
+        options: the arguments of `scan` by name.
         started: `clock.now_s` when the scan began.
-        workers: the other arguments of `Coordinator`.
     """
+    channels = options["channels"]
+    if channels is None and not options["wq"]:
+        sizes = (min(found.ram.size, found.source.allocated) for found in opened.blocks)
+        channels = default_channels(sum(sizes))
+    coordinator = _start(channels, options, started)
+    if coordinator is None:
+        return _nothing_decided(
+            opened, options["engine"], channels or len(options["wq"]), clock.now_s() - started
+        )
+    stack.enter_context(coordinator)
+    from pagecheck.coordinator.runner import Request, run_scan
+
+    parts = _attach(coordinator, opened, options["holes"], gpa=options["gpa"])
+    request = Request(
+        opened.text,
+        kind=options["kind"],
+        max_rate=options["max_rate"],
+        deadline=options["deadline"],
+        max_pause=options["max_pause"],
+        leave_stopped=options["leave_stopped"],
+        started=started,
+    )
+    pauser = opened.vm if options["pause"] else None
+    return run_scan(coordinator, parts, request, pauser, progress)
+
+
+def _start(channels: int | None, options: dict[str, Any], started: float) -> Coordinator | None:
+    """The coordinator, its workers ready; None where the deadline passed before they were."""
+    names = ("engine", "wq", "fallback", "kernel", "batch_pages", "nice", "stall")
+    deadline = options["deadline"]
     most = START_S if deadline is None else min(deadline, START_S)
     try:
-        return Coordinator(channels, engine, start_timeout=most, **workers)
+        return Coordinator(channels, start_timeout=most, **{name: options[name] for name in names})
     except StartTimeout:
         if deadline is None or clock.now_s() - started < deadline:
             raise
@@ -220,8 +227,10 @@ def _tell(what: str, value: Any) -> None:
         listener(what, value)
 
 
-def _output(out: str | os.PathLike[str] | None, opened: _Opened, kind: Kind) -> Output | None:
-    """Where results go, looked at before any work is done."""
+def _output(
+    stack: contextlib.ExitStack, out: str | os.PathLike[str] | None, opened: _Opened, kind: Kind
+) -> Output | None:
+    """Where results go, looked at before any work is done; the stack closes it."""
     if out is None:
         return None
     from pagecheck.report.bitmap_files import Output
@@ -229,7 +238,7 @@ def _output(out: str | os.PathLike[str] | None, opened: _Opened, kind: Kind) -> 
     names = [found.ram.name for found in opened.blocks]
     names += [each.name for each in opened.vm.unreadable] if opened.vm is not None else []
     files = [f"/proc/self/fd/{found.source.fd}" for found in opened.blocks]
-    return Output(out, names, kind, files)
+    return stack.enter_context(Output(out, names, kind, files))
 
 
 def _open(
@@ -288,7 +297,7 @@ def _check_vm(opened: _Opened, kind: Kind, *, pause: bool, gpa: bool) -> None:
         )
 
 
-def _nothing_decided(opened: _Opened, engine: str, channels: int, started: float) -> Report:
+def _nothing_decided(opened: _Opened, engine: str, channels: int, seconds: float) -> Report:
     """The deadline passed while the workers started."""
     from pagecheck.coordinator.runner import asked_again
     from pagecheck.report.report import undecided_report
@@ -296,7 +305,6 @@ def _nothing_decided(opened: _Opened, engine: str, channels: int, started: float
     notes = [note for found in opened.blocks for note in found.source.notes]
     notes.append("the deadline passed before the workers were ready: every page is undecided")
     blocks = [found.ram for found in opened.blocks]
-    seconds = clock.now_s() - started
     report = undecided_report(opened.text, blocks, engine, channels, seconds, notes)
     return report if opened.vm is None else asked_again(report, [opened.vm])
 
