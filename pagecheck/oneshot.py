@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pagecheck.report.report import Report
     from pagecheck.vmm import Vm
 
-# In a process that may have to be left behind: is told of "blocks" (their RamBlocks) once they are
-# known, and of the "report" before anything is closed.
+# In a process that may have to be left behind: called with "blocks" (their RamBlocks) once they are
+# known, and with the "report" before anything is closed.
 listener: Callable[[str, Any], None] | None = None
 
 START_S: Final = 30.0
@@ -99,7 +99,7 @@ def scan(
         leave_stopped: with `pause`: the VM stays stopped once every block was scanned. Where the
             scan ends before that, by an error, a signal or our death, the VM runs on.
         gpa: the report's blocks say where they lie in guest-physical memory (`qmp:` only).
-        trust_path: you vouch for the paths that QEMU tells (`qmp:` only): they are opened where
+        trust_path: you vouch for the paths that QEMU reports (`qmp:` only): they are opened where
             nothing proves which file its RAM is, and the report says so.
         format: `auto` refuses a file that is certainly no raw RAM (a disk image, a core, a VM
             state, an archive, compressed data) and notes a doubt; `raw` takes any file for raw RAM.
@@ -132,13 +132,13 @@ def scan(
     with contextlib.ExitStack() as stack:
         opened = _open(stack, text, page_size, offset, length, format, trust_path=trust_path)
         _check_vm(opened, kind, pause=pause, gpa=gpa)
-        _tell("blocks", [found.ram for found in opened.blocks])
+        _notify("blocks", [found.ram for found in opened.blocks])
         output = _output(stack, out, opened, kind)
         report = _scan_opened(stack, opened, options, started, progress)
         report = _with_unreadable(report, opened, gpa=gpa)
         if output is not None:
             report = output.write(report)
-        _tell("report", report)
+        _notify("report", report)
         return report
 
 
@@ -222,7 +222,7 @@ def _may_stall(source: str, out: str | os.PathLike[str] | None) -> str | None:
     return kind or (None if out is None else mounts.may_stall(os.fspath(out)))
 
 
-def _tell(what: str, value: Any) -> None:
+def _notify(what: str, value: Any) -> None:
     if listener is not None:
         listener(what, value)
 
@@ -253,7 +253,9 @@ def _open(
 ) -> _Opened:
     """Opens the source; the stack closes it."""
     if trust_path and not text.startswith("qmp:"):
-        raise UsageError(f"{text}: --trust-path is for the paths that QEMU tells, with qmp:SOCKET")
+        raise UsageError(
+            f"{text}: --trust-path is for the paths that QEMU reports, with qmp:SOCKET"
+        )
     if not text.startswith(("pid:", "qmp:")):
         ram = open_source(text, format)
         stack.callback(ram.close)

@@ -1,4 +1,4 @@
-"""The coordinator: owns shared memory and workers, plans, gives out, publishes, reports.
+"""The coordinator: owns shared memory and workers, plans, submits, publishes, reports.
 
 It never reads guest RAM and never opens a work queue.
 """

@@ -81,7 +81,7 @@ class Block:
         }
 
     def is_dense(self) -> bool:
-        """Whether the file has no hole, as far as that can be told without a walk: then a walk
+        """Whether the file has no hole, as far as is known without a walk: then a walk
         would only cost time, and a hole that comes is read as the zeros it is."""
         return self.source.looks_dense
 
@@ -89,6 +89,15 @@ class Block:
         """Whole pages of the block that lie inside a file of that size."""
         inside = min(max(file_size - self.ram.start, 0), self.ram.size)
         return inside // self.ram.page_size
+
+    def past_end(self, file_size: int) -> str:
+        """The note on pages that do not lie inside a file of that size: bytes past its end look
+        like zeros, so these pages are undecided."""
+        offset = self.pages_inside(file_size) * self.ram.page_size
+        return (
+            f"{self.source.text}: was cut to {file_size:#x} bytes: pages of block {self.ram.name} "
+            f"from offset {offset:#x} are undecided"
+        )
 
     def require_attached(self) -> None:
         """Raises UsageError after the block was detached."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pagecheck import clock
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import CHECK_PAGES
 from pagecheck.coordinator.outcome import Outcome
 from pagecheck.coordinator.pool import Job, Pool, Stop
+from pagecheck.coordinator.scan import why_undecided
 from pagecheck.coordinator.settings import closed
 from pagecheck.errors import UsageError
 from pagecheck.native import Feed, _native
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _UINT64: Final = np.dtype(np.uint64)
-PIECE_BATCHES: Final = 4  # taken at once by a lane when several share a check
+PIECE_BATCHES: Final = 4  # taken at once by a feeder thread when several share a check
 
 
 class Pieces:
@@ -81,15 +81,14 @@ def check(
             notes = result.notes
             if result.shortage is not None:  # another channel may have what this one lacks
                 zero[:] = decided[:] = False
-                notes = _on_lanes(pool, block, pages, zero, decided, stop, deadline_ns)
+                notes = _on_several(pool, block, pages, zero, decided, stop, deadline_ns)
     else:
-        notes = _on_lanes(pool, block, pages, zero, decided, stop, deadline_ns)
+        notes = _on_several(pool, block, pages, zero, decided, stop, deadline_ns)
     notes += _forget_past_end(block, pages, zero, decided)
     if not notes and not decided.all():
         if stop.is_set():
             raise closed()
-        late = clock.now_ns() >= deadline_ns
-        notes.append("the deadline passed" if late else "some pages could not be read")
+        notes.append(why_undecided(count - int(decided.sum()), deadline_ns, stop))
     normal = _native.offsets_partition(pages, zero, partition)
     return Answer(zero, decided, partition, normal, tuple(notes))
 
@@ -127,7 +126,7 @@ def _convert(given: NDArray[Any]) -> NDArray[np.uint64]:
     return np.array(given, dtype=np.uint64)
 
 
-def _on_lanes(
+def _on_several(
     pool: Pool,
     block: Block,
     pages: NDArray[np.uint64],
@@ -153,7 +152,7 @@ def _forget_past_end(
     zero: NDArray[np.bool_],
     decided: NDArray[np.bool_],
 ) -> list[str]:
-    """Bytes past the end of a file that was cut short look like zeros: not decided."""
+    """Makes pages past the end of a file undecided; returns the notes."""
     size = block.source.size
     inside = block.pages_inside(size) * block.ram.page_size
     if inside == block.ram.size:
@@ -163,7 +162,4 @@ def _forget_past_end(
         return []
     zero[past] = False
     decided[past] = False
-    return [
-        f"{block.source.text}: the file is only {size:#x} bytes now: pages of block "
-        f"{block.ram.name} from offset {inside:#x} are undecided"
-    ]
+    return [block.past_end(size)]

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_DEADLINE_S: Final = 60.0
-VISIT_S: Final = 1.0  # for telling idle workers at once what they would learn later
+VISIT_S: Final = 1.0  # to bring idle workers up to date at once
 
 
 class Coordinator:
@@ -54,7 +54,7 @@ class Coordinator:
     Use it as a context manager. Several threads may use one coordinator at once.
 
     Attributes:
-        settings: what its workers were told; None for engine `none`.
+        settings: what its workers are started with; None for engine `none`.
     """
 
     def __init__(
@@ -292,7 +292,7 @@ class Coordinator:
             /dev/shm goes with the next scan of the block, or when it is detached.
 
         Raises:
-            UsageError: a diff where holes cannot be told, or an argument out of range.
+            UsageError: a diff whose holes cannot be known, or an argument out of range.
             SourceError: a page of a diff is part hole, part data.
             EngineError: no channel is left.
         """

@@ -67,12 +67,12 @@ def queue_notes(pool: Pool, workers: tuple[ChannelReport, ...]) -> list[str]:
         state, end = channel.queue_state & 0xFF, channel.queue_state >> 8
         if state == _native.QUEUE_DRAINING:
             notes.append(
-                f"{at} was given up ({QUEUE_ENDS.get(end, 'closed')}) and has not drained; "
+                f"{at} was abandoned ({QUEUE_ENDS.get(end, 'closed')}) and has not drained; "
                 f"worker {channel.pid} is left to it, the CPU decides its pages"
             )
         elif state == _native.QUEUE_NONE:
             notes.append(
-                f"{at} was given up ({QUEUE_ENDS.get(end, 'closed')}); the CPU decides its pages "
+                f"{at} was abandoned ({QUEUE_ENDS.get(end, 'closed')}); the CPU decides its pages "
                 "until it can be opened again"
             )
         elif end == _native.QUEUE_FULL:

@@ -40,10 +40,10 @@ class ScanOptions(NamedTuple):
 
 
 class ScanWork:
-    """Hands out runs of data pages, publishes holes on the way, and keeps to a byte rate.
+    """Deals out runs of data pages, publishes holes on the way, and keeps to a byte rate.
 
     Attributes:
-        done_pages: pages that were given out or answered as holes.
+        done_pages: pages that were submitted or answered as holes.
         smallest: the smallest size that the file was seen to have.
         error: what ended the walk early.
     """
@@ -76,7 +76,7 @@ class ScanWork:
         self._deadline_ns = options.deadline_ns
         self._channels = channels
         self._batch_pages = options.batch_pages
-        # Half a ring: what a lane can give out when it wakes.
+        # Half a ring: what a feeder thread can submit when it wakes.
         self._span_pages = options.batch_pages * (slots // 2)
         if self._rate is not None:
             paced = self._rate * PACE_NS // 1_000_000_000 // block.ram.page_size
@@ -147,7 +147,7 @@ class ScanWork:
                 self._publish_hole(run)
             else:
                 self._run = run
-        # Towards the end of a run the spans get smaller, so that all lanes end together.
+        # Towards the end of a run the spans get smaller, so that all feeder threads end together.
         share = self._run.pages // (2 * self._channels)
         most = max(self._batch_pages, min(self._span_pages, share))
         first, count = self._run.first, min(self._run.pages, most)
@@ -244,7 +244,7 @@ def _scan(
     notes = [note for outcome in outcomes for note in outcome.notes]
     notes += forget_past_end(block, bitmaps, min(work.smallest, rest.size, rest.size_after))
     if options.kind == "diff":
-        notes += _forget_doubtful(block, bitmaps)
+        notes += _forget_uncertain(block, bitmaps)
     if rest.size_after > rest.size:
         notes.append(
             f"{block.source.text}: grew from {rest.size:#x} to {rest.size_after:#x} bytes during "
@@ -259,20 +259,20 @@ def _scan(
 
 
 def forget_past_end(block: Block, bitmaps: BlockBitmaps, smallest: int) -> list[str]:
-    """Bytes past the end of a file that was cut short look like zeros: not decided."""
+    """Makes pages past the end of a file undecided; returns the notes.
+
+    Args:
+        smallest: the smallest size that the file was seen to have, in bytes.
+    """
     inside = block.pages_inside(smallest)
     if inside == bitmaps.pages:
         return []
     bitmaps.forget_from(inside)
-    offset = inside * block.ram.page_size
-    return [
-        f"{block.source.text}: was cut to {smallest:#x} bytes during the scan: pages of block "
-        f"{block.ram.name} from offset {offset:#x} are undecided"
-    ]
+    return [block.past_end(smallest)]
 
 
-def _forget_doubtful(block: Block, bitmaps: BlockBitmaps) -> list[str]:
-    """Pages of a diff that a last look at its file leaves in doubt.
+def _forget_uncertain(block: Block, bitmaps: BlockBitmaps) -> list[str]:
+    """Makes pages of a diff undecided that a last look at its file does not confirm.
 
     A page that became a hole during the scan is not zero, nor known to be unchanged: a worker may
     have read the zeros of the hole. What the file system reserved ahead of a writer reads as zeros
@@ -305,7 +305,7 @@ def _forget_doubtful(block: Block, bitmaps: BlockBitmaps) -> list[str]:
     return notes
 
 
-def why_undecided(pages: int, deadline_ns: int, stop: Stop) -> str:
+def why_undecided(pages: int, deadline_ns: int, stop: threading.Event) -> str:
     """The note on pages that nobody else explained."""
     if stop.is_set():
         return f"the scan was stopped: {pages} pages are undecided"
@@ -317,7 +317,7 @@ def why_undecided(pages: int, deadline_ns: int, stop: Stop) -> str:
 def block_report(
     block: Block, bitmaps: BlockBitmaps, counts: Counts, *, diff: bool = False
 ) -> BlockReport:
-    """What is told of the block."""
+    """What is reported of the block."""
     unchanged = bitmaps.hole.toreadonly() if diff else None
     return BlockReport(
         block.ram, counts, bitmaps.zero.toreadonly(), bitmaps.normal.toreadonly(), unchanged

@@ -130,7 +130,7 @@ def scan_selected(
 ) -> ScanResult:
     """Decides the selected pages on all channels, window by window.
 
-    Holes are answered by the workers, as zero; which of the zero pages are holes is not told.
+    Holes are answered by the workers, as zero; which of the zero pages are holes is not reported.
 
     Raises:
         UsageError: the selection's file was cut short.

@@ -1,4 +1,4 @@
-"""What a coordinator is told: defaults from what this process may use, and ranges of arguments."""
+"""The settings of a coordinator: their ranges, and defaults from what this process may use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Settings(NamedTuple):
         fallback: where engine "dsa" has no queue, the CPU decides.
         slots: slots per ring.
         slot_pages: the most pages of a batch, a multiple of 64.
-        stall_ns: a worker whose progress word stands still this long is hung.
+        stall_ns: a worker that makes no progress this long is hung.
     """
 
     engine: str
@@ -49,7 +49,7 @@ class Settings(NamedTuple):
     stall_ns: int
 
     def message(self, *, stands_in: bool) -> dict[str, Any]:
-        """What a worker is told of them.
+        """The part of them that a worker is sent.
 
         Args:
             stands_in: it takes the place of one that was ready, and may find a dedicated queue
@@ -199,7 +199,7 @@ def check_queues(engine: str, wq: Sequence[str], *, fallback: bool) -> None:
         raise UsageError(f"wq {wq!r}: give a list of work queues")
     for each in wq:
         if not isinstance(each, str):
-            raise UsageError(f"wq {each!r}: is no text such as '/dev/dsa/wq0.0'")
+            raise UsageError(f"wq {each!r}: is not a string such as '/dev/dsa/wq0.0'")
     if wq and engine in ("cpu", "none"):
         raise UsageError(f"wq {wq[0]!r}: engine {engine} uses no work queue; use engine dsa")
     if fallback and engine != "dsa":
@@ -248,7 +248,7 @@ def deadline_ns(seconds: float | None) -> int:
 
 
 def start_allowance(seconds: float) -> Allowance:
-    """How long workers may take to be ready; time in which we stood still does not count.
+    """How long workers may take to be ready; time in which this process did not run does not count.
 
     Raises:
         UsageError: not more than 0.

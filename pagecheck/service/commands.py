@@ -163,7 +163,7 @@ class Commands:
                 raise UsageError(f"{source}: the VM says what its RAM is: give page_size at most")
             return self._attach_vm(source, look, expected, trust_path=trust_path)
         if trust_path:
-            raise UsageError(f"{source}: trust_path is for the paths that QEMU tells, with qmp:")
+            raise UsageError(f"{source}: trust_path is for the paths that QEMU reports, with qmp:")
         ram = open_named(source, name, expected, form)
         return self._answer_attach([self._add(ram, look, offset or 0, size, given, None)])
 

@@ -75,7 +75,7 @@ def test_2_after_a_failed_wait_the_channel_works_and_tells_the_truth(ram: Ram, c
         block = coordinator.attach(ram.source)
         end = time.monotonic() + BOUND_S
         notes = " ".join(coordinator.scan(block).notes)
-        while "given up" not in notes:  # between two openings it is up
+        while "abandoned" not in notes:  # between two openings it is up
             assert time.monotonic() < end
             notes = " ".join(coordinator.scan(block).notes)
         assert queue in notes
@@ -91,7 +91,7 @@ def test_3_members_without_a_record(ram: Ram, clean: None, plan: str) -> None:
 
 
 def test_4_a_record_that_comes_after_patience_ended(ram: Ram, clean: None) -> None:
-    queue = "model:delay=250000"  # the device still owns the memory when it is given up
+    queue = "model:delay=250000"  # the device still owns the memory when it is abandoned
     with Coordinator(engine="dsa", wq=[queue], stall=STALL) as coordinator:
         for _ in range(3):
             assert_checks(coordinator, ram)

@@ -165,6 +165,16 @@ def test_the_coordinator_loads_no_worker_and_no_numpy() -> None:
     assert "numpy" not in loaded
 
 
+def test_a_plain_scan_loads_only_what_it_uses(tmp_path: Path) -> None:
+    ram = tmp_path / "ram"
+    ram.write_bytes(bytes(1 << 20))
+    loaded = loaded_by(f"import pagecheck; pagecheck.scan({str(ram)!r}, channels=1)")
+    assert "pagecheck.coordinator.runner" in loaded
+    unused = ("numpy", "pagecheck.vmm", "pagecheck.service", "pagecheck.cli", "pagecheck.aside")
+    assert not [name for name in loaded if name.startswith(unused)]
+    assert not {"pagecheck.coordinator.check", "pagecheck.coordinator.select"} & loaded
+
+
 def test_the_command_line_is_light() -> None:
     loaded = loaded_by("import pagecheck.cli.main")
     assert "numpy" not in loaded
