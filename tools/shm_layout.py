@@ -1,8 +1,8 @@
 """Writes the tables of docs/shm-layout.md: `python -m tools.shm_layout`, with `--check` only looks.
 
-Offsets and sizes are the built extension's; names, writers and meanings are read from the headers'
-structures, where a comment of its own line names the writer of the words below it, and one behind
-a word says what the word means.
+Offsets and sizes are those of the built extension; names, writers and meanings are read from the
+headers' structures, where a comment of its own line names the writer of the words below it, and
+one behind a word says what the word means.
 """
 
 from __future__ import annotations
