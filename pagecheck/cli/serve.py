@@ -120,8 +120,8 @@ def serve(
         print(json.dumps({"protocol": PROTOCOL, "features": list(CAPABILITIES)}))
         return 0
     start_log(verbose=verbose)
+    from pagecheck.service.log_limit import limit_log
     from pagecheck.service.run import Where, run_service
-    from pagecheck.service.seldom import limit_log
 
     limits = _limits(max_clients, max_channels, max_pause, max_memory, max_block_size)
     where = Where(os.fspath(path) if path else None, fd, allowed_uids, metrics)
@@ -137,13 +137,13 @@ def _limits(
     from pagecheck.service.answers import default_memory, usable_memory
     from pagecheck.service.limits import Limits, default_block_bytes
 
-    each, everybodys = default_memory(usable_memory())
+    each, of_all = default_memory(usable_memory())
     each = each if memory is None else memory
     return Limits(
         clients=clients,
         channels=channels,
         pause_seconds=pause_seconds,
         memory_bytes=each,
-        memory_all_bytes=max(each, everybodys),
+        memory_all_bytes=max(each, of_all),
         block_bytes=default_block_bytes() if block_bytes is None else block_bytes,
     )

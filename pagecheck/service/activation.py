@@ -1,5 +1,5 @@
 """Where the service listens: a path, an inherited descriptor, or what systemd passes on; and what
-it tells systemd."""
+systemd is notified of."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Listener:
         self.close()
 
     def close(self) -> None:
-        """Listens no more. May be called twice."""
+        """Stops listening. May be called twice."""
         if self._made is not None:
             self._made.remove()
         self.socket.close()
@@ -82,13 +82,13 @@ def _from_systemd() -> int | None:
 def _inherited(fd: int) -> Listener:
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise UsageError(f"--fd {fd}: is no socket")
+            raise UsageError(f"--fd {fd}: is not a socket")
         inherited = socket.socket(fileno=fd)
     except OSError as error:
         raise UsageError(f"--fd {fd}: {error.strerror}; pass an open socket on") from error
     os.set_inheritable(fd, False)
     if inherited.family != socket.AF_UNIX or inherited.type != socket.SOCK_STREAM:
-        raise UsageError(f"--fd {fd}: is no Unix stream socket")
+        raise UsageError(f"--fd {fd}: is not a Unix stream socket")
     if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise UsageError(f"--fd {fd}: does not listen")
     return Listener(inherited, None, f"fd {fd}")
@@ -110,7 +110,7 @@ def _bind(path: str, *, for_others: bool) -> Listener:
 
 
 def notify(state: str) -> None:
-    """Tells systemd, where it asked to be told; a failure is not worth ending for.
+    """Notifies systemd, where it asked for that; a failure is ignored.
 
     Source: sd_notify(3): a datagram to $NOTIFY_SOCKET, whose first '@' stands for a zero byte.
     """

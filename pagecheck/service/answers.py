@@ -1,12 +1,12 @@
 """The memory of answers, for as long as clients keep them.
 
 Facts: an answer's memfd is charged to the service until the last that refers to it is gone: a
-descriptor (one on its way, or opened with O_PATH, too) or a mapping, whoever has it. Nobody tells
-the service; but a watch on an inode ends with the inode.
-Danger: a client that keeps answers, or goes and leaves them to another process, until the service
-is killed for want of memory.
+descriptor (one on its way, or opened with O_PATH, too) or a mapping, whoever has it. The service
+gets no notice of that; but a watch on an inode ends with the inode.
+Danger: a client that keeps answers, or leaves them to another process, until the service is killed
+because memory is short.
 Decision: every answer is watched and counts, for the client that asked for it, until its watch is
-gone. A client may keep so much, and all of them, those that went away included, so much together.
+gone. There is a limit per client, and one for all clients together, also those that have left.
 
 Source: inotify(7); inotify_fdinfo() in fs/notify/fdinfo.c.
 """
@@ -62,19 +62,19 @@ class Answers:
             raise _unwatched(error) from error
 
     def allocate(self, client: object, name: str, size: int) -> Memfd:
-        """Memory for one answer; it counts until nobody has it any more.
+        """Memory for one answer; it counts until no process has it any longer.
 
         Args:
-            client: who asks; any object that stands for it.
+            client: who asks; any object that represents it.
 
         Raises:
             LimitError: too much is kept.
-            ResourceError: there is no memory, or it cannot be watched.
+            ResourceError: memory is short, or it cannot be watched.
         """
         kept = _Kept(client, -(-size // PAGE_BYTES) * PAGE_BYTES + OVERHEAD_BYTES)
         with self._lock:
             if not self._fits(client, kept.size):
-                self._look()
+                self._forget_released()
             self._require(client, kept.size)
             self._sums[client] += kept.size
         memory: Memfd | None = None
@@ -91,13 +91,13 @@ class Answers:
         return memory
 
     def bytes_kept(self, client: object | None = None) -> int:
-        """What is kept now, by one client or, with None, by all."""
+        """Bytes that are kept now, by one client or, with None, by all."""
         with self._lock:
-            self._look()
+            self._forget_released()
             return self._sum(client)
 
     def close(self) -> None:
-        """Watches no more. May be called twice."""
+        """Stops watching. May be called twice."""
         with self._lock:
             if self._watch >= 0:
                 os.close(self._watch)
@@ -114,7 +114,7 @@ class Answers:
     def _require(self, client: object, more: int) -> None:
         if self._fits(client, more):
             return
-        mine, everybodys = self._sum(client), self._sum(None)
+        mine, of_all = self._sum(client), self._sum(None)
         if mine + more > self._most_each:
             kept = (
                 f"{mine} bytes are kept by this client already; it may keep {self._most_each} "
@@ -122,7 +122,7 @@ class Answers:
             )
         else:
             kept = (
-                f"{everybodys} bytes are kept by all clients, of {self._most_all} that they may "
+                f"{of_all} bytes are kept by all clients, of {self._most_all} that they may "
                 "keep together; try again later"
             )
         raise LimitError(f"this answer takes {more} bytes, and answers of {kept}")
@@ -141,11 +141,11 @@ class Answers:
         if not self._sums[kept.client]:
             del self._sums[kept.client]
 
-    def _look(self) -> None:
-        """Forgets what nobody has any more: the watches that are gone."""
+    def _forget_released(self) -> None:
+        """Forgets answers that no process has any longer: their watches are gone."""
         if self._watch < 0 or not self._kept:
             return
-        with contextlib.suppress(BlockingIOError):  # what is told of the ends is not needed
+        with contextlib.suppress(BlockingIOError):  # the events themselves are not needed
             while os.read(self._watch, EVENTS_BYTES):
                 pass
         try:
@@ -189,6 +189,6 @@ def usable_memory(membership: str = "/proc/self/cgroup", root: str = CGROUPS) ->
 
 
 def default_memory(usable: int) -> tuple[int, int]:
-    """How many bytes one client and all clients may keep, of the memory that there is."""
-    everybodys = max(usable // ALL_SHARE, LEAST_BYTES)
-    return min(max(usable // EACH_SHARE, LEAST_BYTES), everybodys), everybodys
+    """How many bytes one client and all clients may keep of the usable memory."""
+    of_all = max(usable // ALL_SHARE, LEAST_BYTES)
+    return min(max(usable // EACH_SHARE, LEAST_BYTES), of_all), of_all

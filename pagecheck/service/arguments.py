@@ -1,6 +1,6 @@
 """A command's arguments: taken one by one, checked by type and range, none left over.
 
-Everything here was sent by a client and is believed in nothing.
+Everything here was sent by a client and nothing of it is trusted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MISSING: Any = object()
 
 
 class Arguments:
-    """The members of one JSON object; `done` says what nobody asked for."""
+    """The members of one JSON object; `done` refuses what is left over."""
 
     def __init__(self, given: Any, what: str = "arguments") -> None:
         """Raises UsageError unless it is an object."""
@@ -72,20 +72,20 @@ class Arguments:
         return value
 
     def choice(self, name: str, *choices: str) -> str:
-        """One of the given texts; the first where it is missing."""
+        """One of the given strings; the first where it is missing."""
         value = self._left.pop(name, choices[0])
         if value not in choices:
             raise UsageError(f"{self._at(name)}: must be one of {', '.join(choices)}")
         return str(value)
 
     def text(self, name: str, default: Any = _MISSING, chars: int = NAME_CHARS) -> Any:
-        """A printable text of limited length; or the default."""
+        """A printable string of limited length; or the default."""
         if not self._has(name, default):
             return default
         value = self._left.pop(name)
         if not isinstance(value, str) or not 0 < len(value) <= chars or not value.isprintable():
             raise UsageError(
-                f"{self._at(name)}: must be a printable text of 1 to {chars} characters"
+                f"{self._at(name)}: must be a printable string of 1 to {chars} characters"
             )
         return value
 
@@ -110,7 +110,7 @@ class Arguments:
         return Arguments(self._left.pop(name), self._at(name)) if self._has(name, None) else None
 
     def done(self) -> None:
-        """Raises UsageError where something is left that nobody asked for."""
+        """Raises UsageError where a member is left that is not known."""
         if self._left:
             unknown = ", ".join(repr(str(name)[:NAME_CHARS]) for name in sorted(self._left)[:5])
             raise UsageError(f"{self._what}: unknown: {unknown}")
@@ -120,7 +120,7 @@ def regions(arguments: Arguments) -> tuple[Region, ...]:
     """The member `regions`: where parts of the file lie in guest-physical memory.
 
     Raises:
-        UsageError: they overlap in the guest or in the file, or are no numbers.
+        UsageError: they overlap in the guest or in the file, or are not numbers.
     """
     found: list[Region] = []
     for index, each in enumerate(arguments.items("regions", REGIONS_PER_BLOCK) or ()):
@@ -155,7 +155,7 @@ def page_ranges(
         known: the block's regions, for ranges of guest-physical addresses.
 
     Raises:
-        UsageError: a range is no multiple of the page size, or outside every region.
+        UsageError: a range is not a multiple of the page size, or outside every region.
         LimitError: guest-physical ranges cross too many regions.
     """
     given = arguments.items("ranges", RANGES_PER_CHECK)

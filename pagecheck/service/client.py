@@ -35,12 +35,12 @@ Progress = Callable[[int, int], None]
 
 
 class Client(Requests):
-    """A connection to a service; a context manager. What it attached goes when it goes.
+    """A connection to a service; a context manager. What it attached is detached when it closes.
 
     Several threads may use one client; their commands wait for each other.
 
     Attributes:
-        greeting: what the service said of itself: version, protocol, layout, layouts,
+        greeting: what the service reported of itself: version, protocol, layout, layouts,
             capabilities, limits.
     """
 
@@ -67,16 +67,16 @@ class Client(Requests):
                 root and its own user only.
             regions: where its parts lie in guest-physical memory.
             access: `read` for a single pass, see `Coordinator.attach`.
-            trust_path: you vouch for the paths that QEMU tells, see `pagecheck.scan`.
-            format: of a named file: `auto` refuses one that is certainly no raw RAM, `raw` takes
+            trust_path: you vouch for the paths that QEMU reports, see `pagecheck.scan`.
+            format: of a named file: `auto` refuses one that is certainly not raw RAM, `raw` takes
                 any. A descriptor is taken for RAM.
 
         Returns:
-            One block; as many as can be looked at for `pid:` and `qmp:`.
+            One block; as many as can be read for `pid:` and `qmp:`.
 
         Raises:
-            SourceError, UsageError, LimitError, AccessError: it is not taken; the text says why. A
-                path, socket or process that the service sees as another one is not.
+            SourceError, UsageError, LimitError, AccessError: it is not taken; the text says why. So
+                is a path, socket or process that is another one to the service.
         """
         arguments: dict[str, Any] = {"page_size": page_size, "holes": holes, "access": access}
         arguments |= {} if name is None else {"name": name}
@@ -107,7 +107,7 @@ class Client(Requests):
                     self.detach(block)
 
     def detach(self, block: RemoteBlock) -> None:
-        """The service forgets the block."""
+        """Detaches the block."""
         self.require_own(block)
         self.execute("detach", {"block": block.number})
 
@@ -161,8 +161,8 @@ class Client(Requests):
 
         def on_event(event: dict[str, Any]) -> None:
             if progress is not None:
-                told = Members(event, "the progress of check")
-                progress(*(told.integer(name, 0, NEVER_NS) for name in ("done", "bytes")))
+                given = Members(event, "the progress of check")
+                progress(*(given.integer(name, 0, NEVER_NS) for name in ("done", "bytes")))
 
         reply, fds = self.execute(
             "check",
@@ -241,12 +241,12 @@ class Client(Requests):
         """Opens a direct channel: batches go to a worker of its own through shared memory.
 
         Args:
-            slots: batches that may be out at once.
+            slots: batches that may be in progress at once.
             slot_pages: the most pages of a batch.
-            spin_us: both sides look this long before they sleep.
+            spin_us: both sides poll this long before they sleep.
 
         Raises:
-            PeerError: the service lays channels out in no way that we know.
+            PeerError: the service has no layout of channels that we know.
         """
         return open_channel(self, slots, slot_pages, spin_us)
 
@@ -257,6 +257,6 @@ class Client(Requests):
         return [self.own(block) for block in given.each("blocks", remote_block)]
 
     def stats(self) -> dict[str, Any]:
-        """What the service has counted; root and its own user are told of every client."""
+        """What the service has counted; root and its own user get every client."""
         reply, _fds = self.execute("query-stats")
         return reply

@@ -1,7 +1,7 @@
-"""What a client may ask for: each command's arguments checked, done, and answered.
+"""The commands of clients: arguments checked, command run, reply made.
 
-A command runs in its client's own thread. It may take long; it ends early when the client is gone
-or the service ends.
+A command runs in its client's own thread. It may take long; it ends early when the client
+is gone or the service ends.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Commands:
         """Nothing is done yet.
 
         Args:
-            on_progress: called about ten times a second by commands that take long, with what the
-                client is to be told, or None; raises where the client is gone.
+            on_progress: called about ten times a second by commands that take long, with what to
+                report to the client, or None; raises where the client is gone.
         """
         self._service = service
         self._peer = peer
@@ -87,7 +87,7 @@ class Commands:
         }
 
     def greeting(self) -> dict[str, Any]:
-        """What a client is told first."""
+        """What is sent to a client first."""
         limits = self._service.limits
         return {
             "pagecheck": {
@@ -149,7 +149,7 @@ class Commands:
         arguments.done()
         _require_fds("attach", fds, 0 if source is not None else 1)
         if source is None and (trust_path or expected is not None):
-            raise UsageError("trust_path, expect: go with a source, and a descriptor is none")
+            raise UsageError("trust_path, expect: go with a source, and a descriptor is not one")
         if source is None:
             ram = adopt(fds[0], name or "descriptor", name or "ram")
             return self._answer_attach([self._add(ram, look, offset or 0, size, given, None)])
@@ -160,7 +160,7 @@ class Commands:
             )
         if source.startswith(("pid:", "qmp:")):
             if offset is not None or size is not None or given or name is not None:
-                raise UsageError(f"{source}: the VM says what its RAM is: give page_size at most")
+                raise UsageError(f"{source}: the VM defines its RAM: give page_size at most")
             return self._attach_vm(source, look, expected, trust_path=trust_path)
         if trust_path:
             raise UsageError(f"{source}: trust_path is for the paths that QEMU reports, with qmp:")
@@ -268,7 +268,7 @@ class Commands:
             max_pause=arguments.number("max_pause", self._service.limits.pause_seconds),
             leave_stopped=arguments.flag("leave_stopped"),
             client=self._resources.client,
-            progress=self._progress(told=arguments.flag("progress")),
+            progress=self._progress(reported=arguments.flag("progress")),
         )
         arguments.done()
         _require_fds("check", fds, 1 if with_bitmap else 0)
@@ -278,11 +278,11 @@ class Commands:
             )
         return Reply(*check.run(self._service))
 
-    def _progress(self, *, told: bool) -> Callable[[int, int], None]:
+    def _progress(self, *, reported: bool) -> Callable[[int, int], None]:
         """What a check calls."""
 
         def on_progress(done: int, total: int) -> None:
-            self._on_progress({"done": done, "bytes": total} if told else None)
+            self._on_progress({"done": done, "bytes": total} if reported else None)
 
         return on_progress
 
@@ -337,8 +337,8 @@ class Commands:
 
 
 def _layout(arguments: Arguments) -> int:
-    """The layout of a new channel: the highest that both sides speak. Who names none knows only
-    that of the time before they could be named."""
+    """The layout of a new channel: the highest that both sides support. A client that names
+    none knows only the first one."""
     theirs = arguments.integers("layouts", LAYOUTS_PER_REQUEST) or [FIRST_LAYOUT]
     layout = common_layout(LAYOUTS, theirs)
     if layout is None:

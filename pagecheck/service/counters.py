@@ -55,7 +55,7 @@ class Counters:
             self._past[channel.engine] = _sum([past, channel.statistics()])
 
     def words(self) -> dict[str, list[int]]:
-        """The words of `shm.layout.STATS` of all workers there ever were, by engine."""
+        """The words of `shm.layout.STATS` of all workers so far, by engine."""
         found: dict[str, list[list[int]]] = {}
         for report in self.coordinator.statistics():
             found.setdefault(report.engine, []).append(list(report.words))
@@ -74,5 +74,5 @@ class Counters:
 
 def _sum(lists: Iterable[list[int]]) -> list[int]:
     summed = [sum(column) for column in zip(*lists, strict=True)]
-    summed[QUEUE_STATE] = 0  # no count
+    summed[QUEUE_STATE] = 0  # not a count
     return summed

@@ -2,8 +2,8 @@
 
 Facts: the ring's memory is the VMM's, so what is in it is hostile; only its own worker reads it,
 and what is known of that worker comes from its control segment and from the kernel. Decision: a
-worker that dies or stands still, also while it is idle, is not replaced: the ring says that nobody
-answers any more, whoever waits on it is woken, and the VMM opens another channel when it likes.
+worker that dies or makes no progress, also while it is idle, is not replaced: the ring is marked as
+gone, threads that wait on it are woken, and the VMM may open another channel.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 FAR_NS: Final = 1 << 62
 END_NS: Final = 1_000_000_000
-LOOK_NS: Final = 100_000_000  # between two looks at the workers of direct channels
-IDLE_NS: Final = 5_000_000_000  # an idle worker gives a sign every second
+LOOK_NS: Final = 100_000_000  # between two checks of the workers of direct channels
+IDLE_NS: Final = 5_000_000_000  # an idle worker counts up every second
 STARTS_MAX: Final = 5  # workers that die before they are ready, until the channel is refused
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class DirectChannel:
     """One ring in a sealed memfd, and its worker.
 
     Attributes:
-        number: what its client calls it.
+        number: its client's number for it.
         fd: the ring's memory, for the client.
         size: bytes of it.
         engine, kernel: what the worker decides with.
@@ -65,12 +65,12 @@ class DirectChannel:
 
         Args:
             worker: a number of its own among the service's workers; queues are taken by it.
-            spin_us: the worker looks for work this long before every sleep.
+            spin_us: the worker polls for work this long before every sleep.
             blocks: those of its client, by their numbers.
 
         Raises:
             EngineError: the worker does not start.
-            ResourceError: there is no memory.
+            ResourceError: memory is short.
         """
         self.number = number
         self.size = segment_bytes(slots, slot_pages)
@@ -78,9 +78,9 @@ class DirectChannel:
         self.replaced = 0
         self.on_lost: Callable[[], None] | None = None
         self._settings = settings
-        self._lock = threading.Lock()  # its socket is spoken to by one thread at a time
+        self._lock = threading.Lock()  # one thread at a time uses its socket
         self._watch: Watch | None = None  # over all of its time
-        self._in_hand: Watch | None = None  # while it has a batch
+        self._in_progress: Watch | None = None  # while it has a batch
         self._ring = Memfd("pagecheck-channel", self.size)
         self._control = Memfd("pagecheck-control", _native.CONTROL_BYTES)
         self._process: WorkerProcess | None = None
@@ -101,8 +101,8 @@ class DirectChannel:
         shape: tuple[int, int],
         blocks: Mapping[int, Block],
     ) -> dict[str, Any]:
-        """What the worker says when it is ready; where it dies meanwhile another takes its place,
-        on the same ring: nobody else has seen it yet."""
+        """The worker's message when it is ready; where it dies meanwhile another takes its place,
+        on the same ring: no client has seen it yet."""
         self._ring.seal(read_only=False)
         for left in reversed(range(STARTS_MAX)):
             os.pwrite(self._control.fd, bytes(_native.CONTROL_BYTES), 0)
@@ -153,21 +153,21 @@ class DirectChannel:
 
     def detach(self, number: int) -> None:
         """Makes the worker unmap and close a block; raises as `attach`."""
-        self._or_end(lambda: self._tell("detached", {"detach": {"block": number}}, ()))
+        self._or_end(lambda: self._exchange("detached", {"detach": {"block": number}}, ()))
 
-    def _or_end(self, tell: Callable[[], None]) -> None:
+    def _or_end(self, exchange: Callable[[], None]) -> None:
         try:
-            tell()
+            exchange()
         except ChildDied as error:
             self.end(str(error))
             raise EngineError(f"channel {self.number}: {error}; open another one") from error
 
     def _attach(self, number: int, block: Block) -> None:
         message = block.attach_message() | {"block": number}
-        self._tell("attached", {"attach": message}, (block.fd,))
+        self._exchange("attached", {"attach": message}, (block.fd,))
 
-    def _tell(self, reply: str, message: dict[str, object], fds: tuple[int, ...]) -> None:
-        """Raises ChildDied where it is gone, or does not say `reply` in time."""
+    def _exchange(self, reply: str, message: dict[str, object], fds: tuple[int, ...]) -> None:
+        """Raises ChildDied where it is gone, or does not send `reply` in time."""
         with self._lock:
             if self.is_gone or self._process is None or self._feed is None:
                 raise ChildDied("its worker is gone")
@@ -186,32 +186,32 @@ class DirectChannel:
         return read_statistics(self._control.fd)
 
     def supervise(self) -> None:
-        """Ends the channel where its worker has died or stands still; called every `LOOK_NS`."""
+        """Ends the channel where its worker died or makes no progress; called every `LOOK_NS`."""
         if not self._lock.acquire(blocking=False):
-            return  # it is spoken to or closed at this moment
+            return  # it is in use or being closed at this moment
         try:
-            why = self._why_dead()
+            why = self._why_failed()
             if why is not None:
                 self.end(why)
         finally:
             self._lock.release()
 
-    def _why_dead(self) -> str | None:
+    def _why_failed(self) -> str | None:
         if self.is_gone or self._process is None or self._feed is None:
             return None
         if not self._process.is_alive():
             return self._process.describe_end()
         stall_ns = self._settings.stall_ns
         if not self._has_batch():
-            self._in_hand = None
-        elif self._in_hand is None:
-            self._in_hand = Watch(self._feed.progress, LOOK_NS)
-        elif self._in_hand.unchanged_ns() >= stall_ns:
-            return f"worker {self.pid} stood still with a batch in hand"
+            self._in_progress = None
+        elif self._in_progress is None:
+            self._in_progress = Watch(self._feed.progress, LOOK_NS)
+        elif self._in_progress.unchanged_ns() >= stall_ns:
+            return f"worker {self.pid} makes no progress with a batch"
         if self._watch is None:
-            self._watch = Watch(self._signs, LOOK_NS)
+            self._watch = Watch(self._activity, LOOK_NS)
         elif self._watch.unchanged_ns() >= max(stall_ns, IDLE_NS):
-            return f"worker {self.pid} stood still"
+            return f"worker {self.pid} makes no progress"
         return None
 
     def _word(self, name: str) -> int:
@@ -223,12 +223,12 @@ class DirectChannel:
     def _has_batch(self) -> bool:
         return self._word("deciding") != 0
 
-    def _signs(self) -> int:
+    def _activity(self) -> int:
         """Rises with everything that a living worker does; while it is idle once a second."""
         return self._word("progress") + self._word("looks")
 
     def end(self, why: str) -> None:
-        """Kills the worker and tells who waits on the ring. May be called twice."""
+        """Kills the worker and wakes threads that wait on the ring. May be called twice."""
         if self.is_gone:
             return
         self.is_gone = True
@@ -247,8 +247,8 @@ class DirectChannel:
             self._feed.raise_attention()
 
     def close(self) -> None:
-        """Ends the worker, by force where it does not end by itself; the ring says so. The client's
-        own mapping stays valid. May be called twice."""
+        """Ends the worker, by force where it does not end by itself, and marks the ring as gone.
+        The client's own mapping stays valid. May be called twice."""
         with self._lock:
             process, self._process = self._process, None
             feed, self._feed = self._feed, None

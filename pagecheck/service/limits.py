@@ -1,4 +1,4 @@
-"""What one service gives to its clients, and who may be one."""
+"""The limits of a service, and who may use it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pagecheck.plan import PAUSE_MAX_S, require_seconds
 from pagecheck.service.connecting import credentials
 
 BLOCKS_PER_CLIENT: Final = 32
-CLIENTS_MAX: Final = _native.BLOCKS_MAX // BLOCKS_PER_CLIENT  # then there is a block for everyone
+CLIENTS_MAX: Final = _native.BLOCKS_MAX // BLOCKS_PER_CLIENT  # so that each has its blocks
 REGIONS_PER_BLOCK: Final = 1024
 RANGES_PER_CHECK: Final = 8192
 PIECES_PER_CHECK: Final = 65536  # what ranges of guest-physical addresses come to
@@ -25,11 +25,11 @@ RESERVED_CLIENTS: Final = 2  # for root and our own user, where others may conne
 # with the descriptors that they hold on their way, wait for a client that does not read.
 SEND_BUFFER_BYTES: Final = 1 << 13
 MEMORY_LEAST: Final = 1 << 16
-SEND_NS: Final = 5_000_000_000  # a client that has not read a reply by then is given up
+SEND_NS: Final = 5_000_000_000  # a client that has not read a reply by then is disconnected
 
 
 class Limits(NamedTuple):
-    """What the user of `pagecheck serve` may set.
+    """Limits that the user of `pagecheck serve` may set.
 
     Attributes:
         clients: connections at a time, 1 to 32.
@@ -38,7 +38,7 @@ class Limits(NamedTuple):
         block_bytes: the largest block; a block costs 3 bits of our memory per page when it is
             checked, however sparse it is.
         memory_bytes: the answers that one client keeps.
-        memory_all_bytes: the answers that all clients keep, those that went away included.
+        memory_all_bytes: the answers that all clients keep, also those that have left.
     """
 
     clients: int = CLIENTS_MAX
@@ -81,7 +81,7 @@ class Peer(NamedTuple):
 
 
 def admit(connected: socket.socket, allowed_uids: frozenset[int]) -> Peer:
-    """Looks who connected.
+    """Checks who connected.
 
     Raises:
         AccessError: this user may not.

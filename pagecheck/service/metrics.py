@@ -1,4 +1,4 @@
-"""The service's counters as Prometheus metrics, computed when they are asked for."""
+"""The service's counters as Prometheus metrics, computed for each scrape."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ BY_ENGINE: Final = (
     ("checked_bytes", "Bytes of the pages that workers decided.", "bytes"),
     ("holes", "Pages answered as zero because their file has a hole there.", "holes"),
     ("batches", "Batches that workers answered.", "answered"),
-    ("refused_batches", "Batches that made no sense to a worker.", "refused"),
+    ("refused_batches", "Batches that a worker refused as invalid.", "refused"),
     ("fallback_pages", "Pages meant for a device that the CPU decided.", "pages_completed"),
     ("device_pages", "Pages decided by a device.", "pages_device"),
     ("descriptors", "Descriptors that a work queue took.", "descriptors"),
     ("page_faults", "Page faults that a device reported.", "page_faults"),
     ("timeouts", "Submissions that a device did not answer in time.", "timeouts"),
-    ("queue_full", "Submissions given up because a work queue stayed full.", "queue_full"),
+    ("queue_full", "Submissions abandoned because a work queue stayed full.", "queue_full"),
 )
 # The same for the whole service: metric, what it is, and the counter's name.
 PLAIN: Final = (
     ("clients_accepted", "Clients that were let in.", "clients_accepted"),
-    ("clients_refused", "Clients that were sent away.", "clients_refused"),
+    ("clients_refused", "Clients that were refused.", "clients_refused"),
     ("commands", "Commands of clients.", "commands"),
     ("command_errors", "Commands that were answered with an error.", "errors"),
     ("checks", "Commands that checked blocks.", "checks"),
@@ -57,7 +57,7 @@ PLAIN: Final = (
 
 
 class ServiceCollector(Collector):
-    """Looks at the counters once per scrape."""
+    """Reads the counters once per scrape."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -139,7 +139,7 @@ def parse_address(address: str) -> tuple[str, int]:
     """HOST:PORT or [V6]:PORT as host and port.
 
     Raises:
-        UsageError: it makes no sense.
+        UsageError: it is invalid.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -150,7 +150,7 @@ def parse_address(address: str) -> tuple[str, int]:
         return str(ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host)), int(port)
     except ValueError as error:
         raise UsageError(
-            f"--metrics {address}: no address; write such as 127.0.0.1:9753 or [::1]:9753"
+            f"--metrics {address}: not an address; write such as 127.0.0.1:9753 or [::1]:9753"
         ) from error
 
 

@@ -1,10 +1,10 @@
 """What a client names: opened with the service's rights, and the same that the client sees.
 
 Danger: a path, a socket and a process id mean something else in another mount or pid namespace, and
-a file of the same name may be another guest's, or a fresh one that is all holes. Decision: who
-names something tells its device and inode as it sees them, and keeps it open meanwhile; they belong
-to one living file only on the file systems that the service opens. A client that tells none means
-the service's own namespaces.
+a file of the same name may be another guest's, or a fresh one that is all holes. Decision: a
+client that names something sends its device and inode as it sees them, and keeps it open meanwhile;
+they belong to one living file only on the file systems that the service opens. A client that sends
+none means the service's own namespaces.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def expected_identity(arguments: Arguments) -> Identity | None:
     """The member `expect`, or None.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is invalid.
     """
     one = arguments.inner("expect")
     if one is None:
@@ -45,7 +45,7 @@ def expected_identity(arguments: Arguments) -> Identity | None:
 
 
 def require_steady(source: str) -> None:
-    """Raises SourceError, without a look at it, where a path, or a file that a process shares, is
+    """Raises SourceError, without opening it, where a path, or a file that a process shares, is
     on a file system that could stall us for ever."""
     if mounts.source_may_stall(source) is not None:
         raise _may_stall(source)
@@ -84,14 +84,14 @@ def open_named(source: str, name: str | None, expected: Identity | None, form: s
         form: `auto` or `raw`, as in `shm.ram.open_source`.
 
     Raises:
-        UsageError: it is no name of the service's.
+        UsageError: it is not a name that the service can open.
         SourceError: it is on a file system that could stall a worker for ever, or is another file
-            than the client's, or no raw RAM.
+            than the client's, or not raw RAM.
     """
     if source.startswith("fd:"):
-        raise UsageError("source: a descriptor of this process is not yours to name")
+        raise UsageError("source: a descriptor of the service cannot be named")
     if not source.startswith("shm:") and not os.path.isabs(source):
-        raise UsageError(f"source: {source!r} is no absolute path")
+        raise UsageError(f"source: {source!r} is not an absolute path")
     require_steady(source)
     ram = open_source(source, "raw")  # it is read only where that cannot stall
     try:

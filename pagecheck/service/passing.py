@@ -1,7 +1,7 @@
 """What a client hands to the service: a descriptor of shared memory, or a name with proof.
 
-A file on tmpfs is opened here and passed on; of everything else the service is told a name, and the
-device and inode that are seen under it here.
+A file on tmpfs is opened here and passed on; for everything else the service gets a name, with the
+device and inode that it has here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pagecheck.service.replies import Attached
     from pagecheck.service.requests import Requests
 
-NAME_CHARS: Final = 128  # what a service takes
+NAME_CHARS: Final = 128  # what a service accepts
 
 
 def passed_on(
@@ -29,10 +29,10 @@ def passed_on(
     arguments: dict[str, Any],
     format: Format,
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Says in the arguments what the service is to open.
+    """Adds to the arguments what the service is to open.
 
     Returns:
-        The descriptors that it is given instead, and notes on them.
+        The descriptors to send instead, and notes on them.
     """
     if isinstance(source, int):
         return [source], ()
@@ -44,15 +44,15 @@ def passed_on(
         stack.callback(os.close, fd)
         return _named(requests, arguments, text if by_process else f"qmp:{path}", os.fstat(fd)), ()
     if (kind := mounts.source_may_stall(text)) is not None:
-        raise SourceError(f"{text}: the service opens nothing on such a file system ({kind})")
+        raise SourceError(f"{text}: the service opens no file on such a file system ({kind})")
     ram: RamSource = stack.enter_context(open_source(text, format))
     arguments.setdefault("name", _sendable(ram.name))
     if ram.is_shared_memory:
         return [ram.fd], ram.notes
     if text.startswith("fd:"):
-        raise SourceError(f"{text}: the service takes descriptors of shared memory only")
+        raise SourceError(f"{text}: the service accepts descriptors of shared memory only")
     if format != "auto" and "formats" in requests.greeting["capabilities"]:
-        arguments["format"] = format  # a service without them takes any file
+        arguments["format"] = format  # a service without them accepts any file
     return _named(requests, arguments, os.path.abspath(text), os.fstat(ram.fd)), ()
 
 
@@ -87,9 +87,9 @@ def _held(path: str, text: str) -> int:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"{text}: is not to be seen here: {reason}") from error
+        raise SourceError(f"{text}: cannot be seen here: {reason}") from error
 
 
 def _sendable(name: str) -> str:
-    """A file's name as a block's: printable, and not longer than the service takes."""
+    """A file's name as a block's: printable, and not longer than the service accepts."""
     return "".join(c if c.isprintable() else "?" for c in name)[:NAME_CHARS] or "ram"

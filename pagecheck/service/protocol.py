@@ -24,7 +24,7 @@ from pagecheck.errors import LimitError, PeerError
 from pagecheck.native import _native
 
 PROTOCOL: Final = 1
-LAYOUTS: Final = (_native.LAYOUT_VERSION,)  # of a channel's memory; every one that is spoken here
+LAYOUTS: Final = (_native.LAYOUT_VERSION,)  # of a channel's memory; each that is supported here
 LINE_BYTES: Final = 1 << 18  # of a request
 REPLY_BYTES: Final = 1 << 26
 FDS_PER_LINE: Final = 8
@@ -34,24 +34,24 @@ CAPABILITIES: Final = (
     *("pause", "ranges", "sources", "trust-path"),
 )
 
-RECEIVE_STEP_NS: Final = 500_000_000  # who receives looks at least this often
+RECEIVE_STEP_NS: Final = 500_000_000  # a receiver wakes up at least this often
 
 _RECEIVE_BYTES: Final = 1 << 16
 
 
-# What the host did not give for a message. Source: unix_stream_sendmsg() in net/unix/af_unix.c.
+# The host is short of what a message needs. Source: unix_stream_sendmsg() in net/unix/af_unix.c.
 _SHORTAGES: Final = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
 
 
 def common_layout(ours: Iterable[int], theirs: Iterable[int]) -> int | None:
-    """The highest version of a channel's memory that both sides speak, or None."""
+    """The highest version of a channel's memory that both sides support, or None."""
     return max(set(ours) & set(theirs), default=None)
 
 
 def no_common_layout(
     speaker: str, spoken: Iterable[int], listener: str, known: Iterable[int]
 ) -> str:
-    """The line on two versions that share no layout of a channel's memory."""
+    """The message on two versions that share no layout of a channel's memory."""
     return (
         f"pagecheck {speaker} lays channels out as {_listed(spoken)}, {listener} as "
         f"{_listed(known)}; bring the older of the two up to date"
@@ -62,16 +62,16 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(set(numbers))))
 
 
-class NotTaken(PeerError):
-    """The other side does not read what it is sent."""
+class NotReceived(PeerError):
+    """The other side does not read what is sent."""
 
 
 class Line(NamedTuple):
     """One message as it came.
 
     Attributes:
-        fds: the descriptors that came with it, which are the taker's to close.
-        is_short: more came with it, and there was no descriptor left here to take them.
+        fds: the descriptors that came with it, which the receiver closes.
+        is_short: more came with it than this process had free descriptors for.
     """
 
     text: bytes
@@ -86,14 +86,14 @@ class Connection:
         """Takes the socket over.
 
         Args:
-            line_bytes: longer lines are not taken.
+            line_bytes: longer lines are refused.
         """
         self._line_bytes = line_bytes
         self._socket = connected
         self._socket.setblocking(False)
         self._received = bytearray()
         self._searched = 0  # bytes of it in which no line ends
-        self._taken = 0  # bytes of the lines that were handed out
+        self._taken = 0  # bytes of the lines that were returned
         self._fds: dict[int, list[int]] = {}  # by where in the stream their line begins
         self._fds_since = Elapsed(RECEIVE_STEP_NS)
         self.is_mid_line = False  # a line was sent in part, and no other one can follow
@@ -108,12 +108,12 @@ class Connection:
 
         Args:
             fds: descriptors that the other side gets copies of.
-            deadline_ns: absolute; a peer that has not taken all of it by then is given up. Time in
-                which we stood still meanwhile does not count.
+            deadline_ns: absolute; a peer that has not received all of it by then is abandoned. Time
+                in which we did not run does not count.
 
         Raises:
-            PeerError: the other side is gone; `NotTaken`: it does not read.
-            OSError: there is a shortage here; nothing was sent.
+            PeerError: the other side is gone; `NotReceived`: it does not read.
+            OSError: this host is short of something; nothing was sent.
         """
         limit = Allowance(deadline_ns - clock.now_ns())
         rights: list[tuple[int, int, array.array[int]]] = []
@@ -127,7 +127,7 @@ class Connection:
             except BlockingIOError:
                 ready = self._wait(select.POLLOUT, limit.step_end_ns())
                 if not ready and limit.is_used_up():
-                    raise NotTaken("the other side does not read what it is sent") from None
+                    raise NotReceived("the other side does not read what is sent") from None
                 continue
             except OSError as error:
                 if error.errno in _SHORTAGES and not begun:
@@ -146,7 +146,7 @@ class Connection:
         Raises:
             PeerError: the other side hung up.
             LimitError: the line is too long, came with too many descriptors, or does not end
-                although it brought some: they are not kept for long, since one of them may be the
+                although some came with it: they are not kept for long, since one may be the
                 other end of this socket, which would then never hang up.
         """
         while (end := self._received.find(b"\n", self._searched)) < 0:
@@ -200,7 +200,7 @@ class Connection:
             raise LimitError(f"more than {FDS_PER_LINE} descriptors with one line")
 
     def is_closed(self) -> bool:
-        """Whether the other side hung up, as far as that can be told without reading."""
+        """Whether the other side hung up, as far as that can be seen without reading."""
         return clock.wait_ready(self._socket.fileno(), 0, select.POLLRDHUP) != 0
 
     def _wait(self, events: int, deadline_ns: int) -> bool:
@@ -221,7 +221,7 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Hangs up and closes what came and was not taken."""
+        """Hangs up and closes descriptors that nobody received."""
         self._drop_fds()
         self._socket.close()
 
@@ -231,7 +231,7 @@ def _hung_up(error: OSError | None = None) -> PeerError:
 
 
 def close_all(fds: list[int]) -> None:
-    """Closes descriptors that somebody passed on."""
+    """Closes descriptors that were received."""
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)
@@ -241,10 +241,10 @@ def parse(text: bytes) -> dict[str, Any]:
     """One line as a JSON object.
 
     Raises:
-        PeerError: it is none.
+        PeerError: it is not one.
     """
     try:
-        message = json.loads(text, parse_constant=_no_number)
+        message = json.loads(text, parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
         raise PeerError(f"not JSON: {printable(text)}") from error
     if not isinstance(message, dict):
@@ -252,10 +252,10 @@ def parse(text: bytes) -> dict[str, Any]:
     return message
 
 
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
+def _not_json(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
 
 
 def printable(text: bytes) -> str:
-    """The beginning of something that a peer sent, for a message."""
+    """The beginning of what a peer sent, for a message."""
     return repr(text[:80])[1:] + ("..." if len(text) > 80 else "")

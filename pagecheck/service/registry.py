@@ -33,7 +33,7 @@ class Client(Protocol):
         """Ends its waits for the client."""
 
     def join(self, seconds: float) -> bool:
-        """Waits for its end. False: it goes on."""
+        """Waits for its end. False: it still runs."""
 
 
 class Registry:

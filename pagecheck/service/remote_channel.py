@@ -1,4 +1,4 @@
-"""A direct channel as its client has it: the ring's near end."""
+"""A direct channel, the client's end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RemoteChannel:
         self._closed = False
 
     def check(self, block: RemoteBlock, offsets: ArrayLike, *, deadline: float = REPLY_S) -> Answer:
-        """Decides the pages at the given offsets; no socket and no service's thread is in between.
+        """Decides the pages at the given offsets, past the socket and the service's threads.
 
         Args:
             offsets: uint64[n] in bytes from the block's start, as in `Coordinator.check`.
@@ -40,11 +40,11 @@ class RemoteChannel:
         Raises:
             UsageError: an offset is misaligned or out of range, the block is another connection's,
                 or the channel is closed.
-            PeerError: the channel's worker is gone, or answers nonsense; open another channel.
+            PeerError: the channel's worker is gone, or its answer is invalid; open another channel.
         """
         import numpy as np
 
-        self._requests.require_here()
+        self._requests.require_same_process()
         self._requests.require_own(block)
         if self._closed:
             raise UsageError(f"channel {self._number}: is closed; open another one")
@@ -69,7 +69,7 @@ class RemoteChannel:
             raise PeerError(f"channel {self._number}: its worker is gone; open another one")
         if state == _native.PUMP_BROKEN:
             raise PeerError(
-                f"channel {self._number}: refused, or answered nonsense; open another one"
+                f"channel {self._number}: it refused, or its answer is invalid; open another one"
             )
         notes = () if decided.all() else ("the deadline passed, or pages could not be read",)
         normal = _native.offsets_partition(pages, zero, partition)
@@ -91,10 +91,10 @@ class RemoteChannel:
 
     def close(self) -> None:
         """Ends the channel's worker. May be called twice; in a forked child it is left to the
-        parent, and where the connection is gone the channel went with it."""
+        parent; where the connection is closed the channel is closed too."""
         closed, self._closed = self._closed, True
         self._feed.close()
-        if not closed and self._requests.is_here() and not self._requests.is_hung_up():
+        if not closed and self._requests.is_same_process() and not self._requests.is_hung_up():
             self._requests.execute("close-channel", {"channel": self._number})
 
 

@@ -1,9 +1,9 @@
-"""What a service answered, member by member: nothing of it is believed before it is checked.
+"""What a service answered, member by member: nothing of it is trusted before it is checked.
 
 Danger: who answers may be a false service, a broken one, or one of another version. Decision: a
 member of the wrong type or an impossible number is the peer's fault (`PeerError`); bitmaps are
-copied first, and counts are those of the copy. What is not known is passed over, as the protocol
-asks for.
+copied first, and counts are those of the copy. Unknown members are skipped, as the protocol
+requires.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RemoteBlock(NamedTuple):
     """A RAM block that a client attached.
 
     Attributes:
-        number: what commands and rings call it.
+        number: its number in commands and rings.
         regions: where its parts lie in guest-physical memory; empty where that is not known.
         connection: of the client that attached it; other connections have other blocks of its
             number.
@@ -43,7 +43,7 @@ class RemoteBlock(NamedTuple):
 
 
 class UnreadableBlock(NamedTuple):
-    """A RAM block of a VM that cannot be looked at: all of its pages are undecided.
+    """A RAM block of a VM that cannot be read: all of its pages are undecided.
 
     Attributes:
         regions: where its parts lie in guest-physical memory.
@@ -100,7 +100,7 @@ class Members:
             what: names it in messages, such as `the answer to check`.
         """
         if not isinstance(given, dict):
-            raise PeerError(f"{what}: is no object")
+            raise PeerError(f"{what}: is not an object")
         self._given = given
         self._what = what
 
@@ -131,22 +131,22 @@ class Members:
         return bool(self._take(name, default, "true or false", lambda v: type(v) is bool))
 
     def text(self, name: str, default: Any = _REQUIRED) -> str:
-        """A text."""
-        return str(self._take(name, default, "a text", lambda v: isinstance(v, str)))
+        """A string."""
+        return str(self._take(name, default, "a string", lambda v: isinstance(v, str)))
 
     def text_or_none(self, name: str) -> str | None:
-        """A text; None where it is null or missing."""
+        """A string; None where it is null or missing."""
         fits = lambda v: v is None or isinstance(v, str)  # noqa: E731
-        found: str | None = self._take(name, None, "a text or null", fits)
+        found: str | None = self._take(name, None, "a string or null", fits)
         return found
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A list of texts; empty where it is missing."""
+        """A list of strings; empty where it is missing."""
 
         def fits(value: Any) -> bool:
             return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
-        return tuple(self._take(name, (), "a list of texts", fits))
+        return tuple(self._take(name, (), "a list of strings", fits))
 
     def integers(self, name: str) -> tuple[int, ...]:
         """A list of whole numbers of at least 0; empty where it is missing."""
@@ -161,7 +161,7 @@ class Members:
         return Members(self._take(name, _REQUIRED, "an object", _is_object), self._at(name))
 
     def each(self, name: str, make: Callable[[Members], _T], default: Any = _REQUIRED) -> list[_T]:
-        """What `make` makes of every object of a list."""
+        """Every object of a list, converted by `make`."""
         given = self._take(name, default, "a list", lambda v: isinstance(v, list))
         return [make(Members(one, f"{self._at(name)}[{i}]")) for i, one in enumerate(given)]
 
@@ -196,7 +196,7 @@ def remote_block(given: Members) -> RemoteBlock:
     page_size = _page_size(given)
     size = given.integer("size", page_size, SIZE_MAX)
     if size % page_size:
-        raise given.wrong(f"size is no multiple of {page_size}")
+        raise given.wrong(f"size is not a multiple of {page_size}")
     ram = RamBlock(_name(given), size, page_size, given.integer("offset", 0, SIZE_MAX))
     number = given.integer("block", 0, (1 << 32) - 1)
     return RemoteBlock(number, ram, tuple(given.each("regions", region)))
@@ -208,19 +208,19 @@ def _name(given: Members) -> str:
     try:
         os.fsencode(name)
     except UnicodeEncodeError as error:
-        raise given.wrong("name is no text") from error
+        raise given.wrong("name cannot be encoded") from error
     return name
 
 
 def _page_size(given: Members) -> int:
     size: int = given.integer("page_size", PAGE_SIZE_MIN, SIZE_MAX)
     if size & (size - 1):
-        raise given.wrong("page_size is no power of two")
+        raise given.wrong("page_size is not a power of two")
     return size
 
 
 def unreadable_block(given: Members, page_size: int) -> UnreadableBlock:
-    """A block that the service cannot look at."""
+    """A block that the service cannot read."""
     ram = RamBlock(_name(given), given.integer("size", 0, SIZE_MAX), page_size)
     return UnreadableBlock(ram, tuple(given.each("regions", region)), given.text("why"))
 
@@ -229,7 +229,7 @@ def attached(reply: dict[str, Any], page_size: int) -> Attached:
     """The answer to `attach`.
 
     Raises:
-        PeerError: it makes no sense, or its pages are of another size than was asked for.
+        PeerError: it is invalid, or its pages are of another size than was asked for.
     """
     given = Members(reply, "the answer to attach")
     blocks = given.each("blocks", remote_block)
@@ -250,17 +250,17 @@ def checked(
         whole: all of their pages were asked for.
 
     Raises:
-        PeerError: it makes no sense.
-        ResourceError: there is no memory for its bitmaps.
+        PeerError: it is invalid.
+        ResourceError: memory is short for its bitmaps.
     """
     given = Members(reply, "the answer to check")
     if len(fds) != 1:
         raise given.wrong("came without its bitmaps")
     bitmaps = _Bitmaps(fds[0], whole)
-    told = given.each("blocks", lambda each: each)
-    if len(told) != len(blocks):
-        raise given.wrong(f"is of {len(told)} blocks, {len(blocks)} were asked for")
-    found = [bitmaps.report(each, block) for each, block in zip(told, blocks, strict=True)]
+    listed = given.each("blocks", lambda each: each)
+    if len(listed) != len(blocks):
+        raise given.wrong(f"is of {len(listed)} blocks, {len(blocks)} were asked for")
+    found = [bitmaps.report(each, block) for each, block in zip(listed, blocks, strict=True)]
     answer = given.text("answer")
     raw = {
         "engine": given.text("engine"),
@@ -304,26 +304,26 @@ class _Bitmaps:
 
     def _counts(
         self,
-        told: Members,
+        given: Members,
         pages: int,
         zero: memoryview,
         normal: memoryview,
         third: dict[str, memoryview],
     ) -> Counts:
-        """What was told, if it is what the bitmaps say."""
+        """The counts of the answer, if they are those of the bitmaps."""
         known = {"zero": zero, "normal": normal, **third}
         counted = {name: _native.bits_count(words, pages) for name, words in known.items()}
-        told_counts = Counts(*(told.integer(name, 0, pages) for name in Counts._fields))
-        decided = told_counts.zero + told_counts.normal + told_counts.unchanged
+        counts = Counts(*(given.integer(name, 0, pages) for name in Counts._fields))
+        decided = counts.zero + counts.normal + counts.unchanged
         if (
-            any(getattr(told_counts, name) != count for name, count in counted.items())
-            or ("unchanged" not in third and told_counts.unchanged)
-            or told_counts.hole > told_counts.zero
-            or decided + told_counts.undecided != told_counts.pages
-            or (self._whole and told_counts.pages != pages)
+            any(getattr(counts, name) != count for name, count in counted.items())
+            or ("unchanged" not in third and counts.unchanged)
+            or counts.hole > counts.zero
+            or decided + counts.undecided != counts.pages
+            or (self._whole and counts.pages != pages)
         ):
-            raise told.wrong("is not what the bitmaps say")
-        return told_counts
+            raise given.wrong("is not what the bitmaps say")
+        return counts
 
     def _words(self, place: Members, pages: int) -> memoryview:
         size = (pages + 63) // 64 * 8

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 from pagecheck.clock import Allowance
 from pagecheck.errors import PeerError, ResourceError, UsageError
 from pagecheck.service.connecting import connect, credentials
-from pagecheck.service.protocol import PROTOCOL, REPLY_BYTES, Connection, NotTaken, close_all, parse
+from pagecheck.service.protocol import (
+    PROTOCOL,
+    REPLY_BYTES,
+    Connection,
+    NotReceived,
+    close_all,
+    parse,
+)
 from pagecheck.service.replies import Members, RemoteBlock, told_error
 from pagecheck.shortage import explain, refused
 
@@ -39,7 +46,7 @@ class Requests:
 
     Attributes:
         path: the service's socket.
-        greeting: what the service said of itself: version, protocol, layout, layouts,
+        greeting: what the service reported of itself: version, protocol, layout, layouts,
             capabilities, limits.
     """
 
@@ -56,17 +63,17 @@ class Requests:
             path: the service's socket.
             timeout: seconds for both.
             service_uid: the user that the service runs as. Where it is neither root nor we, RAM is
-                handed to no service, and no answer believed, of a user that is not named here:
-                whoever made the socket could be anybody.
+                given to no service, and no answer trusted, of a user that is not named here:
+                anybody could have made the socket.
 
         Raises:
-            PeerError: nobody listens there, or it is no service of this protocol.
-            AccessError, LimitError: the service does not let us in.
+            PeerError: nobody listens there, or it does not speak this protocol.
+            AccessError, LimitError: the service refuses us.
         """
         self.path = os.fspath(path)
         self._lock = threading.Lock()
         self._ids = 0
-        self._late: dict[int, str] = {}  # commands whose reply is waited for no longer, by id
+        self._late: dict[int, str] = {}  # commands whose reply is no longer waited for, by id
         self._broken = False
         self._pid = os.getpid()
         self._number = int.from_bytes(os.urandom(8), "little")  # no other connection has it
@@ -85,18 +92,18 @@ class Requests:
             self.close()
             raise
 
-    def _greeted(self, told: Any) -> dict[str, Any]:
+    def _greeted(self, given: Any) -> dict[str, Any]:
         """The greeting, if it is one of this protocol."""
-        if not isinstance(told, dict):
-            raise PeerError(f"{self.path}: greets as something else than pagecheck")
-        if told.get("protocol") != PROTOCOL:
+        if not isinstance(given, dict):
+            raise PeerError(f"{self.path}: does not greet as pagecheck")
+        if given.get("protocol") != PROTOCOL:
             raise PeerError(
-                f"{self.path}: speaks protocol {told.get('protocol')}, we speak {PROTOCOL}"
+                f"{self.path}: speaks protocol {given.get('protocol')}, we speak {PROTOCOL}"
             )
-        members = Members(told, f"{self.path}: the greeting")
+        members = Members(given, f"{self.path}: the greeting")
         layout = members.integer("layout", 0, 1 << 32, 0)
         return {
-            **told,
+            **given,
             "version": members.text("version", "of no version"),
             "capabilities": list(members.texts("capabilities")),
             "layouts": list(members.integers("layouts")) or [layout],
@@ -139,11 +146,11 @@ class Requests:
             PagecheckError: the service's own, by its class.
             NoReply: it does not answer in time. The connection is good, and so is everything that
                 was attached and opened; the reply is dropped when it comes, and what it attached or
-                opened is given back.
+                opened is undone.
             PeerError: it hung up; connect again.
         """
         limit = allowance(timeout)
-        self.require_here()
+        self.require_same_process()
         with self._lock:
             if self._broken:
                 raise PeerError(f"{self.path}: the connection is closed; connect again")
@@ -166,7 +173,7 @@ class Requests:
         members = message.get("return")
         if not isinstance(members, dict):
             close_all(received)
-            raise PeerError(f"{self.path}: the answer to {command}: is no object")
+            raise PeerError(f"{self.path}: the answer to {command}: is not an object")
         return members, received
 
     def _send(self, request: dict[str, Any], fds: Sequence[int], limit: Allowance) -> None:
@@ -174,10 +181,10 @@ class Requests:
         where nothing was sent, for a shortage of ours."""
         try:
             self._connection.send(request, tuple(fds), limit.end_ns())
-        except NotTaken as error:
+        except NotReceived as error:
             if self._connection.is_mid_line:
                 raise PeerError(f"{self.path}: {error}; connect again") from error
-            raise NoReply(f"{self.path}: the service does not read what it is asked") from error
+            raise NoReply(f"{self.path}: the service does not read requests") from error
         except PeerError as error:
             raise PeerError(f"{self.path}: {error}; connect again") from error
         except OSError as error:
@@ -190,7 +197,7 @@ class Requests:
         while True:
             message, received = self._receive(limit)
             number = message.get("id")
-            if "event" not in message and (number == self._ids or _is_unasked(message)):
+            if "event" not in message and (number == self._ids or _is_of_connection(message)):
                 return message, received
             close_all(received)
             if "event" in message:
@@ -221,18 +228,22 @@ class Requests:
                 raise PeerError(f"{self.path}: {error}; connect again") from error
             if line is not None:
                 message = parse(line.text)
-                return self._untaken(message, line.fds) if line.is_short else (message, line.fds)
+                return (
+                    self._not_received(message, line.fds) if line.is_short else (message, line.fds)
+                )
             if limit.is_used_up():
                 raise NoReply(f"{self.path}: the service did not answer in time")
 
-    def _untaken(self, message: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
-        """An answer whose descriptors this process had no room for, as an error of ours."""
+    def _not_received(
+        self, message: dict[str, Any], fds: list[int]
+    ) -> tuple[dict[str, Any], list[int]]:
+        """An answer whose descriptors this process had no room for, as an error of this process."""
         close_all(fds)
         members = message.get("return")
         if isinstance(members, dict) and "segment_bytes" in members:
             self._undo("open-channel", members)
         why = explain(OSError(errno.EMFILE, ""))
-        error = {"class": "ResourceError", "desc": f"the answer could not be taken: {why}"}
+        error = {"class": "ResourceError", "desc": f"the answer could not be received: {why}"}
         return {"error": error, "id": message.get("id")}, []
 
     def own(self, block: RemoteBlock) -> RemoteBlock:
@@ -248,21 +259,21 @@ class Requests:
                 "one"
             )
 
-    def is_here(self) -> bool:
+    def is_same_process(self) -> bool:
         """Whether this process connected, and not the one that it was forked from."""
         return os.getpid() == self._pid
 
-    def require_here(self) -> None:
+    def require_same_process(self) -> None:
         """Raises UsageError in a forked child: connection and channels are its parent's, and what
         both ask for would be answered to either."""
-        if not self.is_here():
+        if not self.is_same_process():
             raise UsageError(
                 f"{self.path}: the connection is of process {self._pid}, which was forked; "
                 "connect again in this one"
             )
 
     def is_hung_up(self) -> bool:
-        """Whether the service, or this end, hung up; asks nothing of it."""
+        """Whether the service, or this end, hung up; sends it nothing."""
         return self._broken or self._connection.is_closed()
 
     def close(self) -> None:
@@ -278,16 +289,16 @@ class Requests:
 
 
 def allowance(seconds: float | None) -> Allowance:
-    """So many seconds in which we do not stand still; None: as long as it takes.
+    """So many seconds in which we run; None: as long as it takes.
 
     Raises:
-        UsageError: they are no number.
+        UsageError: it is not a number.
     """
     if seconds is not None and math.isnan(seconds):
-        raise UsageError("nan: is no number of seconds")
+        raise UsageError("nan: is not a number of seconds")
     return Allowance(NEVER_NS if seconds is None else int(min(seconds, 1e9) * 1e9))
 
 
-def _is_unasked(message: dict[str, Any]) -> bool:
+def _is_of_connection(message: dict[str, Any]) -> bool:
     """An error of the connection rather than of one request."""
     return "error" in message and message.get("id") is None

@@ -1,4 +1,4 @@
-"""What one client has: its blocks, its VMs, its direct channels. All of it goes when it goes."""
+"""What one client has: blocks, VMs, direct channels. All of it is released when it leaves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HeldBlock(NamedTuple):
     """One block of a client's.
 
     Attributes:
-        number: what the client calls it, in commands and in the rings of its channels.
+        number: the client's number for it, in commands and in the rings of its channels.
         vm: where it came from, if the service opened it as `pid:` or `qmp:`.
     """
 
@@ -41,7 +41,7 @@ class ClientResources:
     def __init__(self, coordinator: Coordinator, counters: Counters) -> None:
         self._coordinator = coordinator
         self._counters = counters
-        self.client: Final = object()  # whom its answers count for, also once it is gone
+        self.client: Final = object()  # its answers count for it, also once it is gone
         self.blocks: dict[int, HeldBlock] = {}
         self.channels: dict[int, DirectChannel] = {}
         self._block_numbers = itertools.count()
@@ -68,25 +68,25 @@ class ClientResources:
             raise LimitError(f"{BLOCKS_PER_CLIENT} blocks are attached; detach one first")
 
     def _next_block(self) -> int:
-        """A number that no block of this client had before, so that what is late meets no other;
-        workers keep blocks by its lowest bits."""
+        """A number that no block of this client had before, so that a late message never meets
+        another block; workers keep blocks by its lowest bits."""
         taken = {number % _native.BLOCKS_MAX for number in self.blocks}
         free = (n for n in self._block_numbers if n % _native.BLOCKS_MAX not in taken)
-        return _given(next(free), "blocks")
+        return _require_number(next(free), "blocks")
 
     def next_channel(self) -> int:
         """A number that no channel of this client had before.
 
         Raises:
-            LimitError: there is none.
+            LimitError: none is left.
         """
-        return _given(next(self._channel_numbers), "channels")
+        return _require_number(next(self._channel_numbers), "channels")
 
     def add(self, block: Block, regions: tuple[Region, ...], vm: Vm | None) -> HeldBlock:
         """Takes the block over and makes it known to the client's channels.
 
         Raises:
-            ResourceError: a channel cannot be told of it at this moment; it is detached again.
+            ResourceError: a channel cannot attach it at this moment; it is detached again.
             LimitError: no number is left for it.
         """
         try:
@@ -102,7 +102,7 @@ class ClientResources:
             except ResourceError:
                 self.remove(number)
                 raise
-            except PagecheckError:  # it is gone; its client learns that there
+            except PagecheckError:  # it is gone; the client learns that from the ring
                 pass
         return held
 
@@ -153,7 +153,7 @@ class ClientResources:
                 log.exception("a client's end: %s %d", step.__name__, number)
 
 
-def _given(number: int, what: str) -> int:
+def _require_number(number: int, what: str) -> int:
     if number > NUMBER_MAX:
         raise LimitError(f"no number is left for more {what} of this connection; connect again")
     return number

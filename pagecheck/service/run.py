@@ -1,4 +1,4 @@
-"""One service from its start to its end: what is opened first is given back last."""
+"""One service from its start to its end: what is opened first is closed last."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def run_service(where: Where, limits: Limits, **engine: Any) -> None:
         **engine: the arguments of `Coordinator`.
 
     Raises:
-        PagecheckError: it cannot be started; nothing is left then.
+        PagecheckError: it cannot be started; it leaves nothing behind then.
     """
     limits.check()
     _raise_descriptor_limit()
     if engine.get("engine") == "none":
-        raise UsageError("engine none: the service has nothing to do with it")
+        raise UsageError("engine none: the service cannot work without an engine")
     address = None
     if where.metrics is not None:
         from pagecheck.service.metrics import parse_address, start_metrics

@@ -1,10 +1,10 @@
 """HTTP for the metrics: one thread, a few connections, and little time for each.
 
-Danger: there is no login, so whoever reaches the address may open connections without end, send
+Danger: there is no login, so anybody who reaches the address may open connections without end, send
 half a request, or read nothing. Decision: a request has two seconds and 8 KiB, eight connections
 are kept, and one more takes the place of the oldest, so that a scraper, whose request comes with
-its connection, is answered among any number of others. What an answer took to compute is paused
-afterwards: at most half a CPU goes to them.
+its connection, is answered among any number of others. The time that an answer took to compute
+is slept afterwards: scrapes use at most half a CPU.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ScrapeServer:
             raise no_thread("metrics", error) from error
 
     def close(self) -> None:
-        """Listens no more and hangs up."""
+        """Stops listening and hangs up."""
         self._ended.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
@@ -112,7 +112,7 @@ class ScrapeServer:
         ready = {fd for fd, _events in poll.poll(max(0, int(left * 1000) + 1))}
         for each in list(self._open):
             if each.socket.fileno() in ready:
-                self._go_on(each)
+                self._continue(each)
             elif clock.now_s() >= each.until:
                 self._drop(each)
         if self._socket.fileno() in ready:
@@ -126,20 +126,20 @@ class ScrapeServer:
         except OSError as error:
             if self._ended.is_set():
                 return
-            log.warning("metrics: cannot take a connection: %s", error.strerror)
+            log.warning("metrics: cannot accept a connection: %s", error.strerror)
             self._ended.wait(SHORT_S)
             return
         connected.setblocking(False)
         if len(self._open) >= CONNECTIONS:
             self._drop(self._open[0])
         self._open.append(_Connection(connected))
-        self._go_on(self._open[-1])
+        self._continue(self._open[-1])
 
     def _drop(self, connection: _Connection) -> None:
         self._open.remove(connection)
         connection.socket.close()
 
-    def _go_on(self, connection: _Connection) -> None:
+    def _continue(self, connection: _Connection) -> None:
         """Reads what came, or sends what it takes."""
         try:
             if not connection.rest and self._has_request(connection):

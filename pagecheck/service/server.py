@@ -1,4 +1,4 @@
-"""`pagecheck serve`: listens, lets clients in, and ends fast and clean.
+"""`pagecheck serve`: listens, accepts clients, and ends fast and clean.
 
 In the manner of vhost-user back-ends: it stays in the foreground, fails early, and ends on SIGTERM.
 Source: QEMU, docs/interop/vhost-user, "Backend program conventions".
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from pagecheck.service.activation import Listener
     from pagecheck.service.service import Service
 
-DRAIN_S: Final = 1.0  # for commands that run when the service is told to end
+DRAIN_S: Final = 1.0  # for commands that run when the service is to end
 LEAVE_S: Final = 5.0  # for clients' sessions to release what they have
 REFUSE_NS: Final = 100_000_000
 SLEEP_MS: Final = 1000
-SHORT_OF_FDS_S: Final = 0.1
+SHORTAGE_S: Final = 0.1
 
 log = logging.getLogger(__name__)
 
 
 def serve(listener: Listener, service: Service, allowed_uids: frozenset[int]) -> None:
-    """Serves until SIGTERM, SIGINT or SIGHUP; then lets commands that run end, for a second.
+    """Serves until SIGTERM, SIGINT or SIGHUP; then waits for running commands, at most a second.
 
     Must be called from the main thread.
 
@@ -83,7 +83,7 @@ def _ends_by_signal() -> Iterator[int]:
 def _accept_until(
     listener: Listener, service: Service, allowed_uids: frozenset[int], ended: int
 ) -> bool:
-    """Waits for the next client. True: we are to end."""
+    """Waits for the next client. True: the service is to end."""
     poll = select.poll()
     poll.register(ended, select.POLLIN)
     poll.register(listener.socket, select.POLLIN)
@@ -100,9 +100,9 @@ def _accept(listener: Listener, service: Service, allowed_uids: frozenset[int]) 
         connected, _address = listener.socket.accept()
     except (BlockingIOError, ConnectionAbortedError):
         return
-    except OSError as error:  # no descriptor is left: those who are here go on
-        log.warning("cannot let a client in: %s", error.strerror)
-        clock.sleep_s(SHORT_OF_FDS_S)
+    except OSError as error:  # no descriptor is left: connected clients are served
+        log.warning("cannot accept a client: %s", error.strerror)
+        clock.sleep_s(SHORTAGE_S)
         return
     try:
         peer = admit(connected, allowed_uids)
@@ -118,7 +118,7 @@ def _accept(listener: Listener, service: Service, allowed_uids: frozenset[int]) 
 
 
 def _refuse(connected: socket.socket, error: PagecheckError) -> None:
-    """Says why, as far as the client reads, and hangs up."""
+    """Sends the reason, as far as the client reads, and hangs up."""
     log.info("refused a client: %s", error)
     connection = Connection(connected)
     members = {"error": {"class": type(error).__name__, "desc": str(error)}}
@@ -128,7 +128,7 @@ def _refuse(connected: socket.socket, error: PagecheckError) -> None:
 
 
 def _drain(service: Service) -> None:
-    """Lets commands that run end, then sends every client away."""
+    """Waits for running commands, then disconnects every client."""
     until = clock.now_s() + DRAIN_S
     while any(each.is_working for each in service.clients.all()) and clock.now_s() < until:
         clock.sleep_s(0.01)

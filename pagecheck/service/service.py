@@ -33,14 +33,14 @@ class Service:
 
     Attributes:
         clients: those that are connected.
-        ending: set when clients are to be sent away.
+        ending: set when clients are to be disconnected.
     """
 
     def __init__(self, coordinator: Coordinator, settings: Settings, limits: Limits) -> None:
         """Starts to supervise channels.
 
         Args:
-            settings: what the workers of direct channels are told.
+            settings: the settings of the workers of direct channels.
         """
         self.coordinator = coordinator
         self.limits = limits
@@ -96,7 +96,7 @@ class Service:
         self.answers.close()
 
     def close(self) -> None:
-        """Ends the supervision of channels; clients are to be sent away. May be called twice."""
+        """Ends the supervision of channels; clients are to be disconnected. May be called twice."""
         self.ending.set()
         self._supervisor.join(CLOSE_S)
 
@@ -104,7 +104,7 @@ class Service:
         """What `query-stats` answers.
 
         Args:
-            everyone: tell of each client; else only how many there are.
+            everyone: include each client; else only how many there are.
         """
         words = self.counters.words()
         clients = self.clients.all()

@@ -1,8 +1,8 @@
-"""One client: its connection, what it has, and the thread that serves it.
+"""One client: its connection, its resources, and the thread that serves it.
 
 Danger: a client may send anything, send nothing, read nothing, or vanish at any moment. Decision:
 its thread alone waits for it and works for it, every wait ends when the service ends, and whatever
-happens here everything that it has is given back.
+happens here all of its resources are released.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from pagecheck.shortage import explain, refused
 if TYPE_CHECKING:
     from pagecheck.service.service import Service
 
-TELL_S: Final = 0.5  # between two events on the progress of a command
-SLICE_NS: Final = RECEIVE_STEP_NS  # between two looks at whether the service ends
+PROGRESS_S: Final = 0.5  # between two progress events of a command
+SLICE_NS: Final = RECEIVE_STEP_NS  # between two checks whether the service ends
 
 log = logging.getLogger(__name__)
 
 
 class _Gone(BaseException):
-    """Nobody wants the answer any more. Not an Exception: nothing on the way may take it for an
-    error of the work."""
+    """Nobody wants the answer any longer. Not an Exception: no caller may take it for an error of
+    the command."""
 
 
 class Session:
     """A connected client."""
 
     def __init__(self, service: Service, connected: socket.socket, peer: Peer) -> None:
-        """Lets it in.
+        """Registers it.
 
         Raises:
             LimitError: there are too many; the socket stays the caller's.
@@ -52,7 +52,7 @@ class Session:
         self._doing: str | None = None
         self._commands_done = 0
         self._request_id: Any = None
-        self._told = 0.0
+        self._reported_s = 0.0
         self.resources = ClientResources(service.coordinator, service.counters)
         self.number = service.clients.enter(self, trusted=peer.trusted)
         service.counters.add("clients_accepted")
@@ -84,12 +84,12 @@ class Session:
         self._connection.hang_up()
 
     def join(self, seconds: float) -> bool:
-        """Waits for its end. False: it goes on."""
+        """Waits for its end. False: it still runs."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def describe(self) -> dict[str, Any]:
-        """This client as `query-stats` tells of it."""
+        """This client as `query-stats` shows it."""
         return {
             "client": self.number,
             "pid": self._peer.pid,
@@ -143,7 +143,9 @@ class Session:
             request_id = self._request_id = _checked_id(message)
             if line.is_short:
                 why = explain(OSError(errno.EMFILE, ""))
-                raise ResourceError(f"what came with this line could not be taken: {why}")
+                raise ResourceError(
+                    f"descriptors that came with this line could not be received: {why}"
+                )
             self._doing = str(message.get("execute"))[:40]
             self._service.counters.add("commands")
             reply = self._commands.run(message, line.fds)
@@ -153,7 +155,7 @@ class Session:
             answer = Reply(_error(error, request_id))
         except Exception as error:
             self._service.counters.add("errors")
-            answer = Reply(_error(self._known(error), request_id))
+            answer = Reply(_error(self._as_known(error), request_id))
         finally:
             self._doing = None
             close_all(line.fds)
@@ -162,13 +164,13 @@ class Session:
         self._commands_done += 1
         try:
             self._send(answer)
-        except OSError as error:  # what the answer needs is short; to say so needs nothing
+        except OSError as error:  # a shortage of what the answer needs; an error needs none of it
             self._service.counters.add("errors")
             known = refused("cannot send the answer", error)
             self._send(Reply(_error(known, request_id)))
 
-    def _known(self, error: Exception) -> PagecheckError:
-        """What nobody expected, as it is told: a shortage, or a bug."""
+    def _as_known(self, error: Exception) -> PagecheckError:
+        """An unexpected error, as the client gets it: a shortage, or a bug."""
         why = explain(error)
         if why is not None:
             return ResourceError(why)
@@ -176,8 +178,8 @@ class Session:
         return InternalError(f"a bug in pagecheck: {type(error).__name__}")
 
     def _send(self, reply: Reply) -> None:
-        """Raises PeerError where the client does not read, OSError where there is a shortage
-        here."""
+        """Raises PeerError where the client does not read, OSError where this host is short of
+        something."""
         try:
             self._connection.send(reply.members, reply.fds, clock.now_ns() + SEND_NS)
         finally:
@@ -186,8 +188,8 @@ class Session:
     def _on_progress(self, data: dict[str, int] | None) -> None:
         if self._service.ending.is_set() or self._connection.is_closed():
             raise _Gone
-        if data is not None and clock.now_s() - self._told >= TELL_S:
-            self._told = clock.now_s()
+        if data is not None and clock.now_s() - self._reported_s >= PROGRESS_S:
+            self._reported_s = clock.now_s()
             event = {"event": "PROGRESS", "data": data}
             if self._request_id is not None:
                 event["id"] = self._request_id
@@ -198,14 +200,14 @@ def _checked_id(message: dict[str, Any]) -> str | int | None:
     """The request's id, which is sent back.
 
     Raises:
-        UsageError: it is neither a short text nor an integer.
+        UsageError: it is neither a short string nor an integer.
     """
     given = message.get("id")
     if given is None or (type(given) is int and abs(given) < 1 << 63):
         return given
     if isinstance(given, str) and len(given) <= NAME_CHARS:
         return given
-    raise UsageError(f"id: must be a text of at most {NAME_CHARS} characters, or an integer")
+    raise UsageError(f"id: must be a string of at most {NAME_CHARS} characters, or an integer")
 
 
 def _error(error: PagecheckError, request_id: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ LOOK_S: Final = 0.01
 UMASK_OURS: Final = 0o177
 UMASK_EVERYBODY: Final = 0o111
 
-# A file of somebody else's, one with a lease, a symlink, a folder, a device that is none.
+# A file of somebody else's, one with a lease, a symlink, a folder, a device without a driver.
 _IN_THE_WAY: Final = (errno.EACCES, errno.EAGAIN, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 
@@ -66,7 +66,7 @@ def bind(listening: socket.socket, path: str, *, for_others: bool, backlog: int)
         for_others: everybody may connect, else only our user.
 
     Raises:
-        UsageError: somebody listens there, or what is there is no socket.
+        UsageError: somebody listens there, or what is there is not a socket.
         ResourceError: another start is at work, or the folder's owner exchanged the name.
         OSError: it cannot be bound.
     """
@@ -109,7 +109,7 @@ def _bound_inode(folder: int, path: str) -> tuple[int, int]:
         st = None
     if st is None or not stat.S_ISSOCK(st.st_mode) or st.st_uid != os.geteuid():
         raise ResourceError(
-            f"{path}: somebody exchanged it while it was made; use a folder that only root, or the "
+            f"{path}: it was exchanged while it was made; use a folder that only root, or the "
             "service's user, may write in"
         )
     return _inode(st)
@@ -184,7 +184,7 @@ def _remove_stale(folder: int, path: str) -> None:
     """Removes a socket that nobody listens on any more.
 
     Raises:
-        UsageError: somebody does, or it is no socket.
+        UsageError: somebody does, or it is not a socket.
     """
     name = os.path.basename(path)
     try:
@@ -194,7 +194,7 @@ def _remove_stale(folder: int, path: str) -> None:
     try:
         st = os.fstat(there)
         if not stat.S_ISSOCK(st.st_mode):
-            raise UsageError(f"{path}: exists and is no socket; give another path")
+            raise UsageError(f"{path}: exists and is not a socket; give another path")
         if _is_listening(there):
             raise UsageError(f"{path}: another process listens there; give another path")
     finally:

@@ -188,7 +188,7 @@ def test_one_that_answers_is_scanned(tmp_path: Path) -> None:
 def test_by_the_service(fs: StallingFs) -> None:
     """It would not open such a file, so nobody looks at it."""
     fs.stall("LOOKUP", "GETATTR", "OPEN")
-    with pytest.raises(SourceError, match="opens nothing on such a file system"):
+    with pytest.raises(SourceError, match="opens no file on such a file system"):
         Client.attach(_Connected(), fs.path)
 
 

@@ -94,11 +94,11 @@ def test_a_worker_that_is_stopped_while_idle_is_noticed(
 
 
 def test_an_idle_worker_gives_signs(channel: DirectChannel, moved_clock: MovedClock) -> None:
-    before = channel._signs()
-    wait_for(lambda: channel._signs() > before, "a sign of an idle worker")
+    before = channel._activity()
+    wait_for(lambda: channel._activity() > before, "a sign of an idle worker")
     assert looks(channel, moved_clock, IDLE_NS - LOOK_NS) == 0
-    before = channel._signs()
-    wait_for(lambda: channel._signs() > before, "another one")
+    before = channel._activity()
+    wait_for(lambda: channel._activity() > before, "another one")
     assert looks(channel, moved_clock, IDLE_NS - LOOK_NS) == 0
 
 

@@ -164,7 +164,7 @@ def test_what_is_no_socket_is_left_alone(make: Any, short_folder: Path) -> None:
     path = short_folder / "thing"
     make(path)
     before = os.lstat(path)
-    assert_fails(run_pagecheck("serve", "--socket", path), 2, "is no socket")
+    assert_fails(run_pagecheck("serve", "--socket", path), 2, "is not a socket")
     after = os.lstat(path)
     for what in ("st_ino", "st_mode", "st_size", "st_mtime_ns"):
         assert getattr(after, what) == getattr(before, what)
@@ -339,7 +339,7 @@ def test_a_check_does_not_hold_others_up(service: ServiceProcess, known_ram: Kno
         (["--fd", "99999999999"], 2, ["--fd"]),
         (["--socket", "{path}", "--max-block-size", "0"], 2, ["max block size"]),
         (["--socket", "{path}", "--max-pause", "inf"], 2, ["max pause"]),
-        (["--fd", "0"], 2, ["--fd 0", "is no socket"]),
+        (["--fd", "0"], 2, ["--fd 0", "is not a socket"]),
         (["--fd", "900"], 2, ["--fd 900", "Bad file descriptor"]),
         (["--socket", "/nowhere/socket"], 4, ["/nowhere/socket", "No such file"]),
         (["--socket", "/tmp/" + "x" * 120], 4, ["too long"]),
@@ -371,5 +371,5 @@ def test_an_inherited_socket_of_the_wrong_kind() -> None:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf,
     ):
-        for fd, word in ((tcp.fileno(), "no Unix stream socket"), (deaf.fileno(), "not listen")):
+        for fd, word in ((tcp.fileno(), "not a Unix stream socket"), (deaf.fileno(), "not listen")):
             assert_fails(run_pagecheck("serve", "--fd", fd, pass_fds=(fd,)), 2, word)

@@ -109,7 +109,7 @@ def test_a_service_that_cannot_compare(service: ServiceProcess, disk: Path) -> N
 
 
 def test_a_socket_that_is_not_there(service: ServiceProcess, tmp_path: Path) -> None:
-    with Client(service.path) as client, pytest.raises(SourceError, match="not to be seen here"):
+    with Client(service.path) as client, pytest.raises(SourceError, match="cannot be seen here"):
         client.attach(f"qmp:{tmp_path}/nothing")
 
 

@@ -59,7 +59,7 @@ def lines(*messages: object) -> Serve:
         (lambda s: s.sendall(b"SSH-2.0-x\n"), "not JSON"),
         (lambda s: s.sendall(b"[1]\n"), "not a JSON object"),
         (lambda s: s.sendall(b"x" * (1 << 26) + b"x" * 8), "line of more than"),
-        (lines({"QMP": {}}), "something else"),
+        (lines({"QMP": {}}), "does not greet"),
         (lines({"pagecheck": {"protocol": 2}}), "speaks protocol 2, we speak 1"),
         (lines({"error": "odd"}), "no known form"),
         (lines({"error": {"class": "Strange", "desc": "said so"}}), "said so"),
@@ -88,7 +88,7 @@ def test_nobody_there(path: str) -> None:
 
 
 def test_a_time_that_is_no_number() -> None:
-    with pytest.raises(UsageError, match="nan: is no number of seconds"):
+    with pytest.raises(UsageError, match="nan: is not a number of seconds"):
         Client("/nowhere", timeout=math.nan)
 
 

@@ -12,7 +12,7 @@ import pytest
 from pagecheck import clock
 from pagecheck.child.watch import Watch
 from pagecheck.clock import STEP_NS, Allowance, Elapsed
-from pagecheck.service.protocol import Connection, NotTaken
+from pagecheck.service.protocol import Connection, NotReceived
 from tests.support.clock import MovedClock
 
 
@@ -90,6 +90,6 @@ def test_deadlines_pass_on_a_moved_clock(moved_clock: MovedClock) -> None:
         deadline_ns = moved_clock.ns + 3600 * 10**9
         assert connection.receive(deadline_ns) is None
         assert moved_clock.ns >= deadline_ns
-        with pytest.raises(NotTaken, match="does not read"):
+        with pytest.raises(NotReceived, match="does not read"):
             connection.send({"text": "x" * (1 << 24)}, (), moved_clock.ns + 3600 * 10**9)
         assert moved_clock.ns >= deadline_ns + 3600 * 10**9 - 2 * STEP_NS

@@ -12,7 +12,6 @@ CHARACTERS = 20  # shorter pieces of text are words rather than messages
 
 # Messages that are still written twice.
 TWICE = {
-    "the coordinator is closed",
     "cannot start a watchdog",
 }
 

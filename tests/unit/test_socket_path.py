@@ -100,7 +100,7 @@ def test_a_name_that_was_exchanged_at_once_is_told(
     folder: Path, exchanging: type[Exchanging], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchanging, "after_bind", staticmethod((folder / "s").unlink))
-    with pytest.raises(ResourceError, match="exchanged it"), listening(folder):
+    with pytest.raises(ResourceError, match="it was exchanged"), listening(folder):
         pass
     assert os.listdir(folder) == []
 
@@ -245,7 +245,7 @@ def test_a_living_one_is_left(folder: Path) -> None:
 def test_a_symlink_to_a_stale_socket_is_no_socket(folder: Path) -> None:
     _stale(folder / "elsewhere")
     (folder / "s").symlink_to(folder / "elsewhere")
-    with pytest.raises(UsageError, match="is no socket"), listening(folder):
+    with pytest.raises(UsageError, match="is not a socket"), listening(folder):
         pass
     assert (folder / "elsewhere").exists()
 

@@ -1,4 +1,4 @@
-"""Log lines that clients can cause: bounded, so that nobody fills the log's disk through us."""
+"""Log lines that clients can cause: limited, so that no client can fill the log's disk."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ LINES: Final = 200  # of one kind
 PERIOD_S: Final = 60.0
 
 
-class Seldom(logging.Filter):
-    """Lets so many lines of one kind through in a minute; the last of them says so. A kind is a
+class LogLimit(logging.Filter):
+    """Passes so many lines of one kind in a minute; the last of them says so. A kind is a
     logger and the text of its call, without what is filled in."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Seldom(logging.Filter):
 
 
 def limit_log() -> None:
-    """For whatever the root logger writes from now on."""
-    seldom = Seldom()
+    """Limits what the root logger writes from now on."""
+    limit = LogLimit()
     for handler in logging.getLogger().handlers:
-        handler.addFilter(seldom)
+        handler.addFilter(limit)

@@ -4,15 +4,15 @@ import logging
 
 import pytest
 
-from pagecheck.service import seldom
-from pagecheck.service.seldom import LINES, Seldom
+from pagecheck.service import log_limit
+from pagecheck.service.log_limit import LINES, LogLimit
 
 
 class Collecting(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
-        self.addFilter(Seldom())
+        self.addFilter(LogLimit())
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
@@ -43,7 +43,7 @@ def test_they_are_written_again_after_a_while(
     logger, lines = logged
     for _ in range(2 * LINES):
         logger.warning("gone")
-    monkeypatch.setattr(seldom, "PERIOD_S", 0.0)
+    monkeypatch.setattr(log_limit, "PERIOD_S", 0.0)
     logger.warning("gone")
     assert lines[-1] == "gone"
     assert len(lines) == LINES + 1
