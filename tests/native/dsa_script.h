@@ -188,7 +188,7 @@ typedef struct bench {
 
 typedef struct answer {
     pc_task task;
-    uint64_t zero[RAM_PAGES / 64], decided[RAM_PAGES / 64];
+    uint64_t zero[RAM_PAGES / 64], decided[RAM_PAGES / 64], unproven[RAM_PAGES / 64];
 } answer;
 
 /* Every page is there; page i is zero where (1 << i % 8) is in `zeros`. The byte of the others is
@@ -239,11 +239,11 @@ static inline void start(bench *b, answer *a, const uint64_t *offsets, uint64_t 
     memset(a, 0xff, sizeof *a); /* stale bits must not survive */
     a->task = (pc_task){.block = &b->block.head,
                         .decider = &b->decider,
-                        .dsa = &b->dsa,
                         .batch = {.offsets = offsets, .first = first * PAGE, .count = count},
                         .zero = a->zero,
-                        .decided = a->decided};
-    pc_block_start(&a->task);
+                        .decided = a->decided,
+                        .unproven = a->unproven};
+    pc_dsa_start(&b->dsa, &a->task);
 }
 
 static inline bool page_is_zero(const bench *b, const answer *a, uint32_t index)

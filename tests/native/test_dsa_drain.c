@@ -94,33 +94,70 @@ static void test_close_in_between(void)
     check_end("given up while a flight waits for room", "");
 }
 
-/* Given up with a flight that was not submitted yet, whose records are from another use. */
-static void test_close_while_filling(void)
+/* ---- abandoned with a flight that waits to be submitted ---- */
+
+static void stale_match(bench *b)
+{
+    for (uint32_t i = 0; i < PC_DSA_FLIGHTS * PC_DSA_MEMBERS; i++) {
+        hw_record *record = &b->dsa.queue->flights[i / PC_DSA_MEMBERS].records[i % PC_DSA_MEMBERS];
+        record->result = 0;
+        record->status = 1;
+    }
+}
+
+/* For the first time, while the device keeps the only entry: its records are from another use. */
+static void test_abandoned_before_it_is_submitted(void)
 {
     bench b;
     answer a;
     check_begin();
-    bench_init(&b, SOLID);
-    bench_open(&b, limits_of(64, 128, PAGE));
-    b.device.answer = answer_truth;
-    for (int i = 0; i < 20; i++)
-        decide(&b, RAM_PAGES);
-    for (size_t i = 0; i < RAM_PAGES; i++)
-        b.ram[i * PAGE + 1000] = 1;
-    start(&b, &a, NULL, 0, 64);
-    pc_dsa_finish(&b.dsa, &a.task);
-    memset(a.zero, 0, sizeof a.zero);
-    memset(a.decided, 0, sizeof a.decided);
-    const pc_pages pages = {.base = b.block.head.base, .count = 64, .page_bytes = PAGE};
-    CHECK(pc_dsa_offload(&b.dsa, &a.task, &pages, 0, 64), "not taken");
-    CHECK(a.task.flights == 1, "%u flights", a.task.flights);
-    const pc_flight *flight = b.dsa.queue->open;
-    for (uint32_t i = 0; i < flight->count; i++)
-        put(&flight->descriptors[i], MATCH, 0); /* what an earlier use could have left */
-    pc_dsa_close(&b.dsa, PC_QUEUE_CLOSED, 0);
+    bench_init(&b, NORMAL);
+    bench_open(&b, limits_of(1, 128, PAGE));
+    b.dsa.queue->limits.deadline_ns = SECOND / 100;
+    stale_match(&b);
+    start(&b, &a, NULL, 0, RAM_PAGES);
+    CHECK(b.dsa.queue == NULL && b.dsa.end == PC_QUEUE_LOST, "end %d", b.dsa.end);
+    CHECK(b.device.count == 1, "%zu submissions", b.device.count);
     finish(&b, &a);
+    CHECK(b.stats.pages_device == 0, "%d by the device", (int)b.stats.pages_device);
     bench_deinit(&b);
-    check_end("given up while a flight is filled", "");
+    check_end("abandoned while a flight waits to be submitted", "(for the first time)");
+}
+
+static long takes_two(script *s, const hw_desc *list, size_t count)
+{
+    return s->submits > 2 ? 0 : script_take(s, list, count);
+}
+
+/* Pages 0 to 27 of each batch are zero, and its list faulted behind the first 100. */
+static void put_cut(const hw_desc *batch)
+{
+    for (uint32_t i = 0; i < 100; i++)
+        put_truth(&list_of(batch)[i]);
+    put(batch, DSA_COMP_BATCH_PAGE_FAULT, 100);
+}
+
+/* Again, while the queue takes no more: its records, 28 of which say zero, are of other members. */
+static void test_abandoned_before_it_is_submitted_again(void)
+{
+    bench b;
+    answer a;
+    check_begin();
+    bench_init(&b, NORMAL);
+    bench_open(&b, limits_of(2, 128, PAGE));
+    b.device.submit = takes_two;
+    for (size_t i = 0; i < RAM_PAGES; i++)
+        b.ram[i * PAGE + 1000] = i % 128 < 28 ? 0 : 1;
+    start(&b, &a, NULL, 0, RAM_PAGES);
+    CHECK(b.device.count == 2, "%zu submissions", b.device.count);
+    put_cut(&b.device.kept[0]);
+    put_cut(&b.device.kept[1]);
+    finish(&b, &a);
+    CHECK(b.stats.queue_full == 1, "%d times full", (int)b.stats.queue_full);
+    CHECK(b.stats.pages_device == 200 && b.stats.pages_completed == 56, "%d by the device",
+          (int)b.stats.pages_device);
+    bench_deinit(&b);
+    check_end("abandoned while a flight waits to be submitted", "(again)");
 }
 
 /* The file is cut while the device has its pages: the old bits are taken back. */
@@ -151,7 +188,8 @@ int main(void)
     test_silence(0);
     test_drain();
     test_close_in_between();
-    test_close_while_filling();
+    test_abandoned_before_it_is_submitted();
+    test_abandoned_before_it_is_submitted_again();
     test_cut_file();
     return check_summary();
 }

@@ -129,14 +129,14 @@ static void test_size_of_32_bits(void)
                                    .page_bytes = page,
                                    .flags = PC_BLOCK_TOUCH_FREELY},
                           .fd = fd};
-    uint64_t zero = ~UINT64_C(0), decided = ~UINT64_C(0);
+    uint64_t zero = ~UINT64_C(0), decided = ~UINT64_C(0), unproven;
     pc_task task = {.block = &huge.head,
                     .decider = &b.decider,
-                    .dsa = &b.dsa,
                     .batch = {.count = 1},
                     .zero = &zero,
-                    .decided = &decided};
-    pc_block_start(&task);
+                    .decided = &decided,
+                    .unproven = &unproven};
+    pc_dsa_start(&b.dsa, &task);
     pc_dsa_finish(&b.dsa, &task);
     CHECK(zero == 1 && decided == 1, "zero %llx", (unsigned long long)zero);
     CHECK(b.device.submits == 0, "a size of more than 32 bits was submitted");

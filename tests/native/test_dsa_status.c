@@ -186,7 +186,6 @@ static void test_missing_is_kept(uint32_t batch)
     bench_open(&b, limits_of(16, batch, PAGE));
     b.dsa.queue->limits.deadline_ns = LATE_NS / 10;
     start(&b, &a, NULL, 0, 3);
-    pc_dsa_flush(&b.dsa);
     const hw_desc missing = batch != 0 ? b.device.kept[0] : b.device.kept[1];
     if (batch == 0) {
         put_truth(&b.device.kept[0]);
@@ -219,7 +218,6 @@ static void test_missing_comes(void)
     for (uint32_t i = 0; i < PC_DSA_FLIGHTS * PC_DSA_MEMBERS; i++) /* of an earlier use */
         b.dsa.queue->flights[i / PC_DSA_MEMBERS].records[i % PC_DSA_MEMBERS].status = 1;
     start(&b, &a, NULL, 0, 3);
-    pc_dsa_flush(&b.dsa);
     const hw_desc last = b.device.kept[2];
     finish(&b, &a);
     CHECK(b.failure.kept == 1 && memcmp(b.failure.descriptor, &last, sizeof last) == 0, "kept: %d",

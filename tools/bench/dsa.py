@@ -1,7 +1,7 @@
 """What the DSA engine costs the CPU beside a software device; nothing here is about a real one.
 
 Instructions are counted by callgrind, in user mode and exactly: `dsa_cost.c` puts packets of 128
-pages through `pc_block_start` and `pc_dsa_finish` with a device that has answered when its submit
+pages through `pc_dsa_start` and `pc_dsa_finish` with a device that has answered when its submit
 returns, and callgrind counts while its `decide_packets` runs (`--toggle-collect`). Of that, only
 the functions of pagecheck/native/core count, each with what the compiler inlined into it and
 without what it calls: the device's answers, libc and the kernel are left out.

@@ -1,5 +1,5 @@
 /* What the DSA engine costs the CPU beside a device that costs nothing: packets of 128 pages from a
- * dense memfd, one after the other, through pc_block_start and pc_dsa_finish. It prints one object
+ * dense memfd, one after the other, through pc_dsa_start and pc_dsa_finish. It prints one object
  * of JSON, and ends with 1 if a single answer was wrong.
  *
  * usage: dsa_cost count KERNEL zero|normal|half together|apart SAMPLE RUNS PACKETS
@@ -35,7 +35,7 @@ typedef struct bench {
     pc_dsa dsa;
     uint64_t pages;
     uint64_t *offsets; /* of every page, packet by packet */
-    uint64_t *zero, *decided;
+    uint64_t *zero, *decided, *unproven;
 } bench;
 
 static void fail(const char *what)
@@ -148,9 +148,10 @@ static void set_up(bench *b, const char *kernel, const char *kind, bool apart, u
     b->offsets = malloc(b->pages * sizeof *b->offsets);
     b->zero = malloc(b->pages / 8);
     b->decided = malloc(b->pages / 8);
+    b->unproven = malloc(b->pages / 8);
     if (packets == 0 || b->pages % STEP == 0 || found == NULL || pc_kernel_why_not(found) != NULL ||
-        b->offsets == NULL || b->zero == NULL || b->decided == NULL || !pc_guard_install() ||
-        !pc_decider_init(found, &progress, &b->decider)) {
+        b->offsets == NULL || b->zero == NULL || b->decided == NULL || b->unproven == NULL ||
+        !pc_guard_install() || !pc_decider_init(found, &progress, &b->decider)) {
         fprintf(stderr, "dsa_cost: bad arguments, or no memory\n");
         exit(1);
     }
@@ -180,17 +181,17 @@ static pc_task task_of(bench *b, uint64_t packet)
     return (pc_task){
         .block = &b->block.head,
         .decider = &b->decider,
-        .dsa = &b->dsa,
         .batch = {.offsets = b->offsets + first, .count = PACKET},
         .zero = b->zero + first / 64,
         .decided = b->decided + first / 64,
+        .unproven = b->unproven + first / 64,
     };
 }
 
 static void decide(bench *b, uint64_t packet)
 {
     pc_task task = task_of(b, packet);
-    pc_block_start(&task);
+    pc_dsa_start(&b->dsa, &task);
     pc_dsa_finish(&b->dsa, &task);
 }
 
@@ -260,7 +261,7 @@ static span wait_for_packets(bench *b, uint64_t packets, bool spinning)
     span total = {0, 0};
     for (uint64_t packet = 0; packet < packets; packet++) {
         pc_task task = task_of(b, packet);
-        pc_block_start(&task);
+        pc_dsa_start(&b->dsa, &task);
         span begin = now();
         if (spinning)
             spin(&b->dsa, &task);

@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 
 #include "pc_bits.h"
-#include "pc_dsa.h"
 #include "pc_guard.h"
 
 #define GROUP_PAGES 64u
@@ -21,7 +20,7 @@ bool pc_decider_init(const pc_kernel *kernel, uint64_t *progress, pc_decider *de
     decider->progress = progress;
     decider->holes = NULL;
     decider->buffer = aligned_alloc(PC_HOST_PAGE, PC_READ_BYTES);
-    decider->resident = malloc(2 * PC_RESIDENT_PAGES);
+    decider->resident = malloc(PC_RESIDENT_PAGES);
     if (decider->buffer != NULL && decider->resident != NULL)
         return true;
     pc_decider_deinit(decider);
@@ -33,13 +32,6 @@ void pc_decider_deinit(pc_decider *decider)
     free(decider->buffer);
     free(decider->resident);
     memset(decider, 0, sizeof *decider);
-}
-
-void pc_decider_advance(const pc_decider *decider)
-{
-    /* One writer, so load and store need not be one step. */
-    uint64_t now = __atomic_load_n(decider->progress, __ATOMIC_RELAXED);
-    __atomic_store_n(decider->progress, now + 1, __ATOMIC_RELAXED);
 }
 
 static uint64_t page_offset(const pc_batch *batch, uint64_t page_bytes, size_t index)
@@ -84,23 +76,16 @@ static bool group_is_inside(const pc_task *j, size_t begin, size_t end)
 }
 
 /* Pages [begin, end) of the batch, at most 64, all of them safe to touch. */
-static void decide_mapped_group(pc_task *j, size_t begin, size_t end)
+static void decide_mapped_group(pc_task *j, const pc_pages *pages, size_t begin, size_t end)
 {
     pc_guard guard;
     volatile uint64_t zero = 0;
-    const pc_pages pages = {
-        .base = j->block->base,
-        .offsets = j->batch.offsets,
-        .first = j->batch.first,
-        .count = j->batch.count,
-        .page_bytes = j->block->page_bytes,
-    };
     bool inside = group_is_inside(j, begin, end);
     bool whole = j->block->page_bytes <= PIECE_BYTES && inside;
-    if (j->dsa != NULL && inside && pc_dsa_offload(j->dsa, j, &pages, begin, end)) {
-        /* The device has what may be zero, the rest is normal. */
+    if (j->offload != NULL && inside && j->offload(j->engine, j, pages, begin, end)) {
+        /* Taken. */
     } else if (whole && PC_GUARDED(&guard, j->block->base, j->block->bytes,
-                                   zero = j->decider->kernel->zero_pages(&pages, begin, end))) {
+                                   zero = j->decider->kernel->zero_pages(pages, begin, end))) {
         pc_bits_or(j->zero, begin, zero, (uint32_t)(end - begin));
         pc_bits_set(j->decided, begin, end - begin);
     } else {
@@ -113,8 +98,15 @@ static void decide_mapped_group(pc_task *j, size_t begin, size_t end)
 
 static void decide_mapped(pc_task *j, size_t begin, size_t end)
 {
+    const pc_pages pages = {
+        .base = j->block->base,
+        .offsets = j->batch.offsets,
+        .first = j->batch.first,
+        .count = j->batch.count,
+        .page_bytes = j->block->page_bytes,
+    };
     for (size_t at = begin; at < end; at += GROUP_PAGES)
-        decide_mapped_group(j, at, end - at < GROUP_PAGES ? end : at + GROUP_PAGES);
+        decide_mapped_group(j, &pages, at, end - at < GROUP_PAGES ? end : at + GROUP_PAGES);
 }
 
 static size_t read_at(const pc_task *j, uint64_t offset, size_t want)
@@ -209,8 +201,7 @@ static void decide_by_residency(pc_task *j, size_t begin, size_t end, uint64_t o
 {
     size_t per_page = (size_t)(j->block->page_bytes / PC_HOST_PAGE);
     size_t most = PC_RESIDENT_PAGES / per_page;
-    /* Inside the loop below, an answer of the device may make the CPU decide other pages. */
-    unsigned char *resident = j->decider->resident + (j->dsa != NULL ? 0 : PC_RESIDENT_PAGES);
+    unsigned char *resident = j->decider->resident;
     while (begin < end) {
         size_t step = end - begin < most ? end - begin : most;
         if (mincore((void *)(uintptr_t)(j->block->base + offset), step * j->block->page_bytes,
@@ -244,7 +235,7 @@ static void decide_run(pc_task *j, size_t begin, size_t end, uint64_t offset)
         end = begin + (size_t)inside; /* the rest is past the end: undecided */
     bool ask = j->block->base != NULL && (j->block->flags & PC_BLOCK_ASK_RESIDENT) != 0 &&
                page_bytes / PC_HOST_PAGE <= PC_RESIDENT_PAGES &&
-               (j->dsa != NULL || (end - begin) * page_bytes >= ASK_RESIDENT_MIN_BYTES);
+               (j->offload != NULL || (end - begin) * page_bytes >= ASK_RESIDENT_MIN_BYTES);
     if (ask)
         decide_by_residency(j, begin, end, offset);
     else
@@ -285,16 +276,13 @@ void pc_block_start(pc_task *task)
     size_t words = (task->batch.count + 63u) / 64u;
     memset(task->zero, 0, words * sizeof *task->zero);
     memset(task->decided, 0, words * sizeof *task->decided);
-    task->flights = task->offloaded = 0;
     decide_range(task, 0, task->batch.count);
-    if (task->dsa != NULL)
-        pc_dsa_flush(task->dsa);
 }
 
 void pc_block_redecide(const pc_task *task, size_t begin, size_t end)
 {
     pc_task by_cpu = *task;
-    by_cpu.dsa = NULL;
+    by_cpu.offload = NULL;
     pc_bits_clear(task->zero, begin, end - begin);
     pc_bits_clear(task->decided, begin, end - begin);
     decide_range(&by_cpu, begin, end);

@@ -23,8 +23,9 @@ typedef struct pc_block pc_block;
 /* The memory behind a block. A page is decided by what these say, so each must be right or say
  * less: offsets are bytes from the block's start, inside the block. */
 typedef struct pc_block_ops {
-    /* How many bytes of the block are there now; pages past them stay undecided. `*touch`: none of
-     * them is allocated by a read through the mapping. Once for each batch. */
+    /* How many bytes of the block are there now; pages past them stay undecided. `*touch`, which is
+     * false: whether none of them is allocated by a read through the mapping. Once for each batch.
+     */
     uint64_t (*size)(const pc_block *block, bool *touch);
     /* The first byte from `offset` on that may not be zero: all before it is a hole, which proves
      * zero. `offset` itself where holes prove nothing. Once for each run of pages. */
@@ -56,26 +57,34 @@ typedef struct pc_batch {
 typedef struct pc_decider {
     const pc_kernel *kernel;
     unsigned char *buffer;   /* PC_READ_BYTES, for reads */
-    unsigned char *resident; /* 2 * PC_RESIDENT_PAGES, for mincore: with a device, and without */
+    unsigned char *resident; /* PC_RESIDENT_PAGES, for mincore */
     uint64_t *progress;      /* raised after every piece of work */
     uint64_t *holes;         /* pages that were answered as holes, or NULL: they are not counted */
 } pc_decider;
 
-struct pc_dsa;
+typedef struct pc_task pc_task;
 
-/* One batch on its way to an answer. With a device it is in two steps, so that one batch can be
- * prepared while the device has another. */
-typedef struct pc_task {
+/* Takes pages [begin, end) of the batch, at most 64, all of them there and safe to touch, off the
+ * CPU's hands, and must not come back here meanwhile. False: the CPU has to decide them. */
+typedef bool (*pc_offload)(void *engine, pc_task *task, const pc_pages *pages, size_t begin,
+                           size_t end);
+
+/* One batch on its way to an answer. With an engine beside the CPU it is in two steps, so that one
+ * batch can be prepared while the engine has another. */
+struct pc_task {
     const pc_block *block;
     const pc_decider *decider;
-    struct pc_dsa *dsa; /* NULL: the CPU decides everything */
+    pc_offload offload; /* NULL: the CPU decides everything */
+    void *engine;       /* of `offload` */
     pc_batch batch;
     uint64_t limit; /* bytes of the block that are there, when last looked at */
     uint64_t *zero;
     uint64_t *decided;
-    uint32_t flights;   /* submissions that the device has not answered yet */
-    uint32_t offloaded; /* pages that were sampled, and submitted where they may be zero */
-} pc_task;
+    /* The engine's: */
+    uint64_t *unproven; /* private; pages that may be zero and that nobody has in hand */
+    uint32_t flights;   /* submissions that are not settled yet */
+    uint32_t offloaded; /* pages that `offload` took */
+};
 
 #define PC_READ_BYTES (512u * 1024u)
 #define PC_RESIDENT_PAGES 4096u
@@ -83,16 +92,20 @@ typedef struct pc_task {
 bool pc_decider_init(const pc_kernel *kernel, uint64_t *progress, pc_decider *decider);
 void pc_decider_deinit(pc_decider *decider);
 /* Raises the progress word. */
-void pc_decider_advance(const pc_decider *decider);
+static inline void pc_decider_advance(const pc_decider *decider)
+{
+    /* One writer, so load and store need not be one step. */
+    uint64_t now = __atomic_load_n(decider->progress, __ATOMIC_RELAXED);
+    __atomic_store_n(decider->progress, now + 1, __ATOMIC_RELAXED);
+}
 
 /* Decides a batch whose pages are whole, aligned and inside the block. The words are overwritten:
  * a zero bit is set only for a page that was seen to be zero or is a hole; a page that could not
- * be read has neither bit. With a device, what may be zero and may be touched is submitted, and
- * pc_dsa_finish gives the answers; the task and all that it names must stay until then. */
+ * be read has neither bit. Pages that `offload` took have what that gave them. */
 void pc_block_start(pc_task *task);
 
-/* Decides pages [begin, end) of the batch again, by the CPU and from the beginning: what the task
- * knew of them is forgotten first. */
+/* Decides pages [begin, end) of the batch again, by the CPU and from the beginning: the bits that
+ * the task had of them are cleared first. */
 void pc_block_redecide(const pc_task *task, size_t begin, size_t end);
 
 #endif

@@ -5,12 +5,16 @@
  * a word; a queue is full or is taken away. Only a record with status 1 and result 0 proves a page
  * zero. While the device may hold a descriptor it may still read the page and write the record.
  * Danger: a record that is written after its memory got a new meaning would call another page zero.
- * Decision: a flight is the unit that is submitted, waited for and settled. Whatever its records
- * do not prove is decided by the CPU. Once a record that must come does not, the whole queue is
- * given up: its memory stays, untouched, until a thread of its own has drained and closed the
- * portal, and nothing is submitted until the queue was opened again. The caller never waits for
- * that thread. A queue that is full has lost nothing: it rests, for longer and longer, and the CPU
- * decides meanwhile. */
+ * Decision: a flight is the unit that is submitted, waited for and settled. Each page that may be
+ * zero is in one flight or in its task's bitmap of unproven pages: there before it is submitted,
+ * and there again where records do not prove it. What is left there in the end is decided by the
+ * CPU. Calls go one way: the loop that submits (pc_dsa_submit.c) settles flights (pc_dsa_settle.c),
+ * and settling only puts flights on the list of those to submit again; it says when the queue has
+ * to be abandoned, and the loop does that (pc_dsa_queue.c). Once a record that must come does not,
+ * the whole queue is abandoned: its memory stays, untouched, until a thread of its own has drained
+ * and closed the portal, and nothing is submitted until the queue was opened again. The caller
+ * never waits for that thread. A queue that is full has lost nothing: it is left alone, for longer
+ * and longer, and the CPU decides meanwhile. */
 #ifndef PC_DSA_H
 #define PC_DSA_H
 
@@ -79,15 +83,14 @@ pc_queue_state pc_dsa_state(pc_dsa *dsa);
 bool pc_dsa_give(pc_dsa *dsa, const void *base, size_t bytes);
 void pc_dsa_take(pc_dsa *dsa, const void *base);
 
-/* Samples pages [begin, end) of the task, at most 64, all inside the file and safe to touch:
- * normal ones are decided, the others submitted. False: the CPU has to decide them. */
-bool pc_dsa_offload(pc_dsa *dsa, pc_task *task, const pc_pages *pages, size_t begin, size_t end);
-/* Submits what is still being collected. */
-void pc_dsa_flush(pc_dsa *dsa);
-/* Settles what has come back already. */
+/* Begins to decide a batch, as pc_block_start does, whose words it gives the same meaning: what may
+ * be zero and may be touched is submitted. `unproven` holds as many words as `zero`. The task and
+ * all that it names must stay until pc_dsa_finish. */
+void pc_dsa_start(pc_dsa *dsa, pc_task *task);
+/* Settles what has come back already; does not wait. */
 void pc_dsa_poll(pc_dsa *dsa);
 /* Waits, within the limits' deadline, until every page of the task is decided or was found to be
- * undecidable. Cheap where nothing is in flight. */
+ * undecidable. */
 void pc_dsa_finish(pc_dsa *dsa, pc_task *task);
 
 #endif

@@ -11,7 +11,8 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "pc_dsa_flight.h"
+#include "pc_dsa_settle.h"
+#include "pc_dsa_status.h"
 #include "pc_ring.h"
 
 #define FLIGHT_HEAD_BYTES 128u /* the batch descriptor, and its record on a line of its own */
@@ -51,18 +52,6 @@ static void queue_free(pc_queue *queue)
     if (queue->region != NULL)
         munmap(queue->region, queue->region_bytes);
     free(queue);
-}
-
-void pc_queue_limit_batches(pc_queue *queue, uint32_t most)
-{
-    if (most < queue->limits.batch_max)
-        queue->limits.batch_max = most;
-    uint32_t members = queue->limits.batch_max;
-    /* Without batches a flight takes an entry for each member: leave room for a second flight. */
-    if (members < 2)
-        members = queue->limits.queue_size > 1 ? queue->limits.queue_size / 2 : 1;
-    if (members < queue->members)
-        queue->members = members;
 }
 
 static pc_queue *queue_new(pc_portal *portal, const pc_dsa_limits *limits)
@@ -157,17 +146,14 @@ void pc_dsa_close(pc_dsa *dsa, pc_queue_end end, int error)
     queue->next = dsa->draining;
     dsa->draining = queue;
     dsa->stats->queue_state = PC_QUEUE_DRAINING | (uint64_t)end << 8;
-    pc_flight *open = queue->open;
-    pc_flight *oldest = queue->oldest;
-    queue->open = queue->oldest = queue->newest = NULL;
-    /* Settled before the thread starts: it may free the queue's portal, not the flights. */
-    queue->overdue = oldest;
-    while (oldest != NULL) {
-        pc_flight_abandon(dsa, oldest); /* which leaves it in its list: no queue is up */
-        oldest = oldest->next;
-    }
-    if (open != NULL)
-        pc_flight_abandon(dsa, open);
+    queue->overdue = queue->oldest;
+    queue->oldest = queue->newest = NULL;
+    /* Before the thread starts: it may free the queue's portal, not the flights. */
+    for (pc_flight *each = queue->overdue; each != NULL; each = each->next)
+        pc_flight_abandon(dsa, each);
+    for (pc_flight *each = queue->ready; each != NULL; each = each->next)
+        pc_flight_abandon(dsa, each);
+    queue->ready = NULL;
     drain_in_a_thread(queue);
 }
 

@@ -4,10 +4,9 @@
  * below the position of the first difference or of the fault (8.2.4: that position is never past
  * the first byte that differs). The position itself may be rounded down, so the page that holds it
  * is looked at by the CPU. What follows goes out again, a bounded number of times. */
-#include <errno.h>
+#include "pc_dsa_settle.h"
 
-#include "pc_bits.h"
-#include "pc_dsa_flight.h"
+#include "pc_dsa_status.h"
 #include "pc_ring.h"
 
 #define ERRORS_MAX 256u  /* descriptors in a row: such a queue only costs */
@@ -15,12 +14,6 @@
 
 #define STATUS_ZERO 0x0001u     /* status 1, result 0 in the second byte */
 #define STATUS_MISMATCH 0x0101u /* status 1, result 1 */
-
-void pc_flight_complete(pc_dsa *dsa, const pc_task *task, uint32_t index, uint32_t pages)
-{
-    dsa->stats->pages_completed += pages;
-    pc_block_redecide(task, index, (size_t)index + pages);
-}
 
 /* Status and result, which are one aligned halfword. */
 typedef uint16_t __attribute__((may_alias)) record_head;
@@ -60,8 +53,21 @@ static uint32_t proven(const struct dsa_completion_record *record, const pc_memb
     return pages < member->pages ? (uint32_t)pages : 0; /* nonsense proves nothing */
 }
 
-/* A member with a mismatch or a fault inside: its proven pages are zero, the CPU looks at the next
- * ones until it has found where it went wrong, and the rest is kept to go out again. */
+/* Where a mismatch is: the position may have been rounded down, so the CPU looks at pages from
+ * `at` on until one is not zero. Returns the one behind that. */
+static uint32_t find_mismatch(pc_dsa *dsa, const pc_task *task, uint32_t at, uint32_t end)
+{
+    bool zero = true;
+    while (at < end && zero) {
+        pc_block_redecide(task, at, (size_t)at + 1);
+        dsa->stats->pages_completed++;
+        zero = pc_bits_test(task->zero, at++);
+    }
+    return at;
+}
+
+/* A member with a mismatch or a fault inside: its proven pages are zero, the page at fault is for
+ * the CPU, and the rest is kept to be submitted again. */
 static void refine(pc_dsa *dsa, leftover *left, pc_task *task, const pc_member *member,
                    const struct dsa_completion_record *record, bool fault)
 {
@@ -70,18 +76,16 @@ static void refine(pc_dsa *dsa, leftover *left, pc_task *task, const pc_member *
     pc_bits_set(task->zero, member->index, at);
     dsa->stats->pages_device += at;
     at += member->index;
-    bool found = false;
-    while (at < end && !found) { /* a fault: one page; a mismatch: up to the one that differs */
-        pc_flight_complete(dsa, task, at, 1);
-        found = fault || !pc_bits_test(task->zero, at);
-        at++;
-    }
+    if (fault)
+        pc_task_put_back(task, at++, 1);
+    else
+        at = find_mismatch(dsa, task, at, end);
     if (at == end)
         return;
     if (left->flight->rounds < PC_DSA_ROUNDS)
         keep(left, task, at, end - at);
     else
-        pc_flight_complete(dsa, task, at, end - at);
+        pc_task_put_back(task, at, end - at);
 }
 
 /* Every status but the two that are answers. True: an error, not a fault. */
@@ -93,26 +97,25 @@ static bool settle_other(pc_dsa *dsa, pc_queue *queue, leftover *left, pc_task *
     uint32_t word = record_word(record), status = word & 0xffu;
     pc_dsa_count_record(dsa, descriptor, record);
     if (status == DSA_COMP_XFER_ERANGE && pc_queue_learn_transfer(queue, descriptor->xfer_size)) {
-        pc_flight_complete(dsa, task, member->index, member->pages);
+        pc_task_put_back(task, member->index, member->pages);
         return false;
     }
     bool fault = status == DSA_COMP_PAGE_FAULT_NOBOF || status == DSA_COMP_PAGE_FAULT_IR;
     if (fault && word >> 8 == 0)
         refine(dsa, left, task, member, record, true);
     else
-        pc_flight_complete(dsa, task, member->index, member->pages);
+        pc_task_put_back(task, member->index, member->pages);
     return !fault;
 }
 
 /* A member without a record. True: an error; not where its batch never came so far. */
-static bool settle_missing(pc_dsa *dsa, leftover *left, pc_task *task, const pc_member *member,
-                           pc_batch_end end)
+static bool settle_missing(leftover *left, pc_task *task, const pc_member *member, pc_batch_end end)
 {
     bool never_ran = end == PC_BATCH_CUT || end == PC_BATCH_REFUSED;
     if (never_ran && left->flight->rounds < PC_DSA_ROUNDS)
         keep(left, task, member->index, member->pages);
     else
-        pc_flight_complete(dsa, task, member->index, member->pages);
+        pc_task_put_back(task, member->index, member->pages);
     return !never_ran;
 }
 
@@ -141,7 +144,7 @@ static uint32_t settle_all_zero(const pc_flight *flight)
     const struct dsa_completion_record *records = flight->records;
     const uint32_t count = flight->count;
     uint64_t all = UINT64_MAX, any = 0;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (uint32_t i = 0; i < count; i++) { /* relaxed: nothing else of these records is read */
         uint64_t word = __atomic_load_n((const record_head *)&records[i], __ATOMIC_RELAXED);
         all &= word;
@@ -151,8 +154,7 @@ static uint32_t settle_all_zero(const pc_flight *flight)
         return 0;
     for (uint32_t i = 0; i < flight->groups; i++) {
         const pc_candidates *group = &flight->group[i];
-        uint32_t span = 64u - (uint32_t)__builtin_clzll(group->pages);
-        pc_bits_or(flight->task->zero, group->begin, group->pages, span);
+        flight->task->zero[group->word] |= group->pages;
     }
     return count;
 }
@@ -190,9 +192,9 @@ static uint32_t settle_members(pc_dsa *dsa, pc_queue *queue, pc_flight *flight, 
         } else if ((word & 0xffu) != 0) {
             errors += settle_other(dsa, queue, &left, task, &member, i);
         } else if (i < flight->taken) {
-            errors += settle_missing(dsa, &left, task, &member, end);
+            errors += settle_missing(&left, task, &member, end);
         } else {
-            pc_flight_complete(dsa, task, member.index, member.pages);
+            pc_task_put_back(task, member.index, member.pages);
         }
     }
     dsa->stats->pages_device += device_pages;
@@ -201,13 +203,6 @@ static uint32_t settle_members(pc_dsa *dsa, pc_queue *queue, pc_flight *flight, 
     flight->count = left.count;
     flight->pages = 0;
     return left.count;
-}
-
-static void retire(pc_queue *queue, pc_flight *flight)
-{
-    flight->task->flights--;
-    flight->next = queue->unused;
-    queue->unused = flight;
 }
 
 /* Takes the oldest flight off the list. */
@@ -315,40 +310,41 @@ static void keep_missing(pc_dsa *dsa, const pc_flight *flight)
     pc_dsa_keep_failure(dsa, &flight->descriptors[at], &flight->records[at]);
 }
 
-/* The device may still write a record of the oldest flight: nothing of its queue is used again. */
-static void give_up(pc_dsa *dsa, const pc_flight *flight, bool came)
+/* Why a queue is abandoned whose oldest flight has not all of its records. */
+static pc_queue_end why_incomplete(pc_dsa *dsa, const pc_flight *flight, bool came)
 {
-    pc_queue_end why = PC_QUEUE_LOST;
     dsa->stats->timeouts += !came;
-    if (!came && !pc_portal_is_enabled(dsa->queue->portal))
-        why = PC_QUEUE_DISABLED;
-    else if (!came)
-        keep_missing(dsa, flight);
-    else if (pc_batch_end_of(batch_status(flight)) == PC_BATCH_BROKEN)
-        why = PC_QUEUE_BROKEN;
-    pc_dsa_close(dsa, why, 0);
+    if (came)
+        return pc_batch_end_of(batch_status(flight)) == PC_BATCH_BROKEN ? PC_QUEUE_BROKEN
+                                                                        : PC_QUEUE_LOST;
+    if (!pc_portal_is_enabled(dsa->queue->portal))
+        return PC_QUEUE_DISABLED;
+    keep_missing(dsa, flight);
+    return PC_QUEUE_LOST;
 }
 
-void pc_flight_settle_oldest(pc_dsa *dsa)
+bool pc_flight_settle_oldest(pc_dsa *dsa, pc_queue_end *end)
 {
     pc_queue *queue = dsa->queue;
     pc_flight *flight = queue->oldest;
     bool came = wait_for(dsa, flight, flight->submitted_ns + queue->limits.deadline_ns);
     uint32_t proven = came ? settle_all_zero(flight) : 0;
     if (!came || (flight->batched && record_is_missing(flight, proven))) {
-        give_up(dsa, flight, came);
-        return;
+        *end = why_incomplete(dsa, flight, came);
+        return false;
     }
     take_oldest(queue);
-    pc_batch_end end = flight->batched ? settle_batch(dsa, queue, flight) : PC_BATCH_RAN;
-    uint32_t again = settle_members(dsa, queue, flight, proven, end);
+    pc_batch_end batch = flight->batched ? settle_batch(dsa, queue, flight) : PC_BATCH_RAN;
+    uint32_t again = settle_members(dsa, queue, flight, proven, batch);
     pc_decider_advance(flight->task->decider);
-    if (again != 0)
-        pc_flight_launch(dsa, flight);
-    else
-        retire(queue, flight);
-    if (queue->errors >= ERRORS_MAX && dsa->queue == queue)
-        pc_dsa_close(dsa, PC_QUEUE_BROKEN, 0);
+    if (again != 0) {
+        pc_flight_make_ready(queue, flight);
+    } else {
+        flight->task->flights--;
+        pc_flight_push(&queue->unused, flight);
+    }
+    *end = PC_QUEUE_BROKEN;
+    return queue->errors < ERRORS_MAX;
 }
 
 void pc_flight_abandon(pc_dsa *dsa, pc_flight *flight)
@@ -365,13 +361,9 @@ void pc_flight_abandon(pc_dsa *dsa, pc_flight *flight)
             pc_bits_set(task->zero, member.index, member.pages);
             dsa->stats->pages_device += member.pages;
         } else {
-            pc_flight_complete(dsa, task, member.index, member.pages);
+            pc_task_put_back(task, member.index, member.pages);
         }
     }
     flight->count = 0;
     task->flights--;
-    if (dsa->queue != NULL) { /* the device has nothing of it: it was not submitted */
-        flight->next = dsa->queue->unused;
-        dsa->queue->unused = flight;
-    }
 }

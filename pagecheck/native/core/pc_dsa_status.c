@@ -6,9 +6,9 @@
  * one like it is refused for, too.
  * Decision: the way that is refused is left, not the queue: smaller batches, then single
  * descriptors; shorter runs. Only errors of single descriptors, many in a row, give it up. */
-#include <string.h>
+#include "pc_dsa_status.h"
 
-#include "pc_dsa_flight.h"
+#include <string.h>
 
 #define UNBATCHED_MAX 4u       /* batches in a row that did not run: no batches from then on */
 #define TRANSFER_MAX_MIN 4096u /* refused for a page of this size, a transfer is an error */
@@ -76,6 +76,18 @@ pc_batch_end pc_batch_end_of(uint32_t status)
     default: /* 1a, 1b and 1d are never in a record */
         return PC_BATCH_BROKEN;
     }
+}
+
+void pc_queue_limit_batches(pc_queue *queue, uint32_t most)
+{
+    if (most < queue->limits.batch_max)
+        queue->limits.batch_max = most;
+    uint32_t members = queue->limits.batch_max;
+    /* Without batches a flight takes an entry for each member: leave room for a second flight. */
+    if (members < 2)
+        members = queue->limits.queue_size > 1 ? queue->limits.queue_size / 2 : 1;
+    if (members < queue->members)
+        queue->members = members;
 }
 
 void pc_queue_learn_from_batch(pc_queue *queue, pc_flight *flight, uint32_t status)

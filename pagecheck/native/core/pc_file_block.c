@@ -17,15 +17,15 @@ static uint64_t file_size(const pc_block *block, bool *touch)
 {
     const pc_file_block *file = file_of(block);
     struct stat st;
-    *touch = false;
     if (fstat(file->fd, &st) != 0 || (uint64_t)st.st_size <= file->start)
         return 0;
     /* A hole that was punched since takes blocks away; growth could hide that. */
-    uint64_t pages = ((uint64_t)st.st_size + PC_HOST_PAGE - 1) / PC_HOST_PAGE;
-    bool dense = file->dense_bytes != 0 && (uint64_t)st.st_size == file->dense_bytes &&
-                 (uint64_t)st.st_blocks * 512u == pages * PC_HOST_PAGE;
+    uint64_t size = (uint64_t)st.st_size;
+    bool dense =
+        size == file->dense_bytes &&
+        (uint64_t)st.st_blocks * 512u == (size + PC_HOST_PAGE - 1) / PC_HOST_PAGE * PC_HOST_PAGE;
     *touch = dense || (block->flags & PC_BLOCK_TOUCH_FREELY) != 0;
-    return (uint64_t)st.st_size - file->start;
+    return size - file->start;
 }
 
 static uint64_t file_next_data(const pc_block *block, uint64_t offset)

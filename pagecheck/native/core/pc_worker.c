@@ -31,9 +31,12 @@ bool pc_worker_init(const pc_ring *ring, const pc_kernel *kernel, pc_worker *wor
     worker->ring = *ring;
     worker->next = 1;
     pc_dsa_init(&ring->control->stats, &ring->control->failure, &worker->dsa);
-    worker->offsets = malloc(PC_WINDOW * ring->shared.slot_pages * sizeof *worker->offsets);
-    for (uint32_t i = 0; worker->offsets != NULL && i < PC_WINDOW; i++)
-        worker->begun[i].offsets = worker->offsets + (size_t)i * ring->shared.slot_pages;
+    const size_t words = ring->shared.slot_pages + ring->shared.slot_pages / 64u;
+    worker->offsets = malloc(PC_WINDOW * words * sizeof *worker->offsets);
+    for (uint32_t i = 0; worker->offsets != NULL && i < PC_WINDOW; i++) {
+        worker->begun[i].offsets = worker->offsets + i * words;
+        worker->begun[i].unproven = worker->begun[i].offsets + ring->shared.slot_pages;
+    }
     if (worker->offsets == NULL ||
         !pc_decider_init(kernel, &ring->control->progress, &worker->decider))
         return false;
@@ -139,10 +142,10 @@ static uint32_t begin(pc_worker *worker, struct pagecheck_slot *slot, const requ
     pc_task *task = &begun->task;
     *task = (pc_task){.block = block,
                       .decider = &worker->decider,
-                      .dsa = worker->dsa.queue != NULL ? &worker->dsa : NULL,
                       .batch = {.count = asked->count},
                       .zero = pgck_slot_zero(slot, ring->shared.slot_pages),
-                      .decided = pgck_slot_decided(slot, ring->shared.slot_pages)};
+                      .decided = pgck_slot_decided(slot, ring->shared.slot_pages),
+                      .unproven = begun->unproven};
     uint64_t pages = block->bytes / block->page_bytes;
     if (asked->kind == PAGECHECK_PAGES_RANGE) {
         if (asked->first_page >= pages || asked->count > pages - asked->first_page)
@@ -155,7 +158,10 @@ static uint32_t begin(pc_worker *worker, struct pagecheck_slot *slot, const requ
     } else {
         return PAGECHECK_REFUSED_KIND;
     }
-    pc_block_start(task);
+    if (worker->dsa.queue != NULL)
+        pc_dsa_start(&worker->dsa, task);
+    else
+        pc_block_start(task);
     return 0;
 }
 
@@ -222,7 +228,7 @@ static void answer_oldest(pc_worker *worker)
     pc_begun *begun = &worker->begun[worker->oldest];
     uint64_t sequence = worker->answered + 1;
     struct pagecheck_slot *slot = pgck_slot(&worker->ring.shared, sequence);
-    if (begun->refusal == 0 && begun->task.flights != 0)
+    if (begun->refusal == 0 && begun->task.offload != NULL)
         pc_dsa_finish(&worker->dsa, &begun->task);
     count(worker->dsa.stats, begun);
     slot->refusal = begun->refusal;

@@ -11,7 +11,8 @@
 /* A batch that was begun and is not answered yet. */
 typedef struct pc_begun {
     pc_task task;
-    uint64_t *offsets; /* private copy of the batch's offsets */
+    uint64_t *offsets;  /* private copy of the batch's offsets */
+    uint64_t *unproven; /* the DSA engine's bitmap of the batch's pages */
     int64_t begun_ns;
     uint32_t refusal;
 } pc_begun;
@@ -28,7 +29,7 @@ typedef struct pc_worker {
     int64_t spin_ns;           /* looks for work this long before it sleeps */
     pc_begun begun[PC_WINDOW]; /* from `oldest` on, around the end */
     uint32_t oldest;
-    uint64_t *offsets;               /* of all of them */
+    uint64_t *offsets;               /* of all of them, and their bitmaps */
     pc_block *blocks[PC_BLOCKS_MAX]; /* by id % PC_BLOCKS_MAX: ids need not be used again */
     pc_block *retired;               /* detached while a queue drained, linked by `next` */
 } pc_worker;
