@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck import clock
@@ -323,5 +322,4 @@ def _with_unreadable(report: Report, opened: _Opened, *, gpa: bool) -> Report:
         )
         for each in opened.vm.unreadable
     ]
-    notes = (*opened.vm.notes, *report.notes)
-    return replace(report, blocks=(*report.blocks, *hidden), notes=notes)
+    return report.with_vm(opened.vm.notes, hidden)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,7 +85,8 @@ class Report:
             that ran on it meanwhile; empty for engine `none`.
         notes: one line each on what a user should know: a file that shrank, a batch set aside.
         pause: how the VM was stopped for it; None where that was not asked for.
-        why_live: why a live answer is one, by block; None for others.
+        why_live: why a live answer is one, by block, or why the VM did not stay paused; None for
+            others.
     """
 
     source: str
@@ -116,6 +117,16 @@ class Report:
     def with_blocks(self, blocks: tuple[BlockReport, ...]) -> Report:
         """The same report with other block reports, such as ones that name files."""
         return replace(self, blocks=blocks)
+
+    def with_vm(self, notes: Iterable[str], unreadable: Iterable[BlockReport]) -> Report:
+        """The same report with what was known of the VM before the scan.
+
+        Args:
+            notes: they come first.
+            unreadable: its blocks that cannot be looked at, undecided.
+        """
+        blocks = (*self.blocks, *unreadable)
+        return replace(self, blocks=blocks, notes=(*notes, *self.notes))
 
     def noting(self, *lines: str) -> Report:
         """The same report with more notes."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pagecheck.errors import UsageError
-from pagecheck.report.report import BlockReport, Report, undecided_block
+from pagecheck.report.report import Report, undecided_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,9 +51,8 @@ def as_report(
         gpa: with guest-physical addresses.
     """
     unreadable = [undecided_block(each.ram, each.regions) for each in blocks.unreadable]
-    every = (*found.blocks, *unreadable)
     seconds, startup_seconds = times
-    return Report(
+    report = Report(
         source=os.fspath(source),
         answer=found.answer,
         engine=found.raw["engine"],
@@ -62,14 +62,11 @@ def as_report(
         seconds=seconds,
         startup_seconds=startup_seconds,
         bytes_checked=found.raw["bytes_checked"],
-        blocks=tuple(each if gpa else _without_regions(each) for each in every),
-        notes=(*blocks.notes, *found.notes),
+        blocks=found.blocks,
+        notes=found.notes,
         pause=found.pause,
         why_live=found.raw.get("why_live"),
-    )
-
-
-def _without_regions(block: BlockReport) -> BlockReport:
-    return BlockReport(
-        block.block, block.counts, block.zero, block.normal, block.unchanged, block.files
-    )
+    ).with_vm(blocks.notes, unreadable)
+    if gpa:
+        return report
+    return report.with_blocks(tuple(replace(each, regions=()) for each in report.blocks))
