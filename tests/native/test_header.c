@@ -151,6 +151,37 @@ static void test_hang_up(void)
     close(ram);
 }
 
+/* Without a client: the wait ends after a slice, changes nothing, and can go on. */
+static void test_slices(int64_t spin_ns, const char *of)
+{
+    pair p;
+    int ram = new_ram();
+    uint64_t ticket, zero[2], decided[2];
+    pair_init(ram, &p);
+    p.channel.spin_ns = spin_ns;
+    check_begin();
+    CHECK(pagecheck_submit_range(&p.channel, 0, 0, 64, &ticket) == 0, "submit");
+    pgck_batch *batch = pgck_find(&p.channel, ticket);
+    for (int i = 0; i < 3; i++) {
+        int code = pgck_wait_slice(&p.channel, batch, late(), SECOND / 1000, zero, decided);
+        CHECK(code == -EAGAIN, "slice %d: %d", i, code);
+        CHECK(p.channel.ring.header->wake_at == UINT64_MAX, "it says that it sleeps");
+    }
+    int64_t now = pagecheck_now_ns();
+    int code = pgck_wait_slice(&p.channel, batch, now, SECOND, zero, decided);
+    CHECK(code == -ETIMEDOUT, "at the deadline: %d", code);
+    p.channel.lost = true; /* as whoever looks at the socket says it */
+    code = pgck_wait_slice(&p.channel, batch, late(), INT64_MAX, zero, decided);
+    CHECK(code == -ECONNRESET, "lost: %d", code);
+    p.channel.lost = false;
+    answer_now(&p);
+    code = pgck_wait_slice(&p.channel, batch, late(), INT64_MAX, zero, decided);
+    CHECK(code == 0 && decided[0] == UINT64_MAX, "answered: %d", code);
+    check_end("a wait in slices", of);
+    pair_deinit(&p);
+    close(ram);
+}
+
 static void test_hostile_answers(void)
 {
     static const struct {
@@ -394,6 +425,8 @@ int main(int argc, char **argv)
     test_deadlines_and_forgetting();
     test_gone();
     test_hang_up();
+    test_slices(0, "without spinning");
+    test_slices(20000, "with spinning");
     test_hostile_answers();
     test_refusals();
     test_damaged_segments();
