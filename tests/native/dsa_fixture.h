@@ -33,7 +33,7 @@ static memory READONLY = {"readonly", NULL, PAGE, true, false};
 static memory OUTSIDE = {"outside", NULL, PAGE, false, false};
 static memory *const ALL[] = {&ZERO, &ONE, &PATTERN, &EDGE, &RECORDS, &LIST, &READONLY, &OUTSIDE};
 
-/* Each stands alone between pages that nobody gives. */
+/* Each stands alone between pages that nobody registers. */
 static inline void map_all(void)
 {
     for (size_t i = 0; i < sizeof(ALL) / sizeof(*ALL); i++) {
@@ -62,7 +62,7 @@ static inline dsa_model *open_model(const dsa_model_options *options)
     }
     for (size_t i = 0; i < sizeof(ALL) / sizeof(*ALL); i++)
         if (ALL[i]->given)
-            dsa_model_give(model, ALL[i]->at, ALL[i]->bytes, ALL[i]->writable);
+            dsa_model_register(model, ALL[i]->at, ALL[i]->bytes, ALL[i]->writable);
     memset(RECORDS.at, 0, RECORDS.bytes);
     return model;
 }

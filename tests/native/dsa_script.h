@@ -33,7 +33,7 @@ struct script {
     void (*answer)(script *s, const hw_desc *desc);               /* NULL: none for now */
     hw_desc kept[KEPT]; /* as submitted, newest last, without those that were answered */
     size_t count, peak; /* of them */
-    size_t submits, batches, singles, nonsense;
+    size_t submits, batches, singles, invalid;
     uint32_t largest_batch;
     uint64_t largest_bytes;
     pthread_mutex_t lock;
@@ -105,7 +105,7 @@ static inline void script_note(script *s, const hw_desc *desc)
     s->singles += !batch;
     for (uint32_t i = 0; i < (batch ? desc->desc_count : 1); i++) {
         const hw_desc *each = batch ? &list_of(desc)[i] : desc;
-        s->nonsense +=
+        s->invalid +=
             each->xfer_size == 0 || each->xfer_size % PAGE != 0 || each->comp_pattern != 0;
         if (each->xfer_size > s->largest_bytes)
             s->largest_bytes = each->xfer_size;
@@ -219,7 +219,7 @@ static inline void bench_open(bench *b, pc_dsa_limits limits)
 
 static inline void bench_drain(bench *b)
 {
-    CHECK(b->device.nonsense == 0, "%zu descriptors make no sense", b->device.nonsense);
+    CHECK(b->device.invalid == 0, "%zu invalid descriptors", b->device.invalid);
     sem_post(&b->device.gate);
     CHECK(pc_dsa_deinit(&b->dsa, pc_clock_now_ns() + 5 * SECOND), "it does not drain");
 }

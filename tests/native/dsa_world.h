@@ -55,7 +55,7 @@ static inline void world_deinit(world *w)
     sem_post(&w->b.device.gate);
     CHECK(pc_worker_deinit(&w->worker, pc_clock_now_ns() + 5 * SECOND), "it does not drain");
     pc_feed_deinit(&w->feed);
-    w->b.device.nonsense = 0;
+    w->b.device.invalid = 0;
     bench_deinit(&w->b);
 }
 

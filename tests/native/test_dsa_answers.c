@@ -190,8 +190,8 @@ static void test_batch(const char *name, uint32_t word, uint32_t done, uint32_t 
     uint64_t progress = b.progress;
     b.device.answer = answer_truth;
     finish(&b, &a);
-    CHECK(b.progress > progress, "no progress was told");
-    CHECK((b.dsa.queue == NULL) == lost, "given up: %d", b.dsa.queue == NULL);
+    CHECK(b.progress > progress, "no progress was reported");
+    CHECK((b.dsa.queue == NULL) == lost, "abandoned: %d", b.dsa.queue == NULL);
     CHECK(!lost || b.dsa.end == end, "end %d", b.dsa.end);
     CHECK(b.stats.pages_device == FOUR || lost, "%d by the device", (int)b.stats.pages_device);
     CHECK(b.stats.statuses[word & 0x3f] > 0, "not counted");
@@ -340,12 +340,12 @@ static void test_stale_records(void)
         for (takes = 0; takes < 5; takes++)
             decide(&b, RAM_PAGES);
     }
-    CHECK(b.dsa.queue != NULL, "given up");
+    CHECK(b.dsa.queue != NULL, "abandoned");
     bench_deinit(&b);
     check_end("records of an earlier use", "");
 }
 
-/* The rest of a run goes out again in the memory of its flight. */
+/* The rest of a run is submitted again in the memory of its flight. */
 static void fault_at_once(const hw_desc *d)
 {
     put(d, FAULT, 0);
@@ -373,7 +373,7 @@ static void test_rounds(void)
         bench_drain(&b);
     }
     bench_deinit(&b);
-    check_end("a run goes out again, three times at most", "");
+    check_end("a run is submitted three times at most", "");
 }
 
 /* ---- errors in a row ---- */
@@ -397,7 +397,7 @@ static void test_errors(void)
         bench_drain(&b);
     }
     bench_deinit(&b);
-    check_end("only errors give a queue up, faults do not", "");
+    check_end("a queue is abandoned for errors, not for faults", "");
 }
 
 int main(void)

@@ -1,5 +1,6 @@
-/* A queue that others keep busy has lost nothing: full, it rests and is tried again for as long as
- * the worker lives; late, it is told from one that loses records. One that is disabled is neither.
+/* A queue that others keep busy has lost nothing: full, it is left alone for a while and tried
+ * again for as long as the worker lives; late, it is distinguished from one that loses records. One
+ * that is disabled is neither.
  */
 #include <fcntl.h>
 
@@ -7,7 +8,7 @@
 
 enum { SOLID = 0xff };
 
-#define REST_MOST SECOND
+#define BACKOFF_MOST SECOND
 
 static bool full;
 
@@ -25,10 +26,10 @@ static void open_full(bench *b, uint32_t batch)
     full = true;
 }
 
-/* As if the rest were over. */
-static void end_rest(bench *b)
+/* As if it had been left alone for long enough. */
+static void end_backoff(bench *b)
 {
-    b->dsa.queue->rest_until_ns = 1;
+    b->dsa.queue->backoff_until_ns = 1;
 }
 
 static void test_full(uint32_t batch)
@@ -37,24 +38,24 @@ static void test_full(uint32_t batch)
     check_begin();
     open_full(&b, batch);
     int64_t last = 0;
-    for (int i = 0; i < 200; i++) { /* for hours, by the rests that it takes */
+    for (int i = 0; i < 200; i++) { /* for hours, by its back-off */
         size_t before = b.device.submits;
         int64_t now = pc_clock_now_ns();
         decide(&b, RAM_PAGES);
-        CHECK(b.dsa.queue != NULL, "given up after %d tries: end %d", i, b.dsa.end);
+        CHECK(b.dsa.queue != NULL, "abandoned after %d tries: end %d", i, b.dsa.end);
         CHECK(b.device.submits - before == 9, "%zu submissions", b.device.submits - before);
-        int64_t rest = b.dsa.queue->rest_ns;
-        CHECK(rest == (i == 0                 ? SECOND / 1000
-                       : last * 2 < REST_MOST ? last * 2
-                                              : REST_MOST),
-              "rest %d: %lld ns", i, (long long)rest);
-        CHECK(b.dsa.queue->rest_until_ns >= now + rest, "it does not rest");
-        last = rest;
-        b.dsa.queue->rest_until_ns = INT64_MAX; /* the CPU decides meanwhile, without a try */
+        int64_t backoff = b.dsa.queue->backoff_ns;
+        CHECK(backoff == (i == 0                    ? SECOND / 1000
+                          : last * 2 < BACKOFF_MOST ? last * 2
+                                                    : BACKOFF_MOST),
+              "back-off %d: %lld ns", i, (long long)backoff);
+        CHECK(b.dsa.queue->backoff_until_ns >= now + backoff, "it does not back off");
+        last = backoff;
+        b.dsa.queue->backoff_until_ns = INT64_MAX; /* the CPU decides meanwhile, without a try */
         before = b.device.submits;
         decide(&b, RAM_PAGES);
-        CHECK(b.device.submits == before, "tried during its rest");
-        end_rest(&b);
+        CHECK(b.device.submits == before, "tried during its back-off");
+        end_backoff(&b);
     }
     CHECK(b.stats.queue_full == 200 && b.stats.pages_device == 0, "%d times full",
           (int)b.stats.queue_full);
@@ -70,13 +71,13 @@ static void test_full(uint32_t batch)
           (unsigned)b.stats.queue_state);
     full = true;
     decide(&b, RAM_PAGES);
-    CHECK(b.dsa.queue->rest_ns == SECOND / 1000, "its rests did not begin anew");
+    CHECK(b.dsa.queue->backoff_ns == SECOND / 1000, "its back-off did not begin anew");
     bench_deinit(&b);
     check_end("a queue that stays full", batch != 0 ? "(batches)" : "(arrays)");
 }
 
-/* The rest ends by the clock, too. */
-static void test_rest_ends(void)
+/* The back-off ends by the clock, too. */
+static void test_backoff_ends(void)
 {
     bench b;
     check_begin();
@@ -88,7 +89,7 @@ static void test_rest_ends(void)
         decide(&b, RAM_PAGES);
     CHECK(b.stats.pages_device > 0, "for ever");
     bench_deinit(&b);
-    check_end("a rest ends", "");
+    check_end("a back-off ends", "");
 }
 
 /* ---- disabled ---- */
@@ -235,7 +236,7 @@ int main(void)
         test_late(batch, false, false);
         test_late(batch, true, true);
     }
-    test_rest_ends();
+    test_backoff_ends();
     test_disabled_takes_nothing();
     test_state_is_not_asked();
     test_state_text("enabled\n", true);

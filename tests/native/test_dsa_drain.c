@@ -1,4 +1,4 @@
-/* A queue that is given up: in time, whatever state its flights are in, and everything that the
+/* A queue that is abandoned: in time, whatever state its flights are in, and everything that the
  * device may still touch stays until it is drained. */
 #include "dsa_script.h"
 
@@ -22,7 +22,7 @@ static void test_silence(uint32_t batch)
         finish(&b, &a[i]);
     CHECK(pc_clock_now_ns() - begin < 5 * LATE_NS, "%lld ns",
           (long long)(pc_clock_now_ns() - begin));
-    CHECK(b.progress >= progress + 8 || batch == 0, "no progress was told");
+    CHECK(b.progress >= progress + 8 || batch == 0, "no progress was reported");
     CHECK(b.dsa.queue == NULL && b.dsa.end == PC_QUEUE_LOST && b.stats.timeouts == 1, "end %d",
           b.dsa.end);
     CHECK(pc_dsa_state(&b.dsa) == PC_QUEUE_DRAINING, "drained");
@@ -74,7 +74,7 @@ static void test_drain(void)
     check_end("closing does not wait, draining does, with a bound", "");
 }
 
-/* Given up with something in every state: in flight, being filled, waiting for room. */
+/* Abandoned with something in every state: in flight, being filled, waiting for room. */
 static void test_close_in_between(void)
 {
     bench b;
@@ -91,7 +91,7 @@ static void test_close_in_between(void)
             finish(&b, &a[i]);
         bench_deinit(&b);
     }
-    check_end("given up while a flight waits for room", "");
+    check_end("abandoned while a flight waits for room", "");
 }
 
 /* ---- abandoned with a flight that waits to be submitted ---- */

@@ -166,28 +166,28 @@ static void test_write_plans(void)
 static void test_stuck_close(void)
 {
     dsa_model_options options = still(4, "stuck-close");
-    int told[2], state;
+    int ends[2], state;
     char byte;
     pid_t child;
 
     check_begin();
-    if (pipe(told) != 0 || (child = fork()) < 0)
+    if (pipe(ends) != 0 || (child = fork()) < 0)
         abort();
     if (child == 0) {
         dsa_model *model = open_model(&options);
         byte = taken(model, 3) == 3 && status(1) == 0 ? 'y' : 'n';
-        if (write(told[1], &byte, 1) != 1)
+        if (write(ends[1], &byte, 1) != 1)
             _exit(1);
         dsa_model_close(model);
         _exit(0);
     }
-    CHECK(read(told[0], &byte, 1) == 1 && byte == 'y', "a record came");
+    CHECK(read(ends[0], &byte, 1) == 1 && byte == 'y', "a record came");
     usleep(50000); /* a chance to return: too short a wait can only miss a failure */
     CHECK(waitpid(child, &state, WNOHANG) == 0, "close returned");
     kill(child, SIGKILL);
     waitpid(child, &state, 0);
-    close(told[0]);
-    close(told[1]);
+    close(ends[0]);
+    close(ends[1]);
     check_end("plan:", "stuck-close");
 }
 

@@ -115,7 +115,7 @@ static long submit(script *s, const hw_desc *list, size_t count)
         }
     }
     script_take(s, list, takes);
-    s->nonsense += s->count > size_now; /* overrun */
+    s->invalid += s->count > size_now; /* overrun */
     answer_some(s, quiet ? 8 : 7);
     if (quiet || draw(50) != 0) /* else the queue is lost: nobody answers while the engine waits */
         answer_some(s, 8);
@@ -208,7 +208,7 @@ static void one_world(uint64_t number)
                         ? offsets[t][i - 1] + PAGE
                         : (uint64_t)draw(RAM_PAGES) * PAGE;
             if (b.dsa.queue != NULL && draw(2) != 0)
-                b.dsa.queue->rest_until_ns = 1; /* a rest is over */
+                b.dsa.queue->backoff_until_ns = 1; /* tried again */
             start(&b, &a[t], any ? offsets[t] : NULL, first, count);
             if (draw(4) == 0)
                 pc_dsa_poll(&b.dsa);
@@ -225,7 +225,7 @@ static void one_world(uint64_t number)
         if (b.dsa.queue == NULL && draw(2) != 0)
             break;
     }
-    CHECK(!quiet || b.dsa.queue != NULL, "given up: end %d", b.dsa.end);
+    CHECK(!quiet || b.dsa.queue != NULL, "abandoned: end %d", b.dsa.end);
     snprintf(of, sizeof of, "%llu: end %d", (unsigned long long)number, b.dsa.end);
     bench_deinit(&b);
     if (!check_good)

@@ -31,7 +31,7 @@ static void test_absent(void)
     if (fd < 0 || ftruncate(fd, 4 * PAGE) != 0)
         abort();
     map = mmap(NULL, 4 * PAGE, PROT_READ, MAP_SHARED, fd, 0);
-    dsa_model_give(model, map, 4 * PAGE, false);
+    dsa_model_register(model, map, 4 * PAGE, false);
     CHECK(compare_once(model, map) == 3, "a hole: status %x", status(0));
     CHECK(fstat(fd, &file) == 0 && file.st_blocks == 0, "looking allocated a page");
     CHECK(mincore(map, PAGE, &resident) == 0 && (resident & 1) == 0, "looking made it resident");
@@ -63,7 +63,7 @@ static void test_truncated(void)
     if (fd < 0 || ftruncate(fd, 4 * PAGE) != 0)
         abort();
     map = mmap(NULL, 4 * PAGE, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
-    dsa_model_give(model, map, 4 * PAGE, false);
+    dsa_model_register(model, map, 4 * PAGE, false);
     CHECK(compare_once(model, map + 3 * PAGE) == 1, "whole: status %x", status(0));
     CHECK(ftruncate(fd, PAGE) == 0, "ftruncate");
     CHECK(compare_once(model, map + 3 * PAGE) == 3 && completed(0) == 0, "status %x", status(0));
@@ -82,18 +82,18 @@ static void test_give(void)
 
     check_begin();
     CHECK(compare_once(model, OUTSIDE.at) == 3, "not given");
-    dsa_model_give(model, OUTSIDE.at, PAGE / 2, false);
-    dsa_model_give(model, OUTSIDE.at + PAGE / 2, PAGE / 2, false);
+    dsa_model_register(model, OUTSIDE.at, PAGE / 2, false);
+    dsa_model_register(model, OUTSIDE.at + PAGE / 2, PAGE / 2, false);
     CHECK(compare_once(model, OUTSIDE.at) == 1, "two ranges side by side");
-    dsa_model_take(model, OUTSIDE.at + PAGE / 2);
+    dsa_model_unregister(model, OUTSIDE.at + PAGE / 2);
     CHECK(compare_once(model, OUTSIDE.at) == 3 && completed(0) == PAGE / 2, "one taken");
-    dsa_model_take(model, OUTSIDE.at);
-    while (given < 100000 && dsa_model_give(model, OUTSIDE.at, PAGE, false) == 0)
+    dsa_model_unregister(model, OUTSIDE.at);
+    while (given < 100000 && dsa_model_register(model, OUTSIDE.at, PAGE, false) == 0)
         given++;
     CHECK(given >= 64 && given < 100000, "%d ranges", given);
-    CHECK(dsa_model_give(model, OUTSIDE.at, PAGE, false) == -ENOSPC, "not ENOSPC");
-    dsa_model_take(model, OUTSIDE.at);
-    CHECK(dsa_model_give(model, OUTSIDE.at, PAGE, false) == 0, "no room after take");
+    CHECK(dsa_model_register(model, OUTSIDE.at, PAGE, false) == -ENOSPC, "not ENOSPC");
+    dsa_model_unregister(model, OUTSIDE.at);
+    CHECK(dsa_model_register(model, OUTSIDE.at, PAGE, false) == 0, "no room after take");
     dsa_model_close(model);
     check_end("only given memory is read", "");
 }

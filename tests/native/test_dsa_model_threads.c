@@ -72,12 +72,12 @@ static void test_take(void)
         uint64_t before = counts_of(model).bytes_read, at;
         clear_records();
         memset(map, 0, BIG);
-        dsa_model_give(model, map, BIG, false);
+        dsa_model_register(model, map, BIG, false);
         CHECK(!dsa_model_enqcmd(model, &all), "not taken");
         do
             at = counts_of(model).bytes_read - before;
         while (at < round % 8 * 16 * PAGE);
-        dsa_model_take(model, map);
+        dsa_model_unregister(model, map);
         if (at < BIG)
             memset(map + at, 0xff, BIG - at);
         CHECK(wait_status(0), "no record");

@@ -79,7 +79,7 @@ static void test_never_overrun(uint32_t size, uint32_t batch, uint32_t faulty)
     }
     device_stop(&d);
     CHECK(b.device.peak <= size, "%zu in the queue", b.device.peak);
-    CHECK(b.device.peak > 0 && b.dsa.queue != NULL && b.stats.timeouts == 0, "given up");
+    CHECK(b.device.peak > 0 && b.dsa.queue != NULL && b.stats.timeouts == 0, "abandoned");
     CHECK(b.stats.pages_device > 0, "none by the device");
     CHECK(b.dsa.queue == NULL || b.dsa.queue->entries == 0, "entries are left");
     bench_deinit(&b);
@@ -263,7 +263,7 @@ static void test_batches_too_large(uint32_t most)
         finish(&b, &a[i]);
     for (int i = 0; i < 20; i++)
         decide(&b, RAM_PAGES);
-    CHECK(b.dsa.queue != NULL, "given up: end %d", b.dsa.end);
+    CHECK(b.dsa.queue != NULL, "abandoned: end %d", b.dsa.end);
     uint64_t before = b.stats.pages_device;
     b.device.batches = 0;
     b.device.largest_batch = 0;
@@ -301,7 +301,7 @@ static void test_batches_unsupported(void)
     decide(&b, RAM_PAGES);
     CHECK(b.device.batches == 0, "%zu batches", b.device.batches);
     CHECK(b.stats.pages_device > before, "none by the device");
-    CHECK(b.dsa.queue != NULL, "given up: end %d", b.dsa.end);
+    CHECK(b.dsa.queue != NULL, "abandoned: end %d", b.dsa.end);
     bench_deinit(&b);
     check_end("batches are refused:", "all of them, as an opcode");
 }

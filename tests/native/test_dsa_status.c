@@ -55,7 +55,7 @@ static void test_refused(uint32_t status, bool at_once)
     open_device(&b, status, UINT32_MAX, PAGE);
     for (int i = 0; i < 10; i++)
         decide(&b, 60);
-    CHECK(b.dsa.queue != NULL, "given up: end %d", b.dsa.end);
+    CHECK(b.dsa.queue != NULL, "abandoned: end %d", b.dsa.end);
     CHECK(b.stats.pages_device == 600, "%d by the device", (int)b.stats.pages_device);
     CHECK(b.stats.statuses[status] == device.batches, "counted %d of %zu",
           (int)b.stats.statuses[status], device.batches);
@@ -94,7 +94,7 @@ static void test_list_faults(uint32_t done)
     device.done = done;
     for (int i = 0; i < 40; i++)
         decide(&b, 60);
-    CHECK(b.dsa.queue != NULL, "given up: end %d", b.dsa.end);
+    CHECK(b.dsa.queue != NULL, "abandoned: end %d", b.dsa.end);
     CHECK(b.stats.pages_device == 40 * 60, "%d by the device", (int)b.stats.pages_device);
     CHECK(b.stats.page_faults == device.batches && device.batches > 1, "%zu", device.batches);
     CHECK(b.failure.kept == 0, "a fault was kept as a failure");
@@ -112,7 +112,7 @@ static void test_transfer(uint32_t most_pages)
     open_device(&b, 0, most_pages * PAGE, 1 << 21);
     for (int i = 0; i < 20; i++)
         decide(&b, RAM_PAGES);
-    CHECK(b.dsa.queue != NULL, "given up: end %d", b.dsa.end);
+    CHECK(b.dsa.queue != NULL, "abandoned: end %d", b.dsa.end);
     uint64_t refused = b.stats.statuses[DSA_COMP_XFER_ERANGE], by_cpu = b.stats.pages_completed;
     CHECK(refused > 0, "nothing was refused");
     b.device.largest_bytes = 0;

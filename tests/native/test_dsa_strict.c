@@ -292,7 +292,7 @@ static void test_astray(void)
     CHECK(dsa_model_enabled(model), "not enabled again");
     CHECK(dsa_model_write(model, &page, 64) == 64 && counts_of(model).astray == 1, "not taken");
     dsa_model_close(model);
-    check_end("a write to a disabled queue is told", "");
+    check_end("a write to a disabled queue is reported", "");
 }
 
 /* ---- absent pages ---- */

@@ -186,7 +186,7 @@ static void test_wedged(void)
 }
 
 /* An answer that makes the CPU decide pages comes while another batch asks which pages are there:
- * what it was told of those must not change. */
+ * what is said of those must not change. */
 static void test_holes(void)
 {
     bench b;

@@ -126,8 +126,8 @@ static void open_trapped(dsa_model_mode mode)
     options.threaded = false;
     options.faults = "store-order";
     trapped = dsa_model_open(&options, NULL, 0);
-    dsa_model_give(trapped, guest, PAGES * PAGE, false);
-    dsa_model_give(trapped, todo, sizeof *todo, true);
+    dsa_model_register(trapped, guest, PAGES * PAGE, false);
+    dsa_model_register(trapped, todo, sizeof *todo, true);
 }
 
 /* The list is written anew for every batch, as the engine does. True: every record is right. */

@@ -12,8 +12,8 @@ static void test_model(dsa_model_mode mode)
     dsa_model *model = model_new(mode, PAGES);
     pc_portal *portal = pc_portal_open_model(model, mode);
     CHECK(strcmp(portal->ops->name, mode_name(mode)) == 0, "%s", portal->ops->name);
-    CHECK(portal->ops->give(portal, guest, PAGES * PAGE, false) == 0, "give");
-    CHECK(portal->ops->give(portal, todo, sizeof *todo, true) == 0, "give");
+    CHECK(portal->ops->register_memory(portal, guest, PAGES * PAGE, false) == 0, "give");
+    CHECK(portal->ops->register_memory(portal, todo, sizeof *todo, true) == 0, "give");
     if (mode == DSA_MODEL_WRITE) /* version 1: no batches through the kernel */
         CHECK(portal->ops->submit(portal, &todo->batch, 1) == -EINVAL, "a batch");
     else
@@ -22,7 +22,7 @@ static void test_model(dsa_model_mode mode)
     while (dsa_model_run(model, 1) != 0) {
     }
     check_records();
-    portal->ops->take(portal, guest);
+    portal->ops->unregister_memory(portal, guest);
     CHECK(portal->ops->submit(portal, todo->list, 1) == 1, "one");
     dsa_model_run(model, 1);
     CHECK(status_of(&todo->records[0]) == DSA_COMP_PAGE_FAULT_NOBOF, "what was taken: status %x",
@@ -42,8 +42,8 @@ static void test_model_full(dsa_model_mode mode)
     work_init();
     dsa_model *model = model_new(mode, 4);
     pc_portal *portal = pc_portal_open_model(model, mode);
-    portal->ops->give(portal, guest, PAGES * PAGE, false);
-    portal->ops->give(portal, todo, sizeof *todo, true);
+    portal->ops->register_memory(portal, guest, PAGES * PAGE, false);
+    portal->ops->register_memory(portal, todo, sizeof *todo, true);
     long taken = portal->ops->submit(portal, todo->list, PAGES);
     dsa_model_count(model, &counts);
     if (mode == DSA_MODEL_DEDICATED) {

@@ -18,7 +18,7 @@ static void test_write_pipe(void)
     CHECK(pipe2(ends, O_NONBLOCK) == 0, "errno %d", errno);
     pc_portal *portal = pc_portal_open_write(ends[1]);
     CHECK(strcmp(portal->ops->name, "write") == 0, "%s", portal->ops->name);
-    CHECK(portal->ops->give == NULL && portal->ops->take == NULL, "gives");
+    CHECK(portal->ops->register_memory == NULL && portal->ops->unregister_memory == NULL, "gives");
     CHECK(portal->ops->submit(portal, descriptors, 3) == 3, "taken");
     CHECK(portal->ops->submit(portal, descriptors, 0) == 0, "nothing");
     CHECK(read(ends[0], got, sizeof got) == sizeof got, "read");

@@ -96,7 +96,7 @@ static void test_enqcmd(void)
     check_begin();
     pc_portal *portal = pc_portal_open_at(page, false);
     CHECK(strcmp(portal->ops->name, "enqcmd") == 0, "%s", portal->ops->name);
-    CHECK(portal->ops->give == NULL && portal->ops->take == NULL, "gives");
+    CHECK(portal->ops->register_memory == NULL && portal->ops->unregister_memory == NULL, "gives");
     for (size_t retry = 0; retry <= COUNT; retry++) { /* COUNT: none */
         recorder_start();
         recorded.retry_at = retry;
@@ -176,8 +176,8 @@ static void test_end_to_end(dsa_model_mode mode)
     work_init();
     trapped_page = address_of(page);
     trapped_model = model_new(mode, 4);
-    dsa_model_give(trapped_model, guest, PAGES * PAGE, false);
-    dsa_model_give(trapped_model, todo, sizeof *todo, true);
+    dsa_model_register(trapped_model, guest, PAGES * PAGE, false);
+    dsa_model_register(trapped_model, todo, sizeof *todo, true);
     trap_hooks.enqcmd = model_enqcmd;
     trap_hooks.movdir64b = model_movdir64b;
     pc_portal *portal = pc_portal_open_at(page, mode == DSA_MODEL_DEDICATED);

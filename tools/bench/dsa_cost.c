@@ -171,7 +171,7 @@ static void open_queue(bench *b, pc_portal *portal, bool sample, bool runs)
         .runs = runs,
     };
     if (portal == NULL || !pc_dsa_open(&b->dsa, portal, &limits) ||
-        !pc_dsa_give(&b->dsa, b->block.head.base, b->block.head.bytes))
+        !pc_dsa_register(&b->dsa, b->block.head.base, b->block.head.bytes))
         fail("work queue");
 }
 

@@ -64,8 +64,8 @@ typedef struct pc_decider {
 
 typedef struct pc_task pc_task;
 
-/* Takes pages [begin, end) of the batch, at most 64, all of them there and safe to touch, off the
- * CPU's hands, and must not come back here meanwhile. False: the CPU has to decide them. */
+/* Takes over pages [begin, end) of the batch, at most 64, all of them there and safe to touch; it
+ * must not call this file. False: the CPU has to decide them. */
 typedef bool (*pc_offload)(void *engine, pc_task *task, const pc_pages *pages, size_t begin,
                            size_t end);
 
@@ -81,7 +81,7 @@ struct pc_task {
     uint64_t *zero;
     uint64_t *decided;
     /* The engine's: */
-    uint64_t *unproven; /* private; pages that may be zero and that nobody has in hand */
+    uint64_t *unproven; /* private; pages that may be zero and are in no submission */
     uint32_t flights;   /* submissions that are not settled yet */
     uint32_t offloaded; /* pages that `offload` took */
 };

@@ -30,15 +30,15 @@
 
 typedef enum pc_queue_state {
     PC_QUEUE_NONE,     /* none was opened, or the last one is drained and closed */
-    PC_QUEUE_UP,       /* flights go out */
-    PC_QUEUE_DRAINING, /* given up or closed; the device may still hold something */
+    PC_QUEUE_UP,       /* flights are submitted */
+    PC_QUEUE_DRAINING, /* abandoned or closed; the device may still hold something */
 } pc_queue_state;
 
-/* Why a queue was given up. */
+/* Why a queue was abandoned. */
 typedef enum pc_queue_end {
     PC_QUEUE_CLOSED,   /* on request */
     PC_QUEUE_LOST,     /* a record did not come in time, or is missing */
-    PC_QUEUE_FULL,     /* no end: it takes nothing at the moment, and is tried again after a rest */
+    PC_QUEUE_FULL,     /* not abandoned: it takes nothing at the moment, and is tried again later */
     PC_QUEUE_REFUSED,  /* the kernel refused a submission; `error` says why */
     PC_QUEUE_BROKEN,   /* only errors came back */
     PC_QUEUE_LATE,     /* LOST, but by the time it was drained every record had come: it is busy */
@@ -61,7 +61,7 @@ typedef struct pc_dsa {
     struct pc_stats *stats;
     struct pc_failure *failure;
     pc_queue *queue;    /* NULL: none is up */
-    pc_queue *draining; /* given up, not yet known to be drained */
+    pc_queue *draining; /* abandoned, not yet known to be drained */
     pc_queue_end end;   /* of the last queue */
     int error;          /* errno, with PC_QUEUE_REFUSED */
     pc_pace pace;
@@ -80,8 +80,8 @@ void pc_dsa_close(pc_dsa *dsa, pc_queue_end end, int error);
 pc_queue_state pc_dsa_state(pc_dsa *dsa);
 
 /* Memory that pages lie in; see pc_portal_ops. */
-bool pc_dsa_give(pc_dsa *dsa, const void *base, size_t bytes);
-void pc_dsa_take(pc_dsa *dsa, const void *base);
+bool pc_dsa_register(pc_dsa *dsa, const void *base, size_t bytes);
+void pc_dsa_unregister(pc_dsa *dsa, const void *base);
 
 /* Begins to decide a batch, as pc_block_start does, whose words it gives the same meaning: what may
  * be zero and may be touched is submitted. `unproven` holds as many words as `zero`. The task and

@@ -30,11 +30,11 @@ struct pc_flight {
     uint32_t entries; /* entries of the queue that it occupies */
     uint32_t rounds;
     bool batched;
-    bool single; /* it goes out without a batch descriptor: that one was refused */
+    bool single; /* submitted without a batch descriptor: that one was refused */
     int64_t submitted_ns;
     pc_member members[PC_DSA_MEMBERS];
     /* The same pages again, so that a flight of nothing but zero pages is settled by the word. */
-    uint32_t pages;  /* as many as members: none shares a descriptor. 0: this goes out again */
+    uint32_t pages;  /* as many as members: none shares a descriptor. 0: submitted again */
     uint32_t groups; /* right where no page shares a descriptor */
     pc_candidates group[PC_DSA_MEMBERS];
 };
@@ -48,14 +48,14 @@ struct pc_queue {
     uint32_t errors;    /* descriptors in a row that came back with neither an answer nor a fault */
     uint32_t unbatched; /* batches in a row that did not run from end to end */
     uint64_t run_bytes; /* learned: what one descriptor may cover */
-    uint64_t takes_bytes;  /* of a page at most; 0: it rests */
-    int64_t rest_until_ns; /* then it is tried again */
-    int64_t rest_ns;       /* length of its last rest; 0: it took what came last */
-    pc_flight *ready;      /* to be submitted, for the first time or again */
-    pc_flight *oldest;     /* submitted, in order of submission */
+    uint64_t page_max_bytes;  /* larger pages are the CPU's; 0: all are, because it is full */
+    int64_t backoff_until_ns; /* then a full queue is tried again */
+    int64_t backoff_ns;       /* how long it was left alone last; 0: it took what came last */
+    pc_flight *ready;         /* to be submitted, for the first time or again */
+    pc_flight *oldest;        /* submitted, in order of submission */
     pc_flight *newest;
     pc_flight *unused;
-    pc_flight *overdue;    /* in flight when it was given up */
+    pc_flight *overdue;    /* in flight when it was abandoned */
     unsigned char *region; /* descriptors and records of every flight */
     size_t region_bytes;
     int drained; /* written by the draining thread, released */

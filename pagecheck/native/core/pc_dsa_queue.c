@@ -1,7 +1,7 @@
-/* One life of a work queue: opened, given up, drained.
+/* A work queue from its opening until it is drained.
  *
  * Draining is the portal's close, which waits in the kernel until the device holds nothing of this
- * process. It runs in a thread of its own, because a wedged device keeps it there for ever. Only
+ * process. It runs in a thread of its own, because a device that hangs keeps it there forever. Only
  * when it has returned are the descriptors and records freed. */
 #include <errno.h>
 #include <pthread.h>
@@ -63,7 +63,7 @@ static pc_queue *queue_new(pc_portal *portal, const pc_dsa_limits *limits)
     queue->limits = *limits;
     if (queue->limits.transfer_max > TRANSFER_MAX)
         queue->limits.transfer_max = TRANSFER_MAX;
-    queue->takes_bytes = queue->limits.transfer_max;
+    queue->page_max_bytes = queue->limits.transfer_max;
     queue->members = PC_DSA_MEMBERS;
     pc_queue_limit_batches(queue, limits->batch_max);
     queue->run_bytes = RUN_PAGES_AT_FIRST * 4096u;
@@ -98,12 +98,12 @@ bool pc_dsa_open(pc_dsa *dsa, pc_portal *portal, const pc_dsa_limits *limits)
         errno = ENOMEM;
         return false;
     }
-    if (portal->ops->give != NULL) {
-        int given = portal->ops->give(portal, queue->region, queue->region_bytes, true);
-        if (given < 0) {
+    if (portal->ops->register_memory != NULL) {
+        int error = -portal->ops->register_memory(portal, queue->region, queue->region_bytes, true);
+        if (error != 0) {
             portal->ops->close(portal);
             queue_free(queue);
-            errno = -given;
+            errno = error;
             return false;
         }
     }
@@ -157,8 +157,8 @@ void pc_dsa_close(pc_dsa *dsa, pc_queue_end end, int error)
     drain_in_a_thread(queue);
 }
 
-/* The device has let go of it. If every record is there by now, it was late, and nothing is wrong
- * but that others keep it busy. */
+/* The device holds nothing of it any more. If every record is there by now, it was late, and
+ * nothing is wrong but that others keep it busy. */
 static void reap(pc_dsa *dsa, pc_queue *queue)
 {
     bool late = queue->overdue != NULL;
@@ -185,7 +185,7 @@ pc_queue_state pc_dsa_state(pc_dsa *dsa)
     pc_queue_end end = dsa->end;
     if (dsa->queue != NULL) {
         state = PC_QUEUE_UP;
-        end = dsa->queue->rest_ns != 0 ? PC_QUEUE_FULL : PC_QUEUE_CLOSED;
+        end = dsa->queue->backoff_ns != 0 ? PC_QUEUE_FULL : PC_QUEUE_CLOSED;
     } else if (dsa->draining != NULL) {
         state = PC_QUEUE_DRAINING;
     }
@@ -205,15 +205,15 @@ bool pc_dsa_deinit(pc_dsa *dsa, int64_t deadline_ns)
     return true;
 }
 
-bool pc_dsa_give(pc_dsa *dsa, const void *base, size_t bytes)
+bool pc_dsa_register(pc_dsa *dsa, const void *base, size_t bytes)
 {
-    if (dsa->queue == NULL || dsa->queue->portal->ops->give == NULL)
+    if (dsa->queue == NULL || dsa->queue->portal->ops->register_memory == NULL)
         return true;
-    return dsa->queue->portal->ops->give(dsa->queue->portal, base, bytes, false) == 0;
+    return dsa->queue->portal->ops->register_memory(dsa->queue->portal, base, bytes, false) == 0;
 }
 
-void pc_dsa_take(pc_dsa *dsa, const void *base)
+void pc_dsa_unregister(pc_dsa *dsa, const void *base)
 {
-    if (dsa->queue != NULL && dsa->queue->portal->ops->take != NULL)
-        dsa->queue->portal->ops->take(dsa->queue->portal, base);
+    if (dsa->queue != NULL && dsa->queue->portal->ops->unregister_memory != NULL)
+        dsa->queue->portal->ops->unregister_memory(dsa->queue->portal, base);
 }

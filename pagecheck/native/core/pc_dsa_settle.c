@@ -3,7 +3,7 @@
  * A page is zero only by a record of status 1 and result 0 that covers it, or if it lies wholly
  * below the position of the first difference or of the fault (8.2.4: that position is never past
  * the first byte that differs). The position itself may be rounded down, so the page that holds it
- * is looked at by the CPU. What follows goes out again, a bounded number of times. */
+ * is looked at by the CPU. What follows is submitted again, a bounded number of times. */
 #include "pc_dsa_settle.h"
 
 #include "pc_dsa_status.h"
@@ -50,7 +50,7 @@ static uint32_t proven(const struct dsa_completion_record *record, const pc_memb
                        uint64_t page_bytes)
 {
     uint64_t pages = record->bytes_completed / page_bytes;
-    return pages < member->pages ? (uint32_t)pages : 0; /* nonsense proves nothing */
+    return pages < member->pages ? (uint32_t)pages : 0; /* an invalid position proves nothing */
 }
 
 /* Where a mismatch is: the position may have been rounded down, so the CPU looks at pages from
@@ -160,7 +160,7 @@ static uint32_t settle_all_zero(const pc_flight *flight)
 }
 
 /* All records that will come are in; the first `proven` are bits already; `end` is that of the
- * batch. Returns how many pages are to go out again, as members. */
+ * batch. Returns how many members are to be submitted again. */
 static uint32_t settle_members(pc_dsa *dsa, pc_queue *queue, pc_flight *flight, uint32_t proven,
                                pc_batch_end end)
 {
@@ -221,9 +221,9 @@ static uint32_t batch_status(const pc_flight *flight)
     return record_word(flight->batch_record) & 0xffu;
 }
 
-/* How many members, from the first on, must have a record. Of a batch that an error ended nobody
- * knows, so all are waited for; of a failed one, too: only a fence abandons members, and none is
- * ever asked for. */
+/* How many members, from the first on, must have a record. Of a batch that an error ended that
+ * is unknown, so all are waited for; of a failed one, too: only a fence abandons members, and none
+ * is ever asked for. */
 static uint32_t must_be_there(const pc_flight *flight)
 {
     uint32_t done = flight->batch_record->bytes_completed;

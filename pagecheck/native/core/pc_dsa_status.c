@@ -5,7 +5,8 @@
  * smaller batch, a flag that its version does not know. What a descriptor is refused for, the next
  * one like it is refused for, too.
  * Decision: the way that is refused is left, not the queue: smaller batches, then single
- * descriptors; shorter runs. Only errors of single descriptors, many in a row, give it up. */
+ * descriptors; shorter runs. It is abandoned only for errors of single descriptors, many in a row.
+ */
 #include "pc_dsa_status.h"
 
 #include <string.h>
@@ -97,8 +98,8 @@ void pc_queue_learn_from_batch(pc_queue *queue, pc_flight *flight, uint32_t stat
         queue->unbatched = 0;
         return;
     }
-    /* A list that faulted is written once more before it goes out again; if that is not enough, the
-     * descriptors go without one. */
+    /* A list that faulted is written once more before it is submitted again; if that is not enough,
+     * the descriptors go without one. */
     flight->single = end != PC_BATCH_CUT || flight->rounds > 1;
     /* sysfs does not always tell: a mask of opcodes that was saved on one kernel can lack BATCH on
      * another. */
@@ -115,8 +116,8 @@ bool pc_queue_learn_transfer(pc_queue *queue, uint64_t refused_bytes)
         return false;
     if (most < queue->limits.transfer_max)
         queue->limits.transfer_max = most;
-    if (most < queue->takes_bytes)
-        queue->takes_bytes = most;
+    if (most < queue->page_max_bytes)
+        queue->page_max_bytes = most;
     if (queue->run_bytes > queue->limits.transfer_max)
         queue->run_bytes = queue->limits.transfer_max;
     return true;

@@ -14,16 +14,17 @@
 #include "pc_guard.h"
 #include "pc_ring.h"
 
-#define REST_MIN_NS 1000000 /* of a full queue: others keep it so for microseconds or seconds */
-#define REST_MAX_NS 1000000000
+#define BACKOFF_MIN_NS 1000000 /* full queues are left alone: for microseconds or for seconds */
+#define BACKOFF_MAX_NS 1000000000
 
 /* ---- sampling ---- */
 
-/* These pages are the CPU's. A rest that is over ends with them: the next ones are a try. */
-__attribute__((noinline, cold)) static bool leave(pc_queue *queue)
+/* These pages are the CPU's. A full queue that was left alone for long enough is tried with the
+ * next ones. */
+__attribute__((noinline, cold)) static bool left_to_cpu(pc_queue *queue)
 {
-    if (queue != NULL && queue->takes_bytes == 0 && pc_clock_now_ns() >= queue->rest_until_ns)
-        queue->takes_bytes = queue->limits.transfer_max;
+    if (queue != NULL && queue->page_max_bytes == 0 && pc_clock_now_ns() >= queue->backoff_until_ns)
+        queue->page_max_bytes = queue->limits.transfer_max;
     return false;
 }
 
@@ -49,10 +50,10 @@ static bool offload(void *engine, pc_task *task, const pc_pages *pages, size_t b
     pc_dsa *dsa = engine;
     pc_guard guard;
     volatile uint64_t found = 0;
-    if (dsa->queue == NULL || pages->page_bytes > dsa->queue->takes_bytes ||
+    if (dsa->queue == NULL || pages->page_bytes > dsa->queue->page_max_bytes ||
         !PC_GUARDED(&guard, task->block->base, task->block->bytes,
                     found = task->decider->kernel->sample_pages(pages, begin, end)))
-        return leave(dsa->queue);
+        return left_to_cpu(dsa->queue);
     if (!dsa->queue->limits.sample) /* for measurements; the look has populated the pages */
         found = ~UINT64_C(0) >> (64 - (end - begin));
     note(dsa, task, begin, (uint32_t)(end - begin), found);
@@ -177,7 +178,7 @@ static void withdraw(pc_dsa *dsa, pc_flight *flight)
     pc_flight_push(&dsa->queue->unused, flight);
 }
 
-/* The kernel refused the first descriptor. Only batches refused: go on without them. */
+/* The kernel refused the first descriptor. If only batches are refused, it is submitted without. */
 __attribute__((noinline, cold)) static void refused(pc_dsa *dsa, pc_flight *flight, int error)
 {
     if (error == EINVAL && flight->batched) {
@@ -189,7 +190,7 @@ __attribute__((noinline, cold)) static void refused(pc_dsa *dsa, pc_flight *flig
     pc_dsa_close(dsa, PC_QUEUE_REFUSED, error);
 }
 
-/* The queue took nothing: others keep it full, or it is no longer there. */
+/* The queue took nothing: others keep it full, or it was disabled. */
 __attribute__((noinline, cold)) static void not_taken(pc_dsa *dsa, pc_flight *flight)
 {
     pc_queue *queue = dsa->queue;
@@ -199,11 +200,11 @@ __attribute__((noinline, cold)) static void not_taken(pc_dsa *dsa, pc_flight *fl
         pc_dsa_close(dsa, PC_QUEUE_DISABLED, 0);
         return;
     }
-    queue->rest_ns = queue->rest_ns == 0 ? REST_MIN_NS : queue->rest_ns * 2;
-    if (queue->rest_ns > REST_MAX_NS)
-        queue->rest_ns = REST_MAX_NS;
-    queue->rest_until_ns = pc_clock_now_ns() + queue->rest_ns;
-    queue->takes_bytes = 0;
+    queue->backoff_ns = queue->backoff_ns == 0 ? BACKOFF_MIN_NS : queue->backoff_ns * 2;
+    if (queue->backoff_ns > BACKOFF_MAX_NS)
+        queue->backoff_ns = BACKOFF_MAX_NS;
+    queue->backoff_until_ns = pc_clock_now_ns() + queue->backoff_ns;
+    queue->page_max_bytes = 0;
     dsa->stats->queue_state = PC_QUEUE_UP | (uint64_t)PC_QUEUE_FULL << 8;
 }
 
@@ -226,7 +227,7 @@ static void launch(pc_dsa *dsa, pc_flight *flight)
         not_taken(dsa, flight);
         return;
     }
-    queue->rest_ns = 0;
+    queue->backoff_ns = 0;
     flight->entries = (uint32_t)took;
     flight->taken = flight->batched ? flight->count : (uint32_t)took;
     queue->entries += flight->entries;
@@ -251,7 +252,7 @@ static void launch_ready(pc_dsa *dsa)
 {
     pc_queue *queue;
     while ((queue = dsa->queue) != NULL && queue->ready != NULL) {
-        if (queue->takes_bytes == 0) /* it became full meanwhile */
+        if (queue->page_max_bytes == 0) /* it became full meanwhile */
             withdraw(dsa, pc_flight_pop(&queue->ready));
         else if (has_room(queue, queue->ready))
             launch(dsa, pc_flight_pop(&queue->ready));
@@ -290,7 +291,7 @@ static pc_flight *open_flight(pc_dsa *dsa, pc_task *task)
         settle_oldest(dsa);
         launch_all(dsa);
     }
-    if (dsa->queue == NULL || dsa->queue->takes_bytes < task->block->page_bytes)
+    if (dsa->queue == NULL || dsa->queue->page_max_bytes < task->block->page_bytes)
         return NULL;
     pc_flight *flight = pc_flight_pop(&dsa->queue->unused);
     flight->task = task;

@@ -4,8 +4,8 @@
  * where the kernel refuses the mapping, and the software device. One thread uses a portal; `close`
  * may be called by another one, as the last call.
  *
- * Danger: a device goes on reading pages and writing records after the caller has lost patience.
- * Only the end of `close` says that it has let go of them. */
+ * Danger: a device goes on reading pages and writing records after the caller has stopped waiting.
+ * Only the end of `close` says that it no longer does. */
 #ifndef PC_PORTAL_H
 #define PC_PORTAL_H
 
@@ -32,8 +32,8 @@ typedef struct pc_portal_ops {
 
     /* Names memory that descriptors may use from now on, and memory that none uses any more.
      * NULL: the device finds everything in the page tables. -errno: too many ranges. */
-    int (*give)(pc_portal *portal, const void *base, size_t bytes, bool writable);
-    void (*take)(pc_portal *portal, const void *base);
+    int (*register_memory)(pc_portal *portal, const void *base, size_t bytes, bool writable);
+    void (*unregister_memory)(pc_portal *portal, const void *base);
 
     /* Whether the queue is enabled. NULL: sysfs says it, see pc_portal_is_enabled. */
     bool (*enabled)(pc_portal *portal);

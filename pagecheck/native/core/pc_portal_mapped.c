@@ -6,7 +6,7 @@
  * inside the same function, as in idxd-config's test/accfg_test.h.
  *
  * ENQCMD answers: ZF set means Retry, the queue has not taken the descriptor. MOVDIR64B is posted:
- * to a full or disabled queue it is lost without a word (dsa.md 3.8), so the caller counts. */
+ * to a full or disabled queue it is lost silently, so the caller counts. */
 #include "pc_portal.h"
 
 #include <errno.h>

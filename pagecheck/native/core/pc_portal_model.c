@@ -54,14 +54,14 @@ static long pc_submit_write(pc_portal *portal, const void *descriptors, size_t c
     return wrote / (ssize_t)PC_DESCRIPTOR_BYTES;
 }
 
-static int pc_give_model(pc_portal *portal, const void *base, size_t bytes, bool writable)
+static int pc_register_model(pc_portal *portal, const void *base, size_t bytes, bool writable)
 {
-    return dsa_model_give(pc_model_of(portal), base, bytes, writable);
+    return dsa_model_register(pc_model_of(portal), base, bytes, writable);
 }
 
-static void pc_take_model(pc_portal *portal, const void *base)
+static void pc_unregister_model(pc_portal *portal, const void *base)
 {
-    dsa_model_take(pc_model_of(portal), base);
+    dsa_model_unregister(pc_model_of(portal), base);
 }
 
 static void pc_close_model(pc_portal *portal)
@@ -80,8 +80,8 @@ static bool pc_model_enabled(pc_portal *portal)
      .retries = tries,                                                                             \
      .enabled = pc_model_enabled,                                                                  \
      .submit = pc_submit_##way,                                                                    \
-     .give = pc_give_model,                                                                        \
-     .take = pc_take_model,                                                                        \
+     .register_memory = pc_register_model,                                                         \
+     .unregister_memory = pc_unregister_model,                                                     \
      .close = pc_close_model}
 
 static const pc_portal_ops pc_ops_model[] = {

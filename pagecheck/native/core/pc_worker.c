@@ -6,9 +6,9 @@
  * come in order, so that its answer is there for every later look.
  *
  * With a work queue several batches are begun before the first is answered, so that the CPU
- * prepares one while the device has the others. Danger: a batch that kills its worker must be told
- * from those beside it. So a new worker answers its first batches one by one, and `deciding` names
- * the oldest that is begun: a batch that kills is alone when it does so again. */
+ * prepares one while the device has the others. Danger: a batch that kills its worker must be
+ * distinguished from those beside it. So a new worker answers its first batches one by one, and
+ * `deciding` names the oldest that is begun: a batch that kills is alone when it does so again. */
 #include "pc_worker.h"
 
 #include <errno.h>
@@ -66,7 +66,7 @@ bool pc_worker_open_queue(pc_worker *worker, pc_portal *portal, const pc_dsa_lim
     for (uint32_t id = 0; id < PC_BLOCKS_MAX; id++) {
         const pc_block *block = worker->blocks[id];
         if (block != NULL && block->base != NULL &&
-            !pc_dsa_give(&worker->dsa, block->base, block->bytes)) {
+            !pc_dsa_register(&worker->dsa, block->base, block->bytes)) {
             pc_dsa_close(&worker->dsa, PC_QUEUE_CLOSED, 0);
             errno = ENOSPC;
             return false;
@@ -78,7 +78,7 @@ bool pc_worker_open_queue(pc_worker *worker, pc_portal *portal, const pc_dsa_lim
 
 bool pc_worker_attach(pc_worker *worker, uint32_t id, pc_block *block)
 {
-    if (block->base != NULL && !pc_dsa_give(&worker->dsa, block->base, block->bytes)) {
+    if (block->base != NULL && !pc_dsa_register(&worker->dsa, block->base, block->bytes)) {
         block->ops->free(block);
         return false;
     }
@@ -92,7 +92,7 @@ void pc_worker_detach(pc_worker *worker, uint32_t id)
     pc_block *block = worker->blocks[id % PC_BLOCKS_MAX];
     worker->blocks[id % PC_BLOCKS_MAX] = NULL;
     if (block->base != NULL)
-        pc_dsa_take(&worker->dsa, block->base);
+        pc_dsa_unregister(&worker->dsa, block->base);
     block->next = worker->retired;
     worker->retired = block;
     pc_worker_queue_state(worker);
@@ -274,7 +274,7 @@ static bool in_flight(const pc_worker *worker)
 }
 
 /* Brings the statistics up to date before the worker sleeps; the CPU engine saves the call. */
-static void rest(pc_worker *worker)
+static void note_cpu_time(pc_worker *worker)
 {
     struct timespec now;
     if (worker->dsa.stats->opens == 0)
@@ -308,7 +308,7 @@ static pc_serve end_with(pc_worker *worker, pc_serve result)
 {
     while (in_flight(worker))
         answer_oldest(worker);
-    rest(worker);
+    note_cpu_time(worker);
     return result;
 }
 
@@ -364,7 +364,7 @@ pc_serve pc_worker_serve(pc_worker *worker, int64_t deadline_ns)
                 return end_with(worker, PC_SERVE_TIMEOUT);
             continue;
         }
-        rest(worker);
+        note_cpu_time(worker);
         switch (sleep_until(worker, deadline_ns)) {
         case 0: /* a submitter that only ever wakes must not hold the caller either */
             if (pc_clock_now_ns() >= deadline_ns)

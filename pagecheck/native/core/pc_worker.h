@@ -37,7 +37,7 @@ typedef struct pc_worker {
 typedef enum pc_serve {
     PC_SERVE_TIMEOUT,     /* nothing came until the deadline */
     PC_SERVE_ATTENTION,   /* a message waits on the socket */
-    PC_SERVE_QUEUE,       /* the work queue was given up; dsa.end says why */
+    PC_SERVE_QUEUE,       /* the work queue was abandoned; dsa.end says why */
     PC_SERVE_INTERRUPTED, /* a signal came */
     PC_SERVE_FAILED,      /* no wait is possible; errno says why */
 } pc_serve;

@@ -66,10 +66,10 @@ dsa_model *dsa_model_open(const dsa_model_options *options, char *why, size_t wh
  * "stuck-close" never returns from here. */
 void dsa_model_close(dsa_model *model);
 
-/* Memory that descriptors may name; everything else faults. `give` returns 0 or -ENOSPC. After
- * `take` returns, the model does not touch the range. */
-int dsa_model_give(dsa_model *model, const void *base, size_t bytes, bool writable);
-void dsa_model_take(dsa_model *model, const void *base);
+/* Memory that descriptors may name; everything else faults. `register` returns 0 or -ENOSPC. After
+ * `unregister` returns, the model does not touch the range. */
+int dsa_model_register(dsa_model *model, const void *base, size_t bytes, bool writable);
+void dsa_model_unregister(dsa_model *model, const void *base);
 
 /* In the place of a store fence. With the plan "store-order" the device finds descriptor lists and
  * records, where they lie in writable memory, as they were when the last fence before their

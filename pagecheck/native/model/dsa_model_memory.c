@@ -1,4 +1,4 @@
-/* The model's view of memory: only what it was given, only what is present, and never a signal.
+/* The model's view of memory: only what is registered, only what is present, and never a signal.
  *
  * Source memory and descriptor lists are copied by the kernel (process_vm_readv on this very
  * process), so that a file which was truncated under its mapping is a fault as on the device, and
@@ -50,7 +50,7 @@ void dsa_memory_close(dsa_model *model)
         close(model->memory);
 }
 
-int dsa_model_give(dsa_model *model, const void *base, size_t bytes, bool writable)
+int dsa_model_register(dsa_model *model, const void *base, size_t bytes, bool writable)
 {
     int result = -ENOSPC;
 
@@ -77,7 +77,7 @@ int dsa_model_give(dsa_model *model, const void *base, size_t bytes, bool writab
     return result;
 }
 
-void dsa_model_take(dsa_model *model, const void *base)
+void dsa_model_unregister(dsa_model *model, const void *base)
 {
     uint64_t address = (uint64_t)(uintptr_t)base;
 
@@ -96,8 +96,8 @@ void dsa_model_take(dsa_model *model, const void *base)
     pthread_mutex_unlock(&model->lock);
 }
 
-/* The given range with the most bytes from `address` on, in use until unpinned; `*bytes` is
- * shortened to what lies inside. NULL: not given. */
+/* The registered range with the most bytes from `address` on, in use until unpinned; `*bytes` is
+ * shortened to what lies inside. NULL: there is none. */
 static dsa_range *pin(dsa_model *model, uint64_t address, uint64_t *bytes, bool writable)
 {
     dsa_range *best = NULL;

@@ -1,4 +1,4 @@
-/* The model's view of the memory that it was given. */
+/* The model's view of the memory that is registered with it. */
 #ifndef DSA_MODEL_MEMORY_H
 #define DSA_MODEL_MEMORY_H
 

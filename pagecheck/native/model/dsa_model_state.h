@@ -1,4 +1,4 @@
-/* The state of one model: the queue's entries, the memory that it was given, its engines. */
+/* The state of one model: the queue's entries, the registered memory, its engines. */
 #ifndef DSA_MODEL_STATE_H
 #define DSA_MODEL_STATE_H
 

@@ -61,8 +61,9 @@ static PyObject *take_over(PortalObject *self, pc_portal *portal)
 {
     if (portal == NULL)
         return PyErr_SetFromErrno(PyExc_OSError);
-    if (portal->ops->give != NULL) {
-        int given = portal->ops->give(portal, self->memory.buf, (size_t)self->memory.len, true);
+    if (portal->ops->register_memory != NULL) {
+        int given =
+            portal->ops->register_memory(portal, self->memory.buf, (size_t)self->memory.len, true);
         if (given < 0) {
             portal->ops->close(portal);
             errno = -given;
