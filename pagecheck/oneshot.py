@@ -11,7 +11,7 @@ from pagecheck.coordinator.coordinator import Coordinator
 from pagecheck.coordinator.settings import Engine, check_deadline, default_channels
 from pagecheck.errors import SourceError, StartTimeout, UsageError
 from pagecheck.model import Region
-from pagecheck.plan import PAUSE_MAX_S, make_block, require_seconds
+from pagecheck.plan import PAUSE_MAX_S, make_block, require_qmp, require_regions, require_seconds
 from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource, open_source
 
@@ -251,10 +251,8 @@ def _open(
     trust_path: bool,
 ) -> _Opened:
     """Opens the source; the stack closes it."""
-    if trust_path and not text.startswith("qmp:"):
-        raise UsageError(
-            f"{text}: --trust-path is for the paths that QEMU reports, with qmp:SOCKET"
-        )
+    if trust_path:
+        require_qmp(text)
     if not text.startswith(("pid:", "qmp:")):
         ram = open_source(text, format)
         stack.callback(ram.close)
@@ -292,10 +290,8 @@ def _check_vm(opened: _Opened, kind: Kind, *, pause: bool, gpa: bool) -> None:
             f"{text}: only QEMU can be paused from here: give qmp:SOCKET, or pause it with the "
             "VMM's own tool"
         )
-    if gpa and not all(found.regions for found in opened.blocks):
-        raise UsageError(
-            f"{text}: guest-physical addresses are known for qmp:SOCKET only; drop --gpa"
-        )
+    if gpa:
+        require_regions(text, [found.regions for found in opened.blocks])
 
 
 def _nothing_decided(opened: _Opened, engine: str, channels: int, seconds: float) -> Report:

@@ -1,13 +1,14 @@
-"""From data extents to runs of pages: pure arithmetic, no file is touched here."""
+"""What is to be scanned: rules on what was asked for, and from data extents to runs of pages. Pure
+arithmetic; no file is touched here."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pagecheck.errors import SourceError, UsageError
-from pagecheck.model import Kind, RamBlock
+from pagecheck.model import Kind, RamBlock, Region
 
 PAGE_MIN = 4096
 PAUSE_MAX_S = 1e9
@@ -43,6 +44,26 @@ def require_seconds(what: str, seconds: float, most: float = math.inf) -> None:
     """Raises UsageError unless it is a number of more than 0 seconds."""
     if not 0 < seconds <= most:
         raise UsageError(f"{what} {seconds}: must be more than 0 seconds")
+
+
+def require_qmp(source: str) -> None:
+    """Raises UsageError where a path is to be trusted that no QEMU reports."""
+    if not source.startswith("qmp:"):
+        raise UsageError(
+            f"{source}: --trust-path is for the paths that QEMU reports, with qmp:SOCKET"
+        )
+
+
+def require_regions(source: str, regions: Iterable[Sequence[Region]]) -> None:
+    """Raises UsageError where it is not known where a block lies in the guest.
+
+    Args:
+        regions: of each block.
+    """
+    if not all(regions):
+        raise UsageError(
+            f"{source}: guest-physical addresses are known for qmp:SOCKET only; drop --gpa"
+        )
 
 
 def make_block(

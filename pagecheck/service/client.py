@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
-from pagecheck.errors import PagecheckError, UsageError
+from pagecheck.errors import PagecheckError
 from pagecheck.model import Region
+from pagecheck.plan import require_qmp, require_regions
 from pagecheck.service.passing import passed_on, require_same
 from pagecheck.service.protocol import close_all
 from pagecheck.service.remote_channel import RemoteChannel, open_channel
-from pagecheck.service.remote_report import as_report, output_for, require_addresses
+from pagecheck.service.remote_report import as_report, output_for
 from pagecheck.service.replies import (
     Attached,
     Checked,
@@ -79,12 +80,9 @@ class Client(Requests):
                 is a path, socket or process that is another one to the service.
         """
         arguments: dict[str, Any] = {"page_size": page_size, "holes": holes, "access": access}
-        arguments |= {} if name is None else {"name": name}
-        arguments |= {} if not offset else {"offset": offset}
-        arguments |= {} if length is None else {"size": length}
         given = [region._asdict() for region in regions]
-        arguments |= {"regions": given} if given else {}
-        arguments |= {"trust_path": True} if trust_path else {}
+        arguments |= _asked_for(name=name, offset=offset or None, size=length)
+        arguments |= _asked_for(regions=given or None, trust_path=trust_path or None)
         with contextlib.ExitStack() as stack:
             fds, notes = passed_on(self, stack, source, arguments, format)
             self.require_trusted()
@@ -141,35 +139,23 @@ class Client(Requests):
         """
         for block in blocks:
             self.require_own(block)
-        arguments: dict[str, Any] = {
+        if leave_stopped:
+            self.require_capability("leave-stopped")
+        arguments = {
             "blocks": [block.number for block in blocks],
             "kind": kind,
             "pause": pause,
             "bitmap": bitmap is not None,
             "progress": progress is not None,
         }
-        optional = {
-            "ranges": ranges,
-            "max_rate": max_rate,
-            "deadline": deadline,
-            "max_pause": max_pause,
-        }
-        arguments |= {key: value for key, value in optional.items() if value is not None}
-        if leave_stopped:
-            self.require_capability("leave-stopped")
-            arguments["leave_stopped"] = True
-
-        def on_event(event: dict[str, Any]) -> None:
-            if progress is not None:
-                given = Members(event, "the progress of check")
-                progress(*(given.integer(name, 0, NEVER_NS) for name in ("done", "bytes")))
-
+        arguments |= _asked_for(ranges=ranges, max_rate=max_rate, deadline=deadline)
+        arguments |= _asked_for(max_pause=max_pause, leave_stopped=leave_stopped or None)
         reply, fds = self.execute(
             "check",
             arguments,
             [] if bitmap is None else [bitmap],
             timeout=None if deadline is None else deadline + CHECK_REPLY_S,
-            on_event=on_event,
+            on_event=None if progress is None else _reporting(progress),
         )
         try:
             return checked(reply, fds, blocks, whole=ranges is None and bitmap is None)
@@ -201,38 +187,49 @@ class Client(Requests):
         Returns:
             The report; `workers` is empty, since the service's workers have other clients, too.
         """
+        if trust_path:
+            require_qmp(os.fspath(source))
+        ram = {
+            "page_size": page_size,
+            "offset": offset,
+            "length": length,
+            "holes": holes,
+            "access": "read",
+            "trust_path": trust_path,
+            "format": format,
+        }
+        pages: dict[str, Any] = {"kind": kind, "max_rate": max_rate, "deadline": deadline}
+        pages |= {"pause": pause, "max_pause": max_pause if pause else None}
+        pages |= {"leave_stopped": leave_stopped, "progress": progress}
+        return self._scan(os.fspath(source), ram, pages, gpa=gpa, out=out)
+
+    def _scan(
+        self,
+        source: str,
+        ram: dict[str, Any],
+        pages: dict[str, Any],
+        *,
+        gpa: bool,
+        out: str | os.PathLike[str] | None,
+    ) -> Report:
+        """Attaches, checks and detaches the source.
+
+        Args:
+            ram: arguments of `attach`.
+            pages: arguments of `check`.
+        """
         started = clock.now_s()
-        if trust_path and not os.fspath(source).startswith("qmp:"):
-            raise UsageError(f"{os.fspath(source)}: --trust-path goes with qmp:SOCKET")
         output = None
         with contextlib.ExitStack() as stack:
-            with self._attached(
-                source,
-                page_size=page_size,
-                offset=offset,
-                length=length,
-                holes=holes,
-                access="read",
-                trust_path=trust_path,
-                format=format,
-            ) as blocks:
+            with self._attached(source, **ram) as blocks:
                 if gpa:
-                    require_addresses(source, blocks)
+                    require_regions(source, [block.regions for block in blocks])
                 if out is not None:
-                    output = stack.enter_context(output_for(out, source, blocks, kind))
+                    output = stack.enter_context(output_for(out, source, blocks, pages["kind"]))
                 ready = clock.now_s()
-                found = self.check(
-                    blocks,
-                    kind=kind,
-                    max_rate=max_rate,
-                    deadline=deadline,
-                    pause=pause,
-                    max_pause=max_pause if pause else None,
-                    leave_stopped=leave_stopped,
-                    progress=progress,
-                )
+                found = self.check(blocks, **pages)
             times = (clock.now_s() - started, ready - started)
-            report = as_report(source, blocks, found, page_size, times, gpa=gpa)
+            report = as_report(source, blocks, found, ram["page_size"], times, gpa=gpa)
             return report if output is None else output.write(report)
 
     def open_channel(
@@ -260,3 +257,16 @@ class Client(Requests):
         """What the service has counted; root and its own user get every client."""
         reply, _fds = self.execute("query-stats")
         return reply
+
+
+def _asked_for(**optional: Any) -> dict[str, Any]:
+    """The arguments that were given, so that older services take the request too."""
+    return {name: value for name, value in optional.items() if value is not None}
+
+
+def _reporting(progress: Progress) -> Callable[[dict[str, Any]], None]:
+    def on_event(event: dict[str, Any]) -> None:
+        given = Members(event, "the progress of check")
+        progress(*(given.integer(name, 0, NEVER_NS) for name in ("done", "bytes")))
+
+    return on_event

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pagecheck._version import __version__
 from pagecheck.errors import AccessError, LimitError, UsageError
 from pagecheck.native import _native
-from pagecheck.plan import check_page_size, make_block
+from pagecheck.plan import check_page_size, make_block, require_qmp
 from pagecheck.service.arguments import Arguments, page_ranges, regions
 from pagecheck.service.limits import BLOCKS_PER_CLIENT, NUMBER_MAX, SLOTS_MAX, SPIN_US_MAX, Peer
 from pagecheck.service.naming import (
@@ -163,7 +163,7 @@ class Commands:
                 raise UsageError(f"{source}: the VM defines its RAM: give page_size at most")
             return self._attach_vm(source, look, expected, trust_path=trust_path)
         if trust_path:
-            raise UsageError(f"{source}: trust_path is for the paths that QEMU reports, with qmp:")
+            require_qmp(source)
         ram = open_named(source, name, expected, form)
         return self._answer_attach([self._add(ram, look, offset or 0, size, given, None)])
 

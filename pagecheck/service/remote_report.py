@@ -6,25 +6,14 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pagecheck.errors import UsageError
 from pagecheck.report.report import Report, undecided_block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pagecheck.model import Kind
     from pagecheck.report.bitmap_files import Output
-    from pagecheck.service.replies import Attached, Checked, RemoteBlock
+    from pagecheck.service.replies import Attached, Checked
 
 StrPath = str | os.PathLike[str]
-
-
-def require_addresses(source: StrPath, blocks: Iterable[RemoteBlock]) -> None:
-    """Raises UsageError where it is not known where a block lies in the guest."""
-    if not all(block.regions for block in blocks):
-        raise UsageError(
-            f"{os.fspath(source)}: guest-physical addresses are known for qmp:SOCKET only"
-        )
 
 
 def output_for(out: StrPath, source: StrPath, blocks: Attached, kind: Kind) -> Output:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.clock import Allowance
-from pagecheck.errors import PeerError, ResourceError, UsageError
+from pagecheck.errors import PagecheckError, PeerError, ResourceError, UsageError
 from pagecheck.service.connecting import connect, credentials
 from pagecheck.service.protocol import (
     PROTOCOL,
@@ -167,14 +167,20 @@ class Requests:
                 self._broken = True
                 self._connection.close()
                 raise
-        if "error" in message:
+        try:
+            return self._members(command, message), received
+        except PagecheckError:
             close_all(received)
+            raise
+
+    def _members(self, command: str, message: dict[str, Any]) -> dict[str, Any]:
+        """What a command returned; raises the service's error."""
+        if "error" in message:
             raise told_error(message["error"])
         members = message.get("return")
         if not isinstance(members, dict):
-            close_all(received)
             raise PeerError(f"{self.path}: the answer to {command}: is not an object")
-        return members, received
+        return members
 
     def _send(self, request: dict[str, Any], fds: Sequence[int], limit: Allowance) -> None:
         """Raises NoReply where nothing was sent, since the service reads nothing; ResourceError

@@ -69,16 +69,7 @@ def open_qemu(text: str, monitor: QemuMonitor, *, trust_path: bool = False) -> V
         PeerError: QEMU refuses a command, or its answer is invalid.
     """
     backends = _backends(monitor)
-    pieces: dict[str, list[RamRange]] = {}
-    for each in parse_mtree(_human(monitor, "info mtree -f")):
-        if each.block in backends:
-            _require_inside(text, each, backends[each.block])
-            pieces.setdefault(each.block, []).append(each)
-    if not pieces:
-        raise SourceError(
-            f"{text}: QEMU's memory map shows none of its {len(backends)} memory backends; "
-            f"{QEMU_SHARE}"
-        )
+    pieces = _pieces(text, monitor, backends)
     _require_mapped(text, monitor, pieces)
     if not any(backends[name].is_shared for name in pieces):
         first = backends[next(iter(pieces))]
@@ -104,6 +95,23 @@ def open_qemu(text: str, monitor: QemuMonitor, *, trust_path: bool = False) -> V
             ram.source.close()
         raise
     return found
+
+
+def _pieces(
+    text: str, monitor: QemuMonitor, backends: dict[str, Backend]
+) -> dict[str, list[RamRange]]:
+    """Where QEMU's memory map shows the backends, by their ids."""
+    pieces: dict[str, list[RamRange]] = {}
+    for each in parse_mtree(_human(monitor, "info mtree -f")):
+        if each.block in backends:
+            _require_inside(text, each, backends[each.block])
+            pieces.setdefault(each.block, []).append(each)
+    if not pieces:
+        raise SourceError(
+            f"{text}: QEMU's memory map shows none of its {len(backends)} memory backends; "
+            f"{QEMU_SHARE}"
+        )
+    return pieces
 
 
 def _unreadable(backend: Backend, ranges: list[RamRange], why: str) -> UnreadableRam:
