@@ -1,8 +1,8 @@
-"""One channel: jobs are given to its worker, which is looked after meanwhile.
+"""One channel: jobs are submitted to its worker, which is supervised meanwhile.
 
 Danger: a batch that kills every worker it meets.
-Decision: what a dead worker left unanswered is given out again; a batch that was in hand at two
-deaths is set aside as undecided. How workers are kept is `keeper.py`.
+Decision: what a dead worker left unanswered is submitted again; a batch that was in progress at two
+deaths is set aside as undecided. How workers are kept is `supervisor.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from pagecheck import clock
 from pagecheck.child.watch import SLICE_NS, Watch
-from pagecheck.coordinator.keeper import WorkerKeeper
-from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
+from pagecheck.coordinator.supervisor import WorkerSupervisor
+from pagecheck.coordinator.worker import ChannelLost, TooLate
 from pagecheck.native import Feed, _native
 
 if TYPE_CHECKING:
@@ -31,7 +31,48 @@ CHECK_PAGES: Final = 128  # pages per batch of a check: one multifd packet
 Take = Callable[[], "tuple[int, int] | None"]
 
 
-class Channel(WorkerKeeper):
+class Outcome:
+    """What one run on one channel did.
+
+    Attributes:
+        decided, undecided: pages.
+        late: the deadline passed before the worker could be asked.
+        lost: the channel cannot be kept alive and must not be used again.
+        shortage: what the host did not give; the channel may be used again later.
+        notes: what a user should know.
+    """
+
+    def __init__(
+        self, *, lost: bool = False, late: bool = False, notes: list[str] | None = None
+    ) -> None:
+        self.decided = 0
+        self.undecided = 0
+        self.lost = lost
+        self.late = late
+        self.shortage: str | None = None
+        self.notes = notes or []
+
+    @classmethod
+    def of(cls, error: ChannelLost) -> Outcome:
+        """The outcome of a channel that could not be kept alive before anything was submitted."""
+        outcome = cls()
+        outcome.fail(error)
+        return outcome
+
+    def fail(self, error: ChannelLost) -> None:
+        """Takes note that the channel could not be kept alive."""
+        if error.passing:
+            self.shortage = str(error)
+        else:
+            self.lost = True
+
+    @property
+    def deprioritised(self) -> bool:
+        """Whether the channel should be leased after the others."""
+        return self.late or self.undecided > 0
+
+
+class Channel(WorkerSupervisor):
     """A ring, its worker, and the feeding of it by one thread at a time."""
 
     def check(
@@ -50,7 +91,7 @@ class Channel(WorkerKeeper):
             answer: zero, decided (both all 0) and partition, as `Feed.check` takes them.
 
         Returns:
-            What `Feed.check` says; or the outcome, when somebody had to look after the worker:
+            What `Feed.check` says; or the outcome, where the worker had to be supervised:
             then the partition was not written.
         """
         if not self._knows(block):
@@ -64,7 +105,7 @@ class Channel(WorkerKeeper):
                 return Outcome(late=True)
         slice_ns = min(deadline_ns, clock.now_ns() + SLICE_NS)
         try:
-            state, sure, normal = self.feed.check(
+            state, all_decided, normal = self.feed.check(
                 block.id, CHECK_PAGES, block.fd, file_end, offsets, *answer, slice_ns
             )
         except BaseException:
@@ -73,7 +114,7 @@ class Channel(WorkerKeeper):
         if state == _native.PUMP_DONE:
             self._failures = 0
             self._watch = None
-            return sure, normal
+            return all_decided, normal
         return self.run(block, lambda _feed: None, lambda: None, stop, deadline_ns)
 
     def run(
@@ -84,7 +125,7 @@ class Channel(WorkerKeeper):
         stop: threading.Event,
         deadline_ns: int,
     ) -> Outcome:
-        """Gives out what `take` returns until it returns None, and waits for the answers.
+        """Submits what `take` returns until it returns None, and waits for the answers.
 
         Args:
             begin: starts the job on the feed.
@@ -138,7 +179,7 @@ class Channel(WorkerKeeper):
                 return
             if failure is not None:
                 self._renew(failure, deadline_ns)
-                self._set_aside(victim, deaths, failure, outcome)
+                self._skip_deadly(victim, deaths, failure, outcome)
                 self._reach(block, deadline_ns)
             elif state == _native.PUMP_NEED_MORE:
                 more = take()
@@ -150,24 +191,24 @@ class Channel(WorkerKeeper):
     def _failure(self, state: int) -> str | None:
         """Why the worker must be replaced, or None."""
         if state in (_native.PUMP_BROKEN, _native.PUMP_GONE):
-            return f"worker {self.pid} gave an answer that makes no sense"
+            return f"worker {self.pid} gave an invalid answer"
         if not self._process.is_alive():
             return self._process.describe_end()
         if self._watch is None:  # kept over jobs, for callers that wait less than the stall
             self._watch = Watch(self.feed.progress)
         still_ns = self._watch.unchanged_ns()
         if still_ns >= self._settings.stall_ns:
-            return f"worker {self.pid} stood still for {still_ns / 1e9:.1f} s"
+            return f"worker {self.pid} made no progress for {still_ns / 1e9:.1f} s"
         return None
 
-    def _set_aside(
+    def _skip_deadly(
         self,
         victim: tuple[int, int] | None,
         deaths: Counter[tuple[int, int]],
         failure: str,
         outcome: Outcome,
     ) -> None:
-        """Decides what becomes of the batch that the last worker had in hand."""
+        """Decides what becomes of the batch that the last worker had in progress."""
         if victim is None:
             return
         deaths[victim] += 1
@@ -176,7 +217,7 @@ class Channel(WorkerKeeper):
         self.feed.skip_oldest()
         position, count = victim
         note = (
-            f"channel {self.index}: {count} pages from page {position} were in hand when "
+            f"channel {self.index}: {count} pages from page {position} were in progress when "
             f"{deaths[victim]} workers died; set aside as undecided (last: {failure})"
         )
         log.error("%s", note)

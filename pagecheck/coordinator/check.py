@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pagecheck.coordinator.block import Block
-from pagecheck.coordinator.channel import CHECK_PAGES
-from pagecheck.coordinator.outcome import Outcome
+from pagecheck.coordinator.channel import CHECK_PAGES, Outcome
 from pagecheck.coordinator.pool import Job, Pool, Stop
 from pagecheck.coordinator.scan import why_undecided
 from pagecheck.coordinator.settings import closed
@@ -136,14 +135,14 @@ def _on_several(
     deadline_ns: int,
 ) -> list[str]:
     """Shares a large check between channels, or waits for a channel. Returns the notes."""
-    lanes = min(len(pool.channels), math.ceil(len(pages) / CHECK_PAGES / PIECE_BATCHES))
+    threads = min(len(pool.channels), math.ceil(len(pages) / CHECK_PAGES / PIECE_BATCHES))
     work = Pieces(len(pages), CHECK_PAGES * PIECE_BATCHES)
 
     def begin(feed: Feed) -> None:
         feed.begin_offsets(block.id, CHECK_PAGES, pages, zero, decided)
 
-    job = Job(block, begin, work.take, Stop(stop), deadline_ns, urgent=True)
-    return [note for outcome in pool.run(job, lanes) for note in outcome.notes]
+    job = Job(block, begin, work.take, Stop(stop), deadline_ns, high_priority=True)
+    return [note for outcome in pool.run(job, threads) for note in outcome.notes]
 
 
 def _forget_past_end(

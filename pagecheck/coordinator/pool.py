@@ -1,8 +1,8 @@
 """The channels of a coordinator and who uses which.
 
-A channel is leased by one thread at a time, in the order of asking. Checks are urgent: a scan gives
-a channel up between two spans whenever a check waits for one, and after its turn when another scan
-waits.
+A channel is leased by one thread at a time, in the order of asking. Checks have high priority: a
+scan releases a channel between two spans whenever a check waits for one, and after its turn when
+another scan waits.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 from pagecheck import clock
 from pagecheck.clock import Allowance
 from pagecheck.coordinator.block import Block
-from pagecheck.coordinator.channel import Channel
-from pagecheck.coordinator.outcome import ChannelLost, Outcome, TooLate
+from pagecheck.coordinator.channel import Channel, Outcome
 from pagecheck.coordinator.settings import Settings, closed
+from pagecheck.coordinator.worker import ChannelLost, TooLate
 from pagecheck.errors import EngineError, ResourceError
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
@@ -55,7 +55,7 @@ class Job(NamedTuple):
             several threads.
         stop: ends the job early.
         deadline_ns: absolute; what is not answered by then stays undecided.
-        urgent: goes before jobs that are not.
+        high_priority: goes before jobs that have none.
         pause: called without a channel after `take` returned PAUSE; waits, bounded by the
             deadline and `stop`, until there is more to take.
     """
@@ -65,7 +65,7 @@ class Job(NamedTuple):
     take: Callable[[], tuple[int, int] | None]
     stop: Stop
     deadline_ns: int
-    urgent: bool
+    high_priority: bool = False
     pause: Callable[[], None] | None = None
 
 
@@ -99,8 +99,8 @@ class Pool:
         self._idle: list[Channel] = []
         self._lost: list[Channel] = []
         self._resting: dict[Channel, Rest] = {}
-        self._urgent: deque[_Place] = deque()  # the threads that wait for a channel
-        self._patient: deque[_Place] = deque()  # the same for jobs that are not urgent
+        self._high: deque[_Place] = deque()  # the threads that wait for a channel
+        self._low: deque[_Place] = deque()  # the same for jobs without high priority
         self._closed = False
         try:
             for index in range(count):
@@ -112,7 +112,7 @@ class Pool:
         self._idle = list(self.channels)
 
     def await_ready(self, limit: Allowance) -> None:
-        """Waits until every worker has proved its engine.
+        """Waits until every worker has tested its engine.
 
         Raises:
             EngineError: a worker cannot run the engine, or is not ready in time.
@@ -141,8 +141,8 @@ class Pool:
             finally:
                 self.release(channel, outcome)
 
-    def run(self, job: Job, lanes: int, watch: Callable[[], None] | None = None) -> list[Outcome]:
-        """Runs a job on up to `lanes` channels, each fed by a thread; one lane needs none.
+    def run(self, job: Job, threads: int, watch: Callable[[], None] | None = None) -> list[Outcome]:
+        """Runs a job on up to `threads` channels, each by a feeder thread; one needs none.
 
         Args:
             watch: called about ten times a second while the job runs.
@@ -151,28 +151,28 @@ class Pool:
             EngineError: no channel is left.
             ResourceError: no channel can be had at this moment, or no thread.
         """
-        if lanes == 1 and watch is None:
-            return self._lane(job)
+        if threads == 1 and watch is None:
+            return self._feed(job)
         outcomes: list[Outcome] = []
         errors: list[BaseException] = []
 
-        def lane() -> None:
+        def feed() -> None:
             try:
-                outcomes.extend(self._lane(job))
+                outcomes.extend(self._feed(job))
             except BaseException as error:
                 errors.append(error)
                 job.stop.set()
 
-        threads = [
-            threading.Thread(target=lane, name=f"pagecheck-lane-{n}", daemon=True)
-            for n in range(lanes)
+        feeders = [
+            threading.Thread(target=feed, name=f"pagecheck-feeder-{n}", daemon=True)
+            for n in range(threads)
         ]
         started: list[threading.Thread] = []
         try:
-            for thread in threads:
+            for thread in feeders:
                 try:
                     thread.start()
-                except RuntimeError as error:  # fewer lanes do the same work
+                except RuntimeError as error:  # fewer feeders do the same work
                     if not started:
                         raise refused("cannot start a thread", error) from error
                     break
@@ -183,7 +183,7 @@ class Pool:
                     if watch is not None:
                         watch()
         except BaseException:
-            job.stop.set()  # an interrupt, or no thread: the lanes end at their next look
+            job.stop.set()  # an interrupt, or no thread: the feeders end at their next look
             end = clock.now_s() + END_NS / 1e9
             for thread in started:
                 thread.join(max(0.0, end - clock.now_s()))
@@ -192,7 +192,7 @@ class Pool:
             raise errors[0]
         return outcomes
 
-    def _lane(self, job: Job) -> list[Outcome]:
+    def _feed(self, job: Job) -> list[Outcome]:
         """Feeds one channel after the other until there is no more to take."""
         outcomes: list[Outcome] = []
         ended = paused = tried = False
@@ -227,13 +227,13 @@ class Pool:
         return outcomes
 
     def _is_wanted(self, job: Job, turn_ends_ns: int) -> bool:
-        """Whether a job that is not urgent must let go of its channel. Looks without the lock: a
+        """Whether a job without high priority must release its channel. Looks without the lock: a
         wait that is seen late only waits for one more span."""
-        if job.urgent or not (self._urgent or self._patient):
+        if job.high_priority or not (self._high or self._low):
             return False
-        if self._urgent:
+        if self._high:
             return True
-        others = any(place.job is not job for place in list(self._patient))
+        others = any(place.job is not job for place in list(self._low))
         return others and turn_ends_ns != 0 and clock.now_ns() >= turn_ends_ns
 
     def lease_now(self) -> Channel | None:
@@ -277,7 +277,7 @@ class Pool:
         Args:
             tried: the last channel that the job had met a shortage.
         """
-        queue = self._urgent if job.urgent else self._patient
+        queue = self._high if job.high_priority else self._low
         place = _Place(job)
         with self._free:
             self._require_open()
@@ -297,7 +297,7 @@ class Pool:
                 return self._idle.pop()
             finally:
                 queue.remove(place)
-                if self._urgent or self._patient:
+                if self._high or self._low:
                     self._free.notify_all()
 
     @property
@@ -306,16 +306,16 @@ class Pool:
         return [channel for channel in self.channels if channel not in free]
 
     def _is_next(self, place: _Place) -> bool:
-        if self._urgent:
-            return self._urgent[0] is place
-        return self._patient[0] is place
+        if self._high:
+            return self._high[0] is place
+        return self._low[0] is place
 
     def release(self, channel: Channel, outcome: Outcome | None = None) -> None:
-        """Gives a leased channel back.
+        """Returns a leased channel.
 
         Args:
             outcome: how it was left; by default well. One that is lost is never leased again, one
-                that met a shortage not for a while, a doubtful one after the others.
+                that met a shortage not for a while, a deprioritised one after the others.
         """
         with self._free:
             if outcome is None:
@@ -328,8 +328,8 @@ class Pool:
                 self._rest(channel, outcome.shortage)
             else:
                 channel.rest_ns = 0 if outcome.decided else channel.rest_ns
-                self._idle.insert(0 if outcome.doubtful else len(self._idle), channel)
-            if self._urgent or self._patient or self._closed:
+                self._idle.insert(0 if outcome.deprioritised else len(self._idle), channel)
+            if self._high or self._low or self._closed:
                 self._free.notify_all()
 
     def _rest(self, channel: Channel, why: str) -> None:
@@ -342,7 +342,7 @@ class Pool:
     def close(self) -> None:
         """Ends the workers, by force where they do not end by themselves in time.
 
-        The caller has told running jobs to stop; they give their channels back within a slice.
+        The caller has stopped running jobs; they release their channels within a slice.
         """
         end_ns = clock.now_ns() + END_NS
         with self._free:

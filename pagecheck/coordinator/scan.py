@@ -233,7 +233,7 @@ def _scan(
             page = block.ram.page_size
             options.progress(work.done_pages * page, block.ram.size)
 
-    job = Job(block, begin, work.take, stop, options.deadline_ns, urgent=False, pause=work.pause)
+    job = Job(block, begin, work.take, stop, options.deadline_ns, pause=work.pause)
     try:
         outcomes = pool.run(job, len(pool.channels), watch)
     finally:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pagecheck.coordinator.block import Block
-    from pagecheck.coordinator.outcome import Outcome
+    from pagecheck.coordinator.channel import Outcome
     from pagecheck.coordinator.scan import ScanOptions
     from pagecheck.native import Feed
     from pagecheck.shm.bitmaps import BlockBitmaps
@@ -194,9 +194,9 @@ def _decide(
     def begin(feed: Feed) -> None:
         feed.begin_offsets(block.id, CHECK_PAGES, offsets, zero, decided)
 
-    job = Job(block, begin, work.take, stop, deadline_ns, urgent=False)
-    lanes = min(len(pool.channels), -(-len(offsets) // (CHECK_PAGES * PIECE_BATCHES)))
-    return zero, decided, pool.run(job, lanes, watch)
+    job = Job(block, begin, work.take, stop, deadline_ns)
+    threads = min(len(pool.channels), -(-len(offsets) // (CHECK_PAGES * PIECE_BATCHES)))
+    return zero, decided, pool.run(job, threads, watch)
 
 
 def _publish(

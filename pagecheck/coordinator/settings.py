@@ -48,17 +48,17 @@ class Settings(NamedTuple):
     nice: int
     stall_ns: int
 
-    def message(self, *, stands_in: bool) -> dict[str, Any]:
+    def message(self, *, replacement: bool) -> dict[str, Any]:
         """The part of them that a worker is sent.
 
         Args:
-            stands_in: it takes the place of one that was ready, and may find a dedicated queue
+            replacement: it takes the place of one that was ready, and may find a dedicated queue
                 still in use by the dead: then the CPU decides.
         """
         return {
             "engine": self.engine,
             "wq": list(self.wq),
-            "fallback": self.fallback or (self.engine == "dsa" and stands_in),
+            "fallback": self.fallback or (self.engine == "dsa" and replacement),
             "kernel": self.kernel,
             "nice": self.nice,
             "device_ns": min(DEVICE_NS, self.stall_ns // 4),

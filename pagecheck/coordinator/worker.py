@@ -1,4 +1,5 @@
-"""One worker process: it gets a ring, attaches RAM blocks, and says how that went."""
+"""One worker process: it gets a ring, attaches RAM blocks, and says how that went; and what
+becomes of a channel that has none."""
 
 from __future__ import annotations
 
@@ -13,6 +14,22 @@ if TYPE_CHECKING:
     from pagecheck.shm.ring import Ring
 
 PROGRAM: Final = Program("from pagecheck.workers.program import main")
+
+
+class ChannelLost(Exception):
+    """The channel cannot be kept alive; its unfinished pages stay undecided.
+
+    Attributes:
+        passing: for want of something that may be there again later; else for good.
+    """
+
+    def __init__(self, why: str, *, passing: bool = False) -> None:
+        super().__init__(why)
+        self.passing = passing
+
+
+class TooLate(Exception):
+    """The job's deadline passed while a worker was started or spoken to."""
 
 
 class WorkerProcess(Child):

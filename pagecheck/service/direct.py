@@ -86,7 +86,7 @@ class DirectChannel:
         self._process: WorkerProcess | None = None
         self._feed: Feed | None = None
         try:
-            message = settings.message(stands_in=False) | {"spin_ns": spin_us * 1000}
+            message = settings.message(replacement=False) | {"spin_ns": spin_us * 1000}
             reply = self._started(worker, message, (slots, slot_pages), blocks or {})
         except BaseException:
             self.close()

@@ -1,4 +1,4 @@
-"""After every test: no name in /dev/shm, no child, no descriptor and no lane thread is left."""
+"""After every test: no name in /dev/shm, no child, no descriptor and no feeder thread is left."""
 
 import gc
 import os
@@ -42,11 +42,11 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def names() -> list[str]:
         return [n for n in os.listdir("/dev/shm") if any(prefix in n for prefix in prefixes)]
 
-    def lanes() -> set[threading.Thread]:
+    def feeders() -> set[threading.Thread]:
         every = {t for t in threading.enumerate() if t.name.startswith("pagecheck-")}
         return every - earlier
 
-    wait_for(lambda: not lanes(), "lane threads gone", 3)
+    wait_for(lambda: not feeders(), "feeder threads gone", 3)
     wait_for(lambda: not set(psutil.Process().children()) - others, "children gone", 3)
     assert names() == []
     gc.collect()

@@ -116,7 +116,7 @@ def test_a_batch_whose_every_worker_is_killed_is_set_aside(slow: str):
         assert report.total.undecided == 1
         assert len(killed) == c.workers_replaced == 2
         assert len(report.notes) == 1
-        assert "1 pages from page 2 were in hand" in report.notes[0]
+        assert "1 pages from page 2 were in progress" in report.notes[0]
         assert "undecided" in report.notes[0]
         assert report.bytes_checked == 3 * LARGE
         assert c.scan(block).total.undecided == 0

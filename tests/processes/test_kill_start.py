@@ -14,7 +14,7 @@ import pytest
 import pagecheck
 from pagecheck import Coordinator
 from pagecheck.coordinator import worker as worker_module
-from pagecheck.coordinator.keeper import FAILURES_MAX
+from pagecheck.coordinator.supervisor import FAILURES_MAX
 from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError, StartTimeout
 from tests.processes.support import Ram, assert_scan_is_right, state_of

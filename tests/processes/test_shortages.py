@@ -16,7 +16,7 @@ import pytest
 
 from pagecheck import Coordinator
 from pagecheck.child.wire import Closed, Link
-from pagecheck.coordinator import keeper, pool
+from pagecheck.coordinator import pool, supervisor
 from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError, ResourceError
 from tests.processes.support import Ram, assert_scan_is_right, state_of
@@ -48,7 +48,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No job waits for a shortage's end."""
     monkeypatch.setattr(pool, "REST_NS", 1_000_000)
     monkeypatch.setattr(pool, "REST_MAX_NS", 1_000_000)
-    monkeypatch.setattr(keeper, "PATIENCE_NS", 0)
+    monkeypatch.setattr(supervisor, "PATIENCE_NS", 0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -85,7 +85,7 @@ def test_every_shortage_passes(ram: Ram, number: int, monkeypatch: pytest.Monkey
             kill(pid)
         with monkeypatch.context() as patch:
             patch.setattr(WorkerProcess, "_spawn", refuse)
-            assert c.scan(block).total.undecided  # what the workers had in hand
+            assert c.scan(block).total.undecided  # what the workers had in progress
             with pytest.raises(ResourceError, match="no channel at this moment"):
                 c.scan(block)
         assert_scan_is_right(c.scan(block), ram)
@@ -101,7 +101,7 @@ def test_one_channel_in_want_leaves_the_work_to_the_others(
             raise OSError(errno.EAGAIN, "no more processes")
         return spawn(self, command, fd)
 
-    monkeypatch.setattr(keeper, "PATIENCE_NS", 0)
+    monkeypatch.setattr(supervisor, "PATIENCE_NS", 0)
     monkeypatch.setattr(pool, "REST_NS", 60_000_000_000)
     monkeypatch.setattr(pool, "REST_MAX_NS", 60_000_000_000)
     with Coordinator(2) as c:
@@ -110,7 +110,7 @@ def test_one_channel_in_want_leaves_the_work_to_the_others(
             kill(pid)
         with monkeypatch.context() as patch:
             patch.setattr(WorkerProcess, "_spawn", refuse_first)
-            # What the dead one had in hand is undecided; afterwards it is left alone.
+            # What the dead one had in progress is undecided; afterwards it is left alone.
             wait_for(lambda: c.scan(block) and c._pool._resting, "the channel rests")
             report = c.scan(block)
             assert_scan_is_right(report, ram)
@@ -120,7 +120,7 @@ def test_one_channel_in_want_leaves_the_work_to_the_others(
 
 
 def test_a_job_waits_for_a_short_rest(ram: Ram, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a worker had in hand is not given up for a want that lasts less than two seconds."""
+    """What a worker had in progress is not abandoned for a shortage of less than two seconds."""
     refused: list[int] = []
     spawn = WorkerProcess._spawn
 
@@ -142,7 +142,7 @@ def test_rests_grow_to_a_bound_and_end_with_an_answer(
     ram: Ram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "REST_MAX_NS", 4 * pool.REST_NS)
-    monkeypatch.setattr(keeper, "PATIENCE_NS", 0)
+    monkeypatch.setattr(supervisor, "PATIENCE_NS", 0)
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EAGAIN, "no more processes")

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator, PagecheckError
-from pagecheck.coordinator import Block
+from pagecheck.coordinator import Block, supervisor
 from pagecheck.coordinator import check as check_module
-from pagecheck.coordinator import keeper as keeper_module
 from pagecheck.errors import UsageError
 from tests.processes.support import Ram, assert_scan_is_right, stop
 from tests.support.waiting import Background, wait_for
@@ -131,9 +130,9 @@ def test_close_while_a_worker_does_not_answer(ram: Ram):
 
 def test_close_while_a_worker_is_replaced(monkeypatch: pytest.MonkeyPatch, ram: Ram):
     started, go_on = threading.Event(), threading.Event()
-    ring = keeper_module.NamedRing
+    ring = supervisor.NamedRing
 
-    def slow_ring(*arguments) -> keeper_module.NamedRing:
+    def slow_ring(*arguments) -> supervisor.NamedRing:
         started.set()
         go_on.wait(10)
         return ring(*arguments)
@@ -141,7 +140,7 @@ def test_close_while_a_worker_is_replaced(monkeypatch: pytest.MonkeyPatch, ram: 
     c = Coordinator(1)
     block = c.attach(ram.source)
     os.kill(c.worker_pids[0], signal.SIGKILL)
-    monkeypatch.setattr(keeper_module, "NamedRing", slow_ring)
+    monkeypatch.setattr(supervisor, "NamedRing", slow_ring)
     check = Background(lambda: c.check(block, ram.offsets))
     assert started.wait(10)
     begun = time.monotonic()
@@ -185,7 +184,7 @@ def test_detach_while_it_is_scanned(large_ram: Ram, delay: float):
 
 
 def test_progress_that_raises_ends_the_scan(large_ram: Ram):
-    """The scan's lanes must not go on behind the caller's back."""
+    """The scan's feeder threads must not go on behind the caller's back."""
 
     def broken(done: int, total: int) -> None:
         raise LookupError(done)
@@ -195,8 +194,8 @@ def test_progress_that_raises_ends_the_scan(large_ram: Ram):
         with pytest.raises(LookupError):
             c.scan(block, max_rate=8 << 20, progress=broken)
         wait_for(
-            lambda: not [t for t in threading.enumerate() if t.name.startswith("pagecheck-lane")],
-            "the scan's lanes ended",
+            lambda: not [t for t in threading.enumerate() if t.name.startswith("pagecheck-feeder")],
+            "the scan's feeder threads ended",
             3,
         )
 

@@ -95,7 +95,7 @@ class Run:
             pass  # it is being replaced already
 
     def _may_stay_undecided(self) -> bool:
-        """A batch that was in hand at two deaths is set aside."""
+        """A batch that was in progress at two deaths is set aside."""
         return self.killed >= 2
 
     def _compare_scan(self, report: Report) -> None:

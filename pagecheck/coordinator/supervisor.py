@@ -1,11 +1,11 @@
-"""Keeps a worker behind a ring: started, spoken to, replaced when it fails, ended.
+"""Supervises the worker behind a ring: starts it, talks to it, replaces it when it fails, ends it.
 
 Facts: a worker can be killed, hang, or answer nonsense, and its segment may then be half written.
 Danger: a late answer from a worker thought dead; a reply that is taken for another one's; a
 deadline of the caller's that is taken for a failure of the worker's.
 Decision: a worker that fails is killed and reaped and gets a new ring under new names; a reply that
-is still to come is remembered and taken by the next use; a keeper that loses five workers without
-one answer in between gives up. What the host does not give at this moment (memory, descriptors,
+is still to come is remembered and taken by the next use; a channel that loses five workers without
+one answer in between is lost. What the host does not give at this moment (memory, descriptors,
 processes, room in /dev/shm) is no failure of the worker's: the next use tries again.
 """
 
@@ -20,9 +20,8 @@ from pagecheck import clock
 from pagecheck.child.process import ChildDied
 from pagecheck.child.signals import signals_held
 from pagecheck.child.watch import IsOver, Watch, reply_limit, start_limit
-from pagecheck.coordinator.outcome import ChannelLost, TooLate
 from pagecheck.coordinator.settings import Settings
-from pagecheck.coordinator.worker import WorkerProcess
+from pagecheck.coordinator.worker import ChannelLost, TooLate, WorkerProcess
 from pagecheck.errors import (
     EngineError,
     InternalError,
@@ -48,7 +47,7 @@ PAUSE_NS: Final = 200_000_000  # between two tries meanwhile
 LOOK_NS: Final = 20_000_000
 
 
-class WorkerKeeper:
+class WorkerSupervisor:
     """A ring, the worker behind it, and what that worker knows."""
 
     def __init__(self, index: int, owner: Owner, settings: Settings) -> None:
@@ -77,7 +76,7 @@ class WorkerKeeper:
         self._past_failure: tuple[bytes, bytes] | None = None
         # What the last worker that was ready said: `engine`, `queue`, `submit`, `why`, `kernel`.
         self.picked: dict[str, Any] = {}
-        self._was_ready = False  # a worker of this channel has proved its engine
+        self._was_ready = False  # a worker of this channel has tested its engine
         self._ring, self._process = self._start_first()
         self._feed: Feed | None = None
 
@@ -125,7 +124,7 @@ class WorkerKeeper:
         return self._ring.segment_name
 
     def _start_first(self) -> tuple[NamedRing, WorkerProcess]:
-        """A worker on a ring; where it is killed before it was told of it, another one."""
+        """A worker on a ring; where it is killed before it knows of it, another one."""
         while True:
             try:
                 return self._start_worker()
@@ -143,7 +142,7 @@ class WorkerKeeper:
         self.replaced += 1
 
     def _start_worker(self) -> tuple[NamedRing, WorkerProcess]:
-        """Raises ChildDied where the worker is gone before it was told of its ring."""
+        """Raises ChildDied where the worker is gone before it knows of its ring."""
         settings = self._settings
         self._generation += 1
         ring = NamedRing(
@@ -152,7 +151,7 @@ class WorkerKeeper:
         process: WorkerProcess | None = None
         try:
             process = WorkerProcess(self.index)
-            process.open(ring, settings.message(stands_in=self._was_ready))
+            process.open(ring, settings.message(replacement=self._was_ready))
         except BaseException:
             if process is not None:
                 process.kill()
@@ -289,7 +288,7 @@ class WorkerKeeper:
             broken: it was killed for its answer.
 
         Returns:
-            The batch that it had in hand: position and count.
+            The batch that it had in progress: position and count.
         """
         log.warning("channel %d: %s; replacing it", self.index, failure)
         self._workerless = True
@@ -311,7 +310,7 @@ class WorkerKeeper:
             ChannelLost: that does not work; a shortage is waited for a while.
             TooLate: the deadline passed first; the next use goes on from there.
         """
-        patient_until_ns = clock.now_ns() + PATIENCE_NS
+        patience_ends_ns = clock.now_ns() + PATIENCE_NS
         while True:
             self._discard_current()
             if self._ending:
@@ -335,9 +334,9 @@ class WorkerKeeper:
                 self._failures += 1
             except (PagecheckError, OSError, ValueError) as error:
                 lost = self._lost_by(error)
-                if not lost.passing or clock.now_ns() >= patient_until_ns:
+                if not lost.passing or clock.now_ns() >= patience_ends_ns:
                     raise lost from error
-                self._pause(min(deadline_ns, patient_until_ns))
+                self._pause(min(deadline_ns, patience_ends_ns))
 
     def _lost_by(self, error: Exception) -> ChannelLost:
         why = explain(error)

@@ -5,10 +5,9 @@ import time
 import pytest
 
 from pagecheck.clock import Allowance
-from pagecheck.coordinator.keeper import WorkerKeeper
-from pagecheck.coordinator.outcome import ChannelLost
 from pagecheck.coordinator.settings import Settings
-from pagecheck.coordinator.worker import WorkerProcess
+from pagecheck.coordinator.supervisor import WorkerSupervisor
+from pagecheck.coordinator.worker import ChannelLost, WorkerProcess
 from pagecheck.errors import EngineError, InternalError, PagecheckError, UsageError
 from pagecheck.shm.owner import Owner
 
@@ -21,21 +20,21 @@ def test_a_replacement_that_cannot_start_loses_the_channel(
 ) -> None:
     owner = Owner()
     settings = Settings("cpu", (), False, None, 4, 64, 0, 10**9)
-    keeper = WorkerKeeper(0, owner, settings)
+    channel = WorkerSupervisor(0, owner, settings)
     try:
-        keeper.await_ready(Allowance(FAR_NS))
-        keeper._process.kill()
-        keeper._mark_dead("killed")
+        channel.await_ready(Allowance(FAR_NS))
+        channel._process.kill()
+        channel._mark_dead("killed")
 
         def refuse(_self: WorkerProcess, _kind: str, _deadline_ns: int) -> None:
             raise error("no")
 
         monkeypatch.setattr(WorkerProcess, "receive_reply", refuse)
         with pytest.raises(ChannelLost, match="no"):
-            keeper.forget_detached(FAR_NS)
-        assert not keeper.is_alive()
+            channel.forget_detached(FAR_NS)
+        assert not channel.is_alive()
     finally:
         monkeypatch.undo()
-        keeper.ask_to_end()
-        keeper.close(time.monotonic_ns() + 5 * 10**9, in_use=False)
+        channel.ask_to_end()
+        channel.close(time.monotonic_ns() + 5 * 10**9, in_use=False)
         owner.close()
