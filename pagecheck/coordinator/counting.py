@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from pagecheck.native import _native
 from pagecheck.report.statistics import ChannelReport, Failure, Statistics
+from pagecheck.shm.layout import queue_state
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.pool import Pool
@@ -64,7 +65,7 @@ def queue_notes(pool: Pool, workers: tuple[ChannelReport, ...]) -> list[str]:
             notes.append(
                 f"{at} did not answer {counted.timeouts} submissions in time; the CPU decided them"
             )
-        state, end = channel.queue_state & 0xFF, channel.queue_state >> 8
+        state, end = queue_state(channel.queue_state)
         if state == _native.QUEUE_DRAINING:
             notes.append(
                 f"{at} was abandoned ({QUEUE_ENDS.get(end, 'closed')}) and has not drained; "

@@ -65,6 +65,13 @@ def statistic_array(words: Sequence[int], name: str) -> list[int]:
     return list(words[STATS[name].words])
 
 
+def queue_state(word: int) -> tuple[int, int]:
+    """The state of a worker's queue, one of QUEUE_NONE, QUEUE_UP, QUEUE_DRAINING, and why the last
+    one ended, another QUEUE_*; from the word `queue_state`."""
+    shift = _native.QUEUE_END_SHIFT
+    return word & ((1 << shift) - 1), word >> shift
+
+
 def segment_bytes(slots: int, slot_pages: int) -> int:
     """Size in bytes of a segment with that many slots (slot_pages is a multiple of 64)."""
     return _native.segment_bytes(slots, slot_pages)

@@ -141,6 +141,11 @@ def test_field_reads_its_own_bytes() -> None:
     assert Field(4, 4).read(bytes([9, 9, 9, 9, 1, 2, 0, 0, 9])) == 0x201
 
 
+def test_a_queue_state_has_two_halves() -> None:
+    word = _native.QUEUE_LATE << 8 | _native.QUEUE_DRAINING
+    assert layout.queue_state(word) == (_native.QUEUE_DRAINING, _native.QUEUE_LATE)
+
+
 def test_statistics_are_found_by_name() -> None:
     words = range(layout.STATS_WORDS)
     assert layout.statistic(words, "batches") == STATS["batches"].offset // 8

@@ -45,6 +45,12 @@ typedef enum pc_queue_end {
     PC_QUEUE_DISABLED, /* the kernel says so */
 } pc_queue_end;
 
+/* The word `queue_state` of the statistics. */
+static inline uint64_t pc_queue_word(pc_queue_state state, pc_queue_end end)
+{
+    return (uint64_t)state | (uint64_t)end << PC_QUEUE_END_SHIFT;
+}
+
 typedef struct pc_dsa_limits {
     uint32_t queue_size;   /* descriptors in the queue at most; never exceeded */
     uint32_t batch_max;    /* members of a batch descriptor; less than 2: no batches */

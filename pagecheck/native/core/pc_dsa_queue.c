@@ -145,7 +145,7 @@ void pc_dsa_close(pc_dsa *dsa, pc_queue_end end, int error)
     dsa->error = error;
     queue->next = dsa->draining;
     dsa->draining = queue;
-    dsa->stats->queue_state = PC_QUEUE_DRAINING | (uint64_t)end << 8;
+    dsa->stats->queue_state = pc_queue_word(PC_QUEUE_DRAINING, end);
     queue->overdue = queue->oldest;
     queue->oldest = queue->newest = NULL;
     /* Before the thread starts: it may free the queue's portal, not the flights. */
@@ -189,7 +189,7 @@ pc_queue_state pc_dsa_state(pc_dsa *dsa)
     } else if (dsa->draining != NULL) {
         state = PC_QUEUE_DRAINING;
     }
-    dsa->stats->queue_state = (uint64_t)state | (uint64_t)end << 8;
+    dsa->stats->queue_state = pc_queue_word(state, end);
     return state;
 }
 

@@ -205,7 +205,7 @@ __attribute__((noinline, cold)) static void not_taken(pc_dsa *dsa, pc_flight *fl
         queue->backoff_ns = BACKOFF_MAX_NS;
     queue->backoff_until_ns = pc_clock_now_ns() + queue->backoff_ns;
     queue->page_max_bytes = 0;
-    dsa->stats->queue_state = PC_QUEUE_UP | (uint64_t)PC_QUEUE_FULL << 8;
+    dsa->stats->queue_state = pc_queue_word(PC_QUEUE_UP, PC_QUEUE_FULL);
 }
 
 /* Submits one flight, for which there is room; of an array that is larger than the whole queue, as

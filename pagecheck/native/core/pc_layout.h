@@ -14,6 +14,7 @@
 
 #define PC_BLOCKS_MAX 1024u
 
+#define PC_QUEUE_END_SHIFT 8u /* in queue_state; below it is the state */
 #define PC_STATUSES 64u
 #define PC_LATENCIES 24u
 #define PC_LATENCY_FIRST_NS                                                                        \
@@ -37,7 +38,7 @@
     ONE(submit_ns)       /* wall clock spent submitting */                                         \
     ONE(wait_ns)         /* wall clock spent waiting for records */                                \
     ONE(cpu_ns)          /* CPU time of the worker's thread, when it last rested */                \
-    ONE(queue_state)     /* pc_queue_state, and pc_queue_end << 8; see pc_dsa.h */                 \
+    ONE(queue_state)     /* pc_queue_state | pc_queue_end << 8; see pc_dsa.h */                    \
     MANY(statuses, PC_STATUSES) /* records by status code */                                       \
     ONE(answered)               /* batches that were answered and not refused */                   \
     ONE(refused)                /* batches that were refused */                                    \

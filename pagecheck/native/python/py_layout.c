@@ -72,6 +72,7 @@ static const struct {
     {"SLOT_PAGES_MAX", PAGECHECK_SLOT_PAGES_MAX},
     {"BLOCKS_MAX", PC_BLOCKS_MAX},
     {"LATENCY_FIRST_NS", PC_LATENCY_FIRST_NS},
+    {"QUEUE_END_SHIFT", PC_QUEUE_END_SHIFT},
 };
 
 /* A new reference; NULL: no memory. */
