@@ -1,8 +1,8 @@
 /* The DSA engine: pages that may be zero are submitted to a work queue, and what comes back becomes
  * bits.
  *
- * Facts: a device answers late, never, in part, or with any status; a posted write is lost without
- * a word; a queue is full or is taken away. Only a record with status 1 and result 0 proves a page
+ * Facts: a device answers late, never, in part, or with any status; a posted write is lost
+ * silently; a queue is full or is disabled. Only a record with status 1 and result 0 proves a page
  * zero. While the device may hold a descriptor it may still read the page and write the record.
  * Danger: a record that is written after its memory got a new meaning would call another page zero.
  * Decision: a flight is the unit that is submitted, waited for and settled. Each page that may be

@@ -292,8 +292,8 @@ static bool attention_raised(pc_worker *worker)
     return true;
 }
 
-/* Why the caller is wanted; PC_SERVE_TIMEOUT: it is not. */
-static pc_serve wanted(pc_worker *worker)
+/* Why to return to the caller; PC_SERVE_TIMEOUT: there is no reason. */
+static pc_serve reason_to_return(pc_worker *worker)
 {
     if (attention_raised(worker))
         return PC_SERVE_ATTENTION;
@@ -356,7 +356,7 @@ pc_serve pc_worker_serve(pc_worker *worker, int64_t deadline_ns)
     uint64_t *looks = &worker->ring.control->looks;
     __atomic_store_n(looks, *looks + 1, __ATOMIC_RELAXED);
     for (;;) {
-        pc_serve why = wanted(worker);
+        pc_serve why = reason_to_return(worker);
         if (why != PC_SERVE_TIMEOUT)
             return end_with(worker, why);
         if (work(worker)) {
@@ -371,7 +371,7 @@ pc_serve pc_worker_serve(pc_worker *worker, int64_t deadline_ns)
                 return end_with(worker, PC_SERVE_TIMEOUT);
             break;
         case -ETIMEDOUT:
-            why = wanted(worker);
+            why = reason_to_return(worker);
             if (why != PC_SERVE_TIMEOUT || !work(worker))
                 return end_with(worker, why);
             break;
