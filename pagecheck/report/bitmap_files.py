@@ -1,14 +1,14 @@
-"""`--out DIR`: bitmap files and the report, all of them or none, and nothing of others' is lost.
+"""`--out DIR`: bitmap files and the report, all of them or none, and no file of others is lost.
 
 `NAME.zero`, `NAME.normal` and, for a diff, `NAME.unchanged` hold little-endian 64-bit words, bit
 i % 64 of word i / 64 is page i, padding bits 0. NAME is the block's name, percent-encoded.
 
 Facts: several files cannot appear at once. Danger: a folder may hold files of these names that are
-a guest's RAM or another tool's. Decision: the folder is looked at before any work is done; only
+a guest's RAM or another tool's. Decision: the folder is checked before any work is done; only
 what `ledger.py` proves to be ours is replaced; new files are written and synced without a name and
 then published one after the other, the report last, so that a set with a report is whole; a failure
-on the way puts everything back. After a kill in those microseconds a file
-`.pagecheck-unfinished-...` tells the next run whose the files are.
+on the way restores everything. After a kill in those microseconds a file
+`.pagecheck-unfinished-...` shows the next run which files are ours.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ def _why(path: Path, error: OSError) -> str:
             if stat.S_ISLNK(st.st_mode) and not os.path.exists(each):
                 return f"{each} is a symbolic link that leads nowhere"
             if not stat.S_ISDIR(os.stat(each).st_mode) and isinstance(error, NotADirectoryError):
-                return f"{each} is no folder; --out names one, for NAME.zero and report.json"
+                return f"{each} is not a folder; --out names one, for NAME.zero and report.json"
     return explain(error) or error.strerror or str(error)
 
 

@@ -1,8 +1,8 @@
 """How a folder of results knows its own files: `report.json` lists every file that was written
-there with its size and digest, and proves itself by a digest of its own.
+there with its size and digest, and has a digest of its own.
 
 What is not listed, or is not what the list says (because it was changed since, or never was ours),
-is somebody else's, and stays as it is.
+is not ours, and is not changed.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def _shown(entry: Entry) -> dict[str, Any]:
 
 
 def listed(text: bytes) -> Files | None:
-    """The list in a report; None where it is none of ours, or was changed."""
+    """The list in a report; None where it is not ours, or was changed."""
     try:
         document = json.loads(text)
         written = document["written"]
-        told = written.pop("sha256")
-        if told != _digest(document):
+        digest = written.pop("sha256")
+        if digest != _digest(document):
             return None
         return {
             name: {

@@ -6,7 +6,7 @@ killed before. Not every file system has each of these. Decision: unnamed files 
 had, else a name that begins with `.pagecheck-`; and the first way to give a name that works there.
 
 Left unhandled: where a file system has neither link(2) nor RENAME_NOREPLACE, a file that appears
-between a look and the rename is replaced.
+between the check and the rename is replaced.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Draft:
         """Writes all of it, and syncs the file.
 
         Raises:
-            OSError: there is no room, or a limit was reached.
+            OSError: the disk is full, or a limit was reached.
         """
         left = memoryview(data).cast("B")
         while len(left):
@@ -192,7 +192,7 @@ def _is_there(folder: int, name: str) -> bool:
 
 @contextlib.contextmanager
 def _unless_unknown() -> Any:
-    """Some file systems cannot sync; what they answer is no loss of data."""
+    """Some file systems cannot sync; their error is not a loss of data."""
     try:
         yield
     except OSError as error:

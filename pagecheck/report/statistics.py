@@ -36,7 +36,7 @@ STATUS_NAMES: Final = {
 }
 
 
-STATUS_MASK: Final = 0x3F  # bits 7 and 6 of the status byte are no part of the code
+STATUS_MASK: Final = 0x3F  # bits 7 and 6 of the status byte are not part of the code
 
 
 def status_name(code: int) -> str:
@@ -105,7 +105,7 @@ class Statistics(NamedTuple):
 class Failure(NamedTuple):
     """The first descriptor of a channel that came back with a failure, or never.
 
-    Page faults are no failures: pages come and go.
+    Page faults are not failures: pages come and go.
 
     Attributes:
         descriptor: its 64 bytes, as submitted.

@@ -264,7 +264,7 @@ def test_folder_that_cannot_be_written(ram: Path, tmp_path: Path, folder_is: str
     done = pagecheck("scan", "--out", out, ram)
     assert_fails(done, 2, str(out), "cannot write")
     if "file" in folder_is:
-        assert "is no folder; --out names one" in done.stderr
+        assert "is not a folder; --out names one" in done.stderr
 
 
 def test_bitmap_name_taken_by_a_folder(ram: Path, tmp_path: Path):

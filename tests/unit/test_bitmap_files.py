@@ -394,8 +394,8 @@ def test_the_folder_is_made_and_goes_again_where_nothing_was_written(tmp_path: P
 @pytest.mark.parametrize(
     ("folder", "why"),
     [
-        ("file", "is no folder; --out names one"),
-        ("file/below", "file is no folder"),
+        ("file", "is not a folder; --out names one"),
+        ("file/below", "file is not a folder"),
         ("dangling", "is a symbolic link that leads nowhere"),
         ("/proc/none", "cannot write there"),
     ],
