@@ -306,6 +306,34 @@ static void test_batches_unsupported(void)
     check_end("batches are refused:", "all of them, as an opcode");
 }
 
+/* A batch that was refused is submitted again as 64 descriptors, for which the other task leaves no
+ * room: a poll does not wait for it, the end of its task does. */
+static void test_again_waits_for_room(void)
+{
+    bench b;
+    answer refused, other;
+    check_begin();
+    bench_init(&b, SOLID);
+    bench_open(&b, limits_of(64, 128, PAGE));
+    start(&b, &refused, NULL, 0, 64);
+    start(&b, &other, NULL, 64, 64);
+    CHECK(b.device.count == 2, "%zu submissions", b.device.count);
+    put(&b.device.kept[0], DSA_COMP_INVALID_FLAGS, 0);
+    pc_dsa_poll(&b.dsa);
+    CHECK(b.device.submits == 2 && b.dsa.queue->ready != NULL, "submitted without room");
+    CHECK(refused.task.flights == 1 && other.task.flights == 1, "%u flights and %u",
+          refused.task.flights, other.task.flights);
+    put_batch(&b.device.kept[1], put_truth);
+    b.device.answer = answer_truth;
+    finish(&b, &refused);
+    finish(&b, &other);
+    CHECK(b.device.singles == 64 && b.stats.queue_full == 0, "%zu descriptors", b.device.singles);
+    CHECK(b.stats.pages_device == 128 && b.stats.pages_completed == 0, "%d by the CPU",
+          (int)b.stats.pages_completed);
+    bench_deinit(&b);
+    check_end("what is submitted again waits for room", "");
+}
+
 int main(void)
 {
     static const uint32_t sizes[] = {1, 2, 3, 7, 128};
@@ -322,5 +350,6 @@ int main(void)
     for (uint32_t most = 1; most <= 64; most *= 4)
         test_batches_too_large(most);
     test_batches_unsupported();
+    test_again_waits_for_room();
     return check_summary();
 }
