@@ -74,13 +74,13 @@ typedef struct pc_dsa {
 } pc_dsa;
 
 void pc_dsa_init(struct pc_stats *stats, struct pc_failure *failure, pc_dsa *dsa);
-/* Gives the queue up and waits for the draining until the absolute time. What is not drained by
+/* Abandons the queue and waits for the draining until the absolute time. What is not drained by
  * then is left to the end of the process. False: something is left. */
 bool pc_dsa_deinit(pc_dsa *dsa, int64_t deadline_ns);
 
 /* Takes the portal over, in every case. False: no memory, or the portal has no room for it. */
 bool pc_dsa_open(pc_dsa *dsa, pc_portal *portal, const pc_dsa_limits *limits);
-/* Gives the queue up; what is in flight is settled by the CPU. */
+/* Abandons the queue; the CPU decides what is in flight, when its tasks are finished. */
 void pc_dsa_close(pc_dsa *dsa, pc_queue_end end, int error);
 /* Frees what has been drained since. */
 pc_queue_state pc_dsa_state(pc_dsa *dsa);

@@ -142,7 +142,8 @@ static const struct dsa_hw_desc *prepare(pc_flight *flight)
 }
 
 /* Returns how many of the flight's entries the queue took, or -errno. */
-static long submit(pc_dsa *dsa, pc_queue *queue, const struct dsa_hw_desc *first, uint32_t entries)
+static long try_to_submit(pc_dsa *dsa, pc_queue *queue, const struct dsa_hw_desc *first,
+                          uint32_t entries)
 {
     long done = 0;
     const unsigned retries = queue->portal->ops->retries;
@@ -210,14 +211,14 @@ __attribute__((noinline, cold)) static void not_taken(pc_dsa *dsa, pc_flight *fl
 
 /* Submits one flight, for which there is room; of an array that is larger than the whole queue, as
  * much as fits. */
-static void launch(pc_dsa *dsa, pc_flight *flight)
+static void submit_one(pc_dsa *dsa, pc_flight *flight)
 {
     pc_queue *queue = dsa->queue;
     const struct dsa_hw_desc *first = prepare(flight);
     if (flight->entries > queue->limits.queue_size)
         flight->entries = queue->limits.queue_size; /* the CPU decides what is over */
     flight->submitted_ns = pc_clock_now_ns();
-    long took = submit(dsa, queue, first, flight->entries);
+    long took = try_to_submit(dsa, queue, first, flight->entries);
     dsa->stats->submit_ns += (uint64_t)(pc_clock_now_ns() - flight->submitted_ns);
     if (took < 0) {
         refused(dsa, flight, (int)-took);
@@ -248,14 +249,14 @@ static bool has_room(const pc_queue *queue, pc_flight *flight)
 }
 
 /* Submits what is ready, as far as there is room. */
-static void launch_ready(pc_dsa *dsa)
+static void submit_ready(pc_dsa *dsa)
 {
     pc_queue *queue;
     while ((queue = dsa->queue) != NULL && queue->ready != NULL) {
         if (queue->page_max_bytes == 0) /* it became full meanwhile */
             withdraw(dsa, pc_flight_pop(&queue->ready));
         else if (has_room(queue, queue->ready))
-            launch(dsa, pc_flight_pop(&queue->ready));
+            submit_one(dsa, pc_flight_pop(&queue->ready));
         else
             return;
     }
@@ -274,10 +275,10 @@ static bool is_ready(const pc_dsa *dsa)
 }
 
 /* Submits what is ready, and waits for room. In the end nothing is ready. */
-static void launch_all(pc_dsa *dsa)
+static void submit_all(pc_dsa *dsa)
 {
     while (is_ready(dsa)) {
-        launch_ready(dsa);
+        submit_ready(dsa);
         if (is_ready(dsa))
             settle_oldest(dsa);
     }
@@ -286,10 +287,10 @@ static void launch_all(pc_dsa *dsa)
 /* An empty flight for this task; NULL: the queue takes nothing any more. */
 static pc_flight *open_flight(pc_dsa *dsa, pc_task *task)
 {
-    launch_all(dsa);
+    submit_all(dsa);
     while (dsa->queue != NULL && dsa->queue->unused == NULL) {
         settle_oldest(dsa);
-        launch_all(dsa);
+        submit_all(dsa);
     }
     if (dsa->queue == NULL || dsa->queue->page_max_bytes < task->block->page_bytes)
         return NULL;
@@ -339,7 +340,7 @@ __attribute__((noinline)) static void submit_unproven(pc_dsa *dsa, pc_task *task
     }
     if (flight != NULL)
         pc_flight_make_ready(dsa->queue, flight);
-    launch_all(dsa);
+    submit_all(dsa);
 }
 
 void pc_dsa_start(pc_dsa *dsa, pc_task *task)
@@ -362,7 +363,7 @@ void pc_dsa_poll(pc_dsa *dsa)
         if (__atomic_load_n(&record->status, __ATOMIC_ACQUIRE) == 0)
             return;
         settle_oldest(dsa);
-        launch_ready(dsa);
+        submit_ready(dsa);
     }
 }
 
@@ -383,7 +384,7 @@ __attribute__((noinline, cold)) static void decide_unproven(pc_dsa *dsa, pc_task
 void pc_dsa_finish(pc_dsa *dsa, pc_task *task)
 {
     while (task->flights != 0) {
-        launch_all(dsa); /* then what is not settled is at the device */
+        submit_all(dsa); /* then what is not settled is at the device */
         if (task->flights != 0)
             settle_oldest(dsa);
     }
