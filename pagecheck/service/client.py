@@ -13,8 +13,6 @@ from pagecheck.model import Region
 from pagecheck.plan import require_qmp, require_regions
 from pagecheck.service.passing import passed_on, require_same
 from pagecheck.service.protocol import close_all
-from pagecheck.service.remote_channel import RemoteChannel, open_channel
-from pagecheck.service.remote_report import as_report, output_for
 from pagecheck.service.replies import (
     Attached,
     Checked,
@@ -29,6 +27,7 @@ from pagecheck.service.requests import NEVER_NS, Requests
 if TYPE_CHECKING:
     from pagecheck.model import Format, Kind
     from pagecheck.report.report import Report
+    from pagecheck.service.remote_channel import RemoteChannel
 
 CHECK_REPLY_S: Final = 30.0  # beyond the deadline of a check
 
@@ -218,6 +217,8 @@ class Client(Requests):
             ram: arguments of `attach`.
             pages: arguments of `check`.
         """
+        from pagecheck.service.remote_report import as_report, output_for
+
         started = clock.now_s()
         output = None
         with contextlib.ExitStack() as stack:
@@ -245,6 +246,8 @@ class Client(Requests):
         Raises:
             PeerError: the service has no layout of channels that we know.
         """
+        from pagecheck.service.remote_channel import open_channel
+
         return open_channel(self, slots, slot_pages, spin_us)
 
     def blocks(self) -> list[RemoteBlock]:
