@@ -165,6 +165,26 @@ static void test_broken(void)
     check_end("a read that fails", "");
 }
 
+/* A page larger than the buffer: its end cannot be read, so that only a byte before it decides. */
+static void test_broken_large_page(void)
+{
+    buffer_block *b = buffer_open();
+    check_begin();
+    memset(b->holes, 0, sizeof b->holes);
+    memset(b->bytes, 0, PAGES * PAGE);
+    b->head.page_bytes = PAGES * PAGE;
+    words answer = decide(b, NULL, 1);
+    CHECK(answer.decided[0] == 1 && answer.zero[0] == 1, "a page of zeros");
+    b->broken = PAGES - 1;
+    answer = decide(b, NULL, 1);
+    CHECK(answer.decided[0] == 0 && answer.zero[0] == 0, "zeros as far as could be read");
+    b->bytes[(PAGES - 1) * PAGE - 1] = 1;
+    answer = decide(b, NULL, 1);
+    CHECK(answer.decided[0] == 1 && answer.zero[0] == 0, "one byte is not zero");
+    b->head.ops->free(&b->head);
+    check_end("a read that fails:", "in a large page");
+}
+
 static void test_short(void)
 {
     buffer_block *b = buffer_open();
@@ -219,6 +239,7 @@ int main(void)
     test_whole();
     test_holes();
     test_broken();
+    test_broken_large_page();
     test_short();
     test_touch_without_mapping();
     test_worker();
