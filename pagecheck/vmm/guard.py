@@ -1,8 +1,8 @@
-"""A thread that looks after a watchdog while a VM is held.
+"""A thread that supervises a watchdog while a VM is held.
 
-Danger: a watchdog may be killed or frozen while its owner scans for minutes; the VM would stand
-still until the owner's next word with it. Decision: its pidfd is waited for, and once the longest
-time of the pause is over for a while it is asked whether it lives.
+Danger: a watchdog may be killed or frozen while its owner scans for minutes; the VM would stay
+stopped until the owner's next request to it. Decision: its pidfd is waited for, and some seconds
+after the longest time of the pause it is asked whether it lives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Guard:
             act: called with True when it ended, at most once; with False when the time passed.
 
         Raises:
-            OSError, RuntimeError: no descriptor or no thread is to be had.
+            OSError, RuntimeError: there is no descriptor or no thread left.
         """
         self._timeout_ms = min(int(seconds * 1000), POLL_MAX_MS)
         self._act = act
@@ -53,7 +53,7 @@ class Guard:
             timeout_ms = None
 
     def end(self) -> None:
-        """Ends the thread; waits for what it does at this moment."""
+        """Ends the thread; waits for what it is doing."""
         os.eventfd_write(self._over, 1)
         self._thread.join()
         os.close(self._over)

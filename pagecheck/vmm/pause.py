@@ -1,9 +1,9 @@
 """The owner's end of a watchdog: a QEMU that can be asked, paused and continued.
 
-Danger: this process, or the watchdog, may be killed or frozen while the VM stands still. The
+Danger: this process, or the watchdog, may be killed or frozen while the VM is stopped. The
 watchdog continues the VM when this process dies (see `watchdog.py`); when the watchdog dies, a
 thread of ours notices, and another watchdog continues the VM. Where QEMU itself is frozen the
-watchdog stays behind, and nobody waits for it.
+watchdog is left running, and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ from pagecheck.vmm.ram import PauseResult
 from pagecheck.vmm.watchdog_process import Died, Gone, WatchdogProcess, signals_held
 
 STARTS_MAX: Final = 5  # watchdogs that die before they are ready
-GRACE_S: Final = (
-    5.0  # the watchdog continues the VM after the longest time; then it is looked after
-)
+GRACE_S: Final = 5.0  # after the longest time of a pause, until the watchdog is checked
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +40,7 @@ class QemuMonitor:
 
     Attributes:
         name: the source as in messages.
-        peer_pid: process id of whoever listens on the socket, which is QEMU unless somebody else
+        peer_pid: process id of the listener on the socket, which is QEMU unless another process
             opened the socket for it; 0 where it cannot be seen from here.
     """
 
@@ -54,7 +52,7 @@ class QemuMonitor:
 
         Raises:
             SourceError: the socket cannot be connected to.
-            PeerError: it speaks no QMP, or says nothing.
+            PeerError: it does not speak QMP, or sends nothing.
             EngineError: no process can be started here, or `qemu.qmp` is not installed.
             ResourceError: no process can be started at this moment.
         """
@@ -65,28 +63,28 @@ class QemuMonitor:
         self._closed = False
         self._held = False  # the VM is stopped by us, as far as we know
         self._lost: SourceError | None = None  # the guard found the watchdog dead in this pause
-        self._told = False  # that a watchdog stays
+        self._reported = False  # that a watchdog stays
         self._known: list[int] | None = None  # who listens on the socket
         self._process: WatchdogProcess | None = None
         self._guard: Guard | None = None
         if not path or "\0" in path:
-            raise SourceError(f"{self.name!r}: no path of a socket; write qmp:/path/to/socket")
+            raise SourceError(f"{self.name!r}: not a path of a socket; write qmp:/path/to/socket")
         try:
-            self._start(rescue=False)
+            self._start(force=False)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, *, rescue: bool) -> WatchdogProcess:
+    def _start(self, *, force: bool) -> WatchdogProcess:
         """Starts a watchdog. One that is killed meanwhile has stopped nothing yet: another one is
         tried.
 
         Args:
-            rescue: it is to continue the VM, and stays even if it cannot connect.
+            force: it is to continue the VM, and stays even if it cannot connect.
         """
         for left in reversed(range(STARTS_MAX)):
             with signals_held():
-                process = WatchdogProcess(self._path, self._known if rescue else None)
+                process = WatchdogProcess(self._path, self._known if force else None)
                 self._process = process
             try:
                 ready = self._value(process.greeting(), "ready")
@@ -124,7 +122,7 @@ class QemuMonitor:
             max_seconds: after this time it is continued, whatever happens here; over 0.
 
         Raises:
-            UsageError: it is paused by us already, or the time makes no sense.
+            UsageError: it is paused by us already, or the time is invalid.
             SourceError: a migration is going on, or the watchdog died.
             PeerError: QEMU does not stop it.
         """
@@ -143,7 +141,7 @@ class QemuMonitor:
         """Continues the VM, if it was us who stopped it.
 
         Args:
-            leave_stopped: if it stood still until now, it stays stopped.
+            leave_stopped: if its RAM was unchanged until now, it stays stopped.
 
         Raises:
             UsageError: there was no pause.
@@ -165,11 +163,11 @@ class QemuMonitor:
         except PeerError as error:
             if not self._held or self._process is None:
                 raise
-            self._told = True
+            self._reported = True
             raise PeerError(f"{error}; {self._stays(self._process)}") from error
 
     def is_stopped(self) -> bool:
-        """Whether guest RAM stands still at this moment, whoever stopped the VM.
+        """Whether guest RAM is unchanged at this moment, whoever stopped the VM.
 
         Raises:
             PeerError: QEMU does not answer or ended.
@@ -178,13 +176,13 @@ class QemuMonitor:
 
     def close(self) -> None:
         """Continues the VM if it is stopped by us, and ends the watchdog, unless that has to stay
-        because QEMU does not go on. May be called twice."""
+        because QEMU does not continue it. May be called twice."""
         self._end_guard()
         with self._one:
             self._closed = True
             if self._process is not None and self._finish(self._process):
                 return
-            if self._held and (why := self._rescue()):
+            if self._held and (why := self._force_resume()):
                 log.error("%s: %s", self.name, why)
             if self._process is not None:
                 self._finish(self._process)
@@ -203,7 +201,7 @@ class QemuMonitor:
             process.kill()
             return False
         if self._held:
-            level = logging.INFO if self._told else logging.WARNING
+            level = logging.INFO if self._reported else logging.WARNING
             log.log(level, "%s; %s", done["why"], self._stays(process))
             process.leave()
             self._held = False  # it is the watchdog's now
@@ -234,15 +232,15 @@ class QemuMonitor:
         def act(ended: bool) -> None:
             with self._one:
                 if self._process is process and self._held:
-                    self._look_after(process, ended)
+                    self._check_watchdog(process, ended)
 
         try:
             return Guard(process.pid, max_seconds + GRACE_S, act)
         except (OSError, RuntimeError) as error:  # then the next call notices
-            log.info("%s: nobody looks after watchdog %d: %s", self.name, process.pid, error)
+            log.info("%s: watchdog %d is not supervised: %s", self.name, process.pid, error)
             return None
 
-    def _look_after(self, process: WatchdogProcess, ended: bool) -> None:
+    def _check_watchdog(self, process: WatchdogProcess, ended: bool) -> None:
         """The watchdog ended while it held the VM, or it should have continued it by now."""
         try:
             if ended:
@@ -250,7 +248,7 @@ class QemuMonitor:
             self._value(process.ask({"status": {}}), "return")
         except Died as error:
             self._lost = self._replaced(process, str(error))
-        except PagecheckError as error:  # QEMU's trouble, which the watchdog sees to
+        except PagecheckError as error:  # QEMU's failure, which the watchdog handles
             log.info("%s", error)
 
     def _end_guard(self) -> None:
@@ -260,40 +258,40 @@ class QemuMonitor:
             guard.end()  # it may wait for the lock
 
     def _replaced(self, dead: WatchdogProcess, reason: str) -> SourceError:
-        """Puts another watchdog in the place of a dead one.
+        """Replaces a dead watchdog.
 
         Returns:
-            What to raise: whatever was asked for has no answer.
+            What to raise: the request has no answer.
         """
         self._process = None
-        dead.kill()  # one that only hangs has to let go of the QMP socket
-        did = "the connection was made anew"
+        dead.kill()  # one that only hangs has to release the QMP socket
+        did = "the connection was made again"
         if self._held:
-            did = self._rescue() or "the VM was continued"
+            did = self._force_resume() or "the VM was continued"
         else:
             try:
-                self._start(rescue=False)
+                self._start(force=False)
             except PagecheckError as error:
                 did = f"and another one: {error}"
         return SourceError(f"{self.name}: {reason}; {did}; start the scan again")
 
-    def _rescue(self) -> str:
+    def _force_resume(self) -> str:
         """Has another watchdog continue the VM.
 
         Returns:
-            Empty, or what has become of the VM instead.
+            Empty, or what became of the VM instead.
         """
         try:
-            process = self._start(rescue=True)
+            process = self._start(force=True)
             self._value(process.ask({"rescue": {}}), "return")
         except (Died, PagecheckError) as error:
             if not self._held:
                 return str(error)
             if self._process is not None and not isinstance(error, Died):
-                self._told = True
+                self._reported = True
                 return f"{error}; {self._stays(self._process)}"
             self._process = None
-            return f"the VM may stand still: run cont on its monitor ({error})"
+            return f"the VM may be stopped: run cont on its monitor ({error})"
         return ""
 
     def _stays(self, process: WatchdogProcess) -> str:

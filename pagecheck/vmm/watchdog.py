@@ -1,16 +1,16 @@
 """The program that holds a VM's QMP connection, and continues the VM when its owner dies.
 
 Facts: a QMP socket serves one client at a time; a VM that was stopped stays stopped when its client
-goes away. Danger: whoever stopped the VM may be killed, and then a guest stands still for ever.
-Decision: one process of its own, in a session of its own and deaf to signals, stops and continues
+goes away. Danger: the process that stopped the VM may be killed, and the guest is stopped for ever.
+Decision: one process of its own, in a session of its own that ignores signals, stops and continues
 the VM. It learns of its owner's death from the end of their socket pair, and from the owner's
-pidfd, should somebody have inherited the owner's end.
+pidfd, should another process have inherited the owner's end.
 
 Where the VM cannot be continued, because QEMU is frozen or in the middle of something, it stays for
-as long as QEMU lives; nobody waits for it. What it has to say then goes to its stderr, which is a
-memfd, and to the system's log: neither can block it, as a pipe could whose reader is gone.
+as long as QEMU lives; nothing waits for it. It then reports to its stderr, which is a memfd, and to
+the system's log: neither can block it, as a pipe could whose reader is gone.
 
-What it hears and says is a line of JSON a packet (see `wire.py`): `execute` with `arguments`,
+It receives and sends a line of JSON a packet (see `wire.py`): `execute` with `arguments`,
 `pause` with `max_ns`, `resume` with `leave`, `status`, `rescue` and `end`, each with an `id` and
 answered by one `return` or `error` of that id, with `held`: whether the VM is stopped by us.
 `ready` or `error` comes first, `busy` now and then while an answer takes long. An answer too large
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from pagecheck.vmm.monitor import Monitor
 
 REQUEST_S: Final = 30.0
-BEAT_S: Final = 2.0  # between two signs of life while a request is carried out
+BEAT_S: Final = 2.0  # between two `busy` while a request is carried out
 END_S: Final = 3.0  # the owner waits so long for the VM to run
 PACKET_BYTES: Final = 32768
 
-_DEAF_TO: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE)
+_IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE)
 
 
 def main(fd: int, path: str, owner: int, known: str = "") -> int:
@@ -51,13 +51,13 @@ def main(fd: int, path: str, owner: int, known: str = "") -> int:
         fd: the end's descriptor.
         path: the QMP socket.
         owner: the owner's process id.
-        known: empty, or who listens there, as JSON, for a watchdog that takes the place of a dead
-            one which had stopped the VM.
+        known: empty, or who listens there, as JSON, for a watchdog that replaces a dead one
+            which had stopped the VM.
 
     Returns:
         The process's exit status, 0.
     """
-    for number in _DEAF_TO:
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # they were held while it was started
     link = Link.inherited(fd)
@@ -65,7 +65,7 @@ def main(fd: int, path: str, owner: int, known: str = "") -> int:
         from pagecheck.vmm.hold import Hold
         from pagecheck.vmm.monitor import Monitor
     except ImportError as error:
-        _say(link, _failure(EngineError(f"qmp:{path}: {error}; pip install qemu.qmp")))
+        _send(link, _failure(EngineError(f"qmp:{path}: {error}; pip install qemu.qmp")))
         return 0
     monitor = Monitor(path, Listener(*json.loads(known)) if known else None)
     hold = Hold(monitor, write_line)
@@ -75,7 +75,7 @@ def main(fd: int, path: str, owner: int, known: str = "") -> int:
         pidfd = os.pidfd_open(owner)
     except OSError:
         pidfd = -1
-    if pidfd < 0 or os.getppid() != owner:  # it died; the number may be somebody else's already
+    if pidfd < 0 or os.getppid() != owner:  # it died; the number may be another process's already
         link.close()
         pidfd = -1
     # Not asyncio.run: the process ends at once, whatever the library's tasks still wait for.
@@ -91,10 +91,11 @@ class Watchdog:
         self._monitor = monitor
         self._hold = hold
         self._asked: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._letting_go: asyncio.Task[None] | None = None
+        self._resuming: asyncio.Task[None] | None = None
 
     async def run(self, owner: int) -> None:
-        """Serves until the owner is gone, then lets the VM go, however long that takes.
+        """Serves until the owner is gone, then continues the VM if it is ours, however long that
+        takes.
 
         Args:
             owner: pidfd of the owner, or -1 where it is gone already.
@@ -102,18 +103,18 @@ class Watchdog:
         loop = asyncio.get_running_loop()
         try:
             if owner >= 0:
-                loop.add_reader(self._link.fileno(), self._hear, owner)
+                loop.add_reader(self._link.fileno(), self._receive, owner)
                 loop.add_reader(owner, self._end, owner)
                 ready = await self._connect()
                 if "error" in ready:  # a VM that a dead watchdog stopped may wait for us
-                    self._letting_go = asyncio.ensure_future(self._hold.resume_if_ours())
-                if _say(self._link, ready) and ("ready" in ready or self._hold.is_ours):
+                    self._resuming = asyncio.ensure_future(self._hold.resume_if_ours())
+                if _send(self._link, ready) and ("ready" in ready or self._hold.is_ours):
                     await self._serve()
         finally:
             await self._hold.resume_if_ours()
             await self._monitor.close()
 
-    def _hear(self, owner: int) -> None:
+    def _receive(self, owner: int) -> None:
         try:
             received = self._link.receive(0)
         except (Closed, InternalError):
@@ -123,7 +124,7 @@ class Watchdog:
             self._asked.put_nowait(received[0])
 
     def _end(self, owner: int) -> None:
-        """The owner is gone: nothing more is heard."""
+        """The owner is gone: nothing more is received."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._link.fileno())
         loop.remove_reader(owner)
@@ -144,14 +145,14 @@ class Watchdog:
             answer = await self._answer(message)
             beating.cancel()
             held = {"held": self._hold.is_ours}
-            if not _say(self._link, {**answer, **held, "id": message.get("id")}):
+            if not _send(self._link, {**answer, **held, "id": message.get("id")}):
                 return
 
     async def _beat(self) -> None:
-        """Tells the owner that we are alive, and only wait."""
+        """Reports to the owner that we are alive, and only wait."""
         while True:
             await asyncio.sleep(BEAT_S)
-            _say(self._link, {"busy": True})
+            _send(self._link, {"busy": True})
 
     async def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         name = self._monitor.name
@@ -159,7 +160,7 @@ class Watchdog:
             async with asyncio.timeout(REQUEST_S):
                 return {"return": await self._carry_out(message)}
         except TimeoutError:
-            return _failure(PeerError(f"{name}: QEMU did not get ready in {REQUEST_S:.0f} s"))
+            return _failure(PeerError(f"{name}: QEMU was not done in {REQUEST_S:.0f} s"))
         except PagecheckError as error:
             return _failure(error)
         except Exception as error:
@@ -179,7 +180,7 @@ class Watchdog:
                 return await self._hold.force_resume()
             case {"end": {}}:
                 return await self._hold.end(END_S)
-        raise InternalError(f"{self._monitor.name}: not understood: {str(message)[:80]}")
+        raise InternalError(f"{self._monitor.name}: unknown request: {str(message)[:80]}")
 
 
 def _failure(error: PagecheckError) -> dict[str, Any]:
@@ -191,8 +192,8 @@ def _failure(error: PagecheckError) -> dict[str, Any]:
     return {"error": {"class": kind, "message": str(error)}}
 
 
-def _say(link: Link, message: dict[str, Any]) -> bool:
-    """Sends it; False where nobody hears it any more."""
+def _send(link: Link, message: dict[str, Any]) -> bool:
+    """Sends it; False where the owner is gone."""
     try:
         text = json.dumps(message).encode()
     except RecursionError:  # an answer that could just be read

@@ -1,7 +1,7 @@
 """One running watchdog, as its owner sees it: started, asked, watched, left or killed.
 
-Danger: a watchdog may be killed or frozen like any process. Decision: one that does not even say
-that it is busy for 15 s of our own running time is dead to us.
+Danger: a watchdog may be killed or frozen like any process. Decision: one that does not even send
+`busy` for 15 s of our own running time counts as dead.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, Final
 
 from pagecheck import clock
 from pagecheck.child.wire import Closed, Link
-from pagecheck.errors import EngineError
+from pagecheck.errors import EngineError, PagecheckError
 from pagecheck.printable import printable
 from pagecheck.shortage import refused
 
 START_S: Final = 30.0  # a fresh interpreter, then 5 s for the connection
-ANSWER_S: Final = 45.0  # the watchdog gives up after 30 s and says so
-SILENT_S: Final = 15  # it says that it is busy every 2 s
+ANSWER_S: Final = 45.0  # the watchdog reports a timeout after 30 s
+SILENT_S: Final = 15  # it sends `busy` every 2 s
 DEAD_S: Final = 5.0
 LAST_BYTES: Final = 4096
 
@@ -46,10 +46,10 @@ class Gone(Died):
 
 
 class WatchdogProcess:
-    """A process of its own; see `watchdog.py` for what it hears and says."""
+    """A process of its own; see `watchdog.py` for what it receives and sends."""
 
     def __init__(self, path: str, known: list[int] | None = None) -> None:
-        """Starts it; `greeting` tells what came of that.
+        """Starts it; `greeting` has the result.
 
         Args:
             path: the QMP socket, absolute.
@@ -65,13 +65,12 @@ class WatchdogProcess:
         home = os.path.abspath(f"{__file__}/../../..")
         with contextlib.ExitStack() as undo:
             try:
-                self._said = os.memfd_create("pagecheck-watchdog")
-                undo.callback(os.close, self._said)
+                self._stderr = os.memfd_create("pagecheck-watchdog")
+                undo.callback(os.close, self._stderr)
                 self._link, theirs = Link.pair()
                 undo.callback(self._link.close)
             except OSError as error:
-                call = "memfd_create or socketpair"
-                raise refused("cannot start a watchdog", error, call) from error
+                raise _not_started(error, "memfd_create or socketpair") from error
             with contextlib.closing(theirs):
                 fd = theirs.fileno()
                 words = [home, str(fd), path, str(os.getpid()), json.dumps(known) if known else ""]
@@ -80,14 +79,13 @@ class WatchdogProcess:
                         [sys.executable, "-P", "-S", "-c", BOOT, *words],
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
-                        stderr=self._said,
+                        stderr=self._stderr,
                         pass_fds=(fd,),
                         start_new_session=True,
                         cwd="/",
                     )
                 except OSError as error:
-                    call = "vfork, execve, pipe2 or setsid"
-                    raise refused("cannot start a watchdog", error, call) from error
+                    raise _not_started(error, "vfork, execve, pipe2 or setsid") from error
             undo.pop_all()
         self._asked = 0
 
@@ -98,7 +96,7 @@ class WatchdogProcess:
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Sends a request and waits for its answer; one to an earlier request, whose wait an
-        exception ended, is passed over.
+        exception ended, is skipped.
 
         Raises:
             Died: there is none.
@@ -109,19 +107,19 @@ class WatchdogProcess:
         except Closed as error:
             raise self._gone() from error
         until = clock.now_s() + ANSWER_S
-        while (answer := self._hear(until, SILENT_S)).get("id") != self._asked:
+        while (answer := self._receive(until, SILENT_S)).get("id") != self._asked:
             pass
         return answer
 
     def greeting(self) -> dict[str, Any]:
-        """What it says first.
+        """Its first message.
 
         Raises:
             Died: nothing.
         """
-        return self._hear(clock.now_s() + START_S, int(START_S))
+        return self._receive(clock.now_s() + START_S, int(START_S))
 
-    def _hear(self, until: float, silent_s: int) -> dict[str, Any]:
+    def _receive(self, until: float, silent_s: int) -> dict[str, Any]:
         """The next packet; the silence is counted in our own running time, second by second."""
         received = None
         for _ in range(silent_s):
@@ -148,8 +146,10 @@ class WatchdogProcess:
 
     def _last_line(self) -> str:
         """The last of what it wrote to stderr."""
-        size = os.fstat(self._said).st_size
-        text = os.pread(self._said, LAST_BYTES, max(0, size - LAST_BYTES)).decode(errors="replace")
+        size = os.fstat(self._stderr).st_size
+        text = os.pread(self._stderr, LAST_BYTES, max(0, size - LAST_BYTES)).decode(
+            errors="replace"
+        )
         return printable(text.strip().rpartition("\n")[2], 200)
 
     def end(self) -> None:
@@ -165,22 +165,26 @@ class WatchdogProcess:
         self._forget()
 
     def kill(self) -> None:
-        """Ends it, whatever it does."""
+        """Kills it."""
         self._process.kill()
         self.end()
 
     def _forget(self) -> None:
-        if self._said >= 0:
-            os.close(self._said)
-            self._said = -1
+        if self._stderr >= 0:
+            os.close(self._stderr)
+            self._stderr = -1
         if self._process.poll() is None:
             _left.append(self._process)
 
 
+def _not_started(error: OSError, call: str) -> PagecheckError:
+    return refused("cannot start a watchdog", error, call)
+
+
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """An exception between the start of the watchdog and the note of it would leave it to
-    nobody. The watchdog lets them in again, once it is deaf to them."""
+    """An exception between the start of the watchdog and the note of it would leave it
+    running. The watchdog unblocks them once it ignores them."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield

@@ -385,7 +385,7 @@ def test_a_path_that_leads_to_no_qemu(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(SourceError, match=message):
             QemuMonitor(str(path))
-    with pytest.raises(SourceError, match="no path of a socket"):
+    with pytest.raises(SourceError, match="not a path of a socket"):
         QemuMonitor("")
 
 

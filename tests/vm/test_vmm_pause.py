@@ -244,7 +244,7 @@ def test_a_dead_watchdog_continues_nothing_of_others(qemu: BareQemu) -> None:
     with QemuMonitor(str(qemu.socket)) as monitor:
         monitor.pause(600)
         killed()
-        with pytest.raises(SourceError, match="connection was made anew"):
+        with pytest.raises(SourceError, match="connection was made again"):
             monitor.resume()
         assert qemu.status() == "paused"
         monitor.pause(600)
