@@ -1,12 +1,12 @@
-"""The one clock, CLOCK_MONOTONIC, and time that counts: what passed while we ran and looked.
+"""The one clock, CLOCK_MONOTONIC, and elapsed time that leaves out our own suspensions.
 
-Whoever asks for the time, sleeps, or waits for a descriptor does so as `clock.now_ns()`, so that a
-test which replaces the names of this module moves the clock for all.
+All code reads the time, sleeps and waits for descriptors through this module, as `clock.now_ns()`,
+so that a test which replaces its names moves the clock for all.
 
-Danger: a process that was stopped, or whose host stood still, finds a deadline passed in which
-nobody could do anything, and takes it for the other side's failure.
-Decision: time is counted from look to look, and of what lies between two looks never more than two
-steps. Whoever waits looks once per step.
+Danger: a process that was stopped, or whose host was suspended, finds that a deadline has passed in
+which nobody could make progress, and blames the peer.
+Decision: time is counted from sample to sample, and between two samples never more than two steps
+count. A waiter takes one sample per step.
 """
 
 from __future__ import annotations
@@ -45,56 +45,56 @@ def wait_ready(fd: int, deadline_ns: int, events: int = select.POLLIN) -> int:
 
 
 class Elapsed:
-    """A clock that stands still while we do."""
+    """Elapsed time, less that in which this process or its host was suspended."""
 
     def __init__(self, step_ns: int = STEP_NS) -> None:
         """Begins to count.
 
         Args:
-            step_ns: how often it will be looked at.
+            step_ns: how often it will be sampled.
         """
         self._most_ns = 2 * step_ns
-        self._looked_ns = now_ns()
+        self._sampled_ns = now_ns()
         self._counted_ns = 0
 
-    def look(self) -> int:
+    def sample(self) -> int:
         """Nanoseconds that count so far."""
-        looked_ns = now_ns()
-        self._counted_ns += min(looked_ns - self._looked_ns, self._most_ns)
-        self._looked_ns = looked_ns
+        sampled_ns = now_ns()
+        self._counted_ns += min(sampled_ns - self._sampled_ns, self._most_ns)
+        self._sampled_ns = sampled_ns
         return self._counted_ns
 
     def restart(self) -> None:
         """Counts from 0 again."""
-        self._looked_ns = now_ns()
+        self._sampled_ns = now_ns()
         self._counted_ns = 0
 
 
 class Allowance:
-    """How long something may be waited for."""
+    """A time limit for a wait, on `Elapsed`."""
 
     def __init__(self, ns: int, step_ns: int = STEP_NS) -> None:
         """Begins to count.
 
         Args:
-            ns: nanoseconds that count; 0 or less: only a look.
-            step_ns: how often it will be looked at.
+            ns: nanoseconds that count; 0 or less: do not wait.
+            step_ns: how often it will be sampled.
         """
         self._ns = ns
         self._step_ns = step_ns
         self._elapsed = Elapsed(step_ns)
 
     def is_used_up(self) -> bool:
-        """Whether there is nothing left of it."""
-        return self._elapsed.look() >= self._ns
+        """Whether the limit has passed."""
+        return self._elapsed.sample() >= self._ns
 
     def end_ns(self) -> int:
         """When it ends, if nothing comes in between: an absolute CLOCK_MONOTONIC time, a past one
         where nothing is left."""
-        return now_ns() + self._ns - self._elapsed.look()
+        return now_ns() + self._ns - self._elapsed.sample()
 
     def step_end_ns(self) -> int:
-        """Until when to wait before the next look: an absolute CLOCK_MONOTONIC time, a past one
+        """Until when to wait before the next sample: an absolute CLOCK_MONOTONIC time, a past one
         where nothing is left."""
-        left_ns = self._ns - self._elapsed.look()
+        left_ns = self._ns - self._elapsed.sample()
         return now_ns() + min(left_ns, self._step_ns)

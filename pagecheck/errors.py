@@ -4,17 +4,17 @@ from __future__ import annotations
 
 
 class PagecheckError(Exception):
-    """Root of all errors that pagecheck raises on purpose.
+    """Root of all errors that pagecheck raises deliberately.
 
     Attributes:
-        exit_code: what the command line exits with.
+        exit_code: the exit status of the command line.
     """
 
     exit_code = 4
 
 
 class UsageError(PagecheckError):
-    """What the user asked for makes no sense: an option, an offset, a page size."""
+    """What the user asked for is invalid: an option, an offset, a page size."""
 
     exit_code = 2
 
@@ -26,19 +26,19 @@ class SourceError(PagecheckError):
 
 
 class StorageStalled(PagecheckError):
-    """The file system did not answer before the deadline; nothing is known, not even the size."""
+    """The file system did not answer before the deadline: not even the file's size is known."""
 
     exit_code = 1
 
 
 class OutputError(PagecheckError):
-    """Results cannot be written where they were asked for."""
+    """The results cannot be written to the requested destination."""
 
     exit_code = 2
 
 
 class EngineError(PagecheckError):
-    """The engine or kernel cannot run here, or too few workers start."""
+    """The engine or kernel is not supported here, or too few workers start."""
 
     exit_code = 3
 
@@ -48,27 +48,27 @@ class StartTimeout(EngineError):
 
 
 class ResourceError(PagecheckError):
-    """The host has no room for what pagecheck needs: a full /dev/shm, a limit on open files,
+    """The host lacks a resource that pagecheck needs: a full /dev/shm, a limit on open files,
     processes, threads, file sizes or memory."""
 
     exit_code = 4
 
 
 class LimitError(PagecheckError):
-    """The service's limits do not allow more: clients, blocks, channels, the length of a line."""
+    """A limit of the service was reached: clients, blocks, channels, the length of a line."""
 
     exit_code = 4
 
 
 class AccessError(PagecheckError):
-    """The service does not do this for this user."""
+    """The service does not permit this to this user."""
 
     exit_code = 3
 
 
 class PeerError(PagecheckError):
-    """The other side of a socket (the service, a client, a VMM) hung up, is silent, or does not
-    speak the protocol."""
+    """The peer at a socket (service, client, VMM) closed the connection, does not answer, or breaks
+    the protocol."""
 
     exit_code = 3
 

@@ -1,4 +1,4 @@
-"""Frozen values that travel between the rooms: what a block is, how many pages are what."""
+"""Immutable values that all packages share: what a block is, how many pages are of which kind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RamBlock(NamedTuple):
 
 
 class Region(NamedTuple):
-    """Where a part of a RAM block lies in the guest's physical memory; vhost-user's words.
+    """Where a part of a RAM block lies in the guest's physical memory, in vhost-user's terms.
 
     Attributes:
         guest_phys_addr: guest-physical address of its first byte.
@@ -55,11 +55,11 @@ class Pause(NamedTuple):
     """How a VM was stopped for a scan.
 
     Attributes:
-        seconds: how long we held it; 0 where somebody else had stopped it before.
-        stood_still: whether guest RAM provably stood still all the time.
-        expired: whether the longest time passed, so that the VM ran on before the end.
-        stopped_by_us: whether it was running before.
-        left_stopped: whether we stopped it and left it so, as we were asked to.
+        seconds: how long we kept it stopped; 0 where another party had stopped it before.
+        stood_still: whether guest RAM provably did not change during the scan.
+        expired: whether the maximum time passed, so that the VM was resumed before the scan ended.
+        stopped_by_us: whether it was running before the scan.
+        left_stopped: whether we stopped it and, as requested, left it stopped.
     """
 
     seconds: float
@@ -81,5 +81,5 @@ class Counts(NamedTuple):
 
     @classmethod
     def sum(cls, counts: Iterable[Counts]) -> Counts:
-        """All of them together."""
+        """Their totals."""
         return cls(*map(sum, zip(cls(), *counts, strict=True)))

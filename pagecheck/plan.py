@@ -1,5 +1,5 @@
-"""What is to be scanned: rules on what was asked for, and from data extents to runs of pages. Pure
-arithmetic; no file is touched here."""
+"""What is to be scanned: validation of the request, conversion of data extents to runs of pages.
+Pure arithmetic; no file is accessed here."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def require_seconds(what: str, seconds: float, most: float = math.inf) -> None:
 
 
 def require_qmp(source: str) -> None:
-    """Raises UsageError where a path is to be trusted that no QEMU reports."""
+    """Raises UsageError where `--trust-path` is given for a source other than QEMU."""
     if not source.startswith("qmp:"):
         raise UsageError(
             f"{source}: --trust-path is for the paths that QEMU reports, with qmp:SOCKET"
@@ -55,10 +55,10 @@ def require_qmp(source: str) -> None:
 
 
 def require_regions(source: str, regions: Iterable[Sequence[Region]]) -> None:
-    """Raises UsageError where it is not known where a block lies in the guest.
+    """Raises UsageError where the guest-physical addresses of a block are unknown.
 
     Args:
-        regions: of each block.
+        regions: those of each block.
     """
     if not all(regions):
         raise UsageError(
@@ -101,13 +101,13 @@ def _not_whole(name: str, file_size: int, length: int, page_size: int) -> str:
     whole = length // page_size * page_size
     part = f"--length {whole} scans its whole pages" if whole else "it is less than a page"
     return (
-        f"{what}, nor of any other: raw guest RAM is whole pages, so this is cut short, or has "
-        f"something before or behind the RAM; {part}, and --offset leaves out what comes first"
+        f"{what}, nor of any other: raw guest RAM is whole pages, so this file is truncated, or "
+        f"has something before or after the RAM; {part}, and --offset leaves out what comes first"
     )
 
 
 def page_runs(extents: Iterable[tuple[int, int]], block: RamBlock, kind: Kind) -> Iterator[Run]:
-    """Turns data extents into runs of pages that cover the whole block, in order.
+    """Converts data extents to runs of pages that cover the whole block, in order.
 
     A page is a hole only if all of it is.
 
@@ -116,7 +116,7 @@ def page_runs(extents: Iterable[tuple[int, int]], block: RamBlock, kind: Kind) -
         kind: `diff` refuses pages that are part hole, part data.
 
     Raises:
-        PartialPage: such a page was met.
+        PartialPage: there is such a page.
     """
     page = block.page_size
     done = 0  # pages answered so far

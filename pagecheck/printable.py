@@ -1,6 +1,7 @@
-"""Text of others (names of processes and files, QMP, a service's words) as a terminal may get it.
+"""Untrusted text (process and file names, QMP, a service's messages) made safe for a terminal.
 
-Danger: whoever chose such a name could otherwise move the cursor, set a title, or hide a line.
+Danger: an attacker who chose such a name could otherwise move the cursor, set a title, or hide a
+line.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ CHARACTERS_MAX: Final = 4000
 
 
 def printable(text: str, most: int = CHARACTERS_MAX) -> str:
-    r"""The text on one line, without characters that a terminal obeys instead of showing them.
+    r"""The text on one line, without characters that a terminal interprets instead of showing them.
 
     Args:
-        most: characters of the text that are shown; of a longer one the middle is left out.
+        most: characters shown at most; the middle of a longer text is left out.
 
     Returns:
-        The text; in the place of each such character stands its escape, such as \x1b or \n.
+        The text; each such character is replaced by its escape, such as \x1b or \n.
     """
     if len(text) > most:
         text = f"{text[: most - most // 4]} ... {text[-(most // 4) :]}"  # the end holds the reason
@@ -29,7 +30,7 @@ def printable(text: str, most: int = CHARACTERS_MAX) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """A text of ours with several lines, each of them made printable."""
+    """A text of several lines, each of them made printable."""
     return "\n".join(printable(line) for line in text.split("\n"))
 
 

@@ -1,5 +1,5 @@
-"""What the host does not give: which limit was reached and how it is raised, or which system call
-is forbidden here."""
+"""Resource shortages: which limit was reached and how to raise it, or which system call is
+forbidden here."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def refused(doing: str, error: BaseException, call: str | None = None) -> Pagech
     """What to raise where the host refused something that pagecheck needs.
 
     Args:
-        doing: what could not be done, such as "channel 3: cannot start a worker".
+        doing: the operation that failed, such as "channel 3: cannot start a worker".
         call: the system call that failed, where exactly one could have.
 
     Returns:
-        ResourceError for a shortage; EngineError for what cannot be had here at all.
+        ResourceError for a shortage; EngineError for what is not available here at all.
     """
     number = errno_of(error)
     why = explain(error)
@@ -53,7 +53,7 @@ def no_thread(purpose: str, error: RuntimeError) -> PagecheckError:
 
 
 def forbidden(what: str, number: int) -> str:
-    """The line on a system call that the host does not let us make, and the way out."""
+    """The message about a system call that the host forbids, and the remedy."""
     return (
         f"{what} is forbidden or not known here: {os.strerror(number)}; allow it in the seccomp "
         "profile (of the container or the service), or use a newer container runtime or kernel"
@@ -61,27 +61,27 @@ def forbidden(what: str, number: int) -> str:
 
 
 def is_forbidden(error: BaseException) -> bool:
-    """Whether an error that nobody expected, about no file, is a system call that is forbidden."""
+    """Whether an unexpected error that names no file is a forbidden system call."""
     return isinstance(error, OSError) and error.filename is None and error.errno in _FORBIDDEN
 
 
 def is_limit(error: BaseException) -> bool:
-    """Whether the error is about what this process or host may have, and about no file."""
+    """Whether the error is a limit of this process or host, not a fault of a file."""
     return errno_of(error) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def explain(error: BaseException) -> str | None:
-    """The limit that was reached and how it is raised; None where the error is no shortage."""
+    """The limit that was reached and how to raise it; None where the error is not a shortage."""
     number = errno_of(error)
     if number == errno.EMFILE:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"this process may have {most} open files; raise that (ulimit -n), {FEWER}"
     if number == errno.ENFILE:
-        return f"the host has no open file left (fs.file-max); raise that, {FEWER}"
+        return f"the host is out of open files (fs.file-max); raise that, {FEWER}"
     if number == errno.EAGAIN:
         return f"no more processes or threads may be started: {_tasks()}; raise that, {FEWER}"
     if number == errno.ENOMEM:
-        return f"no memory is left: free some, raise the limit (ulimit -v, the cgroup's), {FEWER}"
+        return f"out of memory: free some, raise the limit (ulimit -v, the cgroup's), {FEWER}"
     if number == errno.EFBIG:
         most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         if most == resource.RLIM_INFINITY:

@@ -38,7 +38,7 @@ class Watch:
         if now != self._seen:
             self._seen = now
             self._unchanged.restart()
-        return self._unchanged.look()
+        return self._unchanged.sample()
 
 
 def start_limit() -> IsOver:

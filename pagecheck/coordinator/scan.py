@@ -293,7 +293,7 @@ def _forget_uncertain(block: Block, bitmaps: BlockBitmaps) -> list[str]:
         notes.append(
             f"{block.source.text}: {new_holes} pages became holes during the scan: undecided"
         )
-    for run in page_runs(diffs.data_without_place(block.source, *where), ram, "full"):
+    for run in page_runs(diffs.unallocated_data(block.source, *where), ram, "full"):
         if not run.hole:
             _native.bits_clear(bitmaps.zero, run.first, run.pages)
     reserved = bitmaps.counts(diff=True).undecided - before - new_holes

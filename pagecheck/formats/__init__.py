@@ -1,12 +1,12 @@
-"""Files that are no raw guest RAM: dumps, VM states, disk images, archives, compressed data.
+"""Files that are not raw guest RAM: dumps, VM states, disk images, archives, compressed data.
 
-Danger: the bytes of such a file are not the guest's, and an answer about them would be taken for
-one about the VM. The other danger: RAM may begin with any bytes, so that a magic number proves
-nothing. Decision: a file is refused only where a header is consistent with itself and with the rest
-of the file (sizes, tables, checksums, what follows); a magic number without that is a note.
+Danger: the bytes of such a file are not the guest's, and an answer about them would be mistaken for
+one about the VM. The other danger: RAM may begin with any bytes, so a magic number proves nothing.
+Decision: a file is refused only where a header is consistent with itself and with the rest of the
+file (sizes, tables, checksums, what follows); a magic number without that is a note.
 
-A file whose first two bytes are those of no format costs one read and nothing else; the rooms with
-the formats are loaded only where one of them may be right.
+A file whose first two bytes are those of no known format costs one read and nothing else; a
+format's module is loaded only where that format is possible.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _VMWARE: Final = (b"\xd2\xbe", b"\xd3\xbe", b"\xd0\xbe", b"\xd1\xba")
 _DISKS: Final = (b"QF", b"# ", b"vh", b"co", b"CO", b"<<")
 _ARCHIVES: Final = (b"PK", b"7z", b"VM", b"{\n", b'{"', b"{ ", b"{\r")
 _FIRECRACKER: Final = (b"\x64\x86", b"\xaa\xaa")  # after two zeros
-_HOMES: Final = {
+_MODULES: Final = {
     **dict.fromkeys((*_STREAMS, *_ZLIB), "streams"),
     **dict.fromkeys(_DUMPS, "dumps"),
     **dict.fromkeys((*_STATES, *_VMWARE), "states"),
@@ -37,35 +37,35 @@ _HOMES: Final = {
 }
 
 
-def look(fd: int) -> Found | None:
-    """What the open file looks like; None: nothing speaks against raw guest RAM.
+def identify(fd: int) -> Found | None:
+    """What the open file looks like; None: nothing contradicts raw guest RAM.
 
     Only reads, by position, and bounded whatever the file holds.
     """
     try:
         head = os.pread(fd, HEAD_BYTES, 0)
-        home = _HOMES.get(head[:2])
-        if home is None or (head[:2] == b"\0\0" and head[2:4] not in _FIRECRACKER):
+        module = _MODULES.get(head[:2])
+        if module is None or (head[:2] == b"\0\0" and head[2:4] not in _FIRECRACKER):
             if head[257:262] != b"ustar":
                 return None
-            home = "archives"
-        return _ask(home, fd, head)
+            module = "archives"
+        return _identify_by(module, fd, head)
     except OSError:
         return None  # the scan will say what cannot be read, and where
 
 
-def _ask(home: str, fd: int, head: bytes) -> Found | None:
+def _identify_by(module: str, fd: int, head: bytes) -> Found | None:
     from pagecheck.formats.reading import File
 
     file = File(fd, head)
-    if home == "streams":
-        from pagecheck.formats.streams import look_at
-    elif home == "dumps":
-        from pagecheck.formats.dumps import look_at
-    elif home == "states":
-        from pagecheck.formats.states import look_at
-    elif home == "disks":
-        from pagecheck.formats.disks import look_at
+    if module == "streams":
+        from pagecheck.formats.streams import identify
+    elif module == "dumps":
+        from pagecheck.formats.dumps import identify
+    elif module == "states":
+        from pagecheck.formats.states import identify
+    elif module == "disks":
+        from pagecheck.formats.disks import identify
     else:
-        from pagecheck.formats.archives import look_at
-    return look_at(file)
+        from pagecheck.formats.archives import identify
+    return identify(file)

@@ -19,7 +19,7 @@ JSON_BYTES_MAX: Final = 16 << 20
 _ZIP_END: Final = b"PK\5\6"
 
 
-def look_at(file: File) -> Found | None:
+def identify(file: File) -> Found | None:
     """Which kind of archive it is, if any."""
     head = file.head
     if head[257:262] == b"ustar":
@@ -39,7 +39,7 @@ def _tar(file: File) -> Found | None:
     found = Found("a tar archive", "tar -xSf FILE unpacks it")
     size = _member_size(file, 0)
     if size is None:
-        return None  # five letters at an odd place
+        return None  # the five letters are a coincidence
     after = 512 + -(-size // 512) * 512
     if (
         file.ends_at(after)
@@ -93,12 +93,12 @@ def _vma(file: File) -> Found:
     (version,) = file.unpack(">I", 4)
     (size,) = file.unpack(">I", 56)
     if version != 1 or not 12288 <= size <= 1 << 20 or not file.holds(0, size):
-        return found._replace(doubt="its header makes no sense")
+        return found._replace(doubt="its header is invalid")
     import hashlib
 
     header = bytearray(file.at(0, size))
-    told, header[32:48] = header[32:48], bytes(16)
-    if hashlib.md5(header, usedforsecurity=False).digest() != told:
+    stored, header[32:48] = header[32:48], bytes(16)
+    if hashlib.md5(header, usedforsecurity=False).digest() != stored:
         return found._replace(doubt="its header's checksum is wrong")
     return found
 

@@ -1,4 +1,4 @@
-"""Images of disks in a container. A raw disk image is taken for RAM: its bytes are what they are.
+"""Images of disks in a container. A raw disk image cannot be told from RAM and is treated as RAM.
 
 Source: QEMU's docs/interop/qcow2.txt; VMware's Virtual Disk Format 5.0; the VHD and VHDX
 specifications; VirtualBox's VDICore.h.
@@ -13,13 +13,13 @@ from pagecheck.formats.found import Found
 if TYPE_CHECKING:
     from pagecheck.formats.reading import File
 
-_CONVERT: Final = "a disk is no RAM; qemu-img convert -O raw FILE FILE.raw, if RAM was put in it"
-_SAVEVM: Final = (
-    "the RAM of its snapshots is only to be had from QEMU: -loadvm NAME, then scan qmp:SOCKET"
+_CONVERT: Final = (
+    "a disk image is not RAM; qemu-img convert -O raw FILE FILE.raw, if RAM was put in it"
 )
+_SAVEVM: Final = "only QEMU can read the RAM of its snapshots: -loadvm NAME, then scan qmp:SOCKET"
 
 
-def look_at(file: File) -> Found | None:
+def identify(file: File) -> Found | None:
     """Which kind of image it is, if any."""
     head = file.head
     if head.startswith(b"QFI\xfb"):
@@ -44,7 +44,7 @@ def _qcow(file: File) -> Found:
     if version == 1:
         return Found("a qcow disk image", _CONVERT, "it is of an old version")
     if version not in (2, 3) or not 9 <= bits <= 21 or crypt > 2:
-        return found._replace(doubt="its version, cluster size or encryption makes no sense")
+        return found._replace(doubt="its version, cluster size or encryption method is invalid")
     cluster = 1 << bits
     needed = -(-size // (cluster * cluster // 8))
     if table % cluster or counts % cluster or not clusters or entries < needed:
@@ -53,7 +53,7 @@ def _qcow(file: File) -> Found:
     if not whole or not (table and counts) or backing > file.size:
         return found._replace(doubt="its tables lie past the end of the file")
     if version == 3 and not 104 <= file.unpack(">I", 100)[0] <= cluster:
-        return found._replace(doubt="its header's length makes no sense")
+        return found._replace(doubt="its header's length is invalid")
     return found
 
 
@@ -80,16 +80,16 @@ def _vdi(file: File) -> Found:
     blocks_at, data_at = file.unpack("<II", 0x154)
     fits = version >> 16 == 1 and header >= 0x180 and 1 <= kind <= 4
     if not fits or not file.holds(blocks_at, 4) or data_at > file.size:
-        return found._replace(doubt="its header makes no sense")
+        return found._replace(doubt="its header is invalid")
     return found
 
 
-def look_at_sparse(file: File) -> Found:
+def identify_sparse(file: File) -> Found:
     """A VMware disk image in one sparse file (the magic number is KDMV)."""
     found = Found("a VMware disk image (VMDK)", _CONVERT)
     version, _flags, capacity, grain, at, size = file.unpack("<IIQQQQ", 4)
     if not 1 <= version <= 3 or not capacity or grain & (grain - 1) or grain < 8:
-        return found._replace(doubt="its header makes no sense")
+        return found._replace(doubt="its header is invalid")
     if file.at(73, 4) != b"\n \r\n" or not file.holds(at * 512, size * 512):
-        return found._replace(doubt="it was damaged on its way, or is cut short")
+        return found._replace(doubt="it was damaged in transfer, or is truncated")
     return found

@@ -23,19 +23,19 @@ _NO_BITS: Final = 8
 _PHNUM_ELSEWHERE: Final = 0xFFFF
 
 _ELF_CORE: Final = "an ELF core"
-_RAW_AGAIN: Final = "QEMU's pmemsave writes RAM as it is"
-_AVML: Final = "avml-convert --format raw FILE FILE.raw makes it one"
+_PMEMSAVE: Final = "QEMU's pmemsave writes raw RAM"
+_AVML: Final = "avml-convert --format raw FILE FILE.raw converts it"
 
 
-def look_at(file: File) -> Found | None:
+def identify(file: File) -> Found | None:
     """Which kind of dump it is, if any."""
     head = file.head
     if head.startswith(b"\x7fELF"):
         return _elf(file)
     if head.startswith(b"KDMV"):
-        from pagecheck.formats.disks import look_at_sparse
+        from pagecheck.formats.disks import identify_sparse
 
-        return look_at_sparse(file)
+        return identify_sparse(file)
     if head.startswith((b"KDUMP   ", b"DISKDUMP")):
         return _kdump(file)
     if head.startswith(b"makedumpfile\0\0\0\0"):
@@ -71,10 +71,10 @@ class _Elf(NamedTuple):
 def _elf(file: File) -> Found | None:
     read = _read_elf(file)
     if read is None:
-        return Found(_ELF_CORE, _RAW_AGAIN, "its header makes no sense")
+        return Found(_ELF_CORE, _PMEMSAVE, "its header is invalid")
     loads = [each for each in read.segments if each.kind == _LOAD and each.size]
     if read.kind == _CORE:
-        found = Found(_core_name(file, read), _core_way_out(loads))
+        found = Found(_core_name(file, read), _core_remedy(loads))
     else:
         found = Found("an ELF program or library", "give a file that holds guest RAM")
     end = max(read.ends)
@@ -83,12 +83,12 @@ def _elf(file: File) -> Found | None:
     if not loads and read.kind == _CORE:
         return found._replace(doubt="it has no segment with memory")
     if not file.ends_at(end):
-        return found._replace(doubt=f"its parts end at {end:#x}, and the file goes on")
+        return found._replace(doubt=f"its parts end at {end:#x}, and other data follows")
     return found
 
 
 def _read_elf(file: File) -> _Elf | None:
-    """The tables; None where sizes and offsets are those of no ELF file."""
+    """The tables; None where sizes or offsets are invalid for an ELF file."""
     width, order, version = file.head[4:7]
     if width not in (1, 2) or order not in (1, 2) or version not in (0, 1):
         return None  # 0 is VirtualBox's
@@ -97,7 +97,7 @@ def _read_elf(file: File) -> _Elf | None:
     kind, _machine, _version = file.unpack(byte_order + "HHI", 16)
     _entry, segments_at, sections_at = file.unpack(byte_order + 3 * word, 24)
     rest = 24 + 3 * (4 if width == 1 else 8) + 4
-    # The header's own size is not looked at: QEMU writes 8 there.
+    # The header's own size is not checked: QEMU writes 8 there.
     _size, segment, segments, section, sections, _names = file.unpack(byte_order + "6H", rest)
     if not 1 <= kind <= _CORE:
         return None
@@ -142,22 +142,22 @@ def _core_name(file: File, read: _Elf) -> str:
     return _ELF_CORE
 
 
-def _core_way_out(loads: list[_Segment]) -> str:
+def _core_remedy(loads: list[_Segment]) -> str:
     if not loads:
-        return _RAW_AGAIN
+        return _PMEMSAVE
     most = max(loads, key=lambda each: each.size)
     where = f"the largest of its {len(loads)} pieces of memory, at physical {most.physical:#x}"
     if most.offset % 4096 == 0 and most.size % 4096 == 0:
         scan = f"pagecheck scan --format raw --offset {most.offset} --length {most.size} FILE"
-        return f"{scan} looks at {where}; {_RAW_AGAIN}"
+        return f"{scan} scans {where}; {_PMEMSAVE}"
     cut = f"iflag=skip_bytes,count_bytes skip={most.offset} count={most.size}"
-    return f"dd if=FILE of=FILE.raw bs=1M conv=sparse {cut} takes out {where}; {_RAW_AGAIN}"
+    return f"dd if=FILE of=FILE.raw bs=1M conv=sparse {cut} extracts {where}; {_PMEMSAVE}"
 
 
 def _kdump(file: File) -> Found:
     found = Found(
         "a kdump-compressed dump",
-        f"crash and drgn read it as it is; {_RAW_AGAIN}, and dump-guest-memory an ELF core",
+        f"crash and drgn read it directly; {_PMEMSAVE}, and dump-guest-memory an ELF core",
     )
     for byte_order in "<>":
         (version,) = file.unpack(byte_order + "i", 8)
@@ -165,20 +165,19 @@ def _kdump(file: File) -> Found:
         if 0 < version < 16 and block in (1 << n for n in range(9, 17)):
             break
     else:
-        return found._replace(doubt="its version or block size makes no sense")
+        return found._replace(doubt="its version or block size is invalid")
     at = block * (1 + sub_header + bitmap)
     offset, size, flags = file.unpack(byte_order + "QII", at)
     fits = sub_header > 0 and bitmap > 0 and file.holds(at, 24) and file.holds(offset, size)
     if not fits or size > block or flags & ~0x3F or offset < at:
-        return found._replace(doubt="its first page lies nowhere in the file")
+        return found._replace(doubt="its first page lies outside the file")
     return found
 
 
 def _flattened(file: File) -> Found:
     found = Found(
         "a flattened kdump (makedumpfile)",
-        "makedumpfile -R FILE.kdump <FILE makes a file of it that crash and drgn read; "
-        f"{_RAW_AGAIN}",
+        f"makedumpfile -R FILE.kdump <FILE converts it for crash and drgn; {_PMEMSAVE}",
     )
     kind, version = file.unpack(">qq", 16)
     if (kind, version) != (1, 1):
@@ -190,7 +189,7 @@ def _flattened(file: File) -> Found:
             break
         at += 16 + size
         if offset < 0 or size <= 0 or not file.holds(0, at):
-            return found._replace(doubt=f"no piece of it ends at {at:#x}")
+            return found._replace(doubt=f"none of its pieces ends at {at:#x}")
     return found
 
 
@@ -202,7 +201,7 @@ def _lime(file: File) -> Found:
         at += 32 + end + 1 - start
         fits = magic == b"EMiL" and version == 1 and start <= end and not reserved
         if not fits or not file.holds(0, at):
-            doubt = f"its range {ranges} is none, or ends past the end of the file"
+            doubt = f"its range {ranges} is invalid, or ends past the end of the file"
             break
         ranges += 1
     return Found("a LiME dump", _AVML, doubt)
@@ -219,7 +218,7 @@ def _avml(file: File) -> Found:
 def _windows(file: File) -> Found:
     found = Found(
         "a Windows crash dump",
-        f"volatility3 (layerwriter.LayerWriter) makes a raw file of it; {_RAW_AGAIN}",
+        f"volatility3 (layerwriter.LayerWriter) converts it to raw; {_PMEMSAVE}",
     )
     is_64 = file.head.startswith(b"PAGEDU64")
     (machine,) = file.unpack("<I", 0x30 if is_64 else 0x20)

@@ -1,4 +1,4 @@
-"""Reading of a file whose format is not known yet: by position, never past the end, never much."""
+"""Bounded reads, by position, of a file whose format is not known yet."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class File:
         return struct.unpack(form, self.at(offset, size).ljust(size, b"\0"))
 
     def holds(self, offset: int, size: int) -> bool:
-        """Whether that part lies in the file."""
+        """Whether that range lies in the file."""
         return offset >= 0 and size >= 0 and offset + size <= self.size
 
     def ends_at(self, end: int) -> bool:
-        """Whether nothing but a little padding of zeros comes after that offset."""
+        """Whether nothing but a short padding of zeros follows that offset."""
         left = self.size - end
         return 0 <= left < PADDING_MAX and not any(self.at(end, left))
 

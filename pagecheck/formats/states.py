@@ -22,7 +22,7 @@ _FIRECRACKER: Final = (b"\0\0\x64\x86\x84\x19\x10\7", b"\0\0\xaa\xaa\x84\x19\x10
 _VIRTUALBOX: Final = b"\x7fVirtualBox SavedState V"
 
 
-def look_at(file: File) -> Found | None:
+def identify(file: File) -> Found | None:
     """Which VMM's state it is, if any's."""
     head = file.head
     if head.startswith(b"QEVM"):
@@ -68,7 +68,7 @@ def _qemu(file: File) -> Found:
 def _libvirt(file: File) -> Found:
     whole = file.head.startswith(b"LibvirtQemudSave")
     found = Found(
-        "a domain saved by libvirt" if whole else "a domain that libvirt did not finish to save",
+        "a domain saved by libvirt" if whole else "a domain that libvirt did not finish saving",
         "virsh restore FILE, then scan the running VM (docs/libvirt.md)",
     )
     for byte_order in "<>":
@@ -84,13 +84,13 @@ def _vmware(file: File) -> Found:
     found = Found("a VMware state (.vmss, .vmsn)", "scan the .vmem file that lies beside it")
     (groups,) = file.unpack("<I", 8)
     if not 0 < groups <= GROUPS_MAX or not file.holds(12, 80 * groups):
-        return found._replace(doubt="its group table makes no sense")
+        return found._replace(doubt="its group table is invalid")
     for n in range(groups):
         name, at, size = file.unpack("<64sQQ", 12 + 80 * n)
         text = name.rstrip(b"\0")
         fits = text.isascii() and text.decode("ascii").isprintable() and file.holds(at, size)
         if not fits or not text:
-            return found._replace(doubt=f"its group {n} makes no sense")
+            return found._replace(doubt=f"its group {n} is invalid")
     return found
 
 
@@ -99,7 +99,7 @@ def _virtualbox(file: File) -> Found:
     header = file.at(0, 64)
     (checksum,) = file.unpack("<I", 60)
     if zlib.crc32(header[:60] + bytes(4)) != checksum:
-        return found._replace(doubt="its header's checksum is not the one that is known")
+        return found._replace(doubt="its header's checksum is not the known one")
     return found
 
 
@@ -108,7 +108,7 @@ def _xen(file: File) -> Found:
     version, options, _reserved = file.unpack(">IHH", 12)
     kind, shift, _pad = file.unpack("<IHH", 24)
     if not 1 <= version <= 16 or options > 1 or not 1 <= kind <= 4 or shift != 12:
-        return found._replace(doubt="its header makes no sense")
+        return found._replace(doubt="its header is invalid")
     return found
 
 

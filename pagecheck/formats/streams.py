@@ -1,5 +1,5 @@
 """Compressed data: a stream's beginning is decoded or its blocks are walked, and its end, or a few
-places on the way, must be compressed data too.
+samples in between, must be compressed data too.
 
 Source: RFC 1950 and 1952 (zlib, gzip), RFC 8878 (zstd), the format documents of xz, lz4 and lzop.
 """
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 
 INPUT_BYTES: Final = 64 << 10
 OUTPUT_BYTES: Final = 8 << 20
-BZIP2_INPUT_BYTES: Final = 1 << 20  # a whole block of 900 kB, which its checksum proves
+BZIP2_INPUT_BYTES: Final = 1 << 20  # a whole block of 900 kB, which its checksum verifies
 BLOCKS: Final = 64
 
-_END_UNKNOWN: Final = -1  # the part that was looked at is right, and goes on
+_END_UNKNOWN: Final = -1  # the part that was read is valid, and the stream continues
 
 
-class _Wrong(Exception):
-    """What does not fit."""
+class _Invalid(Exception):
+    """What is inconsistent."""
 
 
-class _Chance(_Wrong):
-    """Two or three bytes fit and nothing else: any RAM could begin so."""
+class _Coincidence(_Invalid):
+    """Only two or three bytes match: any RAM could begin with them."""
 
 
-def look_at(file: File) -> Found | None:
-    """What kind of stream it is; None where not even the magic number is one's."""
+def identify(file: File) -> Found | None:
+    """What kind of stream it is; None where it does not even have a stream's magic number."""
     for magic, name, command, check in _KINDS:
         if file.head.startswith(magic):
             found = Found(name, f"{command} FILE >FILE.raw")
             try:
                 _require_stream_throughout(file, check(file), magic)
-            except _Chance:
+            except _Coincidence:
                 return None
-            except _Wrong as error:
+            except _Invalid as error:
                 return None if magic in _WEAK else found._replace(doubt=str(error))
             return found
     return None
@@ -52,13 +52,13 @@ def look_at(file: File) -> Found | None:
 def _require_stream_throughout(file: File, end: int, magic: bytes) -> None:
     if end == _END_UNKNOWN:
         if file.has_zero_pages():
-            raise _Wrong("there are pages of zeros further on")
+            raise _Invalid("there are pages of zeros further on")
     elif not file.ends_at(end) and file.at(end, len(magic)) != magic:
-        raise _Wrong(f"the stream ends at {end:#x}, and other data follows")
+        raise _Invalid(f"the stream ends at {end:#x}, and other data follows")
 
 
 def _inflated(file: File, bits: int) -> int:
-    """Decodes deflate data; zlib proves the checksum where the stream ends in the part read.
+    """Decodes deflate data; zlib verifies the checksum where the stream ends in the part read.
 
     Returns:
         Where the stream ends, or _END_UNKNOWN.
@@ -71,11 +71,11 @@ def _inflated(file: File, bits: int) -> int:
             got += len(decoder.decompress(left, 1 << 20))
             left = decoder.unconsumed_tail
     except zlib.error as error:
-        raise _Wrong(f"it cannot be decompressed ({error})") from error
+        raise _Invalid(f"it cannot be decompressed ({error})") from error
     if decoder.eof:
         return taken - len(decoder.unused_data)
     if file.size <= INPUT_BYTES and not left:
-        raise _Wrong("it is cut short")
+        raise _Invalid("it is truncated")
     return _END_UNKNOWN
 
 
@@ -89,22 +89,22 @@ def _gzip(file: File) -> int:
 
 def _zlib(file: File) -> int:
     if int.from_bytes(file.head[:2], "big") % 31:
-        raise _Wrong("its header's check bits are wrong")
+        raise _Invalid("its header's check bits are wrong")
     return _inflated(file, 15)
 
 
 def _bzip2(file: File) -> int:
     if file.head[4:10] not in (b"1AY&SY", b"\x17rE8P\x90"):
-        raise _Chance
+        raise _Coincidence
     decoder = bz2.BZ2Decompressor()
     try:
         got = decoder.decompress(data := file.at(0, BZIP2_INPUT_BYTES), 1)
     except (OSError, ValueError) as error:
-        raise _Wrong(_UNDECODABLE) from error
+        raise _Invalid(_UNDECODABLE) from error
     if decoder.eof:
         return len(data) - len(decoder.unused_data)
     if not got:
-        raise _Wrong(_UNDECODABLE)
+        raise _Invalid(_UNDECODABLE)
     return _END_UNKNOWN
 
 
@@ -114,30 +114,30 @@ def _old_lzma(file: File) -> int:
         data = file.at(0, INPUT_BYTES)
         got = len(decoder.decompress(data, OUTPUT_BYTES))
     except lzma.LZMAError as error:
-        raise _Wrong(_UNDECODABLE) from error
+        raise _Invalid(_UNDECODABLE) from error
     if decoder.eof:
         return len(data) - len(decoder.unused_data)
     if got < 4096:
-        raise _Wrong(_UNDECODABLE)
+        raise _Invalid(_UNDECODABLE)
     return _END_UNKNOWN
 
 
 def _xz(file: File) -> int:
     flags = file.head[6:8]
     if zlib.crc32(flags) != int.from_bytes(file.head[8:12], "little"):
-        raise _Wrong(_CHECKSUM)
+        raise _Invalid(_CHECKSUM)
     tail = file.at(max(0, file.size - INPUT_BYTES), INPUT_BYTES).rstrip(b"\0")
     footer = tail[-12:]
     fits = footer[8:] == flags + b"YZ"
     if not fits or zlib.crc32(footer[4:10]) != int.from_bytes(footer[:4], "little"):
-        raise _Wrong("no footer is at its end")
+        raise _Invalid("no footer is at its end")
     return file.size
 
 
 def _zstd(file: File) -> int:
     descriptor = file.head[4]
     if descriptor & 0x08:
-        raise _Wrong("a reserved bit is set")
+        raise _Invalid("a reserved bit is set")
     single, content = descriptor >> 5 & 1, descriptor >> 6
     at = 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
     at += single if content == 0 else 1 << content
@@ -145,10 +145,10 @@ def _zstd(file: File) -> int:
         header = int.from_bytes(file.at(at, 3), "little")
         kind, size = header >> 1 & 3, header >> 3
         if kind == 3 or size > 128 << 10 or not file.holds(at, 3):
-            raise _Wrong(f"no block is at {at:#x}")
+            raise _Invalid(f"no block is at {at:#x}")
         at += 3 + (1 if kind == 1 else size)
         if not file.holds(0, at):
-            raise _Wrong("it is cut short")
+            raise _Invalid("it is truncated")
         if header & 1:
             return at + 4 * (descriptor >> 2 & 1)
     return _END_UNKNOWN
@@ -158,9 +158,9 @@ def _lz4(file: File) -> int:
     flags, sizes = file.head[4], file.head[5]
     length = 2 + 8 * (flags >> 3 & 1) + 4 * (flags & 1)
     if flags >> 6 != 1 or flags & 2 or sizes & 0x8F or sizes >> 4 < 4:
-        raise _Wrong("its header's flags are wrong")
+        raise _Invalid("its header's flags are wrong")
     if _xxh32(file.head[4 : 4 + length]) >> 8 & 0xFF != file.head[4 + length]:
-        raise _Wrong(_CHECKSUM)
+        raise _Invalid(_CHECKSUM)
     at = 5 + length
     for _ in range(BLOCKS):
         (word,) = file.unpack("<I", at)
@@ -169,7 +169,7 @@ def _lz4(file: File) -> int:
             return at + 4 * (flags >> 2 & 1)
         at += (word & 0x7FFFFFFF) + 4 * (flags >> 4 & 1)
         if word & 0x7FFFFFFF > 1 << (8 + 2 * (sizes >> 4)) or not file.holds(0, at):
-            raise _Wrong(f"no block ends at {at:#x}")
+            raise _Invalid(f"no block ends at {at:#x}")
     return _END_UNKNOWN
 
 
@@ -180,9 +180,9 @@ def _lzop(file: File) -> int:
     at += 1 + file.unpack("B", at)[0]
     checksum = zlib.crc32 if flags & 0x1000 else zlib.adler32
     if version < 0x940 or method not in (1, 2, 3):
-        raise _Wrong("its version or method is not known")
+        raise _Invalid("its version or method is not known")
     if checksum(file.at(9, at - 9)) != file.unpack(">I", at)[0]:
-        raise _Wrong(_CHECKSUM)
+        raise _Invalid(_CHECKSUM)
     return _END_UNKNOWN
 
 

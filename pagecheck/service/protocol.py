@@ -152,7 +152,7 @@ class Connection:
         while (end := self._received.find(b"\n", self._searched)) < 0:
             self._searched = len(self._received)
             self._require_short(len(self._received))
-            if self._fds and self._fds_since.look() > HALF_LINE_NS:
+            if self._fds and self._fds_since.sample() > HALF_LINE_NS:
                 raise LimitError("descriptors came with a line that does not end")
             if not self._wait(select.POLLIN, deadline_ns):
                 return None

@@ -1,4 +1,4 @@
-"""The bitmaps of one scan of one block, in shared memory of their own.
+"""The bitmaps of one scan of one block, in a shared memory segment of their own.
 
 The coordinator is their only writer. The words are little-endian uint64, bit i % 64 of word i / 64
 is page i: the same bytes as KVM's dirty log and QEMU's mapped-ram bitmap.
@@ -28,11 +28,11 @@ def bitmap_bytes(pages: int) -> int:
 class BlockBitmaps:
     """`zero`, `normal` and `hole` of one block; for a diff snapshot a hole means unchanged.
 
-    The views stay valid after `remove`, as long as somebody holds them.
+    The views stay valid after `remove`, as long as they are referenced.
     """
 
     def __init__(self, store: Segment | Memfd, pages: int, offset: int = 0) -> None:
-        """Takes words that are all 0.
+        """Uses words that are all 0.
 
         Args:
             store: at least `bitmap_bytes(pages)` bytes from `offset` on; its descriptor may be

@@ -1,11 +1,11 @@
-"""What of a diff snapshot's file is data: only from a source that gives one answer.
+"""Which parts of a diff snapshot's file are data: only from a source whose answer is exact.
 
-Facts: a hole of a diff is an unchanged page, so data that nobody wrote is a wrong answer, however
-much it reads as zeros. It comes of a unit of allocation larger than the page, of huge pages on
-tmpfs, of tmpfs pages that were reserved and then swapped out, and of ext4, which under some mount
-options writes zeros around a page that is written into reserved space.
-Decision: FIEMAP where there is one, SEEK_DATA on tmpfs; where one of these cannot be ruled out, the
-diff is refused. What an earlier setting or a copy left behind leaves no trace: docs/usage.md.
+Facts: a hole of a diff is an unchanged page, so data that nobody wrote is a wrong answer, even
+if it reads as zeros. Its causes: an allocation unit larger than the page, huge pages on tmpfs,
+tmpfs pages that were reserved and then swapped out, and ext4, which under some mount options writes
+zeros around a page that is written into reserved space.
+Decision: FIEMAP where it is supported, SEEK_DATA on tmpfs; where one of these cannot be ruled out,
+the diff is refused. What an earlier setting or a copy left behind leaves no trace: docs/usage.md.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SWAPS: Final = "/proc/swaps"
 
 
 def require_exact(source: RamSource, page_size: int) -> None:
-    """Raises where it cannot be told which pages of this file a diff left unchanged.
+    """Raises where it cannot be determined which pages of this file a diff left unchanged.
 
     Raises:
-        UsageError: the file system's unit of allocation is larger than the page.
-        SourceError: the file system does not tell holes exactly.
+        UsageError: the file system's allocation unit is larger than the page.
+        SourceError: the file system does not report holes exactly.
     """
     if source.magic != TMPFS and source.magic not in DISK:
         raise UsageError(
@@ -44,7 +44,7 @@ def require_exact(source: RamSource, page_size: int) -> None:
         )
     if not source.holes_are_proof:
         raise UsageError(
-            f"{source.text}: the holes of a descriptor that others share are not looked up; give "
+            f"{source.text}: the holes of a shared open file description cannot be looked up; give "
             "the file's path, or open the descriptor for reading as its owner"
         )
     unit = _allocation_unit(source)
@@ -81,9 +81,9 @@ def data(source: RamSource, start: int, end: int) -> Iterator[tuple[int, int]]:
         raise _failed(source, error) from error
 
 
-def data_without_place(source: RamSource, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Stretches that the file system allocates only later, although what is dirty was written
-    back: written this moment, or reserved by the file system ahead of a writer. Raises as `data`.
+def unallocated_data(source: RamSource, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Data without blocks on disk yet, although dirty pages were written back: it was written at
+    this moment, or the file system preallocates ahead of a writer. Raises as `data`.
     """
     if source.magic == TMPFS:
         return
@@ -96,7 +96,7 @@ def data_without_place(source: RamSource, start: int, end: int) -> Iterator[tupl
 
 
 def is_inline(source: RamSource) -> bool:
-    """Whether the file's first bytes are kept beside its inode, in no page of their own."""
+    """Whether the file's first bytes are stored in its inode, not in a block of their own."""
     if source.magic not in DISK:
         return False
     first = next(extents.by_map(source.fd, 0, 4096), None)
@@ -108,7 +108,7 @@ def _failed(source: RamSource, error: OSError) -> SourceError:
 
 
 def _allocation_unit(source: RamSource) -> int:
-    """Bytes that become data at once where one is written. Not st_blksize, which is a hint."""
+    """The file system's allocation unit in bytes. Not st_blksize, which is a hint."""
     block = os.fstatvfs(source.fd).f_bsize
     if source.magic != XFS:
         return block
@@ -119,7 +119,7 @@ def _allocation_unit(source: RamSource) -> int:
         raw = fcntl.ioctl(source.fd, _XFS_GEOMETRY_V1, bytes(112))
     except OSError as error:
         raise SourceError(
-            f"{source.text}: cannot ask xfs for the size of its blocks: {error.strerror}"
+            f"{source.text}: cannot get the block size from xfs: {error.strerror}"
         ) from error
     block_size, extent_blocks = struct.unpack_from("=II", raw)
     return int(block_size) * int(extent_blocks)
@@ -142,13 +142,13 @@ def _require_exact_tmpfs(source: RamSource) -> None:
     if st.st_blocks * 512 > -(-data_bytes // 4096) * 4096:
         raise SourceError(
             f"{source.text}: has reserved pages that were never written (fallocate), and once "
-            "swapped out such a page cannot be told from one that was written; make the diff "
+            "swapped out such a page looks like one that was written; make the diff "
             "without reserving, or on ext4, xfs or btrfs"
         )
 
 
 def _swap_is_used(path: str = SWAPS) -> bool:
-    """Whether pages may be swapped out: the list has more than its heading."""
+    """Whether pages may be swapped out: the list has more than its header line."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return len(file.read().splitlines()) > 1
@@ -159,7 +159,7 @@ def _swap_is_used(path: str = SWAPS) -> bool:
 
 
 def _require_exact_ext4(source: RamSource) -> None:
-    """Refuses reserved space where ext4 fills up what lies around a page that is written.
+    """Refuses reserved space where ext4 writes zeros around a page that is written.
 
     Source: ext4_ext_convert_to_initialized() and EXT4_EXT_ZERO_LEN in fs/ext4/extents.c.
     """

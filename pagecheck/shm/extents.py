@@ -1,9 +1,9 @@
-"""Where a file has data and where holes, asked of the file system in one of two ways.
+"""A file's data and holes, as the file system reports them in one of two ways.
 
 Facts: SEEK_DATA is answered from the page cache where an extent is reserved but not written: on
-ext4 and xfs such an extent is a hole until somebody reads it. Both answers read as zeros, so that
-is harmless where a hole means zero, and wrong where it means unchanged. FIEMAP tells what the file
-system keeps on disk, and with FIEMAP_FLAG_SYNC that is up to date.
+ext4 and xfs such an extent is a hole until it is read. Both answers read as zeros, so that
+is harmless where a hole means zero, and wrong where it means unchanged. FIEMAP reports what the
+file system has on disk, and with FIEMAP_FLAG_SYNC that is up to date.
 Decision: `by_seeking` for full snapshots and for tmpfs, which has no FIEMAP; `by_map` for diffs.
 
 Source: Documentation/filesystems/fiemap.rst and include/uapi/linux/fiemap.h, Linux 6.12.
@@ -21,9 +21,9 @@ from typing import Final, NamedTuple
 FS_IOC_FIEMAP: Final = 0xC020660B
 FLAG_SYNC: Final = 1
 LAST: Final = 0x1
-UNKNOWN: Final = 0x2  # the place on disk is not known yet
-DELALLOC: Final = 0x4  # nothing was allocated yet
-INLINE: Final = 0x200  # kept beside the inode
+UNKNOWN: Final = 0x2  # the location on disk is not known yet
+DELALLOC: Final = 0x4  # not allocated yet
+INLINE: Final = 0x200  # stored in the inode
 UNWRITTEN: Final = 0x800  # reserved, never written
 EXTENTS_AT_ONCE: Final = 512
 
@@ -32,11 +32,11 @@ _EXTENT: Final = struct.Struct("=QQQQQI12x")
 
 
 class Extent(NamedTuple):
-    """One extent of a file, cut to what was asked for.
+    """One extent of a file, clipped to the requested range.
 
     Attributes:
         begin, end: byte offsets in the file.
-        flags: UNWRITTEN and others, as the file system said.
+        flags: UNWRITTEN and others, as the file system reports them.
     """
 
     begin: int
@@ -67,7 +67,7 @@ def by_seeking(fd: int, start: int, end: int, *, strict: bool) -> Iterator[tuple
                 raise
             yield at, end
             return
-        if data is None or data >= end or hole is None:  # hole: cut short between the two calls
+        if data is None or data >= end or hole is None:  # hole: truncated between the two calls
             return
         yield data, min(hole, end)
         at = hole
@@ -84,11 +84,11 @@ def _seek(fd: int, at: int, whence: int) -> int | None:
 
 
 def by_map(fd: int, start: int, end: int) -> Iterator[Extent]:
-    """Extents between two byte offsets by FIEMAP, after what is dirty was written back; looked up
+    """Extents between two byte offsets by FIEMAP, after dirty pages were written back; looked up
     as the iteration goes. Between them are holes.
 
     Raises:
-        OSError: a lookup failed, or the file system gave no sensible answer.
+        OSError: a lookup failed, or the file system's answer was invalid.
     """
     at = start
     while at < end:
@@ -100,20 +100,20 @@ def by_map(fd: int, start: int, end: int) -> Iterator[Extent]:
         for index in range(count):
             place = _HEAD.size + index * _EXTENT.size
             logical, _disk, length, _r0, _r1, flags = _EXTENT.unpack_from(request, place)
-            # A file that is written meanwhile may be told of in pieces that overlap.
+            # A file that is being written may be reported in extents that overlap.
             begin, stop = max(logical, at), min(logical + length, end)
             if begin < stop:
                 yield Extent(begin, stop, flags)
                 at = stop
             elif index == count - 1 and not flags & LAST and logical < end:
-                raise OSError(errno.EIO, "FIEMAP does not get on")
+                raise OSError(errno.EIO, "FIEMAP makes no progress")
         if count == 0 or flags & LAST:
             return
 
 
 def written(extents: Iterable[Extent]) -> Iterator[tuple[int, int]]:
-    """The data among mapped extents, neighbours joined: where two extents meet no hole is, even
-    inside a page."""
+    """The data among mapped extents, adjacent ones merged: where two extents meet there is no hole,
+    even inside a page."""
     begin = end = -1
     for extent in extents:
         if extent.flags & UNWRITTEN:

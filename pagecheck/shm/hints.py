@@ -1,6 +1,6 @@
-"""What to do about a source that cannot be scanned: loaded only once there is an error to explain.
+"""Hints for a source that cannot be scanned: loaded only once there is an error to explain.
 
-Names and sizes are looked at, within bounds; of files that look like RAM the first bytes.
+Names and sizes are inspected, within bounds, and the first bytes of files that look like RAM.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pagecheck.formats import look
+from pagecheck.formats import identify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 PROCFS: Final = 0x9FA0  # Source: linux/magic.h
 SYSFS: Final = 0x62656572
 ENTRIES_MAX: Final = 4096
-LOOKED_AT_MAX: Final = 16
+INSPECTED_MAX: Final = 16
 RAM_BYTES_MIN: Final = 1 << 20
 
 DASH: Final = (
-    "-: a pipe cannot be scanned: pages are looked at in no order, and the size is needed first; "
+    "-: a pipe cannot be scanned: pages are read out of order, and the size is needed first; "
     "write it to a file, or, where standard input is a file, give fd:0 (a file of this name is ./-)"
 )
 PIPE: Final = (
-    "is a pipe, which cannot be scanned: pages are looked at in no order, and the size is needed "
+    "is a pipe, which cannot be scanned: pages are read out of order, and the size is needed "
     "first; write it to a file"
 )
 _KINDS: Final = {
@@ -37,7 +37,7 @@ _KINDS: Final = {
     stat.S_IFCHR: "is a character device; give a file of raw guest RAM, or pid:PID",
     stat.S_IFBLK: "is a block device; copy it to a file, if raw guest RAM was put there",
 }
-# What VMMs and people call files of guest RAM: Cloud Hypervisor, Firecracker, VMware, others.
+# Common names of files with guest RAM: Cloud Hypervisor, Firecracker, VMware, others.
 _LIKELY: Final = re.compile(
     r"memory-ranges|.*\bmem(ory)?([._-].*)?|.*\.(ram|vmem|raw|snap)|.*ram.*"
 )
@@ -45,25 +45,25 @@ _PREFIX: Final = re.compile(r"([A-Za-z][A-Za-z0-9+-]{1,9}):")
 
 
 def of_kind(path: str, mode: int) -> str:
-    """On something that is no regular file."""
+    """The hint for something that is not a regular file."""
     if stat.S_ISDIR(mode):
         return f"is a directory; {_files_in(path)}"
-    return _KINDS.get(stat.S_IFMT(mode), "is no regular file")
+    return _KINDS.get(stat.S_IFMT(mode), "is not a regular file")
 
 
 def of_empty(magic: int) -> str:
-    """On a file of 0 bytes.
+    """The hint for a file of 0 bytes.
 
     Args:
         magic: of its file system.
     """
     if magic in (PROCFS, SYSFS):
-        return "is a file of the kernel's without a size; a process's RAM is scanned as pid:PID"
+        return "is a kernel file without a size; a process's RAM is scanned as pid:PID"
     return "is empty: it holds no RAM, or none yet; give the file that the RAM was written to"
 
 
 def of_error(path: str, error: OSError) -> str:
-    """On a path that cannot be opened; empty where the error says all there is to say."""
+    """The hint for a path that cannot be opened; empty where the error is clear by itself."""
     with contextlib.suppress(OSError, ValueError):
         if error.errno == errno.ENOENT:
             return _missing(path)
@@ -83,8 +83,8 @@ def _files_in(folder: str) -> str:
     found = []
     with contextlib.suppress(OSError):
         found = sorted(_candidates(folder), reverse=True)
-    looked_at = found[:LOOKED_AT_MAX]
-    raw = [each for each in looked_at if _looks_raw(os.path.join(folder, each.name))]
+    inspected = found[:INSPECTED_MAX]
+    raw = [each for each in inspected if _looks_raw(os.path.join(folder, each.name))]
     if not raw:
         return "give a file of raw guest RAM; none in it looks like one"
     shown = [f"{os.path.join(folder, each.name)} ({each.size >> 20} MiB)" for each in raw[:3]]
@@ -110,24 +110,24 @@ def _looks_raw(path: str) -> bool:
     except OSError:
         return False
     try:
-        return stat.S_ISREG(os.fstat(fd).st_mode) and look(fd) is None
+        return stat.S_ISREG(os.fstat(fd).st_mode) and identify(fd) is None
     finally:
         os.close(fd)
 
 
 def _missing(path: str) -> str:
-    """The nearest name to a path that leads nowhere."""
+    """The hint for a path that does not exist: the nearest name."""
     if not path:
-        return "no source was named"
+        return "the source is empty"
     if path.isascii() and path.isdecimal() and os.path.exists(f"/proc/{path}"):
         return f"the guest RAM of process {path} is scanned as pid:{path}"
     known = _PREFIX.match(path)
     if known is not None and not os.path.exists(known[0]):
-        return f"{known[0]} is no kind of source; there are fd:N, shm:/name, pid:PID, qmp:SOCKET"
+        return f"{known[0]} is not a kind of source; use fd:N, shm:/name, pid:PID, qmp:SOCKET"
     there, wanted = _deepest(path)
     place = os.path.join(there, wanted)
     if os.path.islink(place):
-        return f"{place} is a symbolic link to {os.readlink(place)}, which is not there"
+        return f"{place} is a symbolic link to {os.readlink(place)}, which does not exist"
     near = nearest(there, wanted)
     if near is None:
         return "" if place == path else f"there is no {place}"
@@ -135,7 +135,7 @@ def _missing(path: str) -> str:
 
 
 def _deepest(path: str) -> tuple[str, str]:
-    """The last folder of a path that is there, and the name in it that is not."""
+    """The deepest existing folder of a path, and the name in it that does not exist."""
     there, wanted = os.path.split(path.rstrip("/"))
     while there and not os.path.isdir(there):
         there, wanted = os.path.split(there)
@@ -143,7 +143,7 @@ def _deepest(path: str) -> tuple[str, str]:
 
 
 def nearest(folder: str, wanted: str) -> str | None:
-    """The name in a folder that is most like a name that is not there, if one is."""
+    """The name in a folder that is closest to a missing name, if any is close."""
     from difflib import get_close_matches
 
     with os.scandir(folder) as entries:
@@ -153,11 +153,11 @@ def nearest(folder: str, wanted: str) -> str | None:
 
 
 def _forbidden(path: str) -> str:
-    """Whose a path is that may not be opened, or the folder on the way that may not be entered."""
+    """The owner of a path that may not be opened, or of the folder that may not be searched."""
     if os.geteuid() == 0:
         return (
-            "not even root may: the file system (FUSE, NFS), a mandatory access control or a user "
-            "namespace forbids it"
+            "not permitted even to root: the file system (FUSE, NFS), mandatory access control or "
+            "a user namespace forbids it"
         )
     folders = []
     at = os.path.abspath(path)

@@ -1,9 +1,9 @@
 """Whether a file of shared memory may hold folios of more than one page.
 
 Facts: tmpfs allocates a huge folio, say 2 MiB, for one page that is written, and SEEK_DATA then
-calls all of it data. Whether it may is said by the mount's huge= option, and for what has no mount
-to see (memfd, System V, /dev/zero) by sysfs. Settings of the past and MADV_COLLAPSE leave no trace.
-Decision: what may hold huge folios by today's settings, or cannot be asked, may hold them.
+calls all of it data. Whether it may is set by the mount's huge= option, and for files on no visible
+mount (memfd, System V, /dev/zero) by sysfs. Earlier settings and MADV_COLLAPSE leave no trace.
+Decision: a file may hold huge folios if the present settings allow it, or cannot be read.
 
 Source: shmem_huge_global_enabled() and shmem_allowable_huge_orders() in mm/shmem.c, Linux 6.14;
 Documentation/admin-guide/mm/transhuge.rst.
@@ -30,7 +30,7 @@ def why_possible(fd: int, mm: str = MM, mountinfo: str = mounts.MOUNTINFO) -> st
     if everywhere is None:
         return f"{folder}/shmem_enabled cannot be read to rule out huge pages"
     if everywhere == "force":
-        return f"{folder}/shmem_enabled is force, which makes huge pages of all shared memory"
+        return f"{folder}/shmem_enabled is force, which makes all shared memory use huge pages"
     device = os.fstat(fd).st_dev
     mount = mounts.of_device(device, mounts.read(mountinfo))
     if mount is not None:
@@ -44,7 +44,7 @@ def why_possible(fd: int, mm: str = MM, mountinfo: str = mounts.MOUNTINFO) -> st
 
 
 def _why_internal(folder: str, everywhere: str) -> str | None:
-    """The same for shared memory that has no mount to see."""
+    """The same for shared memory on no visible mount."""
     if everywhere not in ("never", "deny"):
         return f"{folder}/shmem_enabled is {everywhere}"
     for size in sorted(os.listdir(folder)):
@@ -55,7 +55,7 @@ def _why_internal(folder: str, everywhere: str) -> str | None:
 
 
 def _chosen(path: str) -> str | None:
-    """The word in brackets of a sysfs file such as `always [never]`."""
+    """The selected word, in brackets, of a sysfs file such as `always [never]`."""
     try:
         with open(path, encoding="ascii") as file:
             return file.read().partition("[")[2].partition("]")[0] or None

@@ -1,11 +1,11 @@
-"""What a worker shares: where each word lies, by name.
+"""The layout of what a worker shares: the place of each word, by name.
 
-The C headers state the words, their one writer and their meaning (`native/core/pc_layout.h`); the
-extension hands over offsets and sizes, docs/shm-layout.md shows them all. A channel's segment is
-one header, then slots. Each slot is a head, then `offsets`, written by who submits, then `zero` and
-`decided`, written by the worker. Who submits is the coordinator, or the VMM that a direct channel
-was opened for. The control segment is between the worker and the process that supervises it, and
-no VMM sees it.
+The C headers define the words, their one writer and their meaning (`native/core/pc_layout.h`); the
+extension provides offsets and sizes, docs/shm-layout.md lists them all. A channel's segment is
+one header, then slots. Each slot is a head, then `offsets`, written by the submitter, then `zero`
+and `decided`, written by the worker. The submitter is the coordinator, or the VMM that a direct
+channel was opened for. The control segment is shared by the worker and the process that supervises
+it; no VMM has it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _PARTS: Final = {
 HEADER: Final = _PARTS["header"]
 SLOT: Final = _PARTS["slot"]
 CONTROL: Final = _PARTS["control"]
-STATS: Final = _PARTS["stats"]  # what the worker counts; every word rises only, but queue_state
+STATS: Final = _PARTS["stats"]  # the worker's counters; they only grow, except queue_state
 FAILURE: Final = _PARTS["failure"]
 
 STATS_WORDS: Final = CONTROL["stats"].size // WORD_BYTES

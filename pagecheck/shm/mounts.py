@@ -1,4 +1,4 @@
-"""What this process's mount namespace says of a file system, without touching the file system.
+"""What this process's mount table says of a file system, without accessing the file system.
 
 Source: proc_pid_mountinfo(5).
 """
@@ -10,8 +10,8 @@ import re
 from typing import Final, NamedTuple
 
 MOUNTINFO: Final = "/proc/self/mountinfo"
-# The kernel itself answers for these, or an overlay of them.
-STEADY: Final = frozenset(
+# The kernel itself serves these, or an overlay of them.
+NEVER_STALL: Final = frozenset(
     [
         *("bcachefs", "btrfs", "devtmpfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs"),
         *("hugetlbfs", "iso9660", "ntfs3", "overlay", "ramfs", "rootfs", "squashfs", "tmpfs"),
@@ -21,7 +21,7 @@ STEADY: Final = frozenset(
 # How the kernel names mappings of files that lie on no mount.
 _NO_MOUNT: Final = (b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"anon_inode:")
 _LINKS_MAX: Final = 40  # as in the kernel
-_LEAD_ELSEWHERE: Final = ("root", "cwd", "fd", "map_files", "task")
+_MAGIC_LINKS: Final = ("root", "cwd", "fd", "map_files", "task")
 
 
 class Mount(NamedTuple):
@@ -29,7 +29,7 @@ class Mount(NamedTuple):
 
     Attributes:
         number, parent: ids; the parent is the mount that it lies on.
-        device: major and minor number, as in st_dev; btrfs tells other ones there.
+        device: major and minor number, as in st_dev; btrfs reports other ones there.
         point: where it is mounted.
         kind: `ext4`, `tmpfs`, `fuse.sshfs`, ...
         options: of the mount and of the file system.
@@ -52,7 +52,7 @@ class Mount(NamedTuple):
 
 
 def read(path: str = MOUNTINFO) -> list[Mount]:
-    """All mounts; none where /proc is not there."""
+    """All mounts; none where /proc is not mounted."""
     try:
         with open(path, "rb") as file:
             lines = file.read().splitlines()
@@ -63,7 +63,7 @@ def read(path: str = MOUNTINFO) -> list[Mount]:
 
 def _parse(line: str) -> Mount:
     fields = line.split(" ")
-    after = fields.index("-", 6)  # optional fields come before it
+    after = fields.index("-", 6)  # optional fields precede it
     major, _, minor = fields[2].partition(":")
     return Mount(
         int(fields[0]),
@@ -90,9 +90,9 @@ def of_device(device: int, mounts: list[Mount] | None = None) -> Mount | None:
 
 
 def may_stall(path: str, mounts: list[Mount] | None = None) -> str | None:
-    """Whether looking at a path may wait for a program or for a network.
+    """Whether accessing a path may wait for a program or for a network.
 
-    The path is followed by the mount table; only what lies on steady file systems is looked at.
+    The path is resolved by the mount table; only file systems that never stall are accessed.
 
     Returns:
         The kind of the first file system on the way that may stall; None where there is none.
@@ -101,7 +101,7 @@ def may_stall(path: str, mounts: list[Mount] | None = None) -> str | None:
 
 
 def source_may_stall(source: str) -> str | None:
-    """The same for a source as users name it; what QEMU tells by `qmp:` cannot be known before."""
+    """The same for a source as users name it; for `qmp:`, what QEMU reports is not known yet."""
     if (process := re.fullmatch(r"pid:([0-9]{1,9})(:.*)?", source, re.DOTALL)) is not None:
         return process_may_stall(int(process[1]))
     if source.startswith("fd:"):
@@ -120,7 +120,7 @@ def process_may_stall(pid: int, proc: str = "/proc") -> str | None:
         with open(f"{proc}/{pid}/maps", "rb") as file:
             fields = [line.split(maxsplit=5) for line in file]
     except OSError:
-        return None  # gone, or not ours to look at, which the scan says
+        return None  # gone, or not permitted, which the scan reports
     for device, path in {
         (each[3], each[5]) for each in fields if len(each) > 5 and each[1].endswith(b"s")
     }:
@@ -128,13 +128,13 @@ def process_may_stall(pid: int, proc: str = "/proc") -> str | None:
         if path.startswith((b"[", *_NO_MOUNT)):
             continue
         kind = kinds.get((int(major, 16), int(minor, 16)), "another mount namespace's")
-        if kind not in STEADY:
+        if kind not in NEVER_STALL:
             return kind
     return None
 
 
 def descriptor_may_stall(fd: int) -> str | None:
-    """The same for an open file, whose file system is asked nothing."""
+    """The same for an open file, without a request to its file system."""
     try:
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
             fields = dict(line.split(":", 1) for line in file.read().splitlines() if ":" in line)
@@ -146,7 +146,7 @@ def descriptor_may_stall(fd: int) -> str | None:
     mount = next((each for each in read() if each.number == number), None)
     if mount is None:  # the kernel's own, such as a memfd's, or of another namespace
         return None if _has_seals(fd) else "another mount namespace's"
-    return None if mount.kind in STEADY else mount.kind
+    return None if mount.kind in NEVER_STALL else mount.kind
 
 
 def _has_seals(fd: int) -> bool:
@@ -161,7 +161,7 @@ def _has_seals(fd: int) -> bool:
 
 
 class _Walk:
-    """Follows paths as the kernel does, mount by mount."""
+    """Resolves paths as the kernel does, mount by mount."""
 
     def __init__(self, mounts: list[Mount]) -> None:
         self._on = {(mount.parent, mount.point): mount for mount in mounts}
@@ -171,7 +171,7 @@ class _Walk:
         self._links = 0
 
     def _top(self, mount: Mount) -> Mount:
-        """What is mounted over it, at the same place."""
+        """The topmost mount at the same place."""
         while (above := self._on.get((mount.number, mount.point))) not in (None, mount):
             assert above is not None
             mount = above
@@ -193,12 +193,12 @@ class _Walk:
         while todo:
             name = todo.pop()
             if mount is None:
-                return None  # no /proc: nothing is known
+                return None  # no /proc: unknown
             if name in ("", "."):
                 continue
             if mount.kind == "proc":
                 return _through_proc([name, *todo[::-1]])
-            if mount.kind not in STEADY:  # also on the way up: it is asked for permission
+            if mount.kind not in NEVER_STALL:  # also on the way up: it is asked for permission
                 return mount.kind
             if name == "..":
                 place = place.rpartition("/")[0]
@@ -215,7 +215,7 @@ class _Walk:
             if link.startswith("/"):
                 place, mount = "", self._root
             todo += link.split("/")[::-1]
-        return None if mount is None or mount.kind in (*STEADY, "proc") else mount.kind
+        return None if mount is None or mount.kind in (*NEVER_STALL, "proc") else mount.kind
 
     def _link(self, path: str) -> str | None:
         self._links += 1
@@ -223,7 +223,7 @@ class _Walk:
             return None
         try:
             return os.readlink(path)
-        except OSError:  # no link, or nothing there, which is the caller's to find
+        except OSError:  # not a link, or missing, which the caller finds
             return None
 
 
@@ -232,5 +232,5 @@ def _through_proc(names: list[str]) -> str | None:
     if names[0] in ("self", "thread-self", str(os.getpid())):
         is_fd = names[1:2] == ["fd"] and len(names) == 3 and names[2].isdigit()
         return descriptor_may_stall(int(names[2])) if is_fd else None
-    elsewhere = names[0].isdigit() and len(names) > 1 and names[1] in _LEAD_ELSEWHERE
-    return "proc" if elsewhere else None
+    is_magic_link = names[0].isdigit() and len(names) > 1 and names[1] in _MAGIC_LINKS
+    return "proc" if is_magic_link else None

@@ -1,9 +1,9 @@
-"""Who owns the names in /dev/shm, and the sweep of what dead owners left.
+"""Ownership of the names in /dev/shm, and the sweep of those that dead owners left.
 
 Every coordinator has a random token. Its names are `pagecheck-UID-TOKEN-WHAT`; the one called
 `owner` is created first, locked with flock for as long as the coordinator lives, and removed last.
-An unlocked `owner` therefore means that nobody needs the names of its token any more. A name too
-young may belong to a coordinator that is between creating and locking: it is left alone.
+An unlocked `owner` therefore means that the names of its token are stale. A very recent name may
+belong to a coordinator that is between creating and locking: it is not removed.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Owner:
             raise ResourceError(f"{SHM}: cannot create shared memory: {why}") from error
 
     def _claim(self) -> None:
-        """One try: it fails, and another token is taken, when a sweep was faster than the lock
-        (this process stood still for longer than MIN_AGE_S)."""
+        """One attempt: it fails, and another token is tried, when a sweep came before the lock
+        (this process was suspended for longer than MIN_AGE_S)."""
         self.prefix = f"pagecheck-{os.geteuid()}-{os.urandom(8).hex()}"
         self._path = f"{SHM}/{self.prefix}-owner"
         fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -52,7 +52,7 @@ class Owner:
             if os.fstat(fd).st_nlink:
                 self._fd = fd
         except BlockingIOError:
-            pass  # a sweep holds it at this moment and removes it
+            pass  # a sweep holds the lock and removes the name
         except BaseException:
             os.unlink(self._path)
             raise
@@ -61,11 +61,11 @@ class Owner:
                 os.close(fd)
 
     def name(self, what: str) -> str:
-        """The POSIX name, with its slash, of one thing of this owner's."""
+        """The POSIX name, with its slash, of one of this owner's objects."""
         return f"/{self.prefix}-{what}"
 
     def close(self) -> None:
-        """Removes every name that is left of this owner, its own last, and ends the lock; in a
+        """Removes this owner's remaining names, its own last, and releases the lock; in a
         forked child it only closes the descriptor."""
         if self._fd < 0:
             return
@@ -88,8 +88,8 @@ def _remove(names: list[str]) -> list[str]:
 
 
 def _is_live(path: str) -> bool:
-    """Whether somebody holds the lock on the owner's name. A file of another user's is no owner's;
-    where ours cannot be asked (no descriptor is left, a lease is held on it), it counts as held."""
+    """Whether the lock on the owner's name is held. A file of another user is not an owner's; where
+    the lock cannot be tried (out of descriptors, a lease on the file), it counts as held."""
     try:
         there = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -120,8 +120,8 @@ _NAME: Final = re.compile(
 
 
 def _names_by_token() -> dict[str, list[str]]:
-    """File names in /dev/shm of this user's coordinators, by their prefix: names of exactly our
-    form, of files that are this user's."""
+    """File names in /dev/shm of this user's coordinators, by their prefix: only names of
+    exactly our form, and files that this user owns."""
     found: dict[str, list[str]] = {}
     for name in os.listdir(SHM):
         match = _NAME.fullmatch(name)
@@ -149,14 +149,14 @@ def sweep(min_age_s: float = MIN_AGE_S) -> list[str]:
     """Removes this user's names whose owner is dead.
 
     Args:
-        min_age_s: a coordinator with a name younger than this is left alone, and its lock is not
-            tried, which could be in its way.
+        min_age_s: a coordinator with a name younger than this is skipped, and its lock is not
+            tried, which could disturb it.
 
     Returns:
         The file names that were removed.
     """
     removed: list[str] = []
-    with contextlib.suppress(OSError):  # a sweep is a courtesy; a start does not fail for it
+    with contextlib.suppress(OSError):  # a failed sweep must not fail the start
         for prefix, names in _names_by_token().items():
             old = all(_is_old(name, min_age_s) for name in names)
             if old and not _is_live(f"{SHM}/{prefix}-owner"):

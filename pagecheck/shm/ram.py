@@ -1,9 +1,9 @@
-"""RAM sources: what is scanned, opened once, read-only, and never changed by looking.
+"""RAM sources: what is scanned, opened once, read-only, and never changed by reading.
 
 Facts: reading a hole of tmpfs, memfd or hugetlbfs through a mapping allocates it; pread does not.
 SEEK_DATA reports holes on tmpfs, memfd, ext4, xfs and btrfs, and "all data" on hugetlbfs.
-Decision: holes are trusted only on the file systems named here, and what a worker may touch
-through a mapping is said by flags that are derived here from the file system alone.
+Decision: holes are trusted only on the file systems named here, and what a worker may
+access through a mapping is stated by flags that are derived here from the file system alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.errors import PagecheckError, SourceError, UsageError
-from pagecheck.formats import look
+from pagecheck.formats import identify
 from pagecheck.native import _native
 from pagecheck.shm.extents import by_seeking
 from pagecheck.shortage import is_limit, refused
@@ -38,9 +38,9 @@ class RamSource:
         text: the source as the user named it.
         name: the block's name.
         fd: read-only descriptor.
-        own_description: nobody else has the open file description: its offset and its leases are
-            ours.
-        notes: what a user should know of it whatever a scan finds.
+        own_description: the open file description is not shared, so that its offset and its leases
+            are ours.
+        notes: for the user, independent of what a scan finds.
     """
 
     def __init__(self, text: str, name: str, fd: int, *, own_description: bool = True) -> None:
@@ -78,12 +78,12 @@ class RamSource:
 
     @property
     def is_shared_memory(self) -> bool:
-        """Whether a store to a mapping of it leaves no trace in the file's times."""
+        """Whether a store through a mapping leaves the file's times unchanged."""
         return self.magic in (TMPFS, HUGETLBFS)
 
     @property
     def is_known_file_system(self) -> bool:
-        """Whether the kernel itself answers for it: a read ends."""
+        """Whether the kernel itself serves it, so that a read cannot hang."""
         return self.is_shared_memory or self.magic in DISK
 
     def flags(self, *, trust_holes: bool) -> int:
@@ -109,7 +109,7 @@ class RamSource:
         return self.magic == TMPFS or self.magic in DISK
 
     def _may_ask_resident(self) -> bool:
-        # mincore reports everything resident to those who neither own nor may write the file.
+        # mincore reports everything resident to a user who neither owns nor may write the file.
         # Source: can_do_mincore() in mm/mincore.c, Linux 5.2.
         if self.magic == HUGETLBFS or mmap.PAGESIZE != 4096:
             return False  # the helper counts resident pages in units of 4 KiB
@@ -120,7 +120,7 @@ class RamSource:
     def extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Data of a full snapshot's file between two byte offsets, looked up as the iteration goes.
 
-        A hole that is told reads as zeros; where a lookup fails, everything from there on is data.
+        A reported hole reads as zeros; where a lookup fails, everything from there on is data.
 
         Yields:
             (begin, end) of each stretch of data, in order; between them are holes.
@@ -132,16 +132,16 @@ class RamSource:
 
     @property
     def looks_dense(self) -> bool:
-        """Whether as much is allocated as the file is long. No proof: blocks past the end of the
+        """Whether as much is allocated as the file is long. Not a proof: blocks past the end of the
         file count too."""
         st = os.fstat(self.fd)
         return self.magic == TMPFS and st.st_blocks * 512 == -(-st.st_size // 4096) * 4096
 
     def dense_bytes(self) -> int:
-        """Size of a file that has no hole, or 0 where it has one or that cannot be told.
+        """Size of a file that has no hole, or 0 where it has one or that is unknown.
 
         Blocks past the end of the file also count in st_blocks, so that their number alone
-        proves nothing; hugetlbfs reports no holes, and there it has to do.
+        proves nothing; hugetlbfs reports no holes, so there it has to suffice.
         """
         st = os.fstat(self.fd)
         if st.st_blocks * 512 != -(-st.st_size // 4096) * 4096:
@@ -174,12 +174,12 @@ def open_source(source: str | os.PathLike[str], format: Format = "auto") -> RamS
     """Opens a path, `fd:N` or `shm:/name`.
 
     Args:
-        format: `auto` refuses a file that is certainly no raw RAM, and notes a doubt; `raw` takes
-            it for raw RAM whatever it looks like.
+        format: `auto` refuses a file that is certainly not raw RAM, and notes a doubt; `raw` treats
+            it as raw RAM whatever it looks like.
 
     Raises:
         SourceError: it does not exist, cannot be read, or is not a file of raw RAM.
-        UsageError: there is no such format.
+        UsageError: the format is unknown.
     """
     if format not in ("auto", "raw"):
         raise UsageError(f"format {format!r}: not one of 'auto', 'raw'")
@@ -200,12 +200,12 @@ def open_source(source: str | os.PathLike[str], format: Format = "auto") -> RamS
 
 
 def require_raw(source: RamSource) -> None:
-    """Looks whether the file is raw RAM, and notes a doubt; reads a little of it.
+    """Checks whether the file is raw RAM, and notes a doubt; reads a few bytes of it.
 
     Raises:
         SourceError: it is certainly something else; the source is closed then.
     """
-    found = look(source.fd)
+    found = identify(source.fd)
     if found is None:
         return
     from pagecheck.formats.found import note, refusal
@@ -228,7 +228,7 @@ def _open_path(path: str) -> RamSource:
 
 
 def _not_opened(text: str, path: str, error: OSError) -> PagecheckError:
-    """The line on a path that cannot be opened, with what to do where that is known."""
+    """The error for a path that cannot be opened, with a hint where one is known."""
     from pagecheck.shm.hints import of_error
 
     if is_limit(error):
@@ -238,12 +238,12 @@ def _not_opened(text: str, path: str, error: OSError) -> PagecheckError:
 
 
 LEASED: Final = "another process holds a lease on it (F_SETLEASE in fcntl(2)); try again"
-# Without O_NONBLOCK an open waits for a FIFO's other end, and 45 s for a lease that somebody holds.
+# Without O_NONBLOCK an open waits for a FIFO's other end, and 45 s for another's lease.
 _QUIET: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
 def _open_quietly(path: str) -> int:
-    """Read-only, without waiting for anybody, and without a new access time where allowed."""
+    """Read-only, without blocking, and without a new access time where permitted."""
     try:
         try:
             return os.open(path, _QUIET | os.O_NOATIME)
@@ -277,10 +277,10 @@ def _open_fd(text: str) -> RamSource:
 
 
 def adopt(fd: int, text: str, name: str) -> RamSource:
-    """A source from a descriptor that somebody else passed on and that stays the caller's.
+    """A source from a descriptor that a peer passed and that stays the caller's.
 
-    Its file system is asked nothing before it is known to be the kernel's own: a FUSE file could
-    hold us for ever. Only tmpfs, memfd and hugetlbfs have seals to ask for. Source: memfd_get_seals
+    No request goes to its file system before that is known to be the kernel's own: a FUSE file
+    could block us for ever. Only tmpfs, memfd and hugetlbfs have seals. Source: memfd_get_seals
     in mm/memfd.c.
 
     Raises:
@@ -291,7 +291,7 @@ def adopt(fd: int, text: str, name: str) -> RamSource:
     except OSError as error:
         raise SourceError(
             f"{text}: is neither a memfd nor a file on tmpfs or hugetlbfs; only such descriptors "
-            "are taken"
+            "are accepted"
         ) from error
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
         raise SourceError(f"{text}: is open for writing only; pass it on open for reading")
@@ -299,7 +299,7 @@ def adopt(fd: int, text: str, name: str) -> RamSource:
         own = os.open(f"/proc/self/fd/{fd}", _QUIET | os.O_NOATIME)
     except BlockingIOError as error:
         raise SourceError(f"{text}: {LEASED}") from error
-    except OSError:  # not our file: then its offset is shared with who passed it on
+    except OSError:  # not our file: then its offset is shared with the sender
         return _checked(RamSource(text, name, os.dup(fd), own_description=False))
     return _checked(RamSource(text, name, own))
 
@@ -309,7 +309,7 @@ def _open_shm(text: str) -> RamSource:
     if not name.startswith("/") or "/" in name[1:] or len(name) < 2 or "\0" in name:
         raise SourceError(f"{text}: not a shared-memory name; write shm:/name with one slash")
     try:
-        # As shm_open(3), which cannot be told not to wait for a lease or for a FIFO's other end.
+        # As shm_open(3), which has no way not to wait for a lease or for a FIFO's other end.
         fd = os.open(f"{SHM}{name}", _QUIET | os.O_NOFOLLOW)
     except FileNotFoundError as error:
         from pagecheck.shm.hints import nearest
@@ -327,7 +327,7 @@ def _open_shm(text: str) -> RamSource:
 
 
 def _checked(source: RamSource) -> RamSource:
-    """Looks at what was really opened: the name may have been exchanged since."""
+    """Checks what was actually opened: the name may have been replaced since."""
     try:
         _require_regular(source.text, os.fstat(source.fd))
         if source.size == 0:

@@ -1,9 +1,9 @@
-"""Memory that a peer handed over as a descriptor, proved to be what its protocol promises.
+"""Memory that a peer passed as a descriptor, verified to be what the protocol requires.
 
 Facts: a mapping beyond the end of a file is SIGBUS, so a file that a peer can still shrink kills
-who maps it; a FIFO or a file of a FUSE file system stalls who reads it. Only memfds and files of
-tmpfs and hugetlbfs have seals, and a seal is the kernel's word that nobody takes back. Decision:
-nothing is read or mapped before its seals, type and size are seen, and what is read is a copy.
+the process that maps it; a FIFO or a file of a FUSE file system stalls its reader. Only memfds and
+files of tmpfs and hugetlbfs have seals, and a seal cannot be removed. Decision: nothing is read or
+mapped before its seals, type and size are verified, and what is read is a copy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pagecheck.shm.segments import SEALS_SIZE
 
 
 def sealed_size(fd: int, what: str) -> int:
-    """The size of a memfd that can change no more.
+    """The size of a memfd, which can no longer change.
 
     Args:
         what: names it in messages.
@@ -28,17 +28,17 @@ def sealed_size(fd: int, what: str) -> int:
         Bytes.
 
     Raises:
-        PeerError: it is no memfd, or its size is not sealed.
+        PeerError: it is not a memfd, or its size is not sealed.
     """
     if not stat.S_ISREG(os.fstat(fd).st_mode) or _native.file_system_magic(fd) != TMPFS:
-        raise PeerError(f"{what}: is no memory of ordinary pages")
+        raise PeerError(f"{what}: is not a memfd of ordinary pages")
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError as error:
         raise PeerError(f"{what}: has no seals: {error.strerror}") from error
     if seals & SEALS_SIZE != SEALS_SIZE:
         raise PeerError(f"{what}: its size is not sealed (seals {seals:#x})")
-    return os.fstat(fd).st_size  # only now does it stay as it is
+    return os.fstat(fd).st_size  # only now is it final
 
 
 def copy_of(fd: int, offset: int, size: int, what: str) -> memoryview:
@@ -48,8 +48,8 @@ def copy_of(fd: int, offset: int, size: int, what: str) -> memoryview:
         Read-only bytes at an address that is a multiple of 8.
 
     Raises:
-        PeerError: there are not so many.
-        ResourceError: there is no memory for them.
+        PeerError: the memfd is shorter.
+        ResourceError: out of memory.
     """
     try:
         copied = bytearray(size)

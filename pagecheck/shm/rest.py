@@ -1,14 +1,14 @@
-"""Whether a file stood still during a scan, as far as the kernel vouches for it.
+"""Whether a file was at rest (not written) during a scan, as far as the kernel can tell.
 
 Facts: a read lease is granted only while nobody has the file open for writing, a shared writable
 mapping included. Stores through a mapping change a disk file's times when a page becomes dirty, and
 a tmpfs file's never. File systems that are stacked, or served by a program or over a network, grant
-leases whatever happens behind them.
-Danger: a writer that comes and goes between two looks; a change within one tick of the clock; times
-that were set back; a file that nobody may ask about.
+leases regardless of writers on the other side.
+Danger: a writer that comes and goes between two inspections; a change within one tick of the clock;
+times that were set back; a file whose writers we may not query.
 Decision: at rest is a file of a known file system whose size and times stay, whose modification
-time lies before the tick of the first look, which has no writer at either look and, where its times
-prove nothing, whose watch saw nobody. Everything else is live, with the reason.
+time lies before the tick of the first inspection, which has no writer at either inspection and,
+where its times prove nothing, whose inotify watch saw no writer. All else is live, with the reason.
 
 Source: generic_add_lease() in fs/locks.c; inotify(7); Documentation/filesystems/multigrain-ts.rst.
 """
@@ -44,11 +44,11 @@ _NAMES: Final = {
     0xF2F52010: "f2fs",
 }
 _WRITTEN: Final = "somebody has it open for writing"
-_NAMELESS: Final = "it is shared memory without a name, whose writers the kernel does not tell"
+_NAMELESS: Final = "it is shared memory without a name, whose writers the kernel does not report"
 EVIDENT: Final = (_WRITTEN, _NAMELESS)  # as the RAM of any running VM
 
 
-class _Look(NamedTuple):
+class _State(NamedTuple):
     size: int
     mtime_ns: int
     ctime_ns: int
@@ -63,48 +63,48 @@ class Rest:
     """
 
     def __init__(self, source: RamSource) -> None:
-        """The first look; `end` or `close` must follow."""
+        """The first inspection; `end` or `close` must follow."""
         self._source = source
         self._watch = -1
-        self._why = self._ask_first()
-        self._tick_ns = _coarse_ns()  # before the look: what changes from now on is not older
-        self._before = self._look()
+        self._why = self._check_first()
+        self._tick_ns = _coarse_ns()  # before the inspection: later changes are not older
+        self._before = self._inspect()
         self.size = self.size_after = self._before.size
 
     def end(self) -> str | None:
-        """The last look.
+        """The last inspection.
 
         Returns:
             Why the answer is live; None where the file was at rest.
         """
         try:
-            after = self._look()
+            after = self._inspect()
             self.size_after = after.size
             return self._why or self._why_not(after)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Lets go of the watch. May be called twice."""
+        """Closes the watch. May be called twice."""
         watch, self._watch = self._watch, -1
         if watch < 0:
             return
-        try:  # the kernel waits up to 20 ms for those who might be telling the watch something
+        try:  # the kernel waits up to 20 ms for concurrent notifications
             threading.Thread(target=os.close, args=(watch,), name="unwatch", daemon=True).start()
         except RuntimeError:
             os.close(watch)
 
-    def _look(self) -> _Look:
+    def _inspect(self) -> _State:
         st = os.fstat(self._source.fd)
-        return _Look(st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+        return _State(st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
-    def _ask_first(self) -> str | None:
+    def _check_first(self) -> str | None:
         source = self._source
         if not source.is_known_file_system:
             name = _NAMES.get(source.magic, f"{source.magic:#x}")
-            return f"its file system ({name}) does not vouch for who writes it"
+            return f"its file system ({name}) does not report who writes it"
         if not source.own_description:
-            return "its descriptor is shared with others, so that the kernel cannot be asked"
+            return "its descriptor is shared with others, so that the kernel cannot be queried"
         if source.is_shared_memory and os.fstat(source.fd).st_nlink == 0:
             return _NAMELESS  # the first descriptor of a memfd does not count as a writer
         why = _why_written(source.fd)
@@ -122,7 +122,7 @@ class Rest:
             return f"it cannot be watched for writers: {error.strerror}"
         return _why_written(self._source.fd)
 
-    def _why_not(self, after: _Look) -> str | None:
+    def _why_not(self, after: _State) -> str | None:
         if after != self._before:
             return "it changed during the scan"
         why = _why_written(self._source.fd)
@@ -133,15 +133,15 @@ class Rest:
                 os.read(self._watch, 4096)
                 return "somebody had it open for writing during the scan"
             return None
-        return self._why_in_doubt(after.mtime_ns)
+        return self._why_uncertain(after.mtime_ns)
 
-    def _why_in_doubt(self, mtime_ns: int) -> str | None:
-        """A change would have given the file a time between our two looks: that proves nothing
-        where it had such a time before. Some file systems keep whole seconds only."""
+    def _why_uncertain(self, mtime_ns: int) -> str | None:
+        """A change would have given the file a time between our two inspections: that proves
+        nothing where it had such a time before. Some file systems keep whole seconds only."""
         whole = mtime_ns % _SECOND_NS == 0
         earliest_ns = self._tick_ns - self._tick_ns % _SECOND_NS if whole else self._tick_ns
         if earliest_ns <= mtime_ns <= time.time_ns() + _TICK_NS:
-            return "it was written at the moment when the scan began"
+            return "it was written at the moment the scan began"
         return None
 
 
@@ -150,7 +150,7 @@ def _coarse_ns() -> int:
 
 
 def _await_tick(fd: int) -> None:
-    """After a change within the tick that runs, the next one may get the same time."""
+    """After a change within the current tick, the next one may get the same time."""
     mtime_ns = os.fstat(fd).st_mtime_ns
     while 0 <= mtime_ns - _coarse_ns() < _TICK_NS:
         clock.sleep_s(0.002)
@@ -159,8 +159,8 @@ def _await_tick(fd: int) -> None:
 def _why_written(fd: int) -> str | None:
     """None if the kernel says that nobody has the file open for writing.
 
-    A read lease is taken and given back at once; should a writer come in between, the kernel's
-    notice is a signal that is ignored by default.
+    A read lease is taken and released at once; should a writer come in between, the kernel notifies
+    us by a signal that is ignored by default.
     """
     try:
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
@@ -171,7 +171,7 @@ def _why_written(fd: int) -> str | None:
     except BlockingIOError:
         return _WRITTEN
     except PermissionError:
-        return "only its owner, or who has CAP_LEASE, may ask the kernel who writes it"
+        return "only its owner, or a process with CAP_LEASE, may query its writers"
     except OSError as error:
-        return f"the kernel does not tell who writes it: {error.strerror}"
+        return f"the kernel does not report who writes it: {error.strerror}"
     return None

@@ -13,10 +13,10 @@ from pagecheck.shm.segments import Segment
 
 
 class Ring(Protocol):
-    """A ring as those who supervise its worker see it.
+    """A ring as the supervisor of its worker sees it.
 
     Attributes:
-        fd: the segment's descriptor, for the worker and for who submits.
+        fd: the segment's descriptor, for the worker and the submitter.
         control_fd: the control segment's, for the worker only.
     """
 
@@ -28,7 +28,7 @@ class Ring(Protocol):
 
 
 class NamedRing:
-    """A ring that its creator submits to. A replaced worker gets a new one under new names."""
+    """A ring that its creator submits to. A replacement worker gets a new one under new names."""
 
     def __init__(
         self, owner: Owner, channel: int, generation: int, slots: int, slot_pages: int
@@ -36,7 +36,7 @@ class NamedRing:
         """Creates the segments.
 
         Raises:
-            ResourceError: /dev/shm has no room.
+            ResourceError: /dev/shm is full.
         """
         base = owner.name(f"c{channel}g{generation}")
         self._segment = Segment(f"{base}-ring", segment_bytes(slots, slot_pages))
@@ -72,7 +72,7 @@ class NamedRing:
         return read_failure(self.control_fd)
 
     def remove(self) -> None:
-        """Removes the names; what is mapped or open stays usable. May be called twice."""
+        """Removes the names; mappings and descriptors stay valid. May be called twice."""
         for segment in (self._segment, self._control):
             if segment is not None:
                 segment.remove()

@@ -3,7 +3,7 @@ need no name where a descriptor is passed on. Both are allocated at once.
 
 A segment's pages are allocated when it is created, so that a full /dev/shm is an error here and
 never a SIGBUS later. posix_ipc creates and removes; never multiprocessing.shared_memory, whose
-resource tracker unlinks names that others own.
+resource tracker unlinks names that other processes own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pagecheck.shortage import explain, refused
 
 
 class Segment:
-    """A named segment and its descriptor; `remove` takes the name away, `close` the descriptor."""
+    """A named segment and its descriptor; `remove` the name, `close` the descriptor."""
 
     def __init__(self, name: str, size: int) -> None:
         """Creates and allocates it.
@@ -32,7 +32,7 @@ class Segment:
             size: bytes.
 
         Raises:
-            ResourceError: /dev/shm has no room, or the name cannot be created.
+            ResourceError: /dev/shm is full, or the name cannot be created.
         """
         self.name = name
         self.size = size
@@ -61,13 +61,13 @@ class Segment:
             self.fd = -1
 
 
-# A size that nobody can change, and a set of seals that nobody can add to. Source: fcntl(2).
+# A fixed size, and a fixed set of seals. Source: fcntl(2).
 SEALS_SIZE: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 F_SEAL_FUTURE_WRITE: Final = 0x0010  # no new writable mapping and no write(2); Linux 5.1
 
 
 class Memfd:
-    """As `Segment`, without a name: it is passed on by its descriptor and goes with the last."""
+    """As `Segment`, without a name: it is passed by descriptor and freed with the last one."""
 
     def __init__(self, name: str, size: int) -> None:
         """Creates and allocates it; its size is sealed by `seal`.
@@ -77,7 +77,7 @@ class Memfd:
             size: bytes.
 
         Raises:
-            ResourceError: there is no memory for it, or no descriptor.
+            ResourceError: out of memory or descriptors.
         """
         self.size = size
         try:
@@ -93,10 +93,10 @@ class Memfd:
             ) from error
 
     def seal(self, *, read_only: bool) -> None:
-        """Nobody changes its size any more.
+        """Makes its size final.
 
         Args:
-            read_only: nobody but who has mapped it already writes to it any more.
+            read_only: no new writable mapping, no write(2); existing mappings stay writable.
         """
         seals = SEALS_SIZE | (F_SEAL_FUTURE_WRITE if read_only else 0)
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)

@@ -1,5 +1,5 @@
-"""The worker's program: opens its ring, proves its engine, then serves until its coordinator is
-gone. What goes wrong is told over the socket as a line of JSON."""
+"""The worker's program: opens its ring, tests its engine, then serves until its coordinator is
+gone. Errors are reported over the socket as a line of JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from typing import Any, Final
 
-LOOK_NS: Final = 1_000_000_000  # an idle worker looks for its coordinator this often
+POLL_NS: Final = 1_000_000_000  # an idle worker checks for its coordinator this often
 
 
 def main(fd: int) -> int:
@@ -48,10 +48,10 @@ def main(fd: int) -> int:
 
 
 def _known(error: Exception) -> PagecheckError:
-    """The error as it is told: a shortage is one, and what nobody expected is a bug."""
+    """The error as it is reported: a shortage is a ResourceError, anything unexpected a bug."""
     if isinstance(error, PagecheckError):
         return error
-    from pagecheck.shortage import explain  # what no worker needs that lives
+    from pagecheck.shortage import explain  # not needed by a worker that works
 
     why = explain(error)
     return ResourceError(why) if why is not None else InternalError(repr(error))
@@ -63,8 +63,8 @@ def start(link: Link) -> tuple[Worker, DsaEngine]:
     Raises:
         EngineError: the kernel or the engine cannot run here.
     """
-    while (received := link.receive(clock.now_ns() + LOOK_NS)) is None:
-        pass  # who started us may stand still; its end would be the end of file
+    while (received := link.receive(clock.now_ns() + POLL_NS)) is None:
+        pass  # our parent may be stopped; its end would be the end of file
     message, fds = received
     settings = message["open"]
     if settings["nice"]:
@@ -94,15 +94,15 @@ def be_nice(increment: int) -> None:
 
 
 def serve(link: Link, worker: Worker, engine: DsaEngine) -> None:
-    """Answers batches in C, looks after the queue and answers messages here, until the coordinator
-    hangs up.
+    """Serves batches in C, supervises the queue and answers messages here, until the coordinator
+    closes the connection.
 
     Raises:
         Closed: it did.
     """
     while True:
         wanted_ns = engine.tend()
-        worker.serve(min(clock.now_ns() + LOOK_NS, wanted_ns))
+        worker.serve(min(clock.now_ns() + POLL_NS, wanted_ns))
         while (received := link.receive(0)) is not None:
             answer(link, worker, *received)
 

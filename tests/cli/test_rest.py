@@ -1,4 +1,4 @@
-"""What an answer is worth, said by the command, on file systems that vouch and that do not."""
+"""The answer kind that the command reports, on file systems that report writers and others."""
 
 import mmap
 import os
@@ -60,7 +60,7 @@ def test_a_file_of_somebody_else(tmp_path: Path) -> None:
         text=True,
     )
     assert "note: " in done.stdout
-    assert "only its owner, or who has CAP_LEASE" in done.stdout
+    assert "only its owner, or a process with CAP_LEASE" in done.stdout
 
 
 def test_ram_of_a_running_vm(shm_folder: Path) -> None:

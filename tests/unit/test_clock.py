@@ -20,16 +20,16 @@ def test_what_passes_between_looks_counts(moved_clock: MovedClock) -> None:
     counted = Elapsed()
     for steps in range(1, 5):
         moved_clock.ns += STEP_NS
-        assert counted.look() == steps * STEP_NS
+        assert counted.sample() == steps * STEP_NS
     counted.restart()
-    assert counted.look() == 0
+    assert counted.sample() == 0
 
 
 def test_a_freeze_counts_for_two_steps(moved_clock: MovedClock) -> None:
     counted = Elapsed(7)
     moved_clock.ns += 10**12
-    assert counted.look() == 14
-    assert counted.look() == 14
+    assert counted.sample() == 14
+    assert counted.sample() == 14
 
 
 def test_an_allowance_ends(moved_clock: MovedClock) -> None:

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecheck import formats
-from pagecheck.formats import look
+from pagecheck.formats import identify
 from pagecheck.formats.found import Found, note, refusal
 from pagecheck.formats.states import _crc64
 from pagecheck.formats.streams import _xxh32
@@ -35,7 +35,7 @@ def seen(data: bytes) -> Found | None:
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(data)
-        return look(fd)
+        return identify(fd)
     finally:
         os.close(fd)
 
@@ -304,7 +304,7 @@ def test_what_the_real_tools_write(tmp_path: Path, case: str) -> None:
 # A part of the header that is wrong: (what is made, where, the bytes there).
 DOUBTFUL: dict[str, tuple[Callable[[], bytes], int, bytes]] = {
     "elf that goes on": (lambda: elf64() + bytes(70000) + b"x", 0, b""),
-    "elf cut short": (lambda: elf64()[:-PAGE], 0, b""),
+    "elf truncated": (lambda: elf64()[:-PAGE], 0, b""),
     "elf without tables": (elf64, 32, b"\xff" * 8),
     "elf of no known kind": (elf64, 16, b"\x09"),
     "elf of no known class": (elf64, 4, b"\x07"),
@@ -356,7 +356,7 @@ def test_a_header_that_does_not_fit_is_a_doubt(case: str) -> None:
     found = seen(data[:at] + patch + data[at + len(patch) :])
     assert found is not None
     assert found.doubt is not None
-    assert "taken for raw guest RAM" in note("x", found)
+    assert "treated as raw guest RAM" in note("x", found)
 
 
 RAW = {
@@ -397,7 +397,7 @@ def test_no_file_is_too_odd(case: str, changes: list[tuple[int, int]], size: int
         if at < len(data):
             data[at] = value
     found = seen(bytes(data))
-    assert found is None or (found.name and found.way_out)
+    assert found is None or (found.name and found.remedy)
 
 
 _MADE: dict[str, bytes] = {}
@@ -431,7 +431,7 @@ def test_a_plain_file_costs_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_that_cannot_be_read_is_left_to_the_scan(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        assert look(fd) is None
+        assert identify(fd) is None
     finally:
         os.close(fd)
 

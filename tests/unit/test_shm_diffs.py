@@ -43,7 +43,7 @@ def mounted(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
 def test_a_diff_on_tmpfs(source: RamSource) -> None:
     diffs.require_exact(source, PAGE)
     assert list(diffs.data(source, 0, 16 * PAGE)) == [(2 * PAGE, 4 * PAGE)]
-    assert list(diffs.data_without_place(source, 0, 16 * PAGE)) == []
+    assert list(diffs.unallocated_data(source, 0, 16 * PAGE)) == []
     assert not diffs.is_inline(source)
 
 
@@ -160,7 +160,7 @@ def test_data_without_a_place(source: RamSource, told: list[Extent]) -> None:
     source.magic = diffs.XFS
     told += [Extent(0, 1, 0), Extent(4, 8, DELALLOC | UNKNOWN), Extent(8, 9, UNWRITTEN)]
     assert list(diffs.data(source, 0, 16)) == [(0, 1), (4, 8)]
-    assert list(diffs.data_without_place(source, 0, 16)) == [(4, 8)]
+    assert list(diffs.unallocated_data(source, 0, 16)) == [(4, 8)]
 
 
 def test_inline_data(source: RamSource, told: list[Extent]) -> None:

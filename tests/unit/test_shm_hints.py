@@ -89,13 +89,13 @@ def test_a_name_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_link_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("gone")
-    assert "is a symbolic link to gone, which is not there" in line(tmp_path / "link")
+    assert "is a symbolic link to gone, which does not exist" in line(tmp_path / "link")
 
 
 def test_other_spellings() -> None:
-    assert "no source was named" in line("")
+    assert "the source is empty" in line("")
     assert f"as pid:{os.getpid()}" in line(os.getpid())
-    assert "fc: is no kind of source; there are fd:N" in line("fc:/run/vm.sock")
+    assert "fc: is not a kind of source; use fd:N" in line("fc:/run/vm.sock")
     assert "a pipe cannot be scanned" in line("-")
     assert "fd:0" in line("-")
 
@@ -183,7 +183,7 @@ class TestWhoMay:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(ram_module.os, "open", refuse)
-        assert "not even root may" in line(sized(tmp_path / "ram", MIB))
+        assert "not permitted even to root" in line(sized(tmp_path / "ram", MIB))
 
 
 def test_a_shortage_is_none_of_the_file_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,8 +199,8 @@ def test_a_shortage_is_none_of_the_file_s(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("size", "page", "words", "without"),
     [
-        (5 * 4096, 8192, "give --page-size 4096", "cut short"),
-        (6 * 4096, 65536, "give --page-size 8192", "cut short"),
+        (5 * 4096, 8192, "give --page-size 4096", "truncated"),
+        (6 * 4096, 65536, "give --page-size 8192", "truncated"),
         (5000, 4096, "--length 4096", "--page-size"),
         (5000, 8192, "less than a page", "--page-size"),
         (100, 4096, "less than a page", "--page-size"),

@@ -1,4 +1,4 @@
-"""Whether a file stood still, by what the kernel vouches for."""
+"""Whether a file was at rest, as far as the kernel can tell."""
 
 import errno
 import mmap
@@ -126,7 +126,7 @@ def test_nameless_shared_memory() -> None:
     ("magic", "name"),
     [(0x65735546, "FUSE"), (0x794C7630, "overlayfs"), (0x6969, "NFS"), (0x1234, "0x1234")],
 )
-def test_what_no_kernel_vouches_for(source: RamSource, magic: int, name: str) -> None:
+def test_file_systems_that_do_not_report_writers(source: RamSource, magic: int, name: str) -> None:
     source.magic = magic
     assert f"file system ({name})" in (Rest(source).end() or "")
 
@@ -138,7 +138,10 @@ def test_a_shared_descriptor(source: RamSource) -> None:
 
 @pytest.mark.parametrize(
     ("error", "why"),
-    [(errno.EACCES, "only its owner, or who has CAP_LEASE"), (errno.EINVAL, "does not tell")],
+    [
+        (errno.EACCES, "only its owner, or a process with CAP_LEASE"),
+        (errno.EINVAL, "does not report"),
+    ],
 )
 def test_a_kernel_that_does_not_say(
     source: RamSource, monkeypatch: pytest.MonkeyPatch, error: int, why: str

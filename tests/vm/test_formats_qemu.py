@@ -61,7 +61,7 @@ def test_elf_core(qemu: BareQemu, folder: Path) -> None:
     qemu.qmp("dump-guest-memory", paging=False, protocol=f"file:{path}", format="elf")
     line = refused(path)
     assert "is an ELF core" in line
-    command = re.search(r"; (dd if=.*? count=\d+) takes out", line)
+    command = re.search(r"; (dd if=.*? count=\d+) extracts", line)
     assert command is not None
     subprocess.run(["sh", "-c", command[1]], check=True, capture_output=True, timeout=60)
     start = int(re.search(r"at physical (0x[0-9a-f]+)", line)[1], 16) // PAGE  # type: ignore[index]
