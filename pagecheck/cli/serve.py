@@ -39,8 +39,8 @@ _LIMITS: Final = (
         type=click.IntRange(0),
         multiple=True,
         metavar="UID",
-        help="Let this user in, too; repeat it for several. The socket's mode is 0666 then, and "
-        "the kernel says who connects. Root and our own user are always let in.",
+        help="Accept this user, too; repeat it for several. The socket's mode is 0666 then, and "
+        "the kernel says who connects. Root and our own user are always accepted.",
     ),
     click.Option(["--max-clients"], type=int, default=32, show_default=True, help="At a time."),
     click.Option(
@@ -106,7 +106,7 @@ def serve(
     It stays in the foreground and listens on one Unix socket: --socket, --fd, or the socket that
     systemd passes on. Clients attach guest RAM by its descriptor and ask for checks in lines of
     JSON, or open direct channels, on which a VMM's own threads submit batches through shared
-    memory. What a client attached goes when it goes.
+    memory. What a client attached is detached when it leaves.
 
     \b
     Examples:

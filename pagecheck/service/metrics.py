@@ -44,7 +44,7 @@ BY_ENGINE: Final = (
 )
 # The same for the whole service: metric, what it is, and the counter's name.
 PLAIN: Final = (
-    ("clients_accepted", "Clients that were let in.", "clients_accepted"),
+    ("clients_accepted", "Clients that were accepted.", "clients_accepted"),
     ("clients_refused", "Clients that were refused.", "clients_refused"),
     ("commands", "Commands of clients.", "commands"),
     ("command_errors", "Commands that were answered with an error.", "errors"),

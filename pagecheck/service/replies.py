@@ -177,13 +177,13 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def told_error(told: Any) -> PagecheckError:
+def service_error(given: Any) -> PagecheckError:
     """The service's error as our own class."""
-    if not isinstance(told, dict):
-        return PeerError("the service told an error of no known form")
-    known = getattr(errors, str(told.get("class")), None)
+    if not isinstance(given, dict):
+        return PeerError("the service reported an error of an unknown form")
+    known = getattr(errors, str(given.get("class")), None)
     kind = known if isinstance(known, type) and issubclass(known, PagecheckError) else PeerError
-    return kind(str(told.get("desc")))
+    return kind(str(given.get("desc")))
 
 
 def region(given: Members) -> Region:

@@ -24,7 +24,7 @@ from pagecheck.service.protocol import (
     close_all,
     parse,
 )
-from pagecheck.service.replies import Members, RemoteBlock, told_error
+from pagecheck.service.replies import Members, RemoteBlock, service_error
 from pagecheck.shortage import explain, refused
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Requests:
             message, fds = self._receive(limit)
             close_all(fds)
             if "error" in message:
-                raise told_error(message["error"])
+                raise service_error(message["error"])
             self.greeting = self._greeted(message.get("pagecheck"))
         except BaseException:
             self.close()
@@ -176,7 +176,7 @@ class Requests:
     def _members(self, command: str, message: dict[str, Any]) -> dict[str, Any]:
         """What a command returned; raises the service's error."""
         if "error" in message:
-            raise told_error(message["error"])
+            raise service_error(message["error"])
         members = message.get("return")
         if not isinstance(members, dict):
             raise PeerError(f"{self.path}: the answer to {command}: is not an object")

@@ -42,8 +42,8 @@ def serve(listener: Listener, service: Service, allowed_uids: frozenset[int]) ->
     Must be called from the main thread.
 
     Raises:
-        EngineError: every worker for checks is lost for good; whoever started the service starts
-            it again.
+        EngineError: every worker for checks is lost for good; the service has to be started
+            again.
     """
     with _ends_by_signal() as ended:
         notify("READY=1\nSTATUS=serving")

@@ -1,4 +1,4 @@
-"""A socket made at a path, in a folder that may be somebody else's.
+"""A socket made at a path, in a folder that may be another user's.
 
 Danger: who may write in the folder can exchange every name in it between two of our calls, and
 lead us by a symlink to a file that they could not reach themselves. Decision: the mode comes from
@@ -26,7 +26,7 @@ LOOK_S: Final = 0.01
 UMASK_OURS: Final = 0o177
 UMASK_EVERYBODY: Final = 0o111
 
-# A file of somebody else's, one with a lease, a symlink, a folder, a device without a driver.
+# A file of another user's, one with a lease, a symlink, a folder, a device without a driver.
 _IN_THE_WAY: Final = (errno.EACCES, errno.EAGAIN, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 
@@ -121,7 +121,7 @@ def _only_one(folder: int, path: str) -> Iterator[None]:
 
     Raises:
         ResourceError: another start holds the lock for too long.
-        UsageError: the lock's name is somebody else's.
+        UsageError: the lock's name is another user's.
     """
     name = f"{os.path.basename(path)}.lock"
     until = clock.now_s() + LOCK_S

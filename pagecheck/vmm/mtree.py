@@ -1,7 +1,7 @@
 """Reads QEMU's `info mtree -f`: which part of which RAM block lies where in guest memory.
 
 It is text for people, and the only place where QEMU shows all of it. A line that is not understood
-is skipped; whoever uses the result compares it with the blocks that there are.
+is skipped; the caller compares the result with the blocks that there are.
 """
 
 from __future__ import annotations

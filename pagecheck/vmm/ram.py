@@ -59,7 +59,7 @@ class PauseResult(NamedTuple):
 
     Attributes:
         paused_ns: how long we held the VM; 0 where it was stopped before.
-        stood_still: whether guest RAM provably was unchanged all the time.
+        stood_still: whether guest RAM was provably unchanged all the time.
         expired: whether the longest time passed and the VM was continued early.
         stopped_by_us: whether it was running before, so that we stopped it.
         left_stopped: whether we stopped it and left it so, as we were asked to.

@@ -61,7 +61,7 @@ def lines(*messages: object) -> Serve:
         (lambda s: s.sendall(b"x" * (1 << 26) + b"x" * 8), "line of more than"),
         (lines({"QMP": {}}), "does not greet"),
         (lines({"pagecheck": {"protocol": 2}}), "speaks protocol 2, we speak 1"),
-        (lines({"error": "odd"}), "no known form"),
+        (lines({"error": "odd"}), "an unknown form"),
         (lines({"error": {"class": "Strange", "desc": "said so"}}), "said so"),
         (lines({"error": {"class": "__class__", "desc": "said so"}}), "said so"),
     ],
