@@ -3,7 +3,7 @@
 # make demo-vm boot a real Linux guest under QEMU and scan its RAM
 # make check   lint and types
 # make native  the C core's own tests, without Python (also: native-sanitize, native-aarch64)
-# make bounds  the tests at both ends of what setup.cfg promises: oldest and newest dependencies, Pythons
+# make bounds  the tests at both ends of the supported range: oldest and newest dependencies, Pythons
 # make dist-check  an sdist and a wheel, built, installed outside the tree and used there
 # make bench   every benchmark (minutes)
 

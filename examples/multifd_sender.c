@@ -1,5 +1,5 @@
-/* A VMM's multifd senders, as far as zero pages go: threads take packets of 128 pages, have
- * `pagecheck serve` look at them, send normal pages first, and check every answer themselves.
+/* A VMM's multifd senders, reduced to the zero pages: threads take packets of 128 pages, have
+ * `pagecheck serve` check them, send normal pages first, and verify every answer themselves.
  *
  * Danger: guest RAM is read with pread here, never through the mapping; reading a hole through the
  * mapping would allocate it, and the example counts what was allocated. Compiles as C11 and C++11.
@@ -40,15 +40,15 @@ typedef struct migration {
 
 typedef struct packet {
     uint64_t offsets[PACKET_PAGES];
-    uint64_t ticket; /* 0: the service was not asked */
+    uint64_t ticket; /* 0: not submitted to the service */
 } packet;
 
 typedef struct sender {
     migration *shared;
     pthread_t thread;
     pagecheck_channel channel;
-    bool is_down; /* the channel is good for nothing */
-    packet *out;  /* `outstanding` packets, in a circle */
+    bool is_down; /* the channel cannot be used */
+    packet *out;  /* `outstanding` packets, in a ring buffer */
     counts count;
     uint64_t sent[PACKET_PAGES]; /* the packet on the wire: normal offsets, then zero ones */
 } sender;
@@ -124,7 +124,7 @@ static bool is_zero(int ram, uint64_t offset)
 
 /* ---- One sender ---- */
 
-/* The first round takes every page in order, later ones jump about. */
+/* The first round takes every page in order, later ones in random order. */
 static void name_pages(const migration *all, uint64_t number, packet *one)
 {
     for (uint64_t i = 0; i < PACKET_PAGES; i++) {
@@ -170,7 +170,7 @@ static void send_packet(sender *me, const packet *one, const uint64_t *zero,
 }
 
 /* After this the sender checks for itself. */
-static void give_channel_up(sender *me, int code)
+static void abandon_channel(sender *me, int code)
 {
     if (me->is_down)
         return;
@@ -188,7 +188,7 @@ static void submit(sender *me, uint64_t number, packet *one)
     int code =
         pagecheck_submit(&me->channel, me->shared->block, one->offsets, PACKET_PAGES, &one->ticket);
     if (code != 0 && code != -EAGAIN) /* forgotten tickets may still hold slots */
-        give_channel_up(me, code);
+        abandon_channel(me, code);
 }
 
 static void take(sender *me, const packet *one)
@@ -201,7 +201,7 @@ static void take(sender *me, const packet *one)
     if (code == -ETIMEDOUT)
         pagecheck_forget(&me->channel, one->ticket); /* a lost ticket holds its slot for ever */
     else if (code != 0 && one->ticket != 0 && me->channel.refusal == 0)
-        give_channel_up(me, code); /* of a refused packet the ticket is used up, no more */
+        abandon_channel(me, code); /* of a refused packet the ticket is used up, no more */
     if (code != 0)
         check_myself(me, one, zero, decided);
     send_packet(me, one, zero, decided);
@@ -338,7 +338,7 @@ static int migrate(migration *all, sender *senders)
 static const char usage[] =
     "usage: multifd_sender --socket PATH [--size BYTES[K|M|G]] [--channels N] [--outstanding K]\n"
     "       [--packets N] [--spin-us N] [--seed N] [--hold] [--loop] [--may-fall-back]\n"
-    "exit: 0 all right, 1 an answer was wrong or RAM was allocated, 2 usage, 3 no service\n";
+    "exit: 0 success, 1 an answer was wrong or RAM was allocated, 2 usage, 3 no service\n";
 
 static bool parse_number(const char *text, uint64_t low, uint64_t high, uint64_t *number)
 {

@@ -1,4 +1,4 @@
-"""Prints what setup.cfg asks for at its lower bound, `name==version`, a line each: for `pip -c`."""
+"""Prints setup.cfg's requirements at their lower bounds as lines `name==version`, for `pip -c`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SETUP = Path(__file__).parents[1] / "setup.cfg"
 
 
 def lower_bounds(text: str, extras: tuple[str, ...] = ("test",)) -> Iterator[str]:
-    """The oldest version that is promised of every dependency.
+    """The oldest supported version of every dependency.
 
     Args:
         text: of a setup.cfg.
         extras: those whose dependencies count, too.
 
     Raises:
-        ValueError: a dependency has no lower bound, so that nobody knows with which it runs.
+        ValueError: a dependency has no lower bound, so that its oldest version is unknown.
     """
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(text)
@@ -35,7 +35,7 @@ def lower_bounds(text: str, extras: tuple[str, ...] = ("test",)) -> Iterator[str
 
 
 def oldest_python(text: str) -> str:
-    """The oldest Python that is promised, such as `3.11`."""
+    """The oldest supported Python, such as `3.11`."""
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(text)
     return parser["options"]["python_requires"].strip().removeprefix(">=")

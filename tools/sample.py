@@ -1,4 +1,4 @@
-"""Makes a sample RAM snapshot: a made-up guest, sparse, with a realistic mix of pages.
+"""Makes a sample RAM snapshot: a synthetic guest, sparse, with a realistic mix of pages.
 
 It imitates a small idle Linux guest as measured in real ones: most of the RAM was never touched
 (holes), some pages were written and are zero again, the rest is data of several kinds.
@@ -49,9 +49,9 @@ def make(path: Path, size: int, seed: int) -> None:
 @click.option("--mib", type=click.IntRange(1), default=SIZE >> 20, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
 def main(path: Path, mib: int, seed: int) -> None:
-    """Write a made-up sample snapshot to PATH."""
+    """Write a synthetic sample snapshot to PATH."""
     make(path, mib << 20, seed)
-    print(f"{path}: a made-up guest of {mib} MiB (seed {seed})")
+    print(f"{path}: a synthetic guest of {mib} MiB (seed {seed})")
 
 
 if __name__ == "__main__":

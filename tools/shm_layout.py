@@ -1,4 +1,4 @@
-"""Writes the tables of docs/shm-layout.md: `python -m tools.shm_layout`, with `--check` only looks.
+"""Writes the tables of docs/shm-layout.md: `python -m tools.shm_layout`, `--check` only checks.
 
 Offsets and sizes are those of the built extension; names, writers and meanings are read from the
 headers' structures, where a comment of its own line names the writer of the words below it, and
@@ -21,7 +21,7 @@ PAGE: Final = ROOT / "docs" / "shm-layout.md"
 RING: Final = ROOT / "pagecheck" / "include" / "pagecheck_ring.h"
 LAYOUT: Final = ROOT / "pagecheck" / "native" / "core" / "pc_layout.h"
 
-# Part: the header that states it, and where its words stand there.
+# Part: the header that defines it, and where its words are there.
 PARTS: Final = {
     "header": (RING, r"struct pagecheck_ring_header \{(.*?)\n\};"),
     "slot": (RING, r"struct pagecheck_slot \{(.*?)\n\};"),
@@ -46,11 +46,11 @@ TABLE: Final = re.compile(r"(<!-- words: (\w+) -->\n).*?(\n<!-- end of words -->
 
 
 class Word(NamedTuple):
-    """One shared word, as its header states it.
+    """One shared word, as its header defines it.
 
     Attributes:
-        writer: the only process that ever writes it; `once`: its creator, before anybody else has
-            it; `added to`: anybody who wants the worker to look.
+        writer: the only process that ever writes it; `once`: its creator, before any other process
+            has it; `added to`: any process that wakes the worker.
     """
 
     name: str
@@ -102,15 +102,17 @@ def table(part: str) -> str:
 
 
 def page(text: str | None = None) -> str:
-    """The page, by default docs/shm-layout.md, with its tables as they should be."""
+    """The page, by default docs/shm-layout.md, with up-to-date tables."""
     text = PAGE.read_text() if text is None else text
     return TABLE.sub(lambda found: found[1] + table(found[2]) + found[3], text)
 
 
 def main() -> int:
-    """Writes the page, or looks whether it is as it should be."""
+    """Writes the page, or checks that it is up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only look; 1: it is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="only check; exit status 1: it is out of date"
+    )
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
     old = options.page.read_text()

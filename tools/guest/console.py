@@ -37,7 +37,7 @@ class Console:
         return tuple(self._lines)
 
     def wait_line(self, text: str, deadline: float) -> str:
-        """Waits for a line that holds a text, among the lines no wait has looked at yet.
+        """Waits for a line that holds a text, among the lines that no wait has considered yet.
 
         Args:
             text: What the line must contain.
@@ -59,7 +59,7 @@ class Console:
                 raise DeadlinePassed(f"{self._name}: no {text!r} in time; {self._tail()}")
 
     def skip(self) -> None:
-        """Takes all that was printed until now as looked at."""
+        """Marks all that was printed so far as considered."""
         while self._read(0.0, "nothing"):
             pass
         self._next = len(self._lines)

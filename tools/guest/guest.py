@@ -133,22 +133,22 @@ class Guest:
 
         Raises:
             DeadlinePassed: No answer came in time.
-            QmpError: QEMU refused the command or hung up.
+            QmpError: QEMU refused the command or closed the connection.
         """
         return self._qmp.execute(command, arguments, time.monotonic() + within_s)
 
     def pause(self) -> None:
-        """Stops the guest's CPUs; its RAM stands still until `resume`."""
+        """Stops the guest's CPUs; its RAM does not change until `resume`."""
         self.qmp("stop")
         self._expect_status("paused")
 
     def resume(self) -> None:
-        """Lets the guest's CPUs go on."""
+        """Resumes the guest's CPUs."""
         self.qmp("cont")
         self._expect_status("running")
 
     def wait_line(self, text: str, deadline_s: float) -> str:
-        """Waits for a console line that holds a text; every line is looked at only once.
+        """Waits for a console line that holds a text; every line is considered only once.
 
         Args:
             text: What the line must contain.

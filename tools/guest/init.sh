@@ -49,7 +49,7 @@ dd if=/dev/zero of=zeros.bin bs=1M count="$PC_ZEROS_MB" 2>/dev/null || fail "zer
 edge_pages >edge.bin || fail "edge.bin"
 tag_pages >tag.bin || fail "tag.bin"
 
-# Free pages that are not zero: the kernel clears a page when it is given out, not when freed.
+# Free pages that are not zero: the kernel clears a page when it is allocated, not when freed.
 dd if=/dev/urandom of=freed.bin bs=512k count="$PC_RANDOM_MB" 2>/dev/null || fail "freed.bin"
 rm freed.bin
 

@@ -69,7 +69,7 @@ def build_initramfs(cache: Path, busybox: bytes) -> Path:
         with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
             file.write(content)
         Path(file.name).chmod(0o644)  # a cache may serve several users
-        Path(file.name).replace(path)  # whoever looks meanwhile sees all of it or nothing
+        Path(file.name).replace(path)  # readers see all of it or nothing
     return path
 
 

@@ -60,7 +60,7 @@ def download_kernel(cache: Path) -> None:
         if kernel is None:
             raise MissingPiece(f"package {package} holds no boot/vmlinuz-*")
         kernel.chmod(0o644)  # a cache may serve several users
-        kernel.replace(cache / kernel.name)  # whoever looks meanwhile sees all of it or nothing
+        kernel.replace(cache / kernel.name)  # readers see all of it or nothing
 
 
 def _newest_package() -> str:
@@ -80,17 +80,17 @@ def _newest_package() -> str:
     raise MissingPiece("apt knows no kernel package; run apt-get update")
 
 
-def _run(command: list[str], folder: Path, way_out: str) -> None:
+def _run(command: list[str], folder: Path, hint: str) -> None:
     said = " ".join(command)
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=False
         )
     except subprocess.TimeoutExpired as late:
-        raise MissingPiece(f"{said}: not done after {late.timeout:g} s; {way_out}") from late
+        raise MissingPiece(f"{said}: not done after {late.timeout:g} s; {hint}") from late
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MissingPiece(f"{said}: status {done.returncode}: {last}; {way_out}")
+        raise MissingPiece(f"{said}: status {done.returncode}: {last}; {hint}")
 
 
 def _version(kernel: Path) -> list[int]:

@@ -26,7 +26,7 @@ class Qmp:
 
     Raises:
         DeadlinePassed: QEMU did not greet in time.
-        QmpError: The other side hung up or does not speak QMP.
+        QmpError: The peer closed the connection or does not speak QMP.
     """
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
@@ -34,7 +34,7 @@ class Qmp:
         self._received = bytearray()
         self._last_id = 0
         if "QMP" not in self._next_message("the greeting", deadline):
-            raise QmpError("QMP: the first line is no greeting")
+            raise QmpError("QMP: the first line is not a greeting")
         self.execute("qmp_capabilities", {}, deadline)
 
     def execute(self, command: str, arguments: dict[str, Any], deadline: float) -> Any:
@@ -50,7 +50,7 @@ class Qmp:
 
         Raises:
             DeadlinePassed: No answer came in time; the session can still be used.
-            QmpError: QEMU refused the command or hung up.
+            QmpError: QEMU refused the command or closed the connection.
         """
         self._last_id += 1
         request = {"execute": command, "arguments": arguments, "id": self._last_id}
@@ -58,13 +58,13 @@ class Qmp:
         while True:
             message = self._next_message(f"the answer to {command}", deadline)
             if message.get("id") != self._last_id:
-                continue  # an event, or the answer to a command that was given up
+                continue  # an event, or the answer to an abandoned command
             if "error" in message:
                 raise QmpError(f"QMP: {command}: {message['error'].get('desc')}")
             return message["return"]
 
     def close(self) -> None:
-        """Hangs up; QEMU goes on."""
+        """Closes the connection; QEMU keeps running."""
         self._connection.close()
 
     def _send(self, line: bytes, command: str, deadline: float) -> None:
@@ -86,7 +86,7 @@ class Qmp:
             except OSError as error:
                 raise QmpError(f"QMP: waiting for {awaited}: {error}") from error
             if not chunk:
-                raise QmpError(f"QMP: QEMU hung up before {awaited}")
+                raise QmpError(f"QMP: QEMU closed the connection before {awaited}")
             self._received += chunk
         line, _, rest = self._received.partition(b"\n")
         self._received = rest
@@ -94,7 +94,7 @@ class Qmp:
 
 
 def _left(deadline: float, awaited: str) -> float:
-    """Seconds until the deadline; 0 is no choice, because it means "do not wait" to a socket."""
+    """Seconds until the deadline; never 0, which means "do not wait" to a socket."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise DeadlinePassed(f"QMP: {awaited} did not come in time")

@@ -13,7 +13,7 @@ _COPY_BYTES = 1 << 20
 
 
 def copy_sparse(source: Path, target: Path) -> int:
-    """Copies a file, holes included. The source must stand still (a paused guest).
+    """Copies a file, holes included. The source must not change (a paused guest).
 
     Args:
         source: The RAM file; opened for reading only.

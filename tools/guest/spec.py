@@ -40,13 +40,13 @@ class GuestSpec:
 
     def __post_init__(self) -> None:
         if self.machine not in MACHINES:
-            raise GuestError(f"guest: machine {self.machine!r} is none of {', '.join(MACHINES)}")
+            raise GuestError(f"guest: machine {self.machine!r} is not one of {', '.join(MACHINES)}")
         if self.backend not in BACKENDS:
-            raise GuestError(f"guest: backend {self.backend!r} is none of {', '.join(BACKENDS)}")
+            raise GuestError(f"guest: backend {self.backend!r} is not one of {', '.join(BACKENDS)}")
         if self.random_mb < 1 or self.zeros_mb < 1:
             raise GuestError("guest: random_mb and zeros_mb must be 1 or more")
         if self.size_bytes % MIB:
-            raise GuestError(f"guest: size {self.size_bytes:#x} is no multiple of {MIB:#x}")
+            raise GuestError(f"guest: size {self.size_bytes:#x} is not a multiple of {MIB:#x}")
         need_mb = self.random_mb + (self.random_mb + 1) // 2 + self.zeros_mb + 2 + _KERNEL_MIB
         if self.size_bytes < need_mb * MIB:
             raise GuestError(
