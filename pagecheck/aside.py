@@ -1,12 +1,12 @@
-"""A scan in a process of its own, for files whose file system may never answer.
+"""A scan in a separate process, for files whose file system may never answer.
 
 Facts: a request to a FUSE file system that its program has read and not answered cannot be
 interrupted, not even by SIGKILL; neither can the end of a process that has such a file open, since
 closing is a request too; and a process does not end before its last thread.
-Danger: whoever opens, looks at or closes such a file may have to be left behind, and whoever waits
-for the end of what it could write to, such as our stderr, would wait for it.
-Decision: this process never touches it. Another one scans, tells what it finds before it closes
-anything, and is left to itself where it does not end.
+Danger: a process that opens, reads or closes such a file may be impossible to end, and a reader of
+a pipe that it holds open, such as our stderr, would wait for it.
+Decision: this process never accesses the file. A child scans, reports its results before it closes
+anything, and is abandoned where it does not end.
 
 Source: request_wait_answer() in fs/fuse/dev.c and fuse_flush() in fs/fuse/file.c.
 """
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from pagecheck.model import RamBlock
     from pagecheck.report.report import BlockReport, Report
 
-GRACE_S: Final = 1.0  # after the deadline, to tell what was found until then
-SOON_S: Final = 0.2  # the same where not even the size of the file is known yet
-END_S: Final = 1.0  # to tidy up
+GRACE_S: Final = 1.0  # after the deadline, to report what was found until then
+SOON_S: Final = 0.2  # the same where not even the file's size is known yet
+END_S: Final = 1.0  # to clean up
 
 _STANDARD: Final = {"/dev/stdin": "fd:0", "/dev/stdout": "fd:1", "/dev/stderr": "fd:2"}
 _BOOT: Final = (
@@ -44,20 +44,20 @@ _BOOT: Final = (
     "os._exit(aside.serve(int(sys.argv[2]), oneshot, signals))"
 )
 
-_left: list[subprocess.Popen[bytes]] = []  # nobody waits for these
+_abandoned: list[subprocess.Popen[bytes]] = []  # not waited for
 
 log = logging.getLogger(__name__)
 
 
 def _descriptors(source: str) -> tuple[int, ...]:
-    """What the other process has to inherit for the source's name to mean the same there."""
+    """The descriptors that the child must inherit for the source's name to be valid there."""
     source = _STANDARD.get(source, source)
     named = re.fullmatch(r"(?:fd:|/proc/(?:thread-)?self/fd/|/dev/fd/)([0-9]{1,9})", source)
     return (int(named[1]),) if named else ()
 
 
 def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None] | None) -> Report:
-    """`pagecheck.scan` in a process of its own.
+    """`pagecheck.scan` in a separate process.
 
     Args:
         kind: of the file system that may stall.
@@ -70,12 +70,12 @@ def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
     started = clock.now_s()
     deadline = options["deadline"]
     until = None if deadline is None else started + deadline + SOON_S
-    other = _Other(options)
+    child = _Child(options)
     blocks: list[RamBlock] = []
     answered = False
     try:
         while True:
-            message = other.receive(until)
+            message = child.receive(until)
             if message is None:
                 return _undecided(kind, options, blocks, clock.now_s() - started)
             what, *rest = message
@@ -93,15 +93,15 @@ def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
                 answered = True
                 raise _error(*rest)
     finally:
-        other.end(answered=answered)
+        child.end(answered=answered)
 
 
-class _Other:
-    """The process that scans."""
+class _Child:
+    """The child that scans."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         if not sys.executable:
-            raise EngineError("cannot scan in a process of its own: sys.executable is not set")
+            raise EngineError("cannot scan in a separate process: sys.executable is not set")
         self._text = os.fspath(options["source"])
         self._buffer = bytearray()
         self._socket, theirs = socket.socketpair()
@@ -129,7 +129,7 @@ class _Other:
             raise
 
     def receive(self, until: float | None) -> Any:
-        """The next message; None when that time has passed.
+        """The next message; None once that time has passed.
 
         Raises:
             EngineError: it ended without an answer.
@@ -154,10 +154,10 @@ class _Other:
             self._buffer += piece
 
     def end(self, *, answered: bool) -> None:
-        """Waits a moment for its end, and leaves it to itself where that does not come.
+        """Waits briefly for its end, and abandons it where it does not end.
 
         Args:
-            answered: it only has to tidy up; else it is told to end.
+            answered: it only has to clean up; else it is terminated.
         """
         self._socket.close()
         if answered and self._ended(END_S):
@@ -168,8 +168,8 @@ class _Other:
                 return
             self._process.kill()
         if not self._ended(SOON_S):
-            log.info("process %d waits for its file system and is left", self._process.pid)
-            _left.append(self._process)
+            log.info("process %d waits for its file system and is abandoned", self._process.pid)
+            _abandoned.append(self._process)
 
     def _ended(self, seconds: float) -> bool:
         try:
@@ -182,7 +182,7 @@ class _Other:
 def _undecided(
     kind: str, options: dict[str, Any], blocks: list[RamBlock], seconds: float
 ) -> Report:
-    """The deadline passed, and nothing was told."""
+    """The deadline passed without a report."""
     text = os.fspath(options["source"])
     if not blocks:
         raise StorageStalled(
@@ -209,7 +209,7 @@ def _packed(message: Any) -> bytes:
 
 
 def _plain(report: Report) -> Report:
-    """With bitmaps that can be sent."""
+    """With bitmaps that can be pickled."""
     return report.with_blocks(tuple(_with_words(block, bytes) for block in report.blocks))
 
 
@@ -223,7 +223,7 @@ def _with_words(block: BlockReport, make: Callable[[Any], Any]) -> BlockReport:
 
 
 def serve(fd: int, oneshot: Any, signals: Any) -> int:
-    """What the other process runs.
+    """The child's program.
 
     Args:
         fd: its end of the socket.
@@ -239,70 +239,70 @@ def serve(fd: int, oneshot: Any, signals: Any) -> int:
         request = _exactly(connected, size)
         if not request:
             return 1
-        level, options = pickle.loads(request)  # of who started us
+        level, options = pickle.loads(request)  # our parent's
 
         one_at_a_time = threading.Lock()
 
-        def tell(*message: Any) -> None:
+        def send(*message: Any) -> None:
             with one_at_a_time:
                 connected.sendall(_packed(message))
 
-        logging.basicConfig(level=level, handlers=[_Telling(tell)])
+        logging.basicConfig(level=level, handlers=[_SendingHandler(send)])
 
-        told = set()
+        sent = set()
 
         def listener(what: str, value: Any) -> None:
-            told.add(what)
-            tell(what, _plain(value) if what == "report" else value)
+            sent.add(what)
+            send(what, _plain(value) if what == "report" else value)
 
         oneshot.listener = listener
         try:
             report = oneshot.scan(
-                **options, progress=lambda done, total: tell("progress", done, total)
+                **options, progress=lambda done, total: send("progress", done, total)
             )
-            if "report" not in told:
+            if "report" not in sent:
                 listener("report", report)
         except signals.Terminated as error:
             return int(error.exit_code)
-        except BrokenPipeError:  # whoever asked is gone
+        except BrokenPipeError:  # the parent is gone
             return 1
         except OSError as error:
             text = os.fspath(options["source"])
             known = SourceError(f"{text}: {error.strerror or error}")
-            _tell_error(tell, known)
+            _send_error(send, known)
         except Exception as error:
             if _debugging():
                 raise
-            _tell_error(tell, error)
+            _send_error(send, error)
         return 0
 
 
-class _Telling(logging.Handler):
-    """Tells the other process what is logged here."""
+class _SendingHandler(logging.Handler):
+    """Sends log records to the parent."""
 
-    def __init__(self, tell: Callable[..., None]) -> None:
+    def __init__(self, send: Callable[..., None]) -> None:
         super().__init__()
-        self._tell = tell
+        self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
-            self._tell("log", record.levelno, "%s", self.format(record))
+            self._send("log", record.levelno, "%s", self.format(record))
 
 
 def _debugging() -> bool:
     return bool(os.environ.get("PAGECHECK_DEBUG"))
 
 
-def _tell_error(tell: Callable[..., None], error: Exception) -> None:
+def _send_error(send: Callable[..., None], error: Exception) -> None:
     name, text = type(error).__name__, str(error)
     if not isinstance(error, PagecheckError):
         name, text = InternalError.__name__, f"a bug in pagecheck: {name}: {text}"
     with contextlib.suppress(OSError):
-        tell("error", name, text)
+        send("error", name, text)
 
 
 def _exactly(connected: socket.socket, size: int) -> bytes:
-    """That many bytes, or fewer where the other side is gone."""
+    """That many bytes, or fewer where the peer is gone."""
     got = bytearray()
     while len(got) < size and (piece := connected.recv(size - len(got))):
         got += piece

@@ -45,7 +45,7 @@ class _Opened(NamedTuple):
     """The source, open.
 
     Attributes:
-        blocks: those that can be looked at; at least one.
+        blocks: the readable ones; at least one.
         vm: the running VM whose RAM they are, if it is one's.
     """
 
@@ -199,7 +199,7 @@ def _attach(coordinator: Coordinator, opened: _Opened, holes: Holes, *, gpa: boo
     from pagecheck.coordinator.runner import Part
 
     # One pass: for the CPU, reading costs less than mapping, whose pages would each fault once.
-    # A device can only look at what is mapped.
+    # A device can only read what is mapped.
     access: Access = "auto" if coordinator.engine == "dsa" else "read"
     parts: list[Part] = []
     for found in opened.blocks:
@@ -229,7 +229,7 @@ def _notify(what: str, value: Any) -> None:
 def _output(
     stack: contextlib.ExitStack, out: str | os.PathLike[str] | None, opened: _Opened, kind: Kind
 ) -> Output | None:
-    """Where results go, looked at before any work is done; the stack closes it."""
+    """The results' folder, checked before any work is done; the stack closes it."""
     if out is None:
         return None
     from pagecheck.report.bitmap_files import Output

@@ -1,13 +1,13 @@
 /* libpagecheck: the functions of pagecheck.h as symbols, for callers that cannot include it (Rust,
- * Go, Python's ctypes) or would rather link (C++): `cc ... $(pagecheck --libs)`, or pkg-config
+ * Go, Python's ctypes) or prefer to link (C++): `cc ... $(pagecheck --libs)`, or pkg-config
  * libpagecheck.
  *
- * What the functions do, return and need is said in pagecheck.h; there is no other difference than
- * that clients and channels are opaque here: memory of pagecheck_client_bytes() and
+ * pagecheck.h documents the functions; the only difference is that clients and channels are opaque
+ * here: memory of pagecheck_client_bytes() and
  * pagecheck_channel_bytes(), aligned to 8, zeroed, and not moved while it is in use.
  *
  * The ABI: a function keeps its name, arguments and meaning as long as the library is called
- * libpagecheck.so.1; new ones may come. See docs/vmm-authors.md. */
+ * libpagecheck.so.1; new ones may be added. See docs/vmm-authors.md. */
 #ifndef LIBPAGECHECK_H
 #define LIBPAGECHECK_H
 
@@ -21,7 +21,7 @@ extern "C" {
 typedef struct pagecheck_client pagecheck_client;
 typedef struct pagecheck_channel pagecheck_channel;
 
-#ifndef PAGECHECK_CLIENT_H /* else they are there already */
+#ifndef PAGECHECK_CLIENT_H /* else they are defined already */
 typedef struct pagecheck_region {
     uint64_t guest_phys_addr;
     uint64_t memory_size;
@@ -36,7 +36,7 @@ typedef struct pagecheck_channel_options {
 } pagecheck_channel_options;
 #endif
 
-/* What only the library has: the sizes, and what headers read from the structures. */
+/* Only in the library: the sizes, and what header users read from the structures. */
 size_t pagecheck_client_bytes(void);
 size_t pagecheck_channel_bytes(void);
 uint32_t pagecheck_protocol(void);

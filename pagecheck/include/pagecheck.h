@@ -1,9 +1,9 @@
-/* pagecheck for VMM authors: which pages of a batch are zero, asked of `pagecheck serve`.
+/* pagecheck for VMM authors: asks `pagecheck serve` which pages of a batch are zero.
  *
  * Five headers for C11 and C++11 on 64-bit Linux, this one and the four that it includes; they need
- * nothing else, so copy them into your tree. Compile C with -D_GNU_SOURCE or -D_DEFAULT_SOURCE. A
- * Unix socket sets things up; a batch then costs stores into shared memory, and a system call only
- * where somebody sleeps:
+ * nothing else, so copy them into your tree. Compile C with -D_GNU_SOURCE or -D_DEFAULT_SOURCE.
+ * Set-up uses a Unix socket; a batch then costs stores into shared memory, and a system call only
+ * where the other side sleeps:
  *
  *     pagecheck_client client;
  *     pagecheck_channel channel; // one per sender thread
@@ -15,7 +15,7 @@
  *         pagecheck_attach(&client, "pc.ram", ram_fd, 4096, NULL, 0, soon, &block) != 0 ||
  *         pagecheck_open_channel(&client, &options, soon, &channel) != 0)
  *         return check_myself(client.error);
- *     // For each packet; up to 16 may be out at a time.
+ *     // For each packet; up to 16 may be in progress.
  *     int code = pagecheck_submit(&channel, block, offsets, 128, &ticket);
  *     if (code == 0)
  *         code = pagecheck_wait(&channel, ticket, pagecheck_now_ns() + 100000000, zero, decided);
@@ -30,9 +30,9 @@
  *     pagecheck_disconnect(&client);
  *
  * Danger: a page wrongly called zero loses a guest's memory.
- * - Only a zero bit says zero. Neither bit is undecided, and undecided pages are normal.
- * - While the guest runs an answer is a hint: the page may have been written since. Look for dirty
- *   pages after the answer, as after a check of your own.
+ * - Only a zero bit means zero. Neither bit means undecided: treat such pages as normal.
+ * - While the guest runs an answer is a hint: the page may have been written since. Read the dirty
+ *   bitmap after the answer, as after a check of your own.
  * - The service can vanish at any time. Every call returns 0 or a negative errno; after a failure
  *   no page is zero and the VMM checks for itself.
  *
@@ -40,17 +40,17 @@
  * of each other and, but for opening and closing, of the client. No thread or signal is used here.
  *
  * fork: clients and channels belong to the process that made them. In its child every call on them
- * fails with -ECHILD and changes nothing; closing them there gives the child's copies back and
- * leaves the parent's alone. Until a child closes its copies the service does not see the parent
- * die. (Before Linux 4.14 this costs every call a getpid.) A zeroed structure is one that is
+ * fails with -ECHILD and changes nothing; closing them there releases the child's copies and
+ * does not affect the parent's. Until a child closes its copies the service does not notice the
+ * parent's death. (Before Linux 4.14 this costs every call a getpid.) A zeroed structure counts as
  * closed.
  *
- * Times: deadlines are absolute CLOCK_MONOTONIC nanoseconds; to pagecheck_wait 0 means: only look.
+ * Times: deadlines are absolute CLOCK_MONOTONIC nanoseconds; to pagecheck_wait 0 means: only poll.
  *
  * Versions: pagecheck_connect fails with -EPROTONOSUPPORT, naming both sides' versions, unless the
- * service speaks PAGECHECK_PROTOCOL and, among others, the layout PAGECHECK_LAYOUT_VERSION. Either
- * number rises with every change that an older header could not live with; docs/vmm-authors.md says
- * what stays compatible. Names in pgck_ and PGCK_ are the header's own.
+ * service supports PAGECHECK_PROTOCOL and, among others, the layout PAGECHECK_LAYOUT_VERSION.
+ * Either number increases with every change that is incompatible with an older header;
+ * docs/vmm-authors.md says what stays compatible. Names in pgck_ and PGCK_ are internal.
  */
 #ifndef PAGECHECK_H
 #define PAGECHECK_H

@@ -1,6 +1,6 @@
 /* Batches and their tickets on one ring, as a VMM's thread uses them: submit, wait a slice of time,
- * take the answer. No I/O: what a ring cannot say, that the service was killed together with its
- * workers, is for pagecheck_client.h to find out, which sets `lost`. */
+ * take the answer. No I/O: what a ring cannot show, that the service was killed together with its
+ * workers, is detected by pagecheck_client.h, which sets `lost`. */
 #ifndef PAGECHECK_CHANNEL_H
 #define PAGECHECK_CHANNEL_H
 
@@ -10,7 +10,7 @@
 
 enum { PGCK_FREE, PGCK_OUT, PGCK_FORGOTTEN };
 
-/* A batch in progress, remembered where the other side cannot change it. */
+/* A batch in progress, recorded where the other side cannot change it. */
 typedef struct pgck_batch {
     uint64_t sequence;
     uint64_t ticket;
@@ -19,13 +19,13 @@ typedef struct pgck_batch {
 } pgck_batch;
 
 typedef struct pagecheck_channel {
-    int64_t spin_ns;   /* may be set: pagecheck_wait looks this long before it sleeps */
-    const char *error; /* what the last failure was; a static text */
+    int64_t spin_ns;   /* may be set: pagecheck_wait polls this long before it sleeps */
+    const char *error; /* the last failure; a static text */
     uint32_t refusal;  /* PAGECHECK_REFUSED_*, where the last wait found a refusal; else 0 */
     uint32_t id;       /* the service's number for it */
     uint32_t slots;
     uint32_t slot_pages;
-    /* The rest is the header's own. */
+    /* The rest is internal. */
     pgck_ring ring;
     size_t mapped_bytes;
     uint64_t *own;       /* see pgck_own; NULL: it is closed */
@@ -34,10 +34,10 @@ typedef struct pagecheck_channel {
     uint64_t connection; /* the client's `number`; 0: it has none */
     pgck_batch *batches;
     bool lost;   /* the service hung up */
-    bool broken; /* an answer was invalid: nothing is believed any more */
+    bool broken; /* an answer was invalid: nothing is trusted any more */
     /* Its client's part. */
     int socket;        /* the client's, to see the service hang up; -1: there is none */
-    int64_t looked_ns; /* when we last looked whether it did */
+    int64_t looked_ns; /* when that was last checked */
     bool is_closing;   /* closing it was asked for, and not answered in time */
 } pagecheck_channel;
 
@@ -50,7 +50,7 @@ static inline uint64_t pgck_process(void)
     return (uint64_t)getpid() << 1;
 }
 
-/* A word that tells whose a structure is: 1, where a child of fork finds 0 instead, or the process.
+/* A word that identifies a structure's owner: 1, where a child of fork finds 0, or the process id.
  * NULL: no memory. */
 static inline uint64_t *pgck_own(void)
 {
@@ -78,7 +78,7 @@ static inline int pgck_whose(const uint64_t *own)
     return *own == 1 || (*own != 0 && *own == pgck_process()) ? 0 : -ECHILD;
 }
 
-/* A number that is met again by an improbable accident only; never 0. */
+/* A number that recurs only with negligible probability; never 0. */
 static inline uint64_t pgck_unique(const void *of)
 {
     uint64_t number = 0;
@@ -90,8 +90,8 @@ static inline uint64_t pgck_unique(const void *of)
 
 /* A ticket is its batch's serial number in the upper 36 bits, 12 bits of check, and in the lower 16
  * the batch's count less 1. Serial numbers begin elsewhere in every channel, so that a ticket of
- * another one, or of one that was in the same structure before, is not taken for ours. The check
- * tells whether it is a ticket at all, and its count can be believed; it is odd: none is 0. */
+ * another one, or of one that was in the same structure before, is not mistaken for ours. The check
+ * bits tell whether it is a ticket at all, so that its count can be trusted; odd: none is 0. */
 #define PGCK_SERIALS ((UINT64_C(1) << 36) - 1)
 
 static inline uint64_t pgck_ticket(uint64_t serial, uint32_t count)
@@ -108,7 +108,7 @@ static inline uint32_t pgck_words(uint64_t ticket)
 }
 
 /* What is added to the service's numbers of a connection's blocks. Those begin at 0 in each; so a
- * number from before connecting again, or from a connection beside, is not that of a block here. It
+ * number from before a reconnection, or from another connection, is not that of a block here. It
  * leaves the upper half free: no number becomes UINT32_MAX. 0: there is no connection. */
 static inline uint32_t pgck_base(uint64_t connection)
 {
@@ -126,7 +126,7 @@ static inline bool pgck_gone(const pagecheck_channel *channel)
     return channel->lost || pgck_ring_gone(&channel->ring);
 }
 
-/* 0, or why nothing can be done with the channel here. */
+/* 0, or why the channel cannot be used here. */
 static inline int pgck_usable(pagecheck_channel *channel)
 {
     int code = pgck_whose(channel->own);
@@ -137,7 +137,7 @@ static inline int pgck_usable(pagecheck_channel *channel)
                                     : "the channel is not open");
 }
 
-#define PGCK_NOBODY "nobody answers any more; open another channel, or connect again"
+#define PGCK_GONE "the worker is gone; open another channel, or connect again"
 #define PGCK_INVALID "an answer was invalid; open another channel"
 
 /* Whether the slot whose turn it is can be used: 0, -EAGAIN, -ECONNRESET, -EPROTO. */
@@ -147,7 +147,7 @@ static inline int pgck_room(pagecheck_channel *channel)
     if (channel->broken)
         return pgck_say(channel, -EPROTO, PGCK_INVALID);
     if (pgck_gone(channel))
-        return pgck_say(channel, -ECONNRESET, PGCK_NOBODY);
+        return pgck_say(channel, -ECONNRESET, PGCK_GONE);
     if (batch->state == PGCK_FORGOTTEN && pgck_ring_answered(&channel->ring, batch->sequence))
         batch->state = PGCK_FREE;
     if (batch->state != PGCK_FREE)
@@ -180,7 +180,7 @@ static inline int pgck_submit(pagecheck_channel *channel, uint32_t block, uint64
 static inline int pgck_refused(pagecheck_channel *channel, uint32_t refusal)
 {
     static const char *const texts[] = {
-        "refused for no known reason",
+        "refused for an unknown reason",
         "refused: no pages, or too many",
         "refused: neither a range nor offsets",
         "refused: no such block",
@@ -197,7 +197,7 @@ static inline void pgck_clear(uint64_t ticket, uint64_t *zero, uint64_t *decided
     memset(decided, 0, bytes);
 }
 
-/* 0: the answer is taken; -EAGAIN: there is none yet; -EPROTO. */
+/* 0: the answer is taken; -EAGAIN: not yet; -EPROTO. */
 static inline int pgck_take(pagecheck_channel *channel, pgck_batch *batch, uint64_t *zero,
                             uint64_t *decided)
 {
@@ -226,7 +226,7 @@ static inline int64_t pgck_until(int64_t ns, int64_t deadline_ns)
     return ns < deadline_ns - now ? now + ns : deadline_ns;
 }
 
-/* Returns when it is time to look again: 0; -EAGAIN, a slice has passed; or a negative errno when
+/* Returns when it is time to check again: 0; -EAGAIN, a slice has passed; or a negative errno when
  * it cannot sleep. */
 static inline int pgck_sleep(const pagecheck_channel *channel, uint64_t sequence,
                              int64_t deadline_ns, int64_t slice_ns)
@@ -241,7 +241,7 @@ static inline int pgck_sleep(const pagecheck_channel *channel, uint64_t sequence
 }
 
 /* Takes a batch's answer, as pagecheck_wait does, but returns -EAGAIN when it has slept for
- * `slice_ns`, so that the caller can look whether anybody is left to answer. */
+ * `slice_ns`, so that the caller can check whether the service still runs. */
 static inline int pgck_wait_slice(pagecheck_channel *channel, pgck_batch *batch,
                                   int64_t deadline_ns, int64_t slice_ns, uint64_t *zero,
                                   uint64_t *decided)
@@ -252,7 +252,7 @@ static inline int pgck_wait_slice(pagecheck_channel *channel, pgck_batch *batch,
         if (code != -EAGAIN)
             return code;
         if (gone)
-            return pgck_say(channel, -ECONNRESET, PGCK_NOBODY);
+            return pgck_say(channel, -ECONNRESET, PGCK_GONE);
         if (deadline_ns <= 0 || pagecheck_now_ns() >= deadline_ns)
             return pgck_say(channel, -ETIMEDOUT, "no answer yet");
         code = pgck_sleep(channel, batch->sequence, deadline_ns, slice_ns);
@@ -296,7 +296,7 @@ PAGECHECK_API uint32_t pagecheck_partition(const uint64_t *offsets, const uint64
         normal -= (uint32_t)__builtin_popcountll(zero[i / 64] & decided[i / 64] & inside);
     }
     uint32_t next_normal = 0, next_zero = normal;
-    for (uint32_t i = 0; i < count; i++) { /* no branch: which pages are zero has no pattern */
+    for (uint32_t i = 0; i < count; i++) { /* no branch: zero pages follow no pattern */
         uint32_t is_zero = (uint32_t)((zero[i / 64] & decided[i / 64]) >> (i % 64) & 1u);
         out[is_zero ? next_zero : next_normal] = offsets[i];
         next_zero += is_zero;

@@ -1,6 +1,6 @@
 /* The service's socket: connecting, attaching RAM, opening channels; and those calls on a channel
- * that have to notice a service that was killed together with its workers, which raises no word of
- * the ring: they look at the socket between two slices of a wait. */
+ * that have to notice a service that was killed together with its workers, which changes no word of
+ * the ring: they poll the socket between two slices of a wait. */
 #ifndef PAGECHECK_CLIENT_H
 #define PAGECHECK_CLIENT_H
 
@@ -16,10 +16,10 @@
 #define PGCK_TEXT(number) PGCK_TEXT_OF(number)
 #define PGCK_TEXT_OF(number) #number
 
-#define PGCK_GET_SEALS 1034 /* F_GET_SEALS, which not every libc has without its extensions */
+#define PGCK_GET_SEALS 1034 /* F_GET_SEALS, which not every libc defines without its extensions */
 #define PGCK_SEALS 7        /* F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW */
 
-/* A part of the block as the guest and the VMM see it; all in bytes. */
+/* A part of the block in the guest's and the VMM's address space; all in bytes. */
 typedef struct pagecheck_region {
     uint64_t guest_phys_addr;
     uint64_t memory_size;
@@ -28,15 +28,15 @@ typedef struct pagecheck_region {
 } pagecheck_region;
 
 typedef struct pagecheck_channel_options {
-    uint32_t slots;      /* batches that can be out at a time */
+    uint32_t slots;      /* batches that can be in progress */
     uint32_t slot_pages; /* the most pages of a batch, a multiple of 64 */
-    uint32_t spin_us;    /* the worker looks this long before it sleeps; burns its CPU */
+    uint32_t spin_us;    /* the worker polls this long before it sleeps; costs CPU time */
 } pagecheck_channel_options;
 
 /* ---- Batches ---- */
 
-/* A sleeper looks this often whether the service hung up: a service that was killed together with
- * its workers raises no word. */
+/* A sleeper checks this often whether the service hung up: a service that was killed together with
+ * its workers changes no word. */
 #define PGCK_LOOK_NS INT64_C(100000000)
 
 static inline bool pgck_hung_up(int fd)
@@ -45,8 +45,8 @@ static inline bool pgck_hung_up(int fd)
     return fd >= 0 && poll(&at, 1, 0) > 0 && (at.revents & (POLLHUP | POLLERR)) != 0;
 }
 
-/* For who only polls: a service that was killed together with its workers raises no word, so its
- * socket is looked at, ten times a second at most. */
+/* For callers that only poll: a service that was killed together with its workers changes no word,
+ * so its socket is polled, ten times a second at most. */
 static inline void pgck_look(pagecheck_channel *channel)
 {
     int64_t now = pagecheck_now_ns();
@@ -70,7 +70,7 @@ static inline int pgck_submit_looking(pagecheck_channel *channel, uint32_t block
  * -EINVAL: `count` is 0 or more than slot_pages. -EAGAIN: the slot whose turn it is has a ticket
  * that was not taken, or a forgotten one without its answer; slots are used in turn, so waiting for
  * the oldest ticket helps, and forgetting it when its answer may be late. -ECONNRESET and -EPROTO
- * as of pagecheck_wait. After a failure `ticket` is 0, which is nobody's. */
+ * as of pagecheck_wait. After a failure `ticket` is 0, which is never valid. */
 PAGECHECK_API int pagecheck_submit(pagecheck_channel *channel, uint32_t block,
                                    const uint64_t *offsets, uint32_t count, uint64_t *ticket)
 {
@@ -87,12 +87,12 @@ PAGECHECK_API int pagecheck_submit_range(pagecheck_channel *channel, uint32_t bl
 
 /* Takes a batch's answer; tickets in any order, each once. `zero` and `decided` have
  * (count + 63) / 64 words, bit i % 64 of word i / 64 is page i; they are 0 after a failure.
- * -ETIMEDOUT: not yet; the ticket can be waited for again, or forgotten. -ECONNRESET: nobody
- * answers any more. -EPROTO: the batch was refused (channel->refusal is not 0, the ticket is used
- * up), or an answer was invalid and the channel is good for nothing. -EINVAL: no such ticket is
- * out: it was taken or forgotten, or is another channel's; the words are 0 all the same, so that
- * what they held is not taken for an answer, but of what never was a ticket only the first of each.
- * Signals do not end the wait. */
+ * -ETIMEDOUT: not yet; the ticket can be waited for again, or forgotten. -ECONNRESET: the
+ * worker is gone. -EPROTO: the batch was refused (channel->refusal is not 0, the ticket is used
+ * up), or an answer was invalid and the channel cannot be used. -EINVAL: no batch in progress
+ * has this ticket: it was taken or forgotten, or is another channel's; the words are 0
+ * nevertheless, so that old contents are not mistaken for an answer; without a valid ticket only
+ * the first of each. Signals do not end the wait. */
 PAGECHECK_API int pagecheck_wait(pagecheck_channel *channel, uint64_t ticket, int64_t deadline_ns,
                                  uint64_t *zero, uint64_t *decided)
 {
@@ -133,11 +133,11 @@ PAGECHECK_API void pagecheck_channel_unmap(pagecheck_channel *channel)
     channel->socket = -1;
 }
 
-/* A static text that says what is wrong, or NULL; `code` then is what that means. */
+/* Returns a static error text, which sets `code`, or NULL. */
 static inline const char *pgck_map(int fd, pagecheck_channel *channel, int *code)
 {
     struct stat st;
-    /* What is not sealed could shrink below the mapping, which would be SIGBUS. */
+    /* An unsealed file could shrink below the mapping, which would be SIGBUS. */
     int seals = fcntl(fd, PGCK_GET_SEALS);
     if (seals < 0 || (seals & PGCK_SEALS) != PGCK_SEALS)
         return "channel segment without its seals";
@@ -146,7 +146,7 @@ static inline const char *pgck_map(int fd, pagecheck_channel *channel, int *code
     channel->mapped_bytes = (size_t)st.st_size;
     void *mapped = mmap(NULL, channel->mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (mapped == MAP_FAILED) {
-        /* EAGAIN: too much is locked in memory, where what is mapped is to be locked (mlockall). */
+        /* EAGAIN: the limit of locked memory, where mappings are locked (mlockall). */
         *code = errno == EAGAIN || errno == ENOMEM ? -ENOMEM : errno == ENFILE ? -ENFILE : -EPROTO;
         return "cannot map the channel segment";
     }
@@ -168,7 +168,7 @@ static inline const char *pgck_map(int fd, pagecheck_channel *channel, int *code
 
 /* Maps a new channel's segment and checks its seals, size and header; `fd` stays the caller's.
  * 0, -EPROTO, -ENOMEM or -ENFILE; after a failure there is nothing to unmap. Needs no client, but
- * without pagecheck_channel_watch nobody notices a service that was killed. */
+ * without pagecheck_channel_watch a service that was killed is not noticed. */
 PAGECHECK_API int pagecheck_channel_map(int fd, pagecheck_channel *channel)
 {
     memset(channel, 0, sizeof *channel);
@@ -185,8 +185,8 @@ PAGECHECK_API int pagecheck_channel_map(int fd, pagecheck_channel *channel)
     return pgck_say(channel, code, wrong);
 }
 
-/* For a channel that was mapped without a client: looks at the connection, whose descriptor stays
- * the caller's, as at a client's. 0, or a negative errno; then the one before is still looked at.
+/* For a channel that was mapped without a client: watches the connection, whose descriptor stays
+ * the caller's, as a client's. 0, or a negative errno; then the previous one is still watched.
  */
 PAGECHECK_API int pagecheck_channel_watch(pagecheck_channel *channel, int socket)
 {
@@ -206,15 +206,15 @@ PAGECHECK_API int pagecheck_channel_watch(pagecheck_channel *channel, int socket
 
 /* ---- The connection ----
  *
- * The calls on a client return 0 or a negative errno, with client->error saying more. -EREMOTEIO:
+ * The calls on a client return 0 or a negative errno, with details in client->error. -EREMOTEIO:
  * the service answered with an error; nothing else has changed. -ETIMEDOUT: it did not answer in
  * time; the connection is good, the answer is dropped by its id when it comes, with its descriptor,
- * and what it attached or opened is given back. -EINVAL, -EMSGSIZE, -ENOMEM, -EMFILE and the errno
- * of a system call: nothing was asked. After -ECONNRESET, the service hung up, and -EPROTO, it
- * broke the protocol or took half a request, the connection cannot be used: `error` says so, and
- * every call returns the same until pagecheck_disconnect; connect again. */
+ * and what it attached or opened is released. -EINVAL, -EMSGSIZE, -ENOMEM, -EMFILE and the errno
+ * of a system call: nothing was sent. After -ECONNRESET, the service hung up, and -EPROTO, it
+ * violated the protocol or accepted half a request, the connection cannot be used: `error` says so,
+ * and every call returns the same until pagecheck_disconnect; connect again. */
 
-/* Nothing more can be asked of this connection. */
+/* Ends the use of this connection. */
 static inline int pgck_end(pagecheck_client *client, int code)
 {
     static const char *const end = "; connect again";
@@ -223,7 +223,8 @@ static inline int pgck_end(pagecheck_client *client, int code)
     return client->failed = code;
 }
 
-/* Asks for something; a descriptor that came with the answer is client->passed. */
+/* Sends a request and returns its answer; a descriptor that came with the answer is client->passed.
+ */
 static inline int pgck_ask(pagecheck_client *client, char *request, int fd, int64_t deadline_ns,
                            const char **answer)
 {
@@ -244,7 +245,7 @@ static inline int pgck_ask(pagecheck_client *client, char *request, int fd, int6
     return code;
 }
 
-/* The same for what has one argument, a number, and returns nothing. */
+/* The same for a request with one argument, a number, and without a result. */
 static inline int pgck_tell(pagecheck_client *client, const char *command, const char *argument,
                             uint32_t value, int64_t deadline_ns)
 {
@@ -256,9 +257,9 @@ static inline int pgck_tell(pagecheck_client *client, const char *command, const
     return pgck_ask(client, request, -1, deadline_ns, &answer);
 }
 
-/* Hangs up; the service forgets what this client attached, and its channels end with -ECONNRESET.
- * They are still to be closed or unmapped. May be called twice, and on a zeroed structure; in a
- * child of the process that connected it closes the child's copies only. */
+/* Disconnects; the service releases what this client attached, and its channels end with
+ * -ECONNRESET. They must still be closed or unmapped. May be called twice, and on a zeroed
+ * structure; in a child of the process that connected it closes the child's copies only. */
 PAGECHECK_API void pagecheck_disconnect(pagecheck_client *client)
 {
     bool ours = pgck_whose(client->own) == 0;
@@ -278,7 +279,7 @@ PAGECHECK_API void pagecheck_disconnect(pagecheck_client *client)
     client->socket = client->passed = -1;
 }
 
-/* 0 while the service has not hung up, else -ECONNRESET. Asks nothing of it. */
+/* 0 while the service has not hung up, else -ECONNRESET. Sends nothing. */
 PAGECHECK_API int pagecheck_check(const pagecheck_client *client)
 {
     return pgck_whose(client->own) != 0 || pgck_hung_up(client->socket) ? -ECONNRESET : 0;
@@ -305,7 +306,7 @@ static inline int pgck_connect(pagecheck_client *client, const char *path, int64
     return code != 0 ? pgck_errno(client, path) : 0;
 }
 
-/* Whether protocol and layout are spoken on both sides. */
+/* Whether both sides support the protocol and the layout. */
 static inline int pgck_versions(pagecheck_client *client, const char *greeting)
 {
     client->names_layouts = pgck_member(greeting, "layouts") != NULL;
@@ -364,9 +365,9 @@ static inline char *pgck_attach_request(const char *name, uint64_t page_size, ui
     return request;
 }
 
-/* Hands the RAM behind `fd` over for reading; `fd` stays the caller's. `name` is printable, without
+/* Lets the service read the RAM behind `fd`; `fd` stays the caller's. `name` is printable, without
  * quotes and backslashes; `regions` may be NULL. Offsets of pages are bytes from the file's start.
- * `block` is good for this connection alone; another one refuses it. -EINVAL: such a name. */
+ * `block` is valid for this connection only; another one refuses it. -EINVAL: an invalid name. */
 PAGECHECK_API int pagecheck_attach(pagecheck_client *client, const char *name, int fd,
                                    uint64_t page_size, const pagecheck_region *regions,
                                    uint32_t nregions, int64_t deadline_ns, uint32_t *block)
@@ -375,7 +376,7 @@ PAGECHECK_API int pagecheck_attach(pagecheck_client *client, const char *name, i
     *block = UINT32_MAX; /* no block's */
     for (const char *at = name; *at != '\0'; at++)
         if ((unsigned char)*at < ' ' || *at == '"' || *at == '\\')
-            return pgck_fail(client, -EINVAL, "block name that JSON cannot hold as it is");
+            return pgck_fail(client, -EINVAL, "block name with a character that JSON must escape");
     if (nregions > PGCK_REQUEST_BYTES / 64) /* none is shorter */
         return pgck_fail(client, -EMSGSIZE, "%" PRIu32 " regions, more than the service takes",
                          nregions);
@@ -392,15 +393,15 @@ PAGECHECK_API int pagecheck_attach(pagecheck_client *client, const char *name, i
     return code;
 }
 
-/* No batch of the block may be out. */
+/* No batch of the block may be in progress. */
 PAGECHECK_API int pagecheck_detach(pagecheck_client *client, uint32_t block, int64_t deadline_ns)
 {
     return pgck_tell(client, "detach", "block", block - pgck_base(client->number), deadline_ns);
 }
 
 /* Unmaps the channel whatever it returns. -ETIMEDOUT: the service may not know of it yet; close it
- * again, or it stays there as long as the connection. 0 also where it was closed before, or went
- * with another connection: its number may be another one's by now. */
+ * again, or it stays there as long as the connection. 0 also where it was closed before, or with
+ * another connection: its number may be in use for another one by now. */
 PAGECHECK_API int pagecheck_close_channel(pagecheck_client *client, pagecheck_channel *channel,
                                           int64_t deadline_ns)
 {
@@ -410,14 +411,14 @@ PAGECHECK_API int pagecheck_close_channel(pagecheck_client *client, pagecheck_ch
         return 0;
     int code = pgck_tell(client, "close-channel", "channel", channel->id, deadline_ns);
     if (code == -EREMOTEIO && channel->is_closing)
-        code = 0; /* it was told before, and answered too late */
+        code = 0; /* it got the request before, and answered too late */
     channel->is_closing = code == -ETIMEDOUT;
     if (!channel->is_closing)
         channel->connection = 0;
     return code;
 }
 
-/* Takes the answer's segment: it must be what the answer says. */
+/* Maps the answer's segment, which must match the answer. */
 static inline int pgck_open_answered(pagecheck_client *client, const char *answer,
                                      pagecheck_channel *channel)
 {
@@ -425,7 +426,7 @@ static inline int pgck_open_answered(pagecheck_client *client, const char *answe
     if (id > UINT32_MAX)
         return pgck_fail(client, -EPROTO, "open-channel: no number: %.150s", answer);
     if (client->passed < 0 && client->cut)
-        return pgck_fail(client, -EMFILE, "open-channel: no descriptor is left in this process");
+        return pgck_fail(client, -EMFILE, "open-channel: this process is out of descriptors");
     if (client->passed < 0)
         return pgck_fail(client, -EPROTO, "open-channel: no segment: %.150s", answer);
     int mapped = pagecheck_channel_map(client->passed, channel);
@@ -444,7 +445,7 @@ static inline int pgck_open_answered(pagecheck_client *client, const char *answe
 }
 
 /* Opens a channel; after a failure there is nothing to close. -EMFILE, -ENFILE, -ENOMEM: this
- * process has no room for it; the connection is good. */
+ * process lacks the resources for it; the connection is good. */
 PAGECHECK_API int pagecheck_open_channel(pagecheck_client *client,
                                          const pagecheck_channel_options *options,
                                          int64_t deadline_ns, pagecheck_channel *channel)
@@ -470,10 +471,10 @@ PAGECHECK_API int pagecheck_open_channel(pagecheck_client *client,
         return pgck_end(client, code);
     char error[sizeof client->error];
     memcpy(error, client->error, sizeof error);
-    channel->connection = 0; /* closing it tells nobody */
+    channel->connection = 0; /* closing it sends nothing */
     pgck_tell(client, "close-channel", "channel", (uint32_t)id, deadline_ns);
     memcpy(client->error, error, sizeof error);
-    return code; /* whatever became of that: the service closes it with the connection */
+    return code; /* in any case the service closes it with the connection */
 }
 
 #endif

@@ -1,12 +1,12 @@
-/* The ring between a submitter of batches and a worker: every shared word, and what either side
- * does with it. No I/O: no socket, no descriptor, no JSON; pagecheck's own C core includes this
+/* The ring between a submitter of batches and a worker: every shared word, and how either side
+ * uses it. No I/O: no socket, no descriptor, no JSON; pagecheck's own C core includes this
  * file.
  *
  * One header, then slots, in memory that both sides map. Sequence n, counted from 1, is in slot
- * n mod slot_count. The slots hold the truth; the futex words only wake. Danger: a wake-up that is
- * lost between a look and a sleep. Decision: whoever goes to sleep says so, fences, and looks once
- * more; whoever has something to say stores it, fences, and looks who sleeps. One of the two sees
- * the other:
+ * n mod slot_count. The state is in the slots; the futex words only wake. Danger: a wake-up that is
+ * lost between a check and a sleep. Decision: before it sleeps a side announces that, fences, and
+ * checks once more; a side with news stores it, fences, and checks whether the other one sleeps.
+ * One of the two sees the other:
  *
  *     the submitter                           the worker
  *     store request (release), fence,         store asleep, fence,
@@ -14,10 +14,11 @@
  *     store wake_at, fence,                   store answer (release), fence,
  *         read answer and gone (acquire)          read wake_at
  *
- * The supervisor stores gone (release) before it raises done: whoever saw done raised sees gone.
+ * The supervisor stores gone (release) before it raises done: a reader that saw done raised sees
+ * gone.
  *
- * Neither side believes the other: geometry is checked and copied once, an answer is copied, each
- * word loaded once, and only the checked copy is used. Layout version 3; docs/shm-layout.md shows
+ * Neither side trusts the other: geometry is checked and copied once, an answer is copied, each
+ * word loaded once, and only the checked copy is used. Layout version 3; docs/shm-layout.md lists
  * the words in tables. Names in pgck_ and PGCK_ are not for callers. */
 #ifndef PAGECHECK_RING_H
 #define PAGECHECK_RING_H
@@ -70,7 +71,7 @@
 /* ---- The words; integers are native-endian, no cache line has two writers, but submit's ---- */
 
 struct pagecheck_ring_header {
-    /* Written once, before anybody else has the segment. */
+    /* Written once, before any other process has the segment. */
     uint64_t magic;          /* "PCPCRING" */
     uint32_t layout_version; /* 3 */
     uint32_t header_bytes;   /* where the slots begin */
@@ -85,12 +86,12 @@ struct pagecheck_ring_header {
     uint64_t reserved_submitter[7];
     /* Written by the worker. */
     uint64_t asleep; /* 1 << 32 | the value of `submit` that it sleeps on; 0: it is awake */
-    uint32_t done;   /* futex: raised by one when the answer of wake_at is there; at its end too */
+    uint32_t done;   /* futex: incremented when the answer of wake_at is stored, and at the end */
     uint32_t reserved_worker[13];
     /* Added to by the submitter and the supervisor, and never set. */
-    uint32_t submit; /* futex: raised by one when the worker is to look */
+    uint32_t submit; /* futex: incremented to wake the worker */
     /* Written by the supervisor (the service of a direct channel, else the coordinator). */
-    uint32_t gone; /* 1: nobody answers any more */
+    uint32_t gone; /* 1: the worker is gone */
     uint32_t reserved_supervisor[14];
 };
 
@@ -151,8 +152,8 @@ static inline uint64_t pgck_segment_bytes(uint64_t slots, uint64_t slot_pages)
     return sizeof(struct pagecheck_ring_header) + slots * pgck_slot_bytes(slot_pages);
 }
 
-/* Checks a segment's header against the size of its file. A static text that says what is wrong, or
- * NULL; then `ring` is filled. Every word is loaded once. */
+/* Checks a segment's header against the size of its file. Returns a static error text, or NULL;
+ * then `ring` is filled. Every word is loaded once. */
 static inline const char *pgck_ring_init(struct pagecheck_ring_header *header, uint64_t file_bytes,
                                          pgck_ring *ring)
 {
@@ -199,7 +200,7 @@ static inline uint64_t *pgck_slot_decided(struct pagecheck_slot *slot, uint32_t 
 
 /* ---- Time and sleep ---- */
 
-/* Linux's numbers under names of our own: not every libc has them without its extensions. */
+/* Linux's numbers under names of our own: not every libc defines them without its extensions. */
 #define PGCK_FUTEX_WAKE 1
 #define PGCK_FUTEX_WAIT_BITSET 9
 #define PGCK_FUTEX_ANY 0xffffffffu /* FUTEX_BITSET_MATCH_ANY */
@@ -222,8 +223,8 @@ static inline void pgck_relax(void)
 }
 
 /* Sleeps until the word is no longer `seen`, at most until the absolute CLOCK_MONOTONIC time; a
- * past time only polls. 0, which promises nothing, -ETIMEDOUT, -EINTR or another negative errno.
- * The words are shared between processes: no call says PRIVATE. */
+ * past time only polls. 0, also for a spurious wake-up, -ETIMEDOUT, -EINTR or another negative
+ * errno. The words are shared between processes: no call says PRIVATE. */
 static inline int pgck_futex_wait(const uint32_t *word, uint32_t seen, int64_t until_ns)
 {
     struct timespec until;
@@ -244,12 +245,12 @@ static inline void pgck_futex_wake(const uint32_t *word)
 
 /* ---- The submitter's side ---- */
 
-/* After a store that the worker is to see: wakes it if it sleeps. */
+/* To be called after a store for the worker: wakes it if it sleeps. */
 static inline void pgck_ring_wake_worker(struct pagecheck_ring_header *header)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* pairs with the worker's, behind asleep */
     uint32_t now = __atomic_load_n(&header->submit, __ATOMIC_RELAXED);
-    /* A worker that sleeps on an older value is on its way already. */
+    /* A worker that sleeps on an older value is waking up already. */
     if (__atomic_load_n(&header->asleep, __ATOMIC_RELAXED) != (PAGECHECK_ASLEEP | now))
         return;
     __atomic_fetch_add(&header->submit, 1u, __ATOMIC_RELEASE);
@@ -285,8 +286,8 @@ static inline bool pgck_ring_gone(const pgck_ring *ring)
     return __atomic_load_n(&ring->header->gone, __ATOMIC_ACQUIRE) != 0;
 }
 
-/* What a slot says of a batch that is out. A later batch's answer, or a state that is none, is
- * invalid: nothing of that ring is believed any more. */
+/* A slot's answer to a batch in progress. A later batch's answer, or an unknown state, is
+ * invalid: nothing in that ring is trusted any more. */
 typedef enum pgck_answer {
     PGCK_ANSWER_NONE,
     PGCK_ANSWER_DONE,
@@ -308,7 +309,7 @@ static inline pgck_answer pgck_ring_look(const pgck_ring *ring, uint64_t sequenc
 }
 
 /* Copies the bits of a batch that is done, each word loaded once, and checks the copy. False: it
- * has a zero bit without its decided bit, or a bit past the batch: it is not an answer. */
+ * has a zero bit without its decided bit, or a bit past the batch: the answer is invalid. */
 static inline bool pgck_ring_copy(const pgck_ring *ring, uint64_t sequence, uint32_t count,
                                   uint64_t *zero, uint64_t *decided)
 {
@@ -326,8 +327,8 @@ static inline bool pgck_ring_copy(const pgck_ring *ring, uint64_t sequence, uint
     return wrong == 0;
 }
 
-/* Looks for the answer without sleeping until that time. Whether there is one, or nobody answers
- * any more. */
+/* Polls for the answer without sleeping until that time. Whether there is one, or the worker is
+ * gone. */
 static inline bool pgck_ring_spin(const pgck_ring *ring, uint64_t sequence, int64_t until_ns)
 {
     do {
@@ -340,7 +341,7 @@ static inline bool pgck_ring_spin(const pgck_ring *ring, uint64_t sequence, int6
     return false;
 }
 
-/* Sleeps until the batch is answered, nobody answers any more, or the time comes; as
+/* Sleeps until the batch is answered, the worker is gone, or the time has come; as
  * pgck_futex_wait. The ring is read once more between the store of wake_at and the wait. */
 static inline int pgck_ring_sleep(const pgck_ring *ring, uint64_t sequence, int64_t until_ns)
 {

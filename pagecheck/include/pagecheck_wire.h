@@ -1,7 +1,7 @@
-/* Requests and answers over the service's socket: lines of JSON, with descriptors beside them.
+/* Requests and answers over the service's socket: lines of JSON, with descriptors attached.
  *
  * Danger: a reply that comes too late, or half a line. Decision: replies are matched by id, what a
- * late one opened is given back, and a connection with half a line on it is used no more. */
+ * late one opened is released, and a connection with half a line on it is no longer used. */
 #ifndef PAGECHECK_WIRE_H
 #define PAGECHECK_WIRE_H
 
@@ -15,32 +15,32 @@
 #include <sys/time.h>
 
 typedef struct pagecheck_client {
-    char error[256]; /* what the last failure was, with the service's class and text */
-    /* The rest is the header's own. */
+    char error[256]; /* the last failure, with the service's class and text */
+    /* The rest is internal. */
     uint64_t *own; /* see pgck_own; NULL: it is closed */
     int socket;
-    bool cut;           /* a descriptor was lost: this process had no room for it */
-    int passed;         /* a descriptor that came and was not claimed, or -1 */
-    size_t passed_at;   /* where in `line` the line begins that it came with */
+    bool cut;           /* a descriptor was lost: this process was out of descriptors */
+    int passed;         /* a descriptor that was received and not claimed, or -1 */
+    size_t passed_at;   /* where in `line` its line begins */
     int failed;         /* why the connection cannot be used any more, a negative errno; or 0 */
-    bool names_layouts; /* the service takes `layouts` of open-channel */
+    bool names_layouts; /* the service accepts `layouts` of open-channel */
     bool is_mid_line;   /* a request was sent in part: no other one can follow it */
-    uint32_t looks;     /* reads that are left once a deadline has passed */
-    uint64_t number;    /* of this connection; no other one has it */
+    uint32_t looks;     /* remaining reads once a deadline has passed */
+    uint64_t number;    /* identifies this connection */
     uint64_t requests;
-    char *line;           /* what came, from malloc */
+    char *line;           /* received bytes, from malloc */
     size_t room;          /* bytes of `line` */
-    size_t filled, taken; /* those that came, and of them the last line's */
+    size_t filled, taken; /* received, and of them the last line's */
 } pagecheck_client;
 
-/* ---- JSON, as far as the service's lines need it ---- */
+/* ---- The subset of JSON that the service's lines use ---- */
 
 static inline const char *pgck_blank(const char *at)
 {
     return at + strspn(at, " \t\r");
 }
 
-/* What ends the name or value at `at`: a comma, colon or bracket; or NULL. No depth is too deep. */
+/* What ends the name or value at `at`: a comma, colon or bracket; or NULL. Nesting is unlimited. */
 static inline const char *pgck_value_end(const char *at)
 {
     size_t depth = 0;
@@ -78,7 +78,7 @@ static inline const char *pgck_member(const char *object, const char *key)
     return NULL;
 }
 
-/* UINT64_MAX: no such member, or no whole number. */
+/* UINT64_MAX: no such member, or not a whole number. */
 static inline uint64_t pgck_number(const char *object, const char *key)
 {
     const char *at = pgck_member(object, key);
@@ -113,20 +113,20 @@ __attribute__((format(printf, 3, 4))) static inline int pgck_fail(pagecheck_clie
     return code;
 }
 
-/* What a failed call means on a socket whose calls end after a time. */
+/* The error of a failed call on a socket with timeouts. */
 static inline int pgck_errno(pagecheck_client *client, const char *doing)
 {
     int code = errno == EPIPE ? ECONNRESET : errno == EAGAIN ? ETIMEDOUT : errno;
     return pgck_fail(client, -code, "%s: %s", doing, strerror(code));
 }
 
-/* Gives the socket's next call its time. */
+/* Sets the timeout of the socket's next call. */
 static inline int pgck_limit(pagecheck_client *client, int64_t deadline_ns)
 {
     int64_t left_us = deadline_ns > 0 ? (deadline_ns - pagecheck_now_ns()) / 1000 : 0;
     struct timeval left;
     if (left_us <= 0)
-        return pgck_fail(client, -ETIMEDOUT, "the deadline passed before the service was asked");
+        return pgck_fail(client, -ETIMEDOUT, "the deadline passed before the request was sent");
     left.tv_sec = (time_t)(left_us / 1000000);
     left.tv_usec = (suseconds_t)(left_us % 1000000);
     if (setsockopt(client->socket, SOL_SOCKET, SO_RCVTIMEO, &left, sizeof left) != 0 ||
@@ -135,8 +135,8 @@ static inline int pgck_limit(pagecheck_client *client, int64_t deadline_ns)
     return 0;
 }
 
-#define PGCK_LINE_BYTES (1u << 20)    /* longer ones the service does not send */
-#define PGCK_REQUEST_BYTES (1u << 18) /* longer ones it does not take */
+#define PGCK_LINE_BYTES (1u << 20)    /* the service sends no longer ones */
+#define PGCK_REQUEST_BYTES (1u << 18) /* it accepts no longer ones */
 #define PGCK_LOOKS (PGCK_LINE_BYTES / 4096u)
 
 /* Room for the head of a control message and one descriptor; the kernel would fill CMSG_SPACE with
@@ -157,14 +157,14 @@ static inline void pgck_message(struct iovec *part, pgck_control *control, struc
 }
 
 /* Sends a line; a descriptor goes with its first bytes. Nothing is sent where the deadline has
- * passed (whoever was stopped meanwhile can ask once more), but what was begun is ended if it can
- * be. */
+ * passed (a process that was stopped meanwhile can retry), but a started line is completed if
+ * possible. */
 static inline int pgck_send(pagecheck_client *client, char *line, int fd, int64_t deadline_ns)
 {
     struct iovec part = {line, strlen(line)};
     client->is_mid_line = false;
     if (part.iov_len > PGCK_REQUEST_BYTES)
-        return pgck_fail(client, -EMSGSIZE, "a request of %zu bytes, more than the service takes",
+        return pgck_fail(client, -EMSGSIZE, "a request of %zu bytes, more than the service accepts",
                          part.iov_len);
     while (part.iov_len > 0) {
         struct msghdr message;
@@ -193,7 +193,7 @@ static inline int pgck_send(pagecheck_client *client, char *line, int fd, int64_
     return 0;
 }
 
-/* Room for more of a line: a reply repeats what was asked for. */
+/* Room for more of a line: a reply repeats the request. */
 static inline int pgck_grow(pagecheck_client *client)
 {
     if (client->filled < client->room)
@@ -242,7 +242,7 @@ static inline int pgck_receive(pagecheck_client *client, int64_t deadline_ns)
         return code;
     struct iovec part = {client->line + client->filled, client->room - client->filled};
     pgck_message(&part, &control, &message);
-    /* What came while this process did not run counts, but not for ever. */
+    /* Data that arrived while this process did not run is read, but not without end. */
     bool is_late = pgck_limit(client, deadline_ns) != 0;
     if (is_late && client->looks-- == 0)
         return pgck_fail(client, -ETIMEDOUT, PGCK_NO_ANSWER);
@@ -270,7 +270,7 @@ static inline int pgck_line(pagecheck_client *client, int64_t deadline_ns)
     if (client->filled > 0)
         memmove(client->line, client->line + client->taken, client->filled);
     if (client->passed_at < client->taken)
-        pgck_drop_passed(client); /* it was the last line's, and nobody took it */
+        pgck_drop_passed(client); /* it was the last line's, and was not claimed */
     else
         client->passed_at -= client->taken;
     client->taken = 0;
@@ -285,7 +285,7 @@ static inline int pgck_line(pagecheck_client *client, int64_t deadline_ns)
     return 0;
 }
 
-/* The text of {"class": .., "desc": ..} as it came. */
+/* The text of {"class": .., "desc": ..} as received. */
 static inline int pgck_error(pagecheck_client *client, const char *error)
 {
     const char *end = pgck_value_end(error);
@@ -293,8 +293,8 @@ static inline int pgck_error(pagecheck_client *client, const char *error)
     return pgck_fail(client, -EREMOTEIO, "the service says %.*s", length, error);
 }
 
-/* What a reply that came too late attached or opened is nobody's: asks the service to take it back,
- * and does not wait for that. What it cannot be told goes with the connection. */
+/* What a late reply attached or opened has no owner: asks the service to release it, and does not
+ * wait for that. What cannot be sent is released with the connection. */
 static inline int pgck_give_back(pagecheck_client *client, const char *answer, int64_t deadline_ns)
 {
     char request[160];
@@ -311,7 +311,7 @@ static inline int pgck_give_back(pagecheck_client *client, const char *answer, i
 }
 
 /* Whether a line answers another request than the newest, or is an event. The first request's id is
- * 1; what is told back is asked for with 0. */
+ * 1; releases are requested with 0. */
 static inline bool pgck_is_late(const pagecheck_client *client, const char *reply)
 {
     return pgck_member(reply, "event") != NULL || pgck_number(reply, "id") < client->requests;
@@ -330,7 +330,7 @@ static inline int pgck_exchange(pagecheck_client *client, char *request, int fd,
             code = pgck_give_back(client, *answer, deadline_ns);
             continue;
         }
-        if (error != NULL) /* it is that one's, or the connection's */
+        if (error != NULL) /* it is that request's, or the connection's */
             return pgck_error(client, error);
         if (*answer != NULL && (request == NULL || pgck_number(reply, "id") == client->requests))
             return 0;

@@ -120,8 +120,8 @@ class Output:
         if not stat.S_ISREG(st.st_mode):
             what = _OTHERS.get(stat.S_IFMT(st.st_mode), "no file")
             raise OutputError(
-                f"{path}: is {what}, where a result is to be put; choose another folder, or move "
-                "it away"
+                f"{path}: is {what}, where a result would be written; choose another folder, or "
+                "move it away"
             )
         if not is_as_listed(self._folder, name, self._known.get(name, ())):
             raise OutputError(
@@ -160,7 +160,7 @@ class Output:
         return report
 
     def _others(self) -> Files:
-        """Bitmaps of ours that are here, of other blocks too: the new report goes on listing
+        """Bitmaps of ours that are here, of other blocks too: the new report keeps listing
         them."""
         found = {n: entries for n, entries in self._known.items() if n.endswith(_SUFFIXES)}
         one_each = {
@@ -297,7 +297,7 @@ def _why(path: Path, error: OSError) -> str:
         with contextlib.suppress(OSError):
             st = os.lstat(each)
             if stat.S_ISLNK(st.st_mode) and not os.path.exists(each):
-                return f"{each} is a symbolic link that leads nowhere"
+                return f"{each} is a dangling symbolic link"
             if not stat.S_ISDIR(os.stat(each).st_mode) and isinstance(error, NotADirectoryError):
                 return f"{each} is not a folder; --out names one, for NAME.zero and report.json"
     return explain(error) or error.strerror or str(error)

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, Final, NamedTuple
 
 REPORT: Final = "report.json"
-UNFINISHED: Final = ".pagecheck-unfinished-"  # begins the name of a list of files on their way
+UNFINISHED: Final = ".pagecheck-unfinished-"  # prefix of the list of files that are being written
 REPORT_BYTES_MAX: Final = 64 << 20
 _PART_BYTES: Final = 1 << 20
 

@@ -48,14 +48,14 @@ class BlockReport:
 
 
 def undecided_block(block: RamBlock, regions: tuple[Region, ...] = ()) -> BlockReport:
-    """A block of which nothing is known: its RAM cannot be looked at, or there was no time."""
+    """A block of which nothing is known: its RAM cannot be read, or there was no time."""
     words = memoryview(bytes(-(-block.pages // 64) * 8))
     counts = Counts(pages=block.pages, undecided=block.pages)
     return BlockReport(block, counts, words, words, regions=regions)
 
 
 def forgotten(block: BlockReport) -> BlockReport:
-    """The same block, nothing of which is believed: every page is undecided."""
+    """The same block with all results discarded: every page is undecided."""
     pages = block.counts.pages  # fewer than all where some were selected
     words = memoryview(bytes(len(block.zero)))
     return replace(
@@ -80,7 +80,7 @@ class Report:
         channels: workers that took part.
         seconds: whole duration, start-up included.
         startup_seconds: the part before the first batch.
-        bytes_checked: pages looked at, in bytes; holes are not looked at.
+        bytes_checked: pages read, in bytes; holes are not read.
         workers: what each channel worked with and counted during the scan, other work included
             that ran on it meanwhile; empty for engine `none`.
         notes: one line each on what a user should know: a file that shrank, a batch set aside.
@@ -123,7 +123,7 @@ class Report:
 
         Args:
             notes: they come first.
-            unreadable: its blocks that cannot be looked at, undecided.
+            unreadable: its blocks that cannot be read, undecided.
         """
         blocks = (*self.blocks, *unreadable)
         return replace(self, blocks=blocks, notes=(*notes, *self.notes))

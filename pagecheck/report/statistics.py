@@ -55,7 +55,7 @@ class Statistics(NamedTuple):
         pages_completed: pages meant for the device that the CPU had to decide.
         pages_cpu: pages never meant for the device.
         page_faults: records that reported one.
-        refined: runs of pages that were looked at again after a mismatch.
+        refined: runs of pages that were compared again after a mismatch.
         retries: submissions that a queue did not take at once.
         queue_full: submissions abandoned because the queue stayed full.
         timeouts: submissions whose record did not come in time.

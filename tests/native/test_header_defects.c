@@ -195,7 +195,7 @@ static void test_polling(void)
     CHECK(code == -ECONNRESET, "%d: %s", code, p.channel.error);
     CHECK(pagecheck_submit_range(&p.channel, 0, 2, 1, &ticket) == -ECONNRESET, "goes on");
     pair_deinit(&p);
-    check_end("a poller learns that nobody answers", "");
+    check_end("a poller learns that the worker is gone", "");
     close(ram);
 }
 
@@ -220,7 +220,7 @@ static void test_submitting(void)
     while (code == -EAGAIN && pagecheck_now_ns() < until);
     CHECK(code == -ECONNRESET, "%d: %s", code, p.channel.error);
     pair_deinit(&p);
-    check_end("a submitter learns that nobody answers", "");
+    check_end("a submitter learns that the worker is gone", "");
     close(ram);
 }
 

@@ -396,7 +396,7 @@ def test_the_folder_is_made_and_goes_again_where_nothing_was_written(tmp_path: P
     [
         ("file", "is not a folder; --out names one"),
         ("file/below", "file is not a folder"),
-        ("dangling", "is a symbolic link that leads nowhere"),
+        ("dangling", "is a dangling symbolic link"),
         ("/proc/none", "cannot write there"),
     ],
 )
