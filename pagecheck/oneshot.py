@@ -284,7 +284,7 @@ def _open(
 def _check_vm(opened: _Opened, kind: Kind, *, pause: bool, gpa: bool) -> None:
     text, vm = opened.text, opened.vm
     if vm is not None and kind == "diff":
-        raise UsageError(f"{text}: a VM's RAM is no diff snapshot: its holes are zero")
+        raise UsageError(f"{text}: a VM's RAM is not a diff snapshot: its holes are zero")
     if pause and (vm is None or not vm.can_pause):
         raise UsageError(
             f"{text}: only QEMU can be paused from here: give qmp:SOCKET, or pause it with the "

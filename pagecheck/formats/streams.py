@@ -199,8 +199,8 @@ def _xxh32(data: bytes) -> int:
     value = _P32[4] + len(data)
     whole = len(data) // 4 * 4
     for at in range(0, whole, 4):
-        lane = int.from_bytes(data[at : at + 4], "little")
-        value = rotated(value + lane * _P32[2], 17) * _P32[3]
+        word = int.from_bytes(data[at : at + 4], "little")
+        value = rotated(value + word * _P32[2], 17) * _P32[3]
     for byte in data[whole:]:
         value = rotated(value + byte * _P32[4], 11) * _P32[0]
     value &= 0xFFFFFFFF

@@ -295,7 +295,8 @@ static inline int pgck_error(pagecheck_client *client, const char *error)
 
 /* What a late reply attached or opened has no owner: asks the service to release it, and does not
  * wait for that. What cannot be sent is released with the connection. */
-static inline int pgck_give_back(pagecheck_client *client, const char *answer, int64_t deadline_ns)
+static inline int pgck_release_late(pagecheck_client *client, const char *answer,
+                                    int64_t deadline_ns)
 {
     char request[160];
     uint64_t channel = pgck_number(answer, "channel"), block = pgck_number(answer, "block");
@@ -327,7 +328,7 @@ static inline int pgck_exchange(pagecheck_client *client, char *request, int fd,
         const char *error = pgck_member(reply, "error");
         *answer = pgck_member(reply, key);
         if (pgck_is_late(client, reply)) {
-            code = pgck_give_back(client, *answer, deadline_ns);
+            code = pgck_release_late(client, *answer, deadline_ns);
             continue;
         }
         if (error != NULL) /* it is that request's, or the connection's */

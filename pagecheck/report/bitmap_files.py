@@ -246,7 +246,7 @@ class Output:
                 os.unlink(name, dir_fd=self._folder)
 
     def close(self) -> None:
-        """Lets go of the folder; folders that were made for nothing are removed."""
+        """Closes the folder; created folders that stayed empty are removed."""
         if self._folder >= 0:
             os.close(self._folder)
             self._folder = -1
