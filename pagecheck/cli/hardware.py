@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pagecheck.hw.probe import Probe
 
 
-@click.command(short_help="List the CPU kernels and which one is picked here.")
+@click.command(short_help="List the CPU kernels and the one selected here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, nothing else.")
 def kernels(*, as_json: bool) -> int:
     """List the CPU kernels of this architecture, best first.
@@ -60,12 +60,12 @@ def kernels(*, as_json: bool) -> int:
 def devices(*, as_json: bool, probe: bool, out: str | None, wq: tuple[str, ...]) -> int:
     """List the Intel DSA devices of this host and their work queues.
 
-    Each queue that looks usable is opened for an instant and closed again, to learn how descriptors
-    may be submitted by this user. For a queue that cannot be used it says why, and what to do.
+    Each queue that looks usable is opened and closed at once, to determine how this user may submit
+    descriptors. For a queue that cannot be used the reason and the repair are printed.
 
     With --probe each usable queue, or each WQ that is named (a device node, or model:), is tested:
     comparisons of a zero, a normal and an absent page, a batch, and a queue that is filled up. The
-    completion records are shown as they came back, with a verdict. Exit code 1: one was wrong.
+    completion records are shown as received, with a verdict. Exit code 1: one was wrong.
     """
     from pagecheck.hw.queues import list_devices, why_no_device
 
@@ -92,7 +92,7 @@ def _probe(names: list[str], out: str | None, *, as_json: bool) -> int:
     found = list_devices(probe=True)
     usable = [q.path for device in found for q in device.queues if q.unusable is None]
     if not names and not usable:
-        why = why_no_device() if not found else "no queue is usable, 'pagecheck devices' says why"
+        why = why_no_device() if not found else "no queue is usable, 'pagecheck devices' shows why"
         raise EngineError(f"nothing to probe: {why}")
     probes = [probe(name) for name in names or usable]
     document = {

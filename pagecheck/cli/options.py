@@ -1,4 +1,4 @@
-"""What several commands have in common: exit codes, sizes, and options that are declared once."""
+"""Shared by several commands: exit codes, sizes, and options that are declared once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ EXIT_CODES = """
 Exit codes:
   0    every page was decided
   1    the scan ran, but pages stayed undecided
-       (deadline, a file cut short, a batch set aside)
-  2    a mistake in what was asked for
-  3    the engine or kernel cannot run here, a system call is forbidden,
-       too few workers start, or the service or QEMU does not answer as
-       it should
+       (deadline, a truncated file, a batch set aside)
+  2    an invalid request
+  3    the engine or kernel is not supported, a system call is forbidden,
+       too few workers start, or the service or QEMU does not answer
+       correctly
   4    a shortage (/dev/shm, memory, open files, processes, file size),
        a limit of the service, or a bug in pagecheck
   130  interrupted (SIGINT)       143  terminated (SIGTERM)
-  129  hung up (SIGHUP)           141  nobody reads the output (SIGPIPE)
+  129  hung up (SIGHUP)           141  output pipe closed (SIGPIPE)
 """
 
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -99,12 +99,12 @@ ENGINE: Final = (
 
 
 def channels(text: str) -> click.Option:
-    """--channels, with what it means to this command."""
+    """--channels, with this command's help text."""
     return click.Option(["--channels"], type=int, metavar="N", help=text)
 
 
 def max_pause(text: str) -> click.Option:
-    """--max-pause, with what it means to this command."""
+    """--max-pause, with this command's help text."""
     return click.Option(
         ["--max-pause"],
         type=float,
@@ -116,7 +116,7 @@ def max_pause(text: str) -> click.Option:
 
 
 def verbose(text: str) -> click.Option:
-    """-v, with what this command says then."""
+    """-v, with this command's help text."""
     return click.Option(["-v", "--verbose"], is_flag=True, help=text)
 
 

@@ -1,4 +1,4 @@
-"""What people see of a report: a table, runs of pages, a progress bar."""
+"""A report for the terminal: a table, runs of pages, a progress bar."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _regions(report: Report) -> list[str]:
 
 
 def _queues(report: Report) -> list[str]:
-    """What the work queues did, where there were any; else why there were none."""
+    """The work queues' counters; where there were no queues, why."""
     missing = [
         f"channel {each.channel} has no queue: {printable(each.why)}"
         for each in report.workers
@@ -142,7 +142,7 @@ def _summary(report: Report) -> str:
 
 
 def guest_runs(block: BlockReport) -> Iterator[tuple[int, int, str]]:
-    """The runs of `runs` where the guest sees them, in the order of its addresses.
+    """The runs of `runs` by guest-physical address, in ascending order.
 
     Yields:
         (guest-physical address, bytes, kind); parts of the block that the guest does not see are

@@ -44,11 +44,14 @@ PAGES: Final = (
         default="auto",
         show_default=True,
         help="auto: refuse files that are certainly not raw RAM (disk images, cores, VM states, "
-        "archives, compressed data). raw: take any file for raw RAM.",
+        "archives, compressed data). raw: treat any file as raw RAM.",
     ),
     click.Option(["--max-rate"], type=SIZE, metavar="BYTES/S", help="Read no faster than this."),
     click.Option(
-        ["--deadline"], type=float, metavar="SECONDS", help="For everything. Default: none."
+        ["--deadline"],
+        type=float,
+        metavar="SECONDS",
+        help="Limit for the whole scan. Default: none.",
     ),
 )
 
@@ -56,13 +59,13 @@ VM: Final = (
     click.Option(
         ["--pause"],
         is_flag=True,
-        help="Stop the VM meanwhile (qmp: only), so that the answer is exact.",
+        help="Stop the VM during the scan (qmp: only), so that the answer is exact.",
     ),
-    max_pause("Then the VM runs on, and the answer is a hint."),
+    max_pause("Then the VM is resumed, and the answer is a hint."),
     click.Option(
         ["--leave-stopped"],
         is_flag=True,
-        help="With --pause: the VM stays stopped after a scan that ends well.",
+        help="With --pause: the VM stays stopped after a successful scan.",
     ),
     click.Option(
         ["--gpa"],
@@ -72,8 +75,8 @@ VM: Final = (
     click.Option(
         ["--trust-path"],
         is_flag=True,
-        help="Open the path that QEMU names where nothing proves which file its RAM is (qmp: "
-        "only).",
+        help="Open the path that QEMU reports where the kernel cannot prove which file holds the "
+        "RAM (qmp: only).",
     ),
 )
 
@@ -109,5 +112,5 @@ OUTPUT: Final = (
         ["--json", "as_json"], is_flag=True, help="Print the report as JSON, nothing else."
     ),
     click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
-    verbose("Log to stderr what is going on."),
+    verbose("Log progress to stderr."),
 )

@@ -40,7 +40,7 @@ _LIMITS: Final = (
         multiple=True,
         metavar="UID",
         help="Accept this user, too; repeat it for several. The socket's mode is 0666 then, and "
-        "the kernel says who connects. Root and our own user are always accepted.",
+        "the kernel identifies clients. Root and our own user are always accepted.",
     ),
     click.Option(["--max-clients"], type=int, default=32, show_default=True, help="At a time."),
     click.Option(
@@ -63,7 +63,7 @@ _LIMITS: Final = (
         help="Answers that one client keeps. Default: a 64th of the memory that this process may "
         "use (MemoryMax=), at least 16M; all clients together may keep a quarter.",
     ),
-    max_pause("The longest that a client may have its VM stopped."),
+    max_pause("The longest pause of a VM for a client."),
 )
 
 _OUTPUT: Final = (
@@ -104,9 +104,9 @@ def serve(
     """Serve VMMs and tools beside them, until SIGTERM.
 
     It stays in the foreground and listens on one Unix socket: --socket, --fd, or the socket that
-    systemd passes on. Clients attach guest RAM by its descriptor and ask for checks in lines of
+    systemd passes. Clients attach guest RAM by its descriptor and ask for checks in lines of
     JSON, or open direct channels, on which a VMM's own threads submit batches through shared
-    memory. What a client attached is detached when it leaves.
+    memory. A client's blocks are detached when it disconnects.
 
     \b
     Examples:
@@ -133,7 +133,7 @@ def serve(
 def _limits(
     clients: int, channels: int, pause_seconds: float, memory: int | None, block_bytes: int | None
 ) -> Limits:
-    """What clients may have; None stands for what suits this host."""
+    """The clients' limits; None stands for this host's default."""
     from pagecheck.service.answers import default_memory, usable_memory
     from pagecheck.service.limits import Limits, default_block_bytes
 

@@ -1,4 +1,4 @@
-"""What people see of a service: the answer of `query-stats` as a table."""
+"""The answer of `query-stats` as a table for the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pagecheck status`: what a service does, once or live."""
+"""`pagecheck status`: a service's state, once or live."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pagecheck.cli.signals import raise_pending
 from pagecheck.cli.streams import require_reader
 
 
-@click.command(epilog=EXIT_CODES, short_help="Show what a service does.")
+@click.command(epilog=EXIT_CODES, short_help="Show a service's state.")
 @click.option("--socket", "path", type=click.Path(), required=True, help="Where it listens.")
 @click.option("--watch", is_flag=True, help="Repeat until interrupted; on a terminal in place.")
 @click.option(
@@ -27,7 +27,7 @@ from pagecheck.cli.streams import require_reader
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line each time.")
 def status(path: str, *, watch: bool, interval: float, as_json: bool) -> int:
-    """Show what the service at a socket does: its workers, its clients, what it has counted."""
+    """Show the state of the service at a socket: its workers, clients and counters."""
     from pagecheck.cli.service_table import service_table
     from pagecheck.service.client import Client
 

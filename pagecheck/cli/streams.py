@@ -8,7 +8,7 @@ import sys
 
 from pagecheck.printable import printable, printable_lines
 
-SAID_MAX = 1 << 16  # more than anything that was cut before
+SAID_MAX = 1 << 16  # more than any text that was shortened before
 
 TYPE_CHECKING = False  # nothing heavy is imported before the signal handlers are installed
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ _nobody_reads = False
 
 
 def open_missing() -> None:
-    """Descriptors 0 to 2 exist, so that no file of ours becomes one of them, and what cannot be
-    shown in the terminal's encoding is escaped."""
+    """Makes descriptors 0 to 2 exist, so that no file of ours becomes one of them, and escapes
+    characters that the terminal's encoding lacks."""
     global _nobody_reads
     while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
@@ -36,7 +36,7 @@ def open_missing() -> None:
 
 def require_reader() -> None:
     """Raises OutputError where standard output was closed when the program started: work whose
-    answer nobody would get is not started."""
+    answer would be lost is not started."""
     if _nobody_reads:
         from pagecheck.errors import OutputError
 
@@ -47,8 +47,8 @@ def require_reader() -> None:
 
 
 def say(text: str) -> None:
-    """One line on stderr, whatever the text holds; where it cannot be written the exit code
-    remains."""
+    """Prints one line on stderr, whatever the text holds; a failure to write does not change the
+    exit code."""
     with contextlib.suppress(OSError):
         print(printable(text, SAID_MAX), file=sys.stderr, flush=True)
 
@@ -78,5 +78,5 @@ def leave(code: int) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if code >= 128:  # an interrupt may have left something to the finalizers
         sys.exit(code)
-    # Everything is closed and written; taking the interpreter apart would only cost time.
+    # Everything is closed and written; finalizing the interpreter would only cost time.
     os._exit(code)

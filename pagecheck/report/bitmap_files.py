@@ -1,13 +1,13 @@
-"""`--out DIR`: bitmap files and the report, all of them or none, and no file of others is lost.
+"""`--out DIR`: bitmap files and the report, all of them or none, and no foreign file is lost.
 
 `NAME.zero`, `NAME.normal` and, for a diff, `NAME.unchanged` hold little-endian 64-bit words, bit
 i % 64 of word i / 64 is page i, padding bits 0. NAME is the block's name, percent-encoded.
 
 Facts: several files cannot appear at once. Danger: a folder may hold files of these names that are
 a guest's RAM or another tool's. Decision: the folder is checked before any work is done; only
-what `ledger.py` proves to be ours is replaced; new files are written and synced without a name and
-then published one after the other, the report last, so that a set with a report is whole; a failure
-on the way restores everything. After a kill in those microseconds a file
+what `ledger.py` identifies as ours is replaced; new files are written and synced without a name and
+then published one after the other, the report last, so that a set with a report is complete; a
+failure in between restores the old files. After a kill in those microseconds a file
 `.pagecheck-unfinished-...` shows the next run which files are ours.
 """
 
@@ -55,20 +55,20 @@ _OTHERS: Final = {
 
 
 class Output:
-    """The folder that results go to; a context manager that takes back what it made where nothing
-    was written."""
+    """The results' folder; a context manager that removes what it created where nothing was
+    written."""
 
     def __init__(
         self, out: str | os.PathLike[str], blocks: Iterable[str], kind: Kind, sources: Iterable[str]
     ) -> None:
-        """Makes the folder and proves that the results can be put there, before any work is done.
+        """Creates the folder and checks that results can be written there, before any work is done.
 
         Args:
             blocks: their names.
             sources: paths to what is scanned: no result may take its place.
 
         Raises:
-            OutputError: files cannot be made there, or something is in the way of one.
+            OutputError: files cannot be created there, or a name is taken by a foreign file.
         """
         self._path = Path(out)
         self._names = [_file_name(each, of) for each in blocks for of in _kinds(kind)]
@@ -98,7 +98,7 @@ class Output:
         self._folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _learn(self) -> None:
-        """Which files here are ours."""
+        """Finds which files here are ours."""
         self._unfinished = [n for n in os.listdir(self._folder) if n.startswith(UNFINISHED)]
         for name in (REPORT, *self._unfinished):
             text = read_regular(self._folder, name, REPORT_BYTES_MAX)
@@ -125,8 +125,8 @@ class Output:
             )
         if not is_as_listed(self._folder, name, self._known.get(name, ())):
             raise OutputError(
-                f"{path}: exists, and is not (or no more) as pagecheck wrote it; it is left as it "
-                "is: choose another folder, or move it away"
+                f"{path}: exists, and is not (or no longer) as pagecheck wrote it; it is left "
+                "as it is: choose another folder, or move it away"
             )
 
     def write(self, report: Report) -> Report:
@@ -160,8 +160,7 @@ class Output:
         return report
 
     def _others(self) -> Files:
-        """Bitmaps of ours that are here, of other blocks too: the new report keeps listing
-        them."""
+        """Our existing bitmaps, also of other blocks: the new report keeps listing them."""
         found = {n: entries for n, entries in self._known.items() if n.endswith(_SUFFIXES)}
         one_each = {
             name: {each for each in entries if is_as_listed(self._folder, name, {each})}
@@ -180,12 +179,12 @@ class Output:
         return draft
 
     def _publish(self, unfinished: str, drafts: dict[str, Draft]) -> None:
-        """Gives the files their names; what they replace is put aside until all have one."""
+        """Publishes the files; what they replace is set aside until all are published."""
         aside: dict[str, str] = {}
         try:
             with _refusals(self._path):
                 drafts[unfinished].publish(unfinished)
-            # The report goes first and comes last: where it is, its files are.
+            # The report is removed first and published last: where it exists, its files do.
             for name in (REPORT, *self._replaced(drafts)):
                 self._put_aside(name, aside)
             for name, draft in drafts.items():
@@ -202,14 +201,14 @@ class Output:
         self._remove([unfinished])
 
     def _replaced(self, drafts: dict[str, Draft]) -> list[str]:
-        """Bitmaps that the new ones take the place of: those of the same names, and what an
-        earlier scan of another kind left beside them."""
+        """Bitmaps that the new ones replace: those of the same names, and those that an earlier
+        scan of another kind left beside them."""
         blocks = {name.rpartition(".")[0] for name in drafts if name.endswith(_SUFFIXES)}
         known = [name for name in self._known if name.endswith(_SUFFIXES)]
         return [name for name in known if name.rpartition(".")[0] in blocks]
 
     def _put_aside(self, name: str, aside: dict[str, str]) -> None:
-        """Moves a file out of the way, if it still is the one that was proved to be ours."""
+        """Sets a file aside, if it still is the one that was identified as ours."""
         place = new_name()
         with _refusals(self._path / name):
             try:
@@ -228,12 +227,12 @@ class Output:
         unfinished = [name for name in there if name.startswith(UNFINISHED)]
         self._remove(name for name in there if name not in unfinished)
         for name, place in aside.items():
-            with contextlib.suppress(OSError):  # what took its name stays; it stays where it is
+            with contextlib.suppress(OSError):  # a new file of its name stays; it stays set aside
                 move(self._folder, place, name)
         self._remove(unfinished)
 
     def _remove_leftovers(self) -> None:
-        """What a run that was killed had put aside: files of ours under a name of ours."""
+        """Files that a killed run had set aside: ours, under one of our names."""
         for name in os.listdir(self._folder):
             if name.startswith(PREFIX):
                 every = {each for entries in self._known.values() for each in entries}
@@ -283,7 +282,7 @@ def _require_short(folder: Path, names: list[str]) -> None:
 
 @contextlib.contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """What the file system refuses, as a line on the file or folder."""
+    """The file system's error as an OutputError about the file or folder."""
     try:
         yield
     except OSError as error:
@@ -305,7 +304,7 @@ def _why(path: Path, error: OSError) -> str:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Signals that end the program come before or after: publishing takes no time."""
+    """Blocks the signals that end the program; publishing is short."""
     wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     held = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     try:

@@ -1,8 +1,8 @@
-"""How a folder of results knows its own files: `report.json` lists every file that was written
+"""Which files in a folder of results are its own: `report.json` lists every file that was written
 there with its size and digest, and has a digest of its own.
 
-What is not listed, or is not what the list says (because it was changed since, or never was ours),
-is not ours, and is not changed.
+A file that is not listed, or differs from the list (because it was changed since, or never was
+ours), is foreign, and is not modified.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Entry(NamedTuple):
 
 
 def entry_of(data: bytes | memoryview) -> Entry:
-    """What a file of these bytes is listed as."""
+    """The entry of a file with these bytes."""
     view = memoryview(data).cast("B")
     return Entry(len(view), hashlib.sha256(view).hexdigest())
 
 
-Files = dict[str, set[Entry]]  # what each name may stand for: one thing, or the old and the new
+Files = dict[str, set[Entry]]  # valid contents by name: one, or the old and the new
 
 
 def sealed(document: dict[str, Any], files: Files) -> bytes:
@@ -78,7 +78,7 @@ def _digest(document: dict[str, Any]) -> str:
 
 
 def read_regular(folder: int, name: str, most: int) -> bytes | None:
-    """A regular file's bytes; None where there is none of that name and size, or it cannot be
+    """A regular file's bytes; None where there is no file of that name and size, or it cannot be
     read."""
     parts = _parts(folder, name, 0, most)
     return None if parts is None else b"".join(parts)
@@ -98,7 +98,7 @@ def is_as_listed(folder: int, name: str, entries: Collection[Entry]) -> bool:
 
 
 def _parts(folder: int, name: str, least: int, most: int) -> Iterator[bytes] | None:
-    """A regular file of a size in between, part by part; None where there is none."""
+    """A regular file with a size in the range, in chunks; None where there is none."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
         fd = os.open(name, flags, dir_fd=folder)

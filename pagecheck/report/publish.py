@@ -1,11 +1,11 @@
-"""Files that appear in a folder whole and synced, and never in the place of another one.
+"""Files that appear in a folder complete and synced, and never replace another one.
 
-Facts: rename(2) replaces whatever has the name; link(2) and renameat2(2) with RENAME_NOREPLACE do
+Facts: rename(2) replaces an existing file; link(2) and renameat2(2) with RENAME_NOREPLACE do
 not; a file made with O_TMPFILE has no name until it is linked, and vanishes with a process that is
-killed before. Not every file system has each of these. Decision: unnamed files where they can be
-had, else a name that begins with `.pagecheck-`; and the first way to give a name that works there.
+killed before. Not every file system has each of these. Decision: unnamed files where supported,
+else a name that begins with `.pagecheck-`; and the first way to publish that works.
 
-Left unhandled: where a file system has neither link(2) nor RENAME_NOREPLACE, a file that appears
+Not handled: where a file system has neither link(2) nor RENAME_NOREPLACE, a file that appears
 between the check and the rename is replaced.
 """
 
@@ -29,11 +29,11 @@ _NOT_HERE: Final = (
 
 
 class Draft:
-    """A file that is being written and cannot be found under its name yet; a context manager that
-    leaves nothing of one that was not published."""
+    """A file that is being written and not yet visible under its name; a context manager that
+    removes it where it was not published."""
 
     def __init__(self, folder: int) -> None:
-        """Makes it.
+        """Creates it.
 
         Args:
             folder: descriptor of the folder that it is going to be in.
@@ -58,7 +58,7 @@ class Draft:
         return fd
 
     def write(self, data: bytes | memoryview) -> None:
-        """Writes all of it, and syncs the file.
+        """Writes all of the data, and syncs the file.
 
         Raises:
             OSError: the disk is full, or a limit was reached.
@@ -70,7 +70,7 @@ class Draft:
             os.fsync(self.fd)
 
     def publish(self, name: str) -> None:
-        """Gives it its name.
+        """Publishes it under its name.
 
         Raises:
             FileExistsError: something has that name.
@@ -96,7 +96,7 @@ class Draft:
         os.link(link, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
     def _copy(self) -> None:
-        """Goes on with a file that has a name, where an unnamed one gets none."""
+        """Continues with a named file, where an unnamed one cannot be linked."""
         unnamed, self.fd = self.fd, self._open_named()
         try:
             at = 0
@@ -115,7 +115,7 @@ class Draft:
             return False
 
     def close(self) -> None:
-        """Closes it; one that has a name of its own still is removed."""
+        """Closes it; a temporary name that is left is removed."""
         if self._name is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._name, dir_fd=self._folder)
@@ -129,12 +129,12 @@ class Draft:
 
 
 def new_name(prefix: str = PREFIX) -> str:
-    """A name that nothing has."""
+    """An unused name."""
     return f"{prefix}{os.urandom(8).hex()}"
 
 
 def lstat(folder: int, name: str) -> os.stat_result:
-    """What has the name, links not followed."""
+    """The status of the file of that name, links not followed."""
     return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
 
@@ -163,7 +163,7 @@ def move(folder: int, old: str, new: str) -> None:
 
 
 def sync(folder: int) -> None:
-    """Makes the names in the folder last, where the file system can."""
+    """Makes the folder's names durable, where the file system can."""
     with _unless_unknown():
         os.fsync(folder)
 
