@@ -27,7 +27,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock, errors
-from pagecheck.errors import EngineError, InternalError, PagecheckError, SourceError, StorageStalled
+from pagecheck.errors import (
+    EngineError,
+    SourceError,
+    StorageStalled,
+    from_wire,
+    to_wire,
+)
 
 if TYPE_CHECKING:
     from pagecheck.model import RamBlock
@@ -91,7 +97,7 @@ def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
                 return _restored(rest[0])
             elif what == "error":
                 answered = True
-                raise _error(*rest)
+                raise from_wire(rest[0])
     finally:
         child.end(answered=answered)
 
@@ -197,12 +203,6 @@ def _undecided(
     return undecided_report(text, blocks, options["engine"], channels, seconds, notes)
 
 
-def _error(name: str, text: str) -> PagecheckError:
-    known = getattr(errors, name, InternalError)
-    error: PagecheckError = known(text)
-    return error
-
-
 def _packed(message: Any) -> bytes:
     body = pickle.dumps(message)
     return len(body).to_bytes(8, "little") + body
@@ -294,11 +294,8 @@ def _debugging() -> bool:
 
 
 def _send_error(send: Callable[..., None], error: Exception) -> None:
-    name, text = type(error).__name__, str(error)
-    if not isinstance(error, PagecheckError):
-        name, text = InternalError.__name__, f"a bug in pagecheck: {name}: {text}"
     with contextlib.suppress(OSError):
-        send("error", name, text)
+        send("error", to_wire(error))
 
 
 def _exactly(connected: socket.socket, size: int) -> bytes:

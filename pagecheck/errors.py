@@ -1,6 +1,11 @@
-"""Every exception of pagecheck: one class per party at fault, each with its exit code."""
+"""Every exception of pagecheck: one class per party at fault, each with its exit code; and the one
+form in which errors travel between processes of ours, and from the service to its clients."""
 
 from __future__ import annotations
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 
 class PagecheckError(Exception):
@@ -77,3 +82,46 @@ class InternalError(PagecheckError):
     """A bug in pagecheck."""
 
     exit_code = 4
+
+
+CLASSES: Final = {
+    name: each
+    for name, each in list(globals().items())
+    if isinstance(each, type) and issubclass(each, PagecheckError)
+}
+
+
+def to_wire(error: BaseException) -> dict[str, Any]:
+    """An error as members of a message.
+
+    Returns:
+        `class` and `desc`, its text; for an OSError `class` is "OSError", and `errno`
+        and, where it is known, `file` are there, too. What nobody expected is an InternalError.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        members = {"class": "OSError", "desc": error.strerror or "", "errno": error.errno}
+        return members if error.filename is None else {**members, "file": str(error.filename)}
+    if not isinstance(error, PagecheckError):
+        error = InternalError(f"a bug in pagecheck: {type(error).__name__}: {error}")
+    # Of a subclass that others do not know, the class that it stems from.
+    kind = next(each.__name__ for each in type(error).__mro__ if each in CLASSES.values())
+    return {"class": kind, "desc": str(error)}
+
+
+def from_wire(
+    members: object, where: str = "", unknown: type[PagecheckError] = InternalError
+) -> PagecheckError | OSError:
+    """The error that `to_wire` made these members of.
+
+    Args:
+        members: as received; may be anything.
+        where: what its text begins with, such as "channel 3: "; an OSError has no such text.
+        unknown: the class of an error whose own is not known here.
+    """
+    if not isinstance(members, dict):
+        return unknown(f"{where}an error of an unknown form was reported")
+    number = members.get("errno")
+    if members.get("class") == "OSError" and isinstance(number, int):
+        return OSError(number, str(members.get("desc")), members.get("file"))
+    kind = CLASSES.get(str(members.get("class")), unknown)
+    return kind(f"{where}{members.get('desc')}")

@@ -31,6 +31,7 @@ from pagecheck.coordinator.settings import (
 from pagecheck.errors import UsageError
 from pagecheck.shm.owner import Owner, sweep
 from pagecheck.shm.ram import RamSource, open_source
+from pagecheck.shortage import refused
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -371,9 +372,15 @@ class Coordinator:
 
 @functools.cache
 def _checker() -> Callable[[Pool | None, Block, ArrayLike, threading.Event, int], Answer]:
-    """Loads what needs numpy, which a scan has no use for."""
-    from pagecheck.coordinator import check
+    """Loads what needs numpy, which a scan has no use for.
 
+    Raises:
+        ResourceError: that is not possible at this moment.
+    """
+    try:
+        from pagecheck.coordinator import check
+    except OSError as error:
+        raise refused("cannot load what checks pages", error) from error
     return check.check
 
 

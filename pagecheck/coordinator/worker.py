@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.child.process import Child, Program
 from pagecheck.child.watch import IsOver, await_reply
-from pagecheck.errors import EngineError, InternalError, ResourceError, UsageError
+from pagecheck.errors import InternalError, from_wire
+from pagecheck.shortage import refused
 
 if TYPE_CHECKING:
     from pagecheck.shm.ring import Ring
@@ -81,9 +82,8 @@ class WorkerProcess(Child):
 
         Raises:
             ChildDied: it ended.
-            EngineError: it says that the engine or kernel cannot run here.
-            UsageError: it says that what was asked for is invalid.
-            ResourceError: it says that the host did not give it what it needs.
+            PagecheckError: it reports one: the engine cannot run here, what was asked for is
+                invalid, the host did not give it what it needs.
             InternalError: it says something else.
         """
         received = self.receive(deadline_ns)
@@ -91,9 +91,10 @@ class WorkerProcess(Child):
             return None
         message, _fds = received
         if "error" in message:
-            text = f"channel {self.channel}: {message['error'].get('message')}"
-            known = {each.__name__: each for each in (EngineError, UsageError, ResourceError)}
-            raise known.get(message["error"].get("class"), InternalError)(text)
+            error = from_wire(message["error"], self._where)
+            if isinstance(error, OSError):
+                raise refused(f"{self._where}worker {self.pid} failed", error) from error
+            raise error
         body = message.get(kind)
         if not isinstance(body, dict):
             raise InternalError(f"channel {self.channel}: worker said {message!r}, not {kind!r}")

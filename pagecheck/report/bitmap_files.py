@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from pagecheck.child.signals import signals_held
 from pagecheck.errors import OutputError
 from pagecheck.model import Kind
 from pagecheck.report.ledger import (
@@ -154,7 +154,7 @@ class Output:
             all_of_them: dict[str, bytes | memoryview]
             all_of_them = {unfinished: journal, **contents, REPORT: text}
             made = {name: self._draft(drafts, name, data) for name, data in all_of_them.items()}
-            with _signals_held():
+            with signals_held():
                 self._publish(unfinished, made)
         self._written = True
         return report
@@ -300,14 +300,3 @@ def _why(path: Path, error: OSError) -> str:
             if not stat.S_ISDIR(os.stat(each).st_mode) and isinstance(error, NotADirectoryError):
                 return f"{each} is not a folder; --out names one, for NAME.zero and report.json"
     return explain(error) or error.strerror or str(error)
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Blocks the signals that end the program; publishing is short."""
-    wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)

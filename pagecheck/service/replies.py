@@ -12,8 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from pagecheck import errors
-from pagecheck.errors import PagecheckError, PeerError
+from pagecheck.errors import PagecheckError, PeerError, from_wire
 from pagecheck.model import Counts, Pause, RamBlock, Region
 from pagecheck.native import _native
 from pagecheck.report.report import BlockReport
@@ -177,13 +176,10 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def service_error(given: Any) -> PagecheckError:
+def service_error(given: object) -> PagecheckError:
     """The service's error as our own class."""
-    if not isinstance(given, dict):
-        return PeerError("the service reported an error of an unknown form")
-    known = getattr(errors, str(given.get("class")), None)
-    kind = known if isinstance(known, type) and issubclass(known, PagecheckError) else PeerError
-    return kind(str(given.get("desc")))
+    error = from_wire(given, unknown=PeerError)
+    return error if isinstance(error, PagecheckError) else PeerError(f"the service: {error}")
 
 
 def region(given: Members) -> Region:

@@ -16,7 +16,14 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
-from pagecheck.errors import InternalError, LimitError, PagecheckError, ResourceError, UsageError
+from pagecheck.errors import (
+    InternalError,
+    LimitError,
+    PagecheckError,
+    ResourceError,
+    UsageError,
+    to_wire,
+)
 from pagecheck.service.commands import Commands, Reply
 from pagecheck.service.limits import NAME_CHARS, SEND_BUFFER_BYTES, SEND_NS, Peer
 from pagecheck.service.protocol import RECEIVE_STEP_NS, Connection, Line, close_all, parse
@@ -211,8 +218,8 @@ def _checked_id(message: dict[str, Any]) -> str | int | None:
 
 
 def _error(error: PagecheckError, request_id: Any) -> dict[str, Any]:
-    text = " ".join(str(error).split())
-    members: dict[str, Any] = {"error": {"class": type(error).__name__, "desc": text}}
+    wire = to_wire(error)
+    members: dict[str, Any] = {"error": {**wire, "desc": " ".join(wire["desc"].split())}}
     if request_id is not None:
         members["id"] = request_id
     return members

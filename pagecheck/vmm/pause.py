@@ -13,6 +13,8 @@ import os
 import threading
 from typing import Any, Final
 
+from pagecheck.child.process import ChildDied, ChildEnded
+from pagecheck.child.signals import signals_held
 from pagecheck.errors import (
     EngineError,
     InternalError,
@@ -20,17 +22,16 @@ from pagecheck.errors import (
     PeerError,
     SourceError,
     UsageError,
+    from_wire,
 )
 from pagecheck.vmm.guard import Guard
 from pagecheck.vmm.ram import PauseResult
-from pagecheck.vmm.watchdog_process import Died, Gone, WatchdogProcess, signals_held
+from pagecheck.vmm.watchdog_process import WatchdogProcess
 
 STARTS_MAX: Final = 5  # watchdogs that die before they are ready
 GRACE_S: Final = 5.0  # after the longest time of a pause, until the watchdog is checked
 
 log = logging.getLogger(__name__)
-
-_ERRORS: Final = {each.__name__: each for each in (SourceError, PeerError, UsageError, EngineError)}
 
 
 class QemuMonitor:
@@ -89,10 +90,10 @@ class QemuMonitor:
             try:
                 ready = self._value(process.greeting(), "ready")
                 break
-            except Died as error:
+            except ChildDied as error:
                 self._process = None
-                process.kill()
-                if not left or not isinstance(error, Gone):
+                _end(process)
+                if not left or not isinstance(error, ChildEnded):
                     raise EngineError(f"{self.name}: {error}, before it was ready") from error
                 log.warning("%s: %s, before it was ready; starting another", self.name, error)
         self._known = [int(each) for each in ready["listener"]]
@@ -197,13 +198,13 @@ class QemuMonitor:
         self._process = None
         try:
             done = self._value(process.ask({"end": {}}), "return")
-        except (Died, PagecheckError):
-            process.kill()
+        except (ChildDied, PagecheckError):
+            _end(process)
             return False
         if self._held:
             level = logging.INFO if self._reported else logging.WARNING
             log.log(level, "%s; %s", done["why"], self._stays(process))
-            process.leave()
+            process.close()
             self._held = False  # it is the watchdog's now
             return True
         if done["why"]:
@@ -225,7 +226,7 @@ class QemuMonitor:
                 raise UsageError(f"{self.name}: is closed")
             try:
                 return self._value(self._process.ask(message), "return")
-            except Died as error:
+            except ChildDied as error:
                 raise self._replaced(self._process, str(error)) from error
 
     def _guarding(self, process: WatchdogProcess, max_seconds: float) -> Guard | None:
@@ -244,9 +245,9 @@ class QemuMonitor:
         """The watchdog ended while it held the VM, or it should have continued it by now."""
         try:
             if ended:
-                raise Died(f"watchdog {process.pid} is gone")
+                raise ChildEnded(process.describe_end())
             self._value(process.ask({"status": {}}), "return")
-        except Died as error:
+        except ChildDied as error:
             self._lost = self._replaced(process, str(error))
         except PagecheckError as error:  # QEMU's failure, which the watchdog handles
             log.info("%s", error)
@@ -264,7 +265,7 @@ class QemuMonitor:
             What to raise: the request has no answer.
         """
         self._process = None
-        dead.kill()  # one that only hangs has to release the QMP socket
+        _end(dead)  # one that only hangs has to release the QMP socket
         did = "the connection was made again"
         if self._held:
             did = self._force_resume() or "the VM was continued"
@@ -284,10 +285,10 @@ class QemuMonitor:
         try:
             process = self._start(force=True)
             self._value(process.ask({"rescue": {}}), "return")
-        except (Died, PagecheckError) as error:
+        except (ChildDied, PagecheckError) as error:
             if not self._held:
                 return str(error)
-            if self._process is not None and not isinstance(error, Died):
+            if self._process is not None and not isinstance(error, ChildDied):
                 self._reported = True
                 return f"{error}; {self._stays(self._process)}"
             self._process = None
@@ -301,8 +302,12 @@ class QemuMonitor:
         if "held" in message:
             self._held = bool(message["held"])
         if "error" in message:
-            error = message["error"]
-            raise _ERRORS.get(error["class"], InternalError)(error["message"])
+            raise from_wire(message["error"])
         if key not in message:
             raise InternalError(f"{self.name}: watchdog said {str(message)[:80]}, not {key}")
         return message[key]
+
+
+def _end(process: WatchdogProcess) -> None:
+    process.kill()
+    process.close()

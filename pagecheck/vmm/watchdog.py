@@ -27,8 +27,9 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
+from pagecheck.child.signals import release_signals
 from pagecheck.child.wire import Closed, Link
-from pagecheck.errors import EngineError, InternalError, PagecheckError, PeerError
+from pagecheck.errors import EngineError, InternalError, PagecheckError, PeerError, to_wire
 from pagecheck.vmm.listener import Gone, Listener
 from pagecheck.vmm.watchdog_log import write_line
 
@@ -44,7 +45,7 @@ PACKET_BYTES: Final = 32768
 _IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE)
 
 
-def main(fd: int, path: str, owner: int, known: str = "") -> int:
+def main(fd: int, path: str, owner: str, known: str = "") -> int:
     """Runs the watchdog on the inherited end of its socket pair.
 
     Args:
@@ -59,7 +60,7 @@ def main(fd: int, path: str, owner: int, known: str = "") -> int:
     """
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # they were held while it was started
+    release_signals()
     link = Link.inherited(fd)
     try:
         from pagecheck.vmm.hold import Hold
@@ -72,10 +73,12 @@ def main(fd: int, path: str, owner: int, known: str = "") -> int:
     if known:
         hold.adopt()
     try:
-        pidfd = os.pidfd_open(owner)
+        pidfd = os.pidfd_open(int(owner))
     except OSError:
         pidfd = -1
-    if pidfd < 0 or os.getppid() != owner:  # it died; the number may be another process's already
+    if pidfd < 0 or os.getppid() != int(
+        owner
+    ):  # it died; the number may be another process's already
         link.close()
         pidfd = -1
     # Not asyncio.run: the process ends at once, whatever the library's tasks still wait for.
@@ -183,13 +186,8 @@ class Watchdog:
         raise InternalError(f"{self._monitor.name}: unknown request: {str(message)[:80]}")
 
 
-def _failure(error: PagecheckError) -> dict[str, Any]:
-    kind = next(
-        each.__name__
-        for each in type(error).__mro__
-        if each.__module__ == PagecheckError.__module__
-    )
-    return {"error": {"class": kind, "message": str(error)}}
+def _failure(error: Exception) -> dict[str, Any]:
+    return {"error": to_wire(error)}
 
 
 def _send(link: Link, message: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import os
 from pagecheck import clock
 from pagecheck.child.signals import release_signals
 from pagecheck.child.wire import Closed, Link
-from pagecheck.errors import EngineError, InternalError, PagecheckError, ResourceError
+from pagecheck.errors import EngineError, InternalError, PagecheckError, ResourceError, to_wire
 from pagecheck.hw.cpu import choose_kernel
 from pagecheck.hw.dsa import DsaEngine
 from pagecheck.native import Worker
@@ -38,23 +38,23 @@ def main(fd: int) -> int:
     except Closed:
         return 0
     except Exception as error:
-        known = _known(error)
+        reported = _known(error)
         with contextlib.suppress(Closed, OSError):
-            link.send({"error": {"class": type(known).__name__, "message": str(known)}})
-        if isinstance(known, InternalError) and known is not error:
-            raise
-        return known.exit_code
+            link.send({"error": to_wire(reported)})
+        if not isinstance(reported, (PagecheckError, OSError)):
+            raise  # its traceback is for whoever mends it
+        return reported.exit_code if isinstance(reported, PagecheckError) else EngineError.exit_code
     return 0
 
 
-def _known(error: Exception) -> PagecheckError:
-    """The error as it is reported: a shortage is a ResourceError, anything unexpected a bug."""
+def _known(error: Exception) -> Exception:
+    """The error as it is reported: a shortage is a ResourceError."""
     if isinstance(error, PagecheckError):
         return error
     from pagecheck.shortage import explain  # not needed by a worker that works
 
     why = explain(error)
-    return ResourceError(why) if why is not None else InternalError(repr(error))
+    return error if why is None else ResourceError(why)
 
 
 def start(link: Link) -> tuple[Worker, DsaEngine]:

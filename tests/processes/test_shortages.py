@@ -55,6 +55,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_channel_comes_back_when_there_are_descriptors_again(ram: Ram) -> None:
     with Coordinator(1) as c:
         block = c.attach(ram.source)
+        assert (c.check(block, ram.offsets[:64]).zero == ram.zero[:64]).all()
         kill(c.worker_pids[0])
         errors: list[Exception] = []
         with no_descriptor():

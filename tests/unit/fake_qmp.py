@@ -124,9 +124,9 @@ def _objects(client: socket.socket) -> Iterator[dict[str, Any]]:
 def in_watchdog(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Has watchdogs that are started from now on run a line of Python first."""
     where = "from pagecheck.vmm.watchdog import main; "
-    boot = watchdog_process.BOOT
+    boot = watchdog_process.PROGRAM.code
     assert where in boot
-    monkeypatch.setattr(watchdog_process, "BOOT", boot.replace(where, f"{code}; {where}"))
+    monkeypatch.setattr(watchdog_process.PROGRAM, "code", boot.replace(where, f"{code}; {where}"))
 
 
 @contextlib.contextmanager

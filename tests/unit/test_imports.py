@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "shortage": set(),
     "formats": set(),
     "child": {"printable", "shortage"},
-    "report": {"shm", "shortage"},
+    "report": {"child", "shm", "shortage"},
     "shm": {"formats", "native", "shortage"},
     "hw": {"native"},
     "workers": {"child", "shm", "hw", "native", "shortage"},

@@ -257,7 +257,7 @@ def test_a_missing_library_is_said(qemu: FakeQemu, monkeypatch: pytest.MonkeyPat
 
 def test_a_watchdog_that_cannot_start(qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch) -> None:
     in_watchdog(monkeypatch, "raise SystemExit(7)")
-    with pytest.raises(EngineError, match="is gone, before it was ready"):
+    with pytest.raises(EngineError, match="exited with status 7, before it was ready"):
         QemuMonitor(str(qemu.path))
 
 

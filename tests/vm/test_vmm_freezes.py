@@ -106,7 +106,9 @@ def test_the_watchdog_is_killed_and_nobody_asks(qemu: BareQemu) -> None:
         killed()
         qemu.wait_event("RESUME")
         assert qemu.status() == "running"
-        with pytest.raises(SourceError, match=r"is gone.*; the VM was continued; start the scan"):
+        with pytest.raises(
+            SourceError, match=r"by signal 9.*; the VM was continued; start the scan"
+        ):
             monitor.resume()
         monitor.pause(600)
         assert monitor.resume().stood_still
@@ -119,7 +121,7 @@ def test_the_watchdog_is_killed_while_qemu_is_frozen(
         monitor.pause(600)
         qemu.process.send_signal(signal.SIGSTOP)
         killed()
-        with pytest.raises(SourceError, match=rf"is gone.*; {STAYS}") as caught:
+        with pytest.raises(SourceError, match=rf"was killed by signal 9.*; {STAYS}") as caught:
             monitor.resume()
     goes_on(qemu, left_behind(str(caught.value)))
 
@@ -162,7 +164,8 @@ monitor.close()
 @contextlib.contextmanager
 def owner(qemu: BareQemu, program: str) -> Iterator[subprocess.Popen[bytes]]:
     """Another process, which holds the VM."""
-    begin = f"import pagecheck.vmm.watchdog_process as p; p.BOOT = {watchdog_process.BOOT!r}\n"
+    code = watchdog_process.PROGRAM.code
+    begin = f"import pagecheck.vmm.watchdog_process as p; p.PROGRAM.code = {code!r}\n"
     command = [sys.executable, "-c", begin + program, str(qemu.socket)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=HOME, **pipes) as running:  # type: ignore[call-overload]
@@ -210,6 +213,6 @@ def test_without_anybody_to_look_after_the_watchdog(
             patch.setattr(os, name, refuse)
             monitor.pause(600)
         killed()
-        with pytest.raises(SourceError, match=r"is gone.*; the VM was continued"):
+        with pytest.raises(SourceError, match=r"was killed by signal 9.*; the VM was continued"):
             monitor.resume()
     assert qemu.status() == "running"

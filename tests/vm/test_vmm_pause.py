@@ -223,7 +223,7 @@ def test_the_watchdog_is_killed_and_the_next_call_notices(qemu: BareQemu, call: 
             "is_stopped": monitor.is_stopped,
             "execute": lambda: monitor.execute("query-status"),
         }
-        with pytest.raises(SourceError, match=r"watchdog .* is gone; the VM was continued"):
+        with pytest.raises(SourceError, match=r"watchdog .* by signal 9; the VM was continued"):
             calls[call]()
         assert qemu.status() == "running"
         monitor.pause(600)  # the next one serves
