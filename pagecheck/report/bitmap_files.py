@@ -118,7 +118,7 @@ class Output:
                 if os.path.samestat(os.stat(path), os.stat(source)):
                     raise OutputError(f"{path}: is the source itself; choose another folder")
         if not stat.S_ISREG(st.st_mode):
-            what = _OTHERS.get(stat.S_IFMT(st.st_mode), "no file")
+            what = _OTHERS.get(stat.S_IFMT(st.st_mode), "not a regular file")
             raise OutputError(
                 f"{path}: is {what}, where a result would be written; choose another folder, or "
                 "move it away"

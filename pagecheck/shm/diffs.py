@@ -1,7 +1,7 @@
 """Which parts of a diff snapshot's file are data: only from a source whose answer is exact.
 
-Facts: a hole of a diff is an unchanged page, so data that nobody wrote is a wrong answer, even
-if it reads as zeros. Its causes: an allocation unit larger than the page, huge pages on tmpfs,
+Facts: a hole of a diff is an unchanged page, so data that was never written is a wrong answer,
+even if it reads as zeros. Its causes: an allocation unit larger than the page, huge pages on tmpfs,
 tmpfs pages that were reserved and then swapped out, and ext4, which under some mount options writes
 zeros around a page that is written into reserved space.
 Decision: FIEMAP where it is supported, SEEK_DATA on tmpfs; where one of these cannot be ruled out,

@@ -1,8 +1,8 @@
 """Whether a file was at rest (not written) during a scan, as far as the kernel can tell.
 
-Facts: a read lease is granted only while nobody has the file open for writing, a shared writable
-mapping included. Stores through a mapping change a disk file's times when a page becomes dirty, and
-a tmpfs file's never. File systems that are stacked, or served by a program or over a network, grant
+Facts: a read lease is granted only while no process has the file open for writing or maps it shared
+and writable. Stores through a mapping change a disk file's times when a page becomes dirty, and a
+tmpfs file's never. File systems that are stacked, or served by a program or over a network, grant
 leases regardless of writers on the other side.
 Danger: a writer that comes and goes between two inspections; a change within one tick of the clock;
 times that were set back; a file whose writers we may not query.
@@ -157,7 +157,7 @@ def _await_tick(fd: int) -> None:
 
 
 def _why_written(fd: int) -> str | None:
-    """None if the kernel says that nobody has the file open for writing.
+    """None if, by the kernel, no process has the file open for writing.
 
     A read lease is taken and released at once; should a writer come in between, the kernel notifies
     us by a signal that is ignored by default.
