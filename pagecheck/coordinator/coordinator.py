@@ -105,10 +105,11 @@ class Coordinator:
         self._pool: Pool | None = None
         self.settings: Settings | None = None
         sweep()
-        owner = Owner()
-        self._blocks = Blocks(owner, self._stop)
-        kept = (self._stop, self._pools, self._blocks, owner)
-        self._end = weakref.finalize(self, release_all, os.getpid(), *kept)
+        with signals_held():  # a name in /dev/shm is never without its end
+            owner = Owner()
+            self._blocks = Blocks(owner, self._stop)
+            kept = (self._stop, self._pools, self._blocks, owner)
+            self._end = weakref.finalize(self, release_all, os.getpid(), *kept)
         if engine == "none":
             return
         self.settings = make_settings(

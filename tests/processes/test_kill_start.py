@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -13,10 +14,12 @@ import pytest
 
 import pagecheck
 from pagecheck import Coordinator
+from pagecheck.coordinator import coordinator as coordinator_module
 from pagecheck.coordinator import worker as worker_module
 from pagecheck.coordinator.supervisor import FAILURES_MAX
 from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError, StartTimeout
+from pagecheck.shm.owner import Owner
 from tests.processes.support import Ram, assert_scan_is_right, state_of
 from tests.support.waiting import wait_for
 
@@ -197,3 +200,24 @@ def test_a_worker_that_is_told_nothing_ends_with_who_started_it() -> None:
     finally:
         worker.kill()
         worker.close()
+
+
+def test_interrupt_while_the_names_are_claimed_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths: list[Path] = []
+
+    class Interrupted(Owner):
+        def __init__(self) -> None:
+            super().__init__()
+            paths.append(Path(f"/dev/shm/{self.prefix}-owner"))
+            assert paths[0].exists()
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(coordinator_module, "Owner", Interrupted)
+    interrupted = False
+    try:
+        Coordinator(1)
+    except KeyboardInterrupt:  # not pytest.raises, which keeps the frames, and what they made
+        interrupted = True
+    assert interrupted
+    gc.collect()
+    assert not paths[0].exists()
