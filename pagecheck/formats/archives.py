@@ -1,7 +1,7 @@
 """Archives and descriptions in which, or beside which, guest RAM may be.
 
 Source: POSIX's pax (ustar); PKWARE's APPNOTE; 7-Zip's 7zFormat.txt; Proxmox's vma_spec.txt; Cloud
-Hypervisor's docs/snapshot_restore.md.
+Hypervisor's page on snapshots.
 """
 
 from __future__ import annotations

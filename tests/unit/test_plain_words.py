@@ -45,7 +45,6 @@ INSTEAD: Final = {
 }
 # Names in messages between processes and in the JSON, which stay.
 KEPT: Final = re.compile(r"stood_still|[`\"]rescue[`\"]")
-UNREAD: Final = ("design.md",)
 SOURCES: Final = ("*.py", "*.pyi", "native/**/*.[ch]", "include/*.[ch]")
 
 
@@ -71,7 +70,7 @@ def sources() -> Iterator[Path]:
     """The package, its C, and the pages for users."""
     for pattern in SOURCES:
         yield from PACKAGE.rglob(pattern) if "/" not in pattern else PACKAGE.glob(pattern)
-    yield from (path for path in ROOT.glob("docs/*.md") if path.name not in UNREAD)
+    yield from ROOT.glob("docs/*.md")
     yield ROOT / "README.md"
 
 
