@@ -3,6 +3,7 @@
 # make demo-vm boot a real Linux guest under QEMU and scan its RAM
 # make check   lint and types
 # make native  the C core's own tests, without Python (also: native-sanitize, native-aarch64)
+# make models  the ring's protocol in Spin, and its mutants
 # make bounds  the tests at both ends of the supported range: oldest and newest dependencies, Pythons
 # make dist-check  an sdist and a wheel, built, installed outside the tree and used there
 # make bench   every benchmark (minutes)
@@ -16,7 +17,7 @@ TOOLS := $(VENV)/.tools
 SAMPLE := build/sample.ram
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-vm test check native native-sanitize native-aarch64 bounds dist-check bench clean
+.PHONY: demo demo-vm test check native native-sanitize native-aarch64 models bounds dist-check bench clean
 
 $(PACKAGE): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
 	@tools/needs "$(PYTHON)"
@@ -54,6 +55,9 @@ check: $(TOOLS)
 
 native native-sanitize native-aarch64:
 	$(MAKE) --no-print-directory -C tests/native $(patsubst native-%,%,$(@:native=native-test))
+
+models: $(TOOLS)
+	$(BIN)/python -m tools.check_models
 
 bounds:
 	tools/bounds oldest
