@@ -162,7 +162,11 @@ def _scan_opened(
     coordinator = _start(channels, options, started)
     if coordinator is None:
         return _nothing_decided(
-            opened, options["engine"], channels or len(options["wq"]), clock.now_s() - started
+            opened,
+            options["engine"],
+            channels or len(options["wq"]),
+            clock.now_s() - started,
+            gpa=options["gpa"],
         )
     stack.enter_context(coordinator)
     from pagecheck.coordinator.runner import Request, run_scan
@@ -294,7 +298,9 @@ def _check_vm(opened: _Opened, kind: Kind, *, pause: bool, gpa: bool) -> None:
         require_regions(text, [found.regions for found in opened.blocks])
 
 
-def _nothing_decided(opened: _Opened, engine: str, channels: int, seconds: float) -> Report:
+def _nothing_decided(
+    opened: _Opened, engine: str, channels: int, seconds: float, *, gpa: bool
+) -> Report:
     """The deadline passed while the workers started."""
     from pagecheck.coordinator.runner import asked_again
     from pagecheck.report.report import undecided_report
@@ -303,6 +309,11 @@ def _nothing_decided(opened: _Opened, engine: str, channels: int, seconds: float
     notes.append("the deadline passed before the workers were ready: every page is undecided")
     blocks = [found.ram for found in opened.blocks]
     report = undecided_report(opened.text, blocks, engine, channels, seconds, notes)
+    if gpa:
+        from dataclasses import replace
+
+        located = zip(report.blocks, opened.blocks, strict=True)
+        report = report.with_blocks(tuple(replace(b, regions=f.regions) for b, f in located))
     return report if opened.vm is None else asked_again(report, [opened.vm])
 
 

@@ -17,9 +17,11 @@ class Client(Protocol):
     """A connected client; `session.py` has the only one there is.
 
     Attributes:
+        number: what it is called; set by the registry.
         resources: what it has attached and opened.
     """
 
+    number: int
     resources: ClientResources
 
     @property
@@ -50,14 +52,11 @@ class Registry:
         self._clients: dict[int, Client] = {}
         self._numbers = itertools.count(1)
 
-    def enter(self, client: Client, *, trusted: bool) -> int:
-        """Lets a client in.
+    def enter(self, client: Client, *, trusted: bool) -> None:
+        """Lets a client in, and gives it its number.
 
         Args:
             trusted: root or our own user, for whom some places are kept.
-
-        Returns:
-            Its number.
 
         Raises:
             LimitError: there are as many as may be.
@@ -66,9 +65,8 @@ class Registry:
         with self._lock:
             if len(self._clients) >= most:
                 raise LimitError(f"{most} clients are connected; try again later")
-            number = next(self._numbers)
-            self._clients[number] = client
-        return number
+            client.number = next(self._numbers)
+            self._clients[client.number] = client
 
     def leave(self, number: int) -> None:
         """Forgets a client that is gone."""

@@ -61,13 +61,13 @@ class Session:
         self._request_id: Any = None
         self._reported_s = 0.0
         self.resources = ClientResources(service.coordinator, service.counters)
-        self.number = service.clients.enter(self, trusted=peer.trusted)
-        service.counters.add("clients_accepted")
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._connection = Connection(connected)
-        self._thread = threading.Thread(
-            target=self._serve, name=f"pagecheck-client-{self.number}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self.number = 0
+        service.clients.enter(self, trusted=peer.trusted)  # others see it from here on
+        self._thread.name = f"pagecheck-client-{self.number}"
+        service.counters.add("clients_accepted")
 
     def start(self) -> None:
         """Serves it from now on, in a thread of its own.
