@@ -2,7 +2,8 @@
 # make test    set up and run every test that this machine can run
 # make demo-vm boot a real Linux guest under QEMU and scan its RAM
 # make check   lint and types
-# make native  the C core's own tests, without Python (also: native-sanitize, native-aarch64)
+# make native  the C core's own tests, without Python (also: native-sanitize, native-tsan,
+#              native-aarch64)
 # make models  the ring's protocol in Spin, and its mutants
 # make bounds  the tests at both ends of the supported range: oldest and newest dependencies, Pythons
 # make dist-check  an sdist and a wheel, built, installed outside the tree and used there
@@ -17,7 +18,7 @@ TOOLS := $(VENV)/.tools
 SAMPLE := build/sample.ram
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-vm test check native native-sanitize native-aarch64 models bounds dist-check bench clean
+.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 models bounds dist-check bench clean
 
 $(PACKAGE): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
 	@tools/needs "$(PYTHON)"
@@ -53,7 +54,7 @@ check: $(TOOLS)
 	$(BIN)/clang-format --dry-run --Werror $(wildcard pagecheck/native/*/*.[ch] pagecheck/include/*.h \
 	    tests/native/*.[ch] tools/bench/*.[ch] examples/*.c)
 
-native native-sanitize native-aarch64:
+native native-sanitize native-tsan native-aarch64:
 	$(MAKE) --no-print-directory -C tests/native $(patsubst native-%,%,$(@:native=native-test))
 
 models: $(TOOLS)

@@ -217,7 +217,8 @@ bool dsa_memory_write_record(dsa_model *model, const dsa_answer *answer)
     if (inside == DSA_RECORD_BYTES &&
         (model->options.prs || present(model, answer->address, inside) == inside) &&
         __atomic_load_n(record, __ATOMIC_RELAXED) == 0) {
-        memcpy(record + 1, answer->bytes + 1, DSA_RECORD_BYTES - 1);
+        for (uint32_t i = 1; i < DSA_RECORD_BYTES; i++)
+            __atomic_store_n(record + i, answer->bytes[i], __ATOMIC_RELAXED);
         /* Release; pairs with the submitter's acquire load of the status. 8.2: a status that is
          * not 0 says that the whole record is there. */
         __atomic_store_n(record, answer->bytes[0], __ATOMIC_RELEASE);
