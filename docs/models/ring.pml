@@ -268,7 +268,10 @@ proctype submitter()
                 :: collected < submitted ->
                     load(SUBMITTER, ring + ANSWER((collected + 1) % SLOTS), got);
                     if
-                    :: got == collected + 1 -> collected++
+                    :: got == collected + 1 ->
+                        load(SUBMITTER, ring + BITS((collected + 1) % SLOTS), got);
+                        assert(got == base + collected + 1);
+                        collected++
                     :: else -> break
                     fi
                 :: else -> break

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,11 @@ def test_cut_while_scanned(dense: Path, tmp_path: Path):
 def test_growth_while_scanned(dense: Path):
     scan = start("scan", "--max-rate", "1M", dense)  # 4 s, so that it still runs on a busy machine
     wait_for(lambda: is_scanning(scan.pid), "the scan has begun")
-    os.truncate(dense, 2048 * PAGE)
+    for pages in range(
+        1025, 1065
+    ):  # for two seconds: some of them after its first look at the size
+        os.truncate(dense, pages * PAGE)
+        time.sleep(0.05)
     out, _err = scan.communicate(timeout=20)
     assert scan.returncode == 0
     assert "grew" in out

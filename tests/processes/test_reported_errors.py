@@ -21,7 +21,8 @@ def reporting(monkeypatch: pytest.MonkeyPatch, error: Exception) -> pytest.Excep
     message = {"error": to_wire(error)}
     program = Program(
         "from pagecheck.child.wire import Link; "
-        f"main = lambda fd: Link.inherited(fd).send({message!r}) or 4"
+        "answer = lambda link, message: link.receive(1 << 62) and link.send(message); "
+        f"main = lambda fd: answer(Link.inherited(fd), {message!r}) or 4"
     )
     monkeypatch.setattr(worker, "PROGRAM", program)
     with pytest.raises(PagecheckError) as caught:
