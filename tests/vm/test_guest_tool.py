@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import conftest
 from tests.vm.oracle import find_pages, hole_pages, zero_pages
 from tools.guest import DeadlinePassed, Guest, GuestError, MissingPiece, QmpError, copy_sparse
 from tools.guest import fetch as fetching
@@ -31,8 +32,8 @@ def ram_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def open_fds() -> set[str]:
-    return {link.name for link in Path("/proc/self/fd").iterdir()}
+def open_fds() -> set[int]:
+    return set(conftest.open_fds())
 
 
 def md5(path: Path) -> bytes:
