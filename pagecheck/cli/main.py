@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from typing import Final
 
 import click
 
@@ -22,6 +23,11 @@ from pagecheck.cli.streams import say
 from pagecheck.errors import EngineError, InternalError, PagecheckError, ResourceError
 from pagecheck.printable import printable
 from pagecheck.shortage import explain, forbidden, is_forbidden
+
+STALE: Final = (
+    "the C helper is older than its sources, and may be the reason: build it again with "
+    "'make test' or 'pip install -e .'"
+)
 
 
 def _print_includes(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -100,7 +106,10 @@ def run_command(arguments: list[str]) -> int:
     except click.ClickException as error:
         return _fail("UsageError", error.format_message(), 2, as_json=as_json)
     except PagecheckError as error:
-        return _fail(type(error).__name__, str(error), error.exit_code, as_json=as_json)
+        text = str(error)
+        if isinstance(error, InternalError) and _helper_is_stale():
+            text = f"{text}; {STALE}"
+        return _fail(type(error).__name__, text, error.exit_code, as_json=as_json)
     except Terminated as error:
         return _fail("Terminated", str(error), error.exit_code, as_json=as_json)
     except OSError as error:
@@ -109,6 +118,20 @@ def run_command(arguments: list[str]) -> int:
         return _bug(error, as_json=as_json)
     except Exception as error:
         return _bug(error, as_json=as_json)
+
+
+def _helper_is_stale() -> bool:
+    """Whether the C helper is older than its sources, which are there in an editable install only:
+    then it is of another pagecheck than the Python around it."""
+    from pathlib import Path
+
+    native = Path(__file__).parents[1] / "native"
+    try:
+        newest = max((path.stat().st_mtime for path in native.glob("*/*.[ch]")), default=0.0)
+        built = max((path.stat().st_mtime for path in native.glob("_native*.so")), default=newest)
+    except OSError:
+        return False
+    return built < newest
 
 
 def _bug(error: Exception, *, as_json: bool) -> int:
@@ -124,5 +147,6 @@ def _bug(error: Exception, *, as_json: bool) -> int:
         return _fail(EngineError.__name__, text, EngineError.exit_code, as_json=as_json)
     if os.environ.get("PAGECHECK_DEBUG"):
         raise error
-    what = f"a bug in pagecheck: {type(error).__name__}: {error}; PAGECHECK_DEBUG=1 shows where"
+    what = f"a bug in pagecheck: {type(error).__name__}: {error}; "
+    what += "PAGECHECK_DEBUG=1 shows where" if not _helper_is_stale() else STALE
     return _fail(InternalError.__name__, what, InternalError.exit_code, as_json=as_json)

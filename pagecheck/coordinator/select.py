@@ -137,46 +137,34 @@ def scan_selected(
         EngineError: no channel is left.
     """
     with contextlib.closing(Rest(block.source)) as rest:
-        return _scan(pool, block, bitmaps, selection, options, stop, rest)
+        page = block.ram.page_size
+        outcomes: list[Outcome] = []
+        selected = 0
+        for first, count in windows(block.ram.pages):
+            chosen = np.flatnonzero(selection.window(first, count))
+            if len(chosen) == 0:
+                continue
+            selected += len(chosen)
+            offsets = (chosen.astype(np.uint64) + np.uint64(first)) * np.uint64(page)
 
+            def watch(done: int = first) -> None:
+                if options.progress is not None:
+                    options.progress(done * page, block.ram.size)
 
-def _scan(
-    pool: Pool,
-    block: Block,
-    bitmaps: BlockBitmaps,
-    selection: Selection,
-    options: ScanOptions,
-    stop: Stop,
-    rest: Rest,
-) -> ScanResult:
-    page = block.ram.page_size
-    outcomes: list[Outcome] = []
-    selected = 0
-    for first, count in windows(block.ram.pages):
-        chosen = np.flatnonzero(selection.window(first, count))
-        if len(chosen) == 0:
-            continue
-        selected += len(chosen)
-        offsets = (chosen.astype(np.uint64) + np.uint64(first)) * np.uint64(page)
-
-        def watch(done: int = first) -> None:
-            if options.progress is not None:
-                options.progress(done * page, block.ram.size)
-
-        zero, decided, ended = _decide(pool, block, offsets, options.deadline_ns, stop, watch)
-        outcomes += ended
-        _publish(bitmaps, first, count, chosen, zero, decided)
-    why_live = rest.end()
-    notes = [note for outcome in outcomes for note in outcome.notes]
-    notes += forget_past_end(block, bitmaps, min(rest.size, rest.size_after))
-    everything = bitmaps.counts(diff=False)
-    undecided = selected - everything.zero - everything.normal
-    counts = Counts(selected, everything.zero, 0, everything.normal, undecided)
-    if undecided and not notes:
-        notes.append(why_undecided(undecided, options.deadline_ns, stop))
-    looked_at = sum(outcome.decided for outcome in outcomes) * page
-    report = block_report(block, bitmaps, counts)
-    return ScanResult(report, looked_at, tuple(notes), why_live=why_live)
+            zero, decided, ended = _decide(pool, block, offsets, options.deadline_ns, stop, watch)
+            outcomes += ended
+            _publish(bitmaps, first, count, chosen, zero, decided)
+        why_live = rest.end()
+        notes = [note for outcome in outcomes for note in outcome.notes]
+        notes += forget_past_end(block, bitmaps, min(rest.size, rest.size_after))
+        everything = bitmaps.counts(diff=False)
+        undecided = selected - everything.zero - everything.normal
+        counts = Counts(selected, everything.zero, 0, everything.normal, undecided)
+        if undecided and not notes:
+            notes.append(why_undecided(undecided, options.deadline_ns, stop))
+        looked_at = sum(outcome.decided for outcome in outcomes) * page
+        report = block_report(block, bitmaps, counts)
+        return ScanResult(report, looked_at, tuple(notes), why_live=why_live)
 
 
 def _decide(

@@ -94,6 +94,16 @@ def is_scanning(pid: int) -> bool:
         return False
 
 
+def has_answers(pid: int) -> bool:
+    """Whether the scan has decided a page: a bit of its bitmaps is set."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        paths = {line.split()[5] for line in lines if "-bitmaps" in line}
+        return any(any(Path(path).read_bytes()) for path in paths)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def catches(pid: int, number: int) -> bool:
     """Whether the process has a handler for the signal."""
     text = Path(f"/proc/{pid}/status").read_text()
