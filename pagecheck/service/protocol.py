@@ -206,10 +206,6 @@ class Connection:
     def _wait(self, events: int, deadline_ns: int) -> bool:
         return clock.wait_ready(self._socket.fileno(), deadline_ns, events) != 0
 
-    def has_line(self) -> bool:
-        """Whether `receive` would return at once with a line that came already."""
-        return b"\n" in self._received
-
     def _drop_fds(self) -> None:
         for fds in self._fds.values():
             close_all(fds)

@@ -46,7 +46,6 @@ STOPPED: Final = frozenset(
         "guest-panicked",
     }
 )
-OURS: Final = frozenset({"paused", "prelaunch"})
 PASSING: Final = frozenset({"finish-migrate", "save-vm", "restore-vm", "colo"})
 
 # Whatever else query-migrate says, one is going on. It takes the run state along to its destination

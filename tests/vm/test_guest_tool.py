@@ -1,5 +1,6 @@
 """The guest tool itself: what it promises about memory, and that it leaves nothing behind."""
 
+import fcntl
 import hashlib
 import os
 import struct
@@ -15,6 +16,7 @@ from tests.vm.oracle import find_pages, hole_pages, zero_pages
 from tools.guest import DeadlinePassed, Guest, GuestError, MissingPiece, QmpError, copy_sparse
 from tools.guest import fetch as fetching
 from tools.guest.fetch import GuestFiles
+from tools.guest.guest import sweep
 from tools.guest.initramfs import is_static_x86_64
 from tools.guest.patterns import EDGE_PAGES, PAGE_BYTES, TAG_PAGES, edge_page, tag_page
 from tools.guest.spec import MIB
@@ -247,3 +249,23 @@ def test_a_program_that_needs_a_loader_is_not_static() -> None:
 def test_values_that_make_no_guest_are_refused(wrong: dict[str, int | str], said: str) -> None:
     with pytest.raises(GuestError, match=said), Guest.boot(**wrong):  # type: ignore[arg-type]
         pass
+
+
+def test_ram_of_a_killed_tool_is_removed(tmp_path: Path) -> None:
+    dead, young, used, other = (
+        tmp_path / name
+        for name in (
+            "pagecheck-guest-a.ram",
+            "pagecheck-guest-b.ram",
+            "pagecheck-guest-c.ram",
+            "x.ram",
+        )
+    )
+    for path in (dead, young, used, other):
+        path.touch()
+    for path in (dead, used, other):
+        os.utime(path, (1, 1))
+    with used.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [young, used, other]

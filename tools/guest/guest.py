@@ -5,6 +5,7 @@ own, so a Ctrl-C meant for the caller does not reach it, and the kernel kills it
 that booted it dies.
 """
 
+import fcntl
 import os
 import shutil
 import socket
@@ -12,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ RAM_PREFIX = "pagecheck-guest-"
 
 _REAP_S = 10.0
 _QMP_S = 10.0
+_YOUNG_S = 60.0
 
 
 class Guest:
@@ -219,6 +221,7 @@ def _end(qemu: "subprocess.Popen[bytes]") -> None:
 
 
 def _ram_file(stack: ExitStack, spec: GuestSpec, folder: Path) -> Path:
+    sweep(folder)
     room = os.statvfs(folder)
     if room.f_bavail * room.f_frsize < spec.size_bytes:  # QEMU would die of SIGBUS later
         raise MissingPiece(
@@ -227,9 +230,20 @@ def _ram_file(stack: ExitStack, spec: GuestSpec, folder: Path) -> Path:
         )
     fd, name = tempfile.mkstemp(prefix=RAM_PREFIX, suffix=".ram", dir=folder)
     path = Path(name)
+    stack.callback(os.close, fd)
+    fcntl.flock(fd, fcntl.LOCK_EX)  # for as long as we live
     stack.callback(path.unlink, missing_ok=True)
-    os.close(fd)
     return path
+
+
+def sweep(folder: Path) -> None:
+    """Removes the RAM files of tools that were killed: nobody holds their locks."""
+    for path in folder.glob(f"{RAM_PREFIX}*.ram"):
+        with suppress(OSError), path.open("rb") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime < _YOUNG_S:
+                continue  # may not be locked yet
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _memfd_path(pid: int, size_bytes: int) -> Path:
