@@ -4,6 +4,7 @@
 #include "py_native.h"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 typedef struct word {
     const char *name;
@@ -120,6 +121,14 @@ static PyObject *segment_format(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "iIIK", &fd, &slots, &slot_pages, &generation))
         return NULL;
     uint64_t bytes = pgck_segment_bytes(slots, slot_pages);
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    if ((uint64_t)st.st_size < bytes) { /* a store past its end would be a SIGBUS */
+        PyErr_Format(PyExc_ValueError, "segment of %llu bytes: %u slots of %u pages need %llu",
+                     (unsigned long long)st.st_size, slots, slot_pages, (unsigned long long)bytes);
+        return NULL;
+    }
     void *segment = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (segment == MAP_FAILED)
         return PyErr_SetFromErrno(PyExc_OSError);

@@ -23,7 +23,11 @@ static int portal_init(PyObject *object, PyObject *args, PyObject *kwargs)
     PortalObject *self = (PortalObject *)object;
     PyObject *buffer;
     (void)kwargs;
-    if (self->held || !PyArg_ParseTuple(args, "O", &buffer))
+    if (self->held) {
+        PyErr_SetString(PyExc_RuntimeError, "portal has its memory already");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(args, "O", &buffer))
         return -1;
     if (PyObject_GetBuffer(buffer, &self->memory, PyBUF_WRITABLE) != 0)
         return -1;

@@ -47,7 +47,11 @@ static int worker_init(PyObject *object, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTuple(args, "iis|L", &fd, &control_fd, &kernel_name, &spin_ns))
         return -1;
     const pc_kernel *kernel = pc_kernel_find(kernel_name);
-    if (self->open || kernel == NULL || pc_kernel_why_not(kernel) != NULL) {
+    if (self->open) {
+        PyErr_SetString(PyExc_RuntimeError, "worker is open already");
+        return -1;
+    }
+    if (kernel == NULL || pc_kernel_why_not(kernel) != NULL) {
         PyErr_Format(PyExc_ValueError, "kernel %s cannot run here", kernel_name);
         return -1;
     }
@@ -187,8 +191,12 @@ static PyObject *worker_open_model(PyObject *object, PyObject *args)
     if (self == NULL)
         return NULL;
     Py_ssize_t last = PyTuple_Size(args) - 1;
-    PyObject *deadline = last < 0 ? NULL : PyTuple_GetItem(args, last);
-    long long deadline_ns = deadline == NULL ? 0 : PyLong_AsLongLong(deadline);
+    if (last != PY_MODEL_ARGUMENTS) {
+        PyErr_Format(PyExc_TypeError, "open_model takes exactly %d arguments (%zd given)",
+                     PY_MODEL_ARGUMENTS + 1, last + 1);
+        return NULL;
+    }
+    long long deadline_ns = PyLong_AsLongLong(PyTuple_GetItem(args, last));
     PyObject *device = PyErr_Occurred() ? NULL : PyTuple_GetSlice(args, 0, last);
     dsa_model *model = device == NULL ? NULL : py_model_open(device, &options);
     Py_XDECREF(device);
