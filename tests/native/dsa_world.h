@@ -20,22 +20,8 @@ static inline void world_init(world *w)
 {
     memset(w, 0, sizeof *w);
     bench_init(&w->b, MIXED);
-    uint64_t bytes = pgck_segment_bytes(WIDE, SLOT_PAGES);
-    int segment = memfd_create("ring", MFD_CLOEXEC);
-    if (segment < 0 || ftruncate(segment, (off_t)bytes) != 0)
-        abort();
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, segment, 0);
-    if (memory == MAP_FAILED || !pc_ring_format(memory, bytes, WIDE, SLOT_PAGES, 1))
-        abort();
-    munmap(memory, bytes);
-    int control = memfd_create("control", MFD_CLOEXEC);
     pc_ring ours, theirs;
-    if (control < 0 || ftruncate(control, (off_t)sizeof(struct pc_control)) != 0 ||
-        pc_ring_open(segment, control, &ours) != NULL ||
-        pc_ring_open(segment, control, &theirs) != NULL)
-        abort();
-    close(control);
-    close(segment);
+    ring_sides(WIDE, &ours, &theirs);
     if (!pc_feed_init(&ours, &w->feed) || !pc_worker_init(&theirs, pc_kernel_auto(), &w->worker))
         abort();
 }
@@ -47,7 +33,8 @@ static inline pc_block *block_of(const world *w)
                                  .page_bytes = PAGE,
                                  .flags = w->b.block.head.flags,
                                  .map = true};
-    return pc_file_block_open(w->b.block.fd, &range);
+    pc_error error;
+    return pc_file_block_open(w->b.block.fd, &range, &error);
 }
 
 static inline void world_deinit(world *w)

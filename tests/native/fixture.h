@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -21,35 +22,53 @@ enum { PAGE = 4096, SLOTS = 4, SLOT_PAGES = 128 };
 #define SECOND INT64_C(1000000000)
 
 typedef struct fixture {
-    int segment;
     pc_feed feed;
     pc_worker worker;
 } fixture;
 
-static inline void fixture_new_ring(fixture *f, pc_ring *ours, pc_ring *theirs)
+/* A new, formatted segment; its size can be sealed. */
+static inline int ring_file(uint32_t slots, uint32_t slot_pages)
 {
-    uint64_t bytes = pgck_segment_bytes(SLOTS, SLOT_PAGES);
-    f->segment = memfd_create("ring", MFD_CLOEXEC);
-    if (f->segment < 0 || ftruncate(f->segment, (off_t)bytes) != 0)
+    uint64_t bytes = pgck_segment_bytes(slots, slot_pages);
+    int fd = memfd_create("ring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)
         abort();
-    void *segment = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, f->segment, 0);
-    if (segment == MAP_FAILED || !pc_ring_format(segment, bytes, SLOTS, SLOT_PAGES, 1))
+    void *segment = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (segment == MAP_FAILED || !pc_ring_format(segment, bytes, slots, slot_pages, 1))
         abort();
     munmap(segment, bytes);
-    int control = memfd_create("control", MFD_CLOEXEC);
-    if (control < 0 || ftruncate(control, (off_t)sizeof(struct pc_control)) != 0 ||
-        pc_ring_open(f->segment, control, ours) != NULL ||
-        pc_ring_open(f->segment, control, theirs) != NULL)
+    return fd;
+}
+
+/* One side of a ring; without a control segment where `control` is -1. */
+static inline pc_ring ring_side(int segment, int control)
+{
+    pc_ring ring;
+    pc_error error;
+    if (!pc_ring_open(segment, control, &ring, &error)) {
+        fprintf(stderr, "%s\n", error.text);
         abort();
+    }
+    return ring;
+}
+
+/* Both sides of a new ring. */
+static inline void ring_sides(uint32_t slots, pc_ring *ours, pc_ring *theirs)
+{
+    int segment = ring_file(slots, SLOT_PAGES), control = memfd_create("control", MFD_CLOEXEC);
+    if (control < 0 || ftruncate(control, (off_t)sizeof(struct pc_control)) != 0)
+        abort();
+    *ours = ring_side(segment, control);
+    *theirs = ring_side(segment, control);
     close(control);
-    close(f->segment);
+    close(segment);
 }
 
 static inline void fixture_init(fixture *f)
 {
     pc_ring ours, theirs;
     memset(f, 0, sizeof *f);
-    fixture_new_ring(f, &ours, &theirs);
+    ring_sides(SLOTS, &ours, &theirs);
     if (!pc_guard_install() || !pc_feed_init(&ours, &f->feed) ||
         !pc_worker_init(&theirs, pc_kernel_auto(), &f->worker))
         abort();

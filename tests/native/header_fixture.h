@@ -31,14 +31,7 @@ static inline int64_t late(void)
 
 static inline int new_segment(uint32_t slots, uint32_t slot_pages, int seals)
 {
-    uint64_t bytes = pgck_segment_bytes(slots, slot_pages);
-    int fd = memfd_create("ring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)
-        abort();
-    void *segment = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (segment == MAP_FAILED || !pc_ring_format(segment, bytes, slots, slot_pages, 1))
-        abort();
-    munmap(segment, bytes);
+    int fd = ring_file(slots, slot_pages);
     if (seals != 0 && fcntl(fd, F_ADD_SEALS, seals) != 0)
         abort();
     return fd;
@@ -46,11 +39,11 @@ static inline int new_segment(uint32_t slots, uint32_t slot_pages, int seals)
 
 static inline void pair_init(int ram, pair *p)
 {
-    pc_ring ring;
     memset(p, 0, sizeof *p);
     int fd = new_segment(SLOTS, SLOT_PAGES, SEALS);
-    if (pagecheck_channel_map(fd, &p->channel) != 0 || pc_ring_open(fd, -1, &ring) != NULL ||
-        !pc_guard_install() || !pc_worker_init(&ring, pc_kernel_auto(), &p->worker))
+    pc_ring ring = ring_side(fd, -1);
+    if (pagecheck_channel_map(fd, &p->channel) != 0 || !pc_guard_install() ||
+        !pc_worker_init(&ring, pc_kernel_auto(), &p->worker))
         abort();
     close(fd);
     p->block = ram_block(ram, PAGES, PC_BLOCK_TRUST_HOLES, false);

@@ -1,6 +1,8 @@
 /* Both ends of a ring: giving out, answering, losing workers, distrusting what comes back. */
 #include <stdio.h>
 
+#include <errno.h>
+
 #include "check.h"
 #include "fixture.h"
 #include "pc_bits.h"
@@ -113,7 +115,7 @@ static void test_rebind(void)
     CHECK(pc_feed_pump(&f.feed, false, soon()) == PC_PUMP_TIMEOUT, "nobody answers");
     CHECK(pc_feed_oldest(&f.feed, &oldest) && oldest.position == 0 && oldest.count == 8, "oldest");
 
-    fixture_new_ring(&f, &ours, &theirs);
+    ring_sides(SLOTS, &ours, &theirs);
     pc_feed_rebind(&f.feed, &ours);
     pc_feed_skip_oldest(&f.feed); /* it killed twice */
     memset(f.worker.blocks, 0, sizeof f.worker.blocks);
@@ -239,27 +241,28 @@ static void test_headers(void)
         {"slot bytes", offsetof(struct pagecheck_ring_header, slot_bytes), 8},
         {"segment bytes", offsetof(struct pagecheck_ring_header, segment_bytes), 1 << 30},
     };
+    pc_ring ring;
+    pc_error error;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        uint64_t bytes = pgck_segment_bytes(SLOTS, SLOT_PAGES);
-        int fd = memfd_create("ring", MFD_CLOEXEC);
-        pc_ring ring;
-        if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)
+        int fd = ring_file(SLOTS, SLOT_PAGES);
+        if (pwrite(fd, &cases[i].value, sizeof(uint64_t), (off_t)cases[i].offset) < 0)
             abort();
-        char *segment = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        pc_ring_format(segment, bytes, SLOTS, SLOT_PAGES, 1);
-        memcpy(segment + cases[i].offset, &cases[i].value, sizeof(uint64_t));
-        munmap(segment, bytes);
         check_begin();
-        CHECK(pc_ring_open(fd, -1, &ring) != NULL, "was opened");
+        CHECK(!pc_ring_open(fd, -1, &ring, &error), "was opened");
+        CHECK(error.code == PC_ERROR_INVALID, "%s", error.text);
         check_end("damaged header:", cases[i].name);
         close(fd);
     }
     check_begin();
     int fd = memfd_create("short", MFD_CLOEXEC);
-    pc_ring ring;
-    CHECK(pc_ring_open(fd, -1, &ring) != NULL, "was opened");
+    CHECK(!pc_ring_open(fd, -1, &ring, &error), "was opened");
+    CHECK(error.code == PC_ERROR_INVALID, "%s", error.text);
     check_end("damaged header:", "empty segment");
     close(fd);
+    check_begin();
+    CHECK(!pc_ring_open(fd, -1, &ring, &error), "was opened");
+    CHECK(error.code == PC_ERROR_SYSTEM && error.number == EBADF, "%d", error.number);
+    check_end("damaged header:", "no segment");
 }
 
 int main(void)

@@ -58,7 +58,8 @@ static void file_free(pc_block *block)
 {
     if (block->base != NULL)
         munmap((void *)(uintptr_t)block->base, block->bytes);
-    close(file_of(block)->fd);
+    if (file_of(block)->fd >= 0)
+        close(file_of(block)->fd);
     free(block);
 }
 
@@ -69,31 +70,52 @@ const pc_block_ops pc_file_block_ops = {
     .free = file_free,
 };
 
-pc_block *pc_file_block_open(int fd, const pc_file_range *range)
+static bool check_range(const pc_file_range *range, pc_error *error)
 {
-    pc_file_block *file = calloc(1, sizeof *file);
-    if (file == NULL)
+    uint64_t page = range->page_bytes;
+    if (page >= 4096 && (page & (page - 1)) == 0 && range->bytes != 0 && range->bytes % page == 0 &&
+        range->start % 4096 == 0 && range->start <= INT64_MAX &&
+        range->bytes <= INT64_MAX - range->start)
+        return true;
+    pc_error_set(error, PC_ERROR_INVALID,
+                 "block of %llu bytes in pages of %llu: start, size or page size is out of range",
+                 (unsigned long long)range->bytes, (unsigned long long)page);
+    error->offset = range->start;
+    return false;
+}
+
+/* False: what was done stays for file_free. */
+static bool open_and_map(int fd, const pc_file_range *range, pc_file_block *file, pc_error *error)
+{
+    file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (file->fd < 0)
+        return pc_error_set(error, PC_ERROR_SYSTEM, "%s", "");
+    if (!range->map)
+        return true;
+    void *base = mmap(NULL, range->bytes, PROT_READ, MAP_SHARED, file->fd, (off_t)range->start);
+    if (base == MAP_FAILED)
+        return pc_error_set(error, PC_ERROR_SYSTEM, "%s", "");
+    file->head.base = base;
+    return true;
+}
+
+pc_block *pc_file_block_open(int fd, const pc_file_range *range, pc_error *error)
+{
+    if (!check_range(range, error))
         return NULL;
+    pc_file_block *file = calloc(1, sizeof *file);
+    if (file == NULL) {
+        pc_error_set(error, PC_ERROR_SYSTEM, "%s", "");
+        return NULL;
+    }
     file->head = (pc_block){.ops = &pc_file_block_ops,
                             .bytes = range->bytes,
                             .page_bytes = range->page_bytes,
                             .flags = range->flags};
     file->start = range->start;
     file->dense_bytes = range->dense_bytes;
-    file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    if (file->fd < 0) {
-        free(file);
-        return NULL;
-    }
-    if (range->map) {
-        void *base = mmap(NULL, range->bytes, PROT_READ, MAP_SHARED, file->fd, (off_t)range->start);
-        if (base == MAP_FAILED) {
-            int saved = errno;
-            file_free(&file->head);
-            errno = saved;
-            return NULL;
-        }
-        file->head.base = base;
-    }
-    return &file->head;
+    if (open_and_map(fd, range, file, error))
+        return &file->head;
+    file_free(&file->head);
+    return NULL;
 }

@@ -3,6 +3,7 @@
 #define PC_FILE_BLOCK_H
 
 #include "pc_block.h"
+#include "pc_error.h"
 
 #define PC_BLOCK_TOUCH_FREELY 1u /* a read through the mapping never allocates file blocks */
 #define PC_BLOCK_TRUST_HOLES 2u  /* SEEK_DATA's holes are proof of zero */
@@ -26,7 +27,7 @@ typedef struct pc_file_range {
     bool map; /* false: it is only ever read */
 } pc_file_range;
 
-/* `fd` is duplicated. NULL: errno says why. */
-pc_block *pc_file_block_open(int fd, const pc_file_range *range);
+/* `fd` is duplicated. NULL: the error says why. */
+pc_block *pc_file_block_open(int fd, const pc_file_range *range, pc_error *error);
 
 #endif

@@ -23,50 +23,50 @@ bool pc_ring_format(void *segment, uint64_t bytes, uint32_t slot_count, uint32_t
     return true;
 }
 
-static const char *map_control(int fd, pc_ring *ring)
+static bool map_control(int fd, pc_ring *ring, pc_error *error)
 {
     struct stat st;
     int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
-    if (fd >= 0 && (fstat(fd, &st) != 0 || st.st_size < (off_t)sizeof *ring->control))
-        return "control segment too short";
+    if (fd >= 0 && fstat(fd, &st) != 0)
+        return pc_error_set(error, PC_ERROR_SYSTEM, "cannot stat the control segment");
+    if (fd >= 0 && st.st_size < (off_t)sizeof *ring->control)
+        return pc_error_set(error, PC_ERROR_INVALID, "control segment too short");
     void *control = mmap(NULL, sizeof *ring->control, PROT_READ | PROT_WRITE, flags, fd, 0);
     if (control == MAP_FAILED)
-        return "cannot map the control segment";
+        return pc_error_set(error, PC_ERROR_SYSTEM, "cannot map the control segment");
     ring->control = control;
-    return NULL;
+    return true;
 }
 
-const char *pc_ring_open(int fd, int control_fd, pc_ring *ring)
+bool pc_ring_open(int fd, int control_fd, pc_ring *ring, pc_error *error)
 {
     struct stat st;
     memset(ring, 0, sizeof *ring);
     if (fstat(fd, &st) != 0)
-        return "cannot stat the channel segment";
+        return pc_error_set(error, PC_ERROR_SYSTEM, "cannot stat the channel segment");
     if (st.st_size < (off_t)sizeof(struct pagecheck_ring_header))
-        return "channel segment too short";
+        return pc_error_set(error, PC_ERROR_INVALID, "channel segment too short");
     size_t bytes = (size_t)st.st_size;
     void *mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (mapped == MAP_FAILED)
-        return "cannot map the channel segment";
+        return pc_error_set(error, PC_ERROR_SYSTEM, "cannot map the channel segment");
     const char *wrong = pgck_ring_init(mapped, bytes, &ring->shared);
     ring->shared.header = mapped;
     ring->mapped_bytes = bytes;
-    if (wrong == NULL)
-        wrong = map_control(control_fd, ring);
-    if (wrong != NULL)
+    bool opened = wrong == NULL ? map_control(control_fd, ring, error)
+                                : pc_error_set(error, PC_ERROR_INVALID, "%s", wrong);
+    if (!opened)
         pc_ring_close(ring);
-    return wrong;
+    return opened;
 }
 
 void pc_ring_close(pc_ring *ring)
 {
-    int saved = errno; /* the caller reports the failure that led here */
     if (ring->control != NULL)
         munmap(ring->control, sizeof *ring->control);
     if (ring->shared.header != NULL)
         munmap(ring->shared.header, ring->mapped_bytes);
     memset(ring, 0, sizeof *ring);
-    errno = saved;
 }
 
 int64_t pc_clock_now_ns(void)

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 
+#include "pc_error.h"
 #include "pc_layout.h"
 
 typedef struct pc_ring {
@@ -20,8 +21,8 @@ bool pc_ring_format(void *segment, uint64_t bytes, uint32_t slot_count, uint32_t
 
 /* Maps the segment behind `fd` and checks its header against the file's size; `control_fd` is the
  * control segment, or -1 for a side that has none: then its words are private and stay 0.
- * Returns NULL, or a static text that says what is wrong (errno is set where a call failed). */
-const char *pc_ring_open(int fd, int control_fd, pc_ring *ring);
+ * False: the error says why. */
+bool pc_ring_open(int fd, int control_fd, pc_ring *ring, pc_error *error);
 void pc_ring_close(pc_ring *ring);
 
 /* Makes the worker look at its socket. */

@@ -1,28 +1,9 @@
 /* pagecheck.native._native: types and functions are documented in native/_native.pyi. */
 #include "py_native.h"
 
-#include <errno.h>
-
 #include "../core/pc_file_block.h"
 #include "../core/pc_feed.h"
 #include "../core/pc_worker.h"
-
-int py_ring_open(int fd, int control_fd, pc_ring *ring)
-{
-    errno = 0;
-    const char *wrong = pc_ring_open(fd, control_fd, ring);
-    if (wrong == NULL)
-        return 0;
-    if (errno == 0) {
-        PyErr_SetString(PyExc_ValueError, wrong);
-        return -1;
-    }
-    PyObject *arguments = Py_BuildValue("is", errno, wrong);
-    if (arguments != NULL)
-        PyErr_SetObject(PyExc_OSError, arguments);
-    Py_XDECREF(arguments);
-    return -1;
-}
 
 static int add_type(PyObject *module, PyType_Spec *spec, const char *name)
 {

@@ -1,5 +1,5 @@
 /* Functions over bitmaps and offset arrays. */
-#include "py_native.h"
+#include "py_error.h"
 
 #include <string.h>
 
@@ -12,8 +12,8 @@ int py_words_get(PyObject *object, Py_buffer *view, int writable, uint64_t bytes
         return -1;
     if ((uint64_t)view->len >= bytes && (uintptr_t)view->buf % 8u == 0)
         return 0;
-    PyErr_Format(PyExc_ValueError, "%s: %zd bytes, needs %llu aligned to 8", what, view->len,
-                 (unsigned long long)bytes);
+    py_fail(PC_ERROR_INVALID, "%s: %zd bytes, needs %llu aligned to 8", what, view->len,
+            (unsigned long long)bytes);
     PyBuffer_Release(view);
     return -1;
 }
@@ -22,7 +22,7 @@ int py_words_get(PyObject *object, Py_buffer *view, int writable, uint64_t bytes
 static int bits_get(PyObject *words, Py_buffer *view, unsigned long long bits)
 {
     if (bits > UINT64_MAX / 2) {
-        PyErr_Format(PyExc_ValueError, "%llu bits: out of range", bits);
+        py_fail(PC_ERROR_INVALID, "%llu bits: out of range", bits);
         return -1;
     }
     return py_words_get(words, view, 0, (bits + 63u) / 64u * 8u, "words");
@@ -36,7 +36,7 @@ static int range_args(PyObject *args, Py_buffer *view, unsigned long long *first
     if (!PyArg_ParseTuple(args, "OKK", &words, first, count))
         return -1;
     if (*count > UINT64_MAX / 2 || *first > UINT64_MAX / 2) {
-        PyErr_SetString(PyExc_ValueError, "bit range is out of range");
+        py_fail(PC_ERROR_INVALID, "bit range is out of range");
         return -1;
     }
     return py_words_get(words, view, 1, (*first + *count + 63u) / 64u * 8u, "words");
@@ -92,7 +92,7 @@ static PyObject *bits_run(PyObject *module, PyObject *args)
         result = Py_BuildValue("NK", PyBool_FromLong(pc_bits_test(view.buf, start)),
                                (unsigned long long)pc_bits_run_end(view.buf, bits, start));
     else
-        PyErr_SetString(PyExc_ValueError, "start is past the last bit");
+        py_fail(PC_ERROR_INVALID, "start is past the last bit");
     PyBuffer_Release(&view);
     return result;
 }

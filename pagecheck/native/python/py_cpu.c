@@ -1,5 +1,5 @@
 /* What this CPU can do for a work queue. */
-#include "py_native.h"
+#include "py_error.h"
 
 #include <string.h>
 #include <sys/syscall.h>
@@ -25,8 +25,7 @@ static PyObject *cpu_why_not(PyObject *module, PyObject *args)
     for (size_t i = 0; i < sizeof instructions / sizeof *instructions; i++)
         if (strcmp(name, instructions[i].name) == 0)
             return Py_BuildValue("z", instructions[i].why_not());
-    PyErr_Format(PyExc_ValueError, "instruction %s: not one of enqcmd, movdir64b, umwait", name);
-    return NULL;
+    return py_fail(PC_ERROR_INVALID, "instruction %s: not one of enqcmd, movdir64b, umwait", name);
 }
 
 static PyObject *numa_node(PyObject *module, PyObject *unused)

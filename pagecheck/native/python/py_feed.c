@@ -1,5 +1,5 @@
 /* `Feed`: the coordinator's end of one ring. */
-#include "py_native.h"
+#include "py_error.h"
 
 #include <sys/stat.h>
 
@@ -22,18 +22,21 @@ static void drop_views(FeedObject *self)
     self->limit = 0;
 }
 
-static FeedObject *usable(PyObject *object)
+static FeedObject *opened(PyObject *object)
 {
     FeedObject *self = (FeedObject *)object;
-    if (!self->open) {
-        PyErr_SetString(PyExc_ValueError, "feed is closed");
-        return NULL;
-    }
-    if (self->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "feed is in use by another thread");
-        return NULL;
-    }
-    return self;
+    return self->open ? self : py_fail(PC_ERROR_CLOSED, "feed is closed");
+}
+
+static FeedObject *not_busy(FeedObject *self)
+{
+    return self->busy ? py_fail(PC_ERROR_BUSY, "feed is in use by another thread") : self;
+}
+
+static FeedObject *usable(PyObject *object)
+{
+    FeedObject *self = opened(object);
+    return self == NULL ? NULL : not_busy(self);
 }
 
 static int feed_init(PyObject *object, PyObject *args, PyObject *kwargs)
@@ -46,14 +49,14 @@ static int feed_init(PyObject *object, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTuple(args, "i|iL", &fd, &control_fd, &spin_ns))
         return -1;
     if (self->open) {
-        PyErr_SetString(PyExc_RuntimeError, "feed is open already");
+        py_fail(PC_ERROR_BUSY, "feed is open already");
         return -1;
     }
     if (py_ring_open(fd, control_fd, &ring) != 0)
         return -1;
     if (!pc_feed_init(&ring, &self->feed)) {
         pc_feed_deinit(&self->feed);
-        PyErr_NoMemory();
+        py_fail(PC_ERROR_NO_MEMORY, "no memory for a feed");
         return -1;
     }
     self->feed.spin_ns = spin_ns;
@@ -82,10 +85,8 @@ static PyObject *feed_close(PyObject *object, PyObject *unused)
 {
     FeedObject *self = (FeedObject *)object;
     (void)unused;
-    if (self->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "feed is in use by another thread");
+    if (not_busy(self) == NULL)
         return NULL;
-    }
     feed_close_now(self);
     Py_RETURN_NONE;
 }
@@ -105,7 +106,7 @@ static int check_job(FeedObject *self, unsigned int batch_pages)
 {
     if (batch_pages > 0 && batch_pages <= self->feed.ring.shared.slot_pages)
         return 0;
-    PyErr_Format(PyExc_ValueError, "batch of %u pages is out of range", batch_pages);
+    py_fail(PC_ERROR_INVALID, "batch of %u pages is out of range", batch_pages);
     return -1;
 }
 
@@ -113,7 +114,7 @@ static int nothing_out(FeedObject *self)
 {
     if (pc_feed_outstanding(&self->feed) == 0)
         return 0;
-    PyErr_SetString(PyExc_RuntimeError, "a job's batches are still out");
+    py_fail(PC_ERROR_BUSY, "a job's batches are still out");
     return -1;
 }
 
@@ -183,10 +184,8 @@ static PyObject *feed_more(PyObject *object, PyObject *args)
     if (self == NULL || !PyArg_ParseTuple(args, "KK", &position, &count))
         return NULL;
     if (position > self->limit || count > self->limit - position ||
-        self->feed.next != self->feed.end) {
-        PyErr_SetString(PyExc_ValueError, "pages outside the job, or earlier pages not submitted");
-        return NULL;
-    }
+        self->feed.next != self->feed.end)
+        return py_fail(PC_ERROR_INVALID, "pages outside the job, or earlier pages not submitted");
     pc_feed_more(&self->feed, position, count);
     Py_RETURN_NONE;
 }
@@ -203,7 +202,7 @@ static PyObject *feed_pump(PyObject *object, PyObject *args)
     Py_BEGIN_ALLOW_THREADS result = pc_feed_pump(&self->feed, more_follow != 0, deadline_ns);
     Py_END_ALLOW_THREADS self->busy = 0;
     if (result == PC_PUMP_FAILED)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     if (result == PC_PUMP_INTERRUPTED && PyErr_CheckSignals() != 0)
         return NULL;
     return PyLong_FromLong((long)result);
@@ -258,8 +257,7 @@ static PyObject *feed_rebind(PyObject *object, PyObject *args)
     if (ring.shared.slots != self->feed.ring.shared.slots ||
         ring.shared.slot_pages != self->feed.ring.shared.slot_pages) {
         pc_ring_close(&ring);
-        PyErr_SetString(PyExc_ValueError, "the new segment has another geometry");
-        return NULL;
+        return py_fail(PC_ERROR_INVALID, "the new segment has another geometry");
     }
     pc_feed_rebind(&self->feed, &ring);
     Py_RETURN_NONE;
@@ -267,24 +265,20 @@ static PyObject *feed_rebind(PyObject *object, PyObject *args)
 
 static PyObject *feed_raise_attention(PyObject *object, PyObject *unused)
 {
-    FeedObject *self = (FeedObject *)object; /* also while another thread pumps */
+    FeedObject *self = opened(object); /* also while another thread pumps */
     (void)unused;
-    if (!self->open) {
-        PyErr_SetString(PyExc_ValueError, "feed is closed");
+    if (self == NULL)
         return NULL;
-    }
     pc_ring_raise_attention(&self->feed.ring);
     Py_RETURN_NONE;
 }
 
 static PyObject *feed_mark_gone(PyObject *object, PyObject *unused)
 {
-    FeedObject *self = (FeedObject *)object;
+    FeedObject *self = opened(object);
     (void)unused;
-    if (!self->open) {
-        PyErr_SetString(PyExc_ValueError, "feed is closed");
+    if (self == NULL)
         return NULL;
-    }
     pc_ring_mark_gone(&self->feed.ring);
     Py_RETURN_NONE;
 }
@@ -359,7 +353,7 @@ static PyObject *feed_check(PyObject *object, PyObject *args)
     if (result == PC_PUMP_DONE)
         return finish_check(self, fd, file_end, partition);
     if (result == PC_PUMP_FAILED)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     if (result == PC_PUMP_INTERRUPTED && PyErr_CheckSignals() != 0)
         return NULL;
     return Py_BuildValue("iOK", (int)result, Py_False, 0ull);

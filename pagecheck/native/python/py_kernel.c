@@ -1,5 +1,5 @@
 /* Functions over the kernels: listing them, proving them, and checking memory with one. */
-#include "py_native.h"
+#include "py_error.h"
 
 #include <string.h>
 #include <sys/vfs.h>
@@ -35,8 +35,7 @@ static const pc_kernel *runnable(const char *name)
     const char *why = kernel == NULL ? "no such kernel" : pc_kernel_why_not(kernel);
     if (why == NULL)
         return kernel;
-    PyErr_Format(PyExc_ValueError, "kernel %s: %s", name, why);
-    return NULL;
+    return py_fail(PC_ERROR_INVALID, "kernel %s: %s", name, why);
 }
 
 static PyObject *kernel_self_check(PyObject *module, PyObject *args)
@@ -68,6 +67,7 @@ static PyObject *kernel_zero_pages(PyObject *module, PyObject *args)
     Py_buffer memory;
     PyObject *offsets, *out;
     unsigned long long page_bytes;
+    pc_error error;
     (void)module;
     if (!PyArg_ParseTuple(args, "sy*KOO", &name, &memory, &page_bytes, &offsets, &out))
         return NULL;
@@ -80,13 +80,15 @@ static PyObject *kernel_zero_pages(PyObject *module, PyObject *args)
     if (py_words_get(out, &words, 1, (count + 63u) / 64u * 8u, "out") != 0)
         goto release_offsets;
     if (page_bytes == 0 || page_bytes % PC_KERNEL_PAGE_BYTES != 0) {
-        PyErr_Format(PyExc_ValueError, "page size %llu is no multiple of 4096", page_bytes);
+        py_fail(PC_ERROR_INVALID, "page size %llu is no multiple of 4096", page_bytes);
         goto release_words;
     }
     const uint64_t *offset = at.buf;
     for (size_t i = 0; i < count; i++) {
         if (page_bytes > (uint64_t)memory.len || offset[i] > (uint64_t)memory.len - page_bytes) {
-            PyErr_Format(PyExc_ValueError, "page %zu is outside the memory", i);
+            pc_error_set(&error, PC_ERROR_INVALID, "page %zu is outside the memory", i);
+            error.offset = offset[i];
+            py_raise(&error);
             goto release_words;
         }
     }
@@ -112,7 +114,7 @@ static PyObject *file_system_magic(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "i", &fd))
         return NULL;
     if (fstatfs(fd, &fs) != 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     return PyLong_FromUnsignedLong((unsigned long)fs.f_type & 0xffffffffu);
 }
 

@@ -1,7 +1,7 @@
 /* The shared words for Python: where each lies, by name, and the geometry. The headers alone state
  * them; docs/shm-layout.md is made from the same headers, and its test finds a word missing here.
  */
-#include "py_native.h"
+#include "py_error.h"
 
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -123,21 +123,19 @@ static PyObject *segment_format(PyObject *module, PyObject *args)
     uint64_t bytes = pgck_segment_bytes(slots, slot_pages);
     struct stat st;
     if (fstat(fd, &st) != 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     if ((uint64_t)st.st_size < bytes) { /* a store past its end would be a SIGBUS */
-        PyErr_Format(PyExc_ValueError, "segment of %llu bytes: %u slots of %u pages need %llu",
-                     (unsigned long long)st.st_size, slots, slot_pages, (unsigned long long)bytes);
-        return NULL;
+        return py_fail(PC_ERROR_INVALID, "segment of %llu bytes: %u slots of %u pages need %llu",
+                       (unsigned long long)st.st_size, slots, slot_pages,
+                       (unsigned long long)bytes);
     }
     void *segment = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (segment == MAP_FAILED)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     bool formatted = pc_ring_format(segment, bytes, slots, slot_pages, generation);
     munmap(segment, bytes);
-    if (!formatted) {
-        PyErr_Format(PyExc_ValueError, "%u slots of %u pages: out of range", slots, slot_pages);
-        return NULL;
-    }
+    if (!formatted)
+        return py_fail(PC_ERROR_INVALID, "%u slots of %u pages: out of range", slots, slot_pages);
     Py_RETURN_NONE;
 }
 

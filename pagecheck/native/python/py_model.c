@@ -12,20 +12,19 @@ static int mode_named(const char *name)
     return -1;
 }
 
-dsa_model *py_model_open(PyObject *args, dsa_model_options *options)
+dsa_model *py_model_open(PyObject *args, long long *deadline_ns, dsa_model_options *options)
 {
     const char *mode, *faults;
     unsigned int size, threshold, batch, version, engines = 1;
     int prs = 0, ats = 1;
     unsigned long long transfer, seed, delay_ns;
     char why[200];
-    if (!PyArg_ParseTuple(args, "sIIIKIKsK|Ipp", &mode, &size, &threshold, &batch, &transfer,
-                          &version, &seed, &faults, &delay_ns, &engines, &prs, &ats))
+    const char *format = deadline_ns == NULL ? "sIIIKIKsK|Ipp" : "sIIIKIKsKIppL";
+    if (!PyArg_ParseTuple(args, format, &mode, &size, &threshold, &batch, &transfer, &version,
+                          &seed, &faults, &delay_ns, &engines, &prs, &ats, deadline_ns))
         return NULL;
-    if (mode_named(mode) < 0) {
-        PyErr_SetString(PyExc_ValueError, "no such mode");
-        return NULL;
-    }
+    if (mode_named(mode) < 0)
+        return py_fail(PC_ERROR_INVALID, "no such mode");
     dsa_model_defaults(options);
     options->mode = (dsa_model_mode)mode_named(mode);
     options->size = size;
@@ -41,6 +40,6 @@ dsa_model *py_model_open(PyObject *args, dsa_model_options *options)
     options->ats = ats != 0;
     dsa_model *model = dsa_model_open(options, why, sizeof why);
     if (model == NULL)
-        PyErr_SetString(PyExc_ValueError, why);
+        py_fail(PC_ERROR_INVALID, "%s", why);
     return model;
 }

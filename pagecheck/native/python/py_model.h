@@ -2,14 +2,13 @@
 #ifndef PY_MODEL_H
 #define PY_MODEL_H
 
-#include "py_native.h"
+#include "py_error.h"
 
 #include "../model/dsa_model.h"
 
-#define PY_MODEL_ARGUMENTS 12 /* at most; the last three may be left out */
-
 /* Opens a device from (mode, size, threshold, batch, transfer, version, seed, faults, delay_ns,
- * and if they are given engines, prs, ats); NULL: TypeError, or ValueError with what is wrong. */
-dsa_model *py_model_open(PyObject *args, dsa_model_options *options);
+ * engines, prs, ats, deadline_ns). With `deadline_ns` NULL that one is not there, and the three
+ * before it may be left out. NULL: TypeError, or ValueError with what is wrong. */
+dsa_model *py_model_open(PyObject *args, long long *deadline_ns, dsa_model_options *options);
 
 #endif

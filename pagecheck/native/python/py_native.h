@@ -24,9 +24,6 @@ extern PyMethodDef py_watch_methods[];
 /* Offers the constants of the layout; on failure -1 with an exception. */
 int py_layout_add_constants(PyObject *module);
 
-/* Opens a ring; on failure sets OSError or ValueError with what the core said. */
-int py_ring_open(int fd, int control_fd, pc_ring *ring);
-
 /* Takes a contiguous buffer of at least `bytes` bytes aligned to 8; else sets ValueError. */
 int py_words_get(PyObject *object, Py_buffer *view, int writable, uint64_t bytes, const char *what);
 

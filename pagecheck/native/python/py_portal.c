@@ -24,7 +24,7 @@ static int portal_init(PyObject *object, PyObject *args, PyObject *kwargs)
     PyObject *buffer;
     (void)kwargs;
     if (self->held) {
-        PyErr_SetString(PyExc_RuntimeError, "portal has its memory already");
+        py_fail(PC_ERROR_BUSY, "portal has its memory already");
         return -1;
     }
     if (!PyArg_ParseTuple(args, "O", &buffer))
@@ -33,7 +33,7 @@ static int portal_init(PyObject *object, PyObject *args, PyObject *kwargs)
         return -1;
     self->held = 1;
     if ((uintptr_t)self->memory.buf % PC_DESCRIPTOR_BYTES != 0) {
-        PyErr_SetString(PyExc_ValueError, "memory is not aligned to 64 bytes");
+        py_fail(PC_ERROR_INVALID, "memory is not aligned to 64 bytes");
         return -1;
     }
     return 0;
@@ -64,14 +64,14 @@ static void portal_dealloc(PyObject *object)
 static PyObject *take_over(PortalObject *self, pc_portal *portal)
 {
     if (portal == NULL)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     if (portal->ops->register_memory != NULL) {
         int given =
             portal->ops->register_memory(portal, self->memory.buf, (size_t)self->memory.len, true);
         if (given < 0) {
             portal->ops->close(portal);
             errno = -given;
-            return PyErr_SetFromErrno(PyExc_OSError);
+            return py_fail_errno();
         }
     }
     self->portal = portal;
@@ -83,8 +83,7 @@ static PortalObject *not_open(PyObject *object)
     PortalObject *self = (PortalObject *)object;
     if (self->portal == NULL && self->held)
         return self;
-    PyErr_SetString(PyExc_ValueError, "portal is open already");
-    return NULL;
+    return py_fail(PC_ERROR_INVALID, "portal is open already");
 }
 
 static PyObject *portal_open_queue(PyObject *object, PyObject *args)
@@ -96,7 +95,7 @@ static PyObject *portal_open_queue(PyObject *object, PyObject *args)
         return NULL;
     int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (own < 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     pc_portal *portal = strcmp(submit, "write") == 0
                             ? pc_portal_open_write(own)
                             : pc_portal_open_mapped(own, strcmp(submit, "movdir64b") == 0);
@@ -114,7 +113,7 @@ static PyObject *portal_open_model(PyObject *object, PyObject *args)
     PortalObject *self = not_open(object);
     if (self == NULL)
         return NULL;
-    dsa_model *model = py_model_open(args, &options);
+    dsa_model *model = py_model_open(args, NULL, &options);
     if (model == NULL)
         return NULL;
     pc_portal *portal = pc_portal_open_model(model, options.mode);
@@ -131,16 +130,14 @@ static PyObject *portal_submit(PyObject *object, PyObject *args)
         return NULL;
     unsigned long long room = (unsigned long long)self->memory.len / PC_DESCRIPTOR_BYTES;
     if (self->portal == NULL || offset % PC_DESCRIPTOR_BYTES != 0 ||
-        offset / PC_DESCRIPTOR_BYTES > room || count > room - offset / PC_DESCRIPTOR_BYTES) {
-        PyErr_SetString(PyExc_ValueError, "portal is not open, or descriptors outside its memory");
-        return NULL;
-    }
+        offset / PC_DESCRIPTOR_BYTES > room || count > room - offset / PC_DESCRIPTOR_BYTES)
+        return py_fail(PC_ERROR_INVALID, "portal is not open, or descriptors outside its memory");
     const char *first = (const char *)self->memory.buf + offset;
     long taken;
     Py_BEGIN_ALLOW_THREADS taken = self->portal->ops->submit(self->portal, first, (size_t)count);
     Py_END_ALLOW_THREADS if (taken >= 0) return PyLong_FromLong(taken);
     errno = (int)-taken;
-    return PyErr_SetFromErrno(PyExc_OSError);
+    return py_fail_errno();
 }
 
 static PyObject *portal_close(PyObject *object, PyObject *unused)

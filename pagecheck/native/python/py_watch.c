@@ -1,6 +1,6 @@
 /* Tells whether somebody writes to a file, or closes it after having had it open for writing; and
  * when nobody has a file any more. */
-#include "py_native.h"
+#include "py_error.h"
 
 #include <stdio.h>
 #include <sys/inotify.h>
@@ -15,10 +15,10 @@ static PyObject *watch_open(PyObject *module, PyObject *args)
         return NULL;
     int watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     if (watch < 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     if (inotify_add_watch(watch, path, IN_MODIFY | IN_CLOSE_WRITE) < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
+        py_fail_errno();
         close(watch);
         return NULL;
     }
@@ -31,7 +31,7 @@ static PyObject *watch_ends_open(PyObject *module, PyObject *args)
     (void)args;
     int watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     if (watch < 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     return PyLong_FromLong(watch);
 }
 
@@ -45,7 +45,7 @@ static PyObject *watch_ends_add(PyObject *module, PyObject *args)
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     int number = inotify_add_watch(watch, path, IN_DELETE_SELF);
     if (number < 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     return PyLong_FromLong(number);
 }
 

@@ -32,8 +32,7 @@ static WorkerObject *usable(PyObject *object)
     WorkerObject *self = (WorkerObject *)object;
     if (self->open && !self->busy)
         return self;
-    PyErr_SetString(PyExc_ValueError, "worker is closed or in use");
-    return NULL;
+    return py_fail(PC_ERROR_CLOSED, "worker is closed or in use");
 }
 
 static int worker_init(PyObject *object, PyObject *args, PyObject *kwargs)
@@ -48,22 +47,22 @@ static int worker_init(PyObject *object, PyObject *args, PyObject *kwargs)
         return -1;
     const pc_kernel *kernel = pc_kernel_find(kernel_name);
     if (self->open) {
-        PyErr_SetString(PyExc_RuntimeError, "worker is open already");
+        py_fail(PC_ERROR_BUSY, "worker is open already");
         return -1;
     }
     if (kernel == NULL || pc_kernel_why_not(kernel) != NULL) {
-        PyErr_Format(PyExc_ValueError, "kernel %s cannot run here", kernel_name);
+        py_fail(PC_ERROR_INVALID, "kernel %s cannot run here", kernel_name);
         return -1;
     }
     if (!pc_guard_install()) {
-        PyErr_SetFromErrno(PyExc_OSError);
+        py_fail_errno();
         return -1;
     }
     if (py_ring_open(fd, control_fd, &ring) != 0)
         return -1;
     if (!pc_worker_init(&ring, kernel, &self->worker)) {
         pc_worker_deinit(&self->worker, 0);
-        PyErr_NoMemory();
+        py_fail(PC_ERROR_NO_MEMORY, "no memory for a worker");
         return -1;
     }
     self->worker.spin_ns = spin_ns;
@@ -83,10 +82,8 @@ static void worker_dealloc(PyObject *object)
 static PyObject *worker_close(PyObject *object, PyObject *unused)
 {
     (void)unused;
-    if (((WorkerObject *)object)->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "worker is in use by another thread");
-        return NULL;
-    }
+    if (((WorkerObject *)object)->busy)
+        return py_fail(PC_ERROR_BUSY, "worker is in use by another thread");
     worker_close_now((WorkerObject *)object);
     Py_RETURN_NONE;
 }
@@ -96,24 +93,20 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
     unsigned int id, flags;
     int fd, map;
     unsigned long long start, bytes, page_bytes, dense_bytes;
+    pc_error error;
     WorkerObject *self = usable(object);
     if (self == NULL || !PyArg_ParseTuple(args, "IiKKKIKp", &id, &fd, &start, &bytes, &page_bytes,
                                           &flags, &dense_bytes, &map))
         return NULL;
-    if (self->worker.blocks[id % PC_BLOCKS_MAX] != NULL || page_bytes < 4096 ||
-        (page_bytes & (page_bytes - 1)) != 0 || bytes == 0 || bytes % page_bytes != 0 ||
-        start % 4096 != 0 || start > INT64_MAX || bytes > INT64_MAX - start) {
-        PyErr_Format(PyExc_ValueError, "block %u: id, start, size or page size is out of range",
-                     id);
-        return NULL;
-    }
+    if (self->worker.blocks[id % PC_BLOCKS_MAX] != NULL)
+        return py_fail(PC_ERROR_INVALID, "block %u: its id is in use", id);
     const pc_file_range range = {start, bytes, page_bytes, dense_bytes, flags, map != 0};
-    pc_block *block = pc_file_block_open(fd, &range);
+    pc_block *block = pc_file_block_open(fd, &range, &error);
     if (block == NULL)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_raise(&error);
     if (!pc_worker_attach(&self->worker, id, block)) {
         errno = ENOSPC;
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     }
     Py_RETURN_NONE;
 }
@@ -140,7 +133,7 @@ static PyObject *worker_serve(PyObject *object, PyObject *args)
     Py_BEGIN_ALLOW_THREADS result = pc_worker_serve(&self->worker, deadline_ns);
     Py_END_ALLOW_THREADS self->busy = 0;
     if (result == PC_SERVE_FAILED)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     if (result == PC_SERVE_INTERRUPTED && PyErr_CheckSignals() != 0)
         return NULL;
     return PyLong_FromLong((long)result);
@@ -149,7 +142,7 @@ static PyObject *worker_serve(PyObject *object, PyObject *args)
 static PyObject *open_queue(WorkerObject *self, pc_portal *portal, const pc_dsa_limits *limits)
 {
     if (portal == NULL || !pc_worker_open_queue(&self->worker, portal, limits))
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     Py_RETURN_NONE;
 }
 
@@ -167,7 +160,7 @@ static PyObject *worker_open_queue(PyObject *object, PyObject *args)
     const pc_dsa_limits limits = {size, batch_max, transfer_max, deadline_ns, true, true};
     int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (own < 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     pc_portal *portal = strcmp(submit, "write") == 0
                             ? pc_portal_open_write(own)
                             : pc_portal_open_mapped(own, strcmp(submit, "movdir64b") == 0);
@@ -187,19 +180,11 @@ static PyObject *worker_open_queue(PyObject *object, PyObject *args)
 static PyObject *worker_open_model(PyObject *object, PyObject *args)
 {
     dsa_model_options options;
+    long long deadline_ns;
     WorkerObject *self = usable(object);
     if (self == NULL)
         return NULL;
-    Py_ssize_t last = PyTuple_Size(args) - 1;
-    if (last != PY_MODEL_ARGUMENTS) {
-        PyErr_Format(PyExc_TypeError, "open_model takes exactly %d arguments (%zd given)",
-                     PY_MODEL_ARGUMENTS + 1, last + 1);
-        return NULL;
-    }
-    long long deadline_ns = PyLong_AsLongLong(PyTuple_GetItem(args, last));
-    PyObject *device = PyErr_Occurred() ? NULL : PyTuple_GetSlice(args, 0, last);
-    dsa_model *model = device == NULL ? NULL : py_model_open(device, &options);
-    Py_XDECREF(device);
+    dsa_model *model = py_model_open(args, &deadline_ns, &options);
     if (model == NULL)
         return NULL;
     bool batches = options.mode != DSA_MODEL_WRITE || options.version >= 2;
