@@ -4,6 +4,7 @@
 # make check   lint and types
 # make native  the C core's own tests, without Python (also: native-sanitize, native-tsan,
 #              native-aarch64)
+# make docs    docs/python-api.md and the tables of docs/shm-layout.md, from the sources
 # make models  the ring's protocol in Spin, and its mutants
 # make bounds  the tests at both ends of the supported range: oldest and newest dependencies, Pythons
 # make dist-check  an sdist and a wheel, built, installed outside the tree and used there
@@ -18,7 +19,7 @@ TOOLS := $(VENV)/.tools
 SAMPLE := build/sample.ram
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 models bounds dist-check bench clean
+.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 docs models bounds dist-check bench clean
 
 $(PACKAGE): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
 	@tools/needs "$(PYTHON)"
@@ -56,6 +57,10 @@ check: $(TOOLS)
 
 native native-sanitize native-tsan native-aarch64:
 	$(MAKE) --no-print-directory -C tests/native $(patsubst native-%,%,$(@:native=native-test))
+
+docs: $(PACKAGE)
+	$(BIN)/python -m tools.python_api
+	$(BIN)/python -m tools.shm_layout
 
 models: $(TOOLS)
 	$(BIN)/python -m tools.check_models

@@ -70,7 +70,16 @@ class Pause(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Pages by kind; zero + normal + undecided + unchanged = pages, and holes are also zero."""
+    """Pages by kind; zero + normal + undecided + unchanged = pages.
+
+    Attributes:
+        pages: those that were asked for.
+        zero: every byte is zero, or the page is a hole.
+        hole: zero pages that were not read, since the file never allocated them.
+        normal: at least one byte is not zero.
+        undecided: not known; to be treated as normal.
+        unchanged: holes of a diff snapshot.
+    """
 
     pages: int = 0
     zero: int = 0

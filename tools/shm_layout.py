@@ -7,16 +7,14 @@ one behind a word says what the word means.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from pagecheck.native import _native
+from tools.generated import ROOT, write_or_check
 
-ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "shm-layout.md"
 RING: Final = ROOT / "pagecheck" / "include" / "pagecheck_ring.h"
 LAYOUT: Final = ROOT / "pagecheck" / "native" / "core" / "pc_layout.h"
@@ -107,23 +105,5 @@ def page(text: str | None = None) -> str:
     return TABLE.sub(lambda found: found[1] + table(found[2]) + found[3], text)
 
 
-def main() -> int:
-    """Writes the page, or checks that it is up to date."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="only check; exit status 1: it is out of date"
-    )
-    parser.add_argument("--page", type=Path, default=PAGE)
-    options = parser.parse_args()
-    old = options.page.read_text()
-    new = page(old)
-    if options.check and new != old:
-        print(f"{options.page}: out of date; run python -m tools.shm_layout", file=sys.stderr)
-        return 1
-    if not options.check:
-        options.page.write_text(new)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check("tools.shm_layout", __doc__, PAGE, page))

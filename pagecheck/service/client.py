@@ -65,7 +65,11 @@ class Client(Requests):
                 caller's; or a path, `shm:/name`, `pid:PID[:NAME]` or `qmp:SOCKET`. A file on tmpfs
                 is opened here and passed on; everything else the service opens, which it does for
                 root and its own user only.
+            name: of the block, for messages and reports; by default the source's.
+            offset, length: the part of the source, in bytes, multiples of the page size; not for
+                `pid:` and `qmp:`.
             regions: where its parts lie in guest-physical memory.
+            holes: as in `Coordinator.attach`, with `page_size`.
             access: `read` for a single pass, see `Coordinator.attach`.
             trust_path: you vouch for the paths that QEMU reports, see `pagecheck.scan`.
             format: of a named file: `auto` refuses one that is certainly not raw RAM, `raw` takes
@@ -104,7 +108,12 @@ class Client(Requests):
                     self.detach(block)
 
     def detach(self, block: RemoteBlock) -> None:
-        """Detaches the block."""
+        """Detaches the block.
+
+        Raises:
+            UsageError: the block is another connection's.
+            PeerError: the service is gone, or does not answer.
+        """
         self.require_own(block)
         self.execute("detach", {"block": block.number})
 
@@ -127,10 +136,18 @@ class Client(Requests):
         Args:
             ranges: of the only block: `{"first": page, "count": pages}`, or
                 `{"gpa": address, "size": bytes}` where its regions are known.
-            bitmap: of the only block: a descriptor of shared memory whose bits select pages.
+            bitmap: of the only block: a descriptor of shared memory whose bits select pages: bit
+                i % 64 of the little-endian uint64 word i / 64 is page i.
+            kind: in a `full` snapshot a hole is zero, in a `diff` it is unchanged.
+            max_rate: bytes per second that may be read.
             deadline: seconds; pages not answered by then are undecided.
             pause: stop the VM meanwhile; for blocks attached as `qmp:`.
+            max_pause: seconds; then the VM runs on, and the answer is a hint.
             leave_stopped: with `pause`: the VM stays stopped, if the check ends well.
+            progress: called with (bytes done, bytes in all) when the service reports progress.
+
+        Returns:
+            Counts and bitmaps of every block.
 
         Raises:
             UsageError: a block is another connection's.
@@ -183,8 +200,18 @@ class Client(Requests):
     ) -> Report:
         """As `pagecheck.scan`, by the service's workers and engine.
 
+        Args:
+            source: as in `attach`, but for a descriptor.
+            max_pause: seconds; by default the service's limit.
+
+        The other arguments are those of `pagecheck.scan`.
+
         Returns:
             The report; `workers` is empty, since the service's workers have other clients, too.
+
+        Raises:
+            PagecheckError: the subclass says whose fault it is; the service's errors are of the
+                same classes as a local scan's.
         """
         if trust_path:
             require_qmp(os.fspath(source))
@@ -239,11 +266,13 @@ class Client(Requests):
         """Opens a direct channel: batches go to a worker of its own through shared memory.
 
         Args:
-            slots: batches that may be in progress at once.
-            slot_pages: the most pages of a batch.
-            spin_us: both sides poll this long before they sleep.
+            slots: batches that may be in progress at once, 1 to 256.
+            slot_pages: the most pages of a batch, 1 to 65536; rounded up to a multiple of 64.
+            spin_us: microseconds that both sides poll before they sleep, 0 to 1000.
 
         Raises:
+            UsageError: an argument is out of range.
+            LimitError: the service, or this client, has as many channels as it may have.
             PeerError: the service has no layout of channels that we know.
         """
         from pagecheck.service.remote_channel import open_channel
