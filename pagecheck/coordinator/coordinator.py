@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from pagecheck.child.signals import signals_held
 from pagecheck.coordinator.block import Block, Blocks
-from pagecheck.coordinator.pool import Pool, Stop
+from pagecheck.coordinator.pool import Pool, Stop, release_all
 from pagecheck.coordinator.settings import (
     CHANNELS_MAX,
     Engine,
@@ -383,24 +382,3 @@ def _checker() -> Callable[[Pool | None, Block, ArrayLike, threading.Event, int]
     except OSError as error:
         raise refused("cannot load what checks pages", error) from error
     return check.check
-
-
-def release_all(
-    creator: int, stop: threading.Event, pools: list[Pool], blocks: Blocks, owner: Owner
-) -> None:
-    """Ends the workers and removes every name, also where the program forgot to close its
-    coordinator; in a forked child nothing is this process's to end."""
-    if os.getpid() != creator:
-        return
-    stop.set()
-    steps = [*(pool.close for pool in pools), *blocks.releases(), owner.close]
-    first: BaseException | None = None
-    for step in steps:
-        try:
-            step()
-        except BaseException as error:  # an interrupt in one step must not skip the others
-            first = first or error
-            with contextlib.suppress(BaseException):
-                step()
-    if first is not None:
-        raise first

@@ -7,7 +7,9 @@ another scan waits.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from typing import Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.clock import Allowance
-from pagecheck.coordinator.block import Block
+from pagecheck.coordinator.block import Block, Blocks
 from pagecheck.coordinator.channel import Channel, Outcome
 from pagecheck.coordinator.settings import Settings, closed
 from pagecheck.coordinator.worker import ChannelLost, TooLate
@@ -362,3 +364,24 @@ class Pool:
             with self._free:
                 in_use = channel in self._leased
             channel.close(end_ns, in_use=in_use)
+
+
+def release_all(
+    creator: int, stop: threading.Event, pools: list[Pool], blocks: Blocks, owner: Owner
+) -> None:
+    """Ends the workers and removes every name, also where the program forgot to close its
+    coordinator; in a forked child nothing is this process's to end."""
+    if os.getpid() != creator:
+        return
+    stop.set()
+    steps = [*(pool.close for pool in pools), *blocks.releases(), owner.close]
+    first: BaseException | None = None
+    for step in steps:
+        try:
+            step()
+        except BaseException as error:  # an interrupt in one step must not skip the others
+            first = first or error
+            with contextlib.suppress(BaseException):
+                step()
+    if first is not None:
+        raise first

@@ -5,8 +5,6 @@ import json
 import os
 import socket
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -14,31 +12,9 @@ from urllib.parse import quote
 import pytest
 
 from pagecheck.errors import OutputError
-from pagecheck.model import Counts, Kind, RamBlock
-from pagecheck.report import bitmap_files, publish
+from pagecheck.report import publish
 from pagecheck.report.bitmap_files import Output
-from pagecheck.report.report import BlockReport, Report
-
-FILES = ["pc.ram.normal", "pc.ram.zero", "report.json"]
-
-
-def make_report(name: str = "pc.ram", *, diff: bool = False, fill: int = 0) -> Report:
-    def words(value: int) -> memoryview:
-        return memoryview(bytes([value + fill]) * 16)
-
-    ram = RamBlock(name, 70 * 4096, 4096)
-    block = BlockReport(ram, Counts(70), words(1), words(2), words(3) if diff else None)
-    return Report("s", "at-rest", "cpu", "avx2", 1, 4096, 1.0, 0.1, 0, (block,))
-
-
-def write(out: Path, name: str = "pc.ram", *, diff: bool = False, fill: int = 0) -> Report:
-    kind: Kind = "diff" if diff else "full"
-    with Output(out, [name], kind, ["source"]) as output:
-        return output.write(make_report(name, diff=diff, fill=fill))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+from tests.support.outputs import FILES, contents, make_report, write
 
 
 @pytest.fixture(params=["unnamed", "renamed", "linked", "plain", "copied"])
@@ -280,102 +256,6 @@ def test_a_folder_that_was_replaced_meanwhile(tmp_path: Path) -> None:
         output.write(make_report())
     assert sorted(os.listdir(tmp_path / "moved")) == FILES
     assert os.listdir(tmp_path / "other") == []
-
-
-STEPS = ("write", "fsync", "publish", "move", "sync")
-
-
-@pytest.mark.parametrize("rerun", [False, True], ids=["first", "rerun"])
-@pytest.mark.parametrize("nth", [1, 2, 3, 4])
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
-def test_a_failure_at_any_step_leaves_the_folder_as_it_was(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    step: str,
-    nth: int,
-    rerun: bool,
-    error: BaseException,
-) -> None:
-    if rerun:
-        write(tmp_path)
-    before = contents(tmp_path)
-    output = Output(tmp_path, ["pc.ram"], "full", [])
-    calls = 0
-    where: object = {
-        "write": publish.os,
-        "fsync": publish.os,
-        "publish": publish.Draft,
-        "move": bitmap_files,
-        "sync": bitmap_files,
-    }[step]
-    real = getattr(where, step)
-
-    def failing(*arguments: object, **named: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == nth:
-            raise error
-        return real(*arguments, **named)
-
-    monkeypatch.setattr(where, step, failing)
-    wanted = OutputError if isinstance(error, OSError) else KeyboardInterrupt
-    try:
-        output.write(make_report(fill=4))
-    except wanted:
-        assert contents(tmp_path) == before
-    else:
-        assert calls < nth  # the step comes less often
-    finally:
-        monkeypatch.undo()
-        output.close()
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-from pagecheck.report import bitmap_files
-from pagecheck.report import publish
-sys.path.insert(0, {tests!r})
-from tests.unit.test_bitmap_files import make_report, write
-left = {nth}
-def counted(call):
-    def wrapper(*arguments, **named):
-        global left
-        left -= 1
-        if not left:
-            os.kill(os.getpid(), 9)
-        return call(*arguments, **named)
-    return wrapper
-real = publish.Draft.publish
-publish.Draft.publish = counted(real)
-bitmap_files.move = counted(bitmap_files.move)
-os.unlink = counted(os.unlink)
-with bitmap_files.Output({out!r}, ["pc.ram"], "full", []) as output:
-    left = {nth}
-    output.write(make_report(fill=4))
-"""
-
-
-@pytest.mark.parametrize("rerun", [False, True], ids=["first", "rerun"])
-def test_a_kill_at_any_step_leaves_what_the_next_run_knows(tmp_path: Path, rerun: bool) -> None:
-    tests = str(Path(__file__).parents[2])
-    for nth in range(1, 20):
-        out = tmp_path / str(nth)
-        if rerun:
-            write(out)
-        code = KILLED.format(tests=tests, nth=nth, out=str(out))
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tests)
-        assert done.returncode in (0, -9), done.stderr
-        if (out / "report.json").exists():  # then its files are whole
-            entries = json.loads((out / "report.json").read_text())["written"]["files"]
-            assert {n: (out / n).stat().st_size for n in entries} == dict.fromkeys(FILES[:2], 16)
-        write(out, fill=8)
-        assert sorted(os.listdir(out)) == FILES
-        assert (out / "pc.ram.zero").read_bytes() == b"\x09" * 16
-        if done.returncode == 0:
-            return
-    raise AssertionError("it never came to an end")
 
 
 # The folder.
