@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 typedef enum pc_error_code {
-    PC_ERROR_INVALID,   /* what the caller gave: out of range, or not what it should be */
+    PC_ERROR_INVALID,   /* an argument: outside its range, or of the wrong kind */
     PC_ERROR_CLOSED,    /* the object is not open */
     PC_ERROR_BUSY,      /* not now: open already, in use, unanswered */
     PC_ERROR_NO_MEMORY, /* malloc's, not the kernel's */
