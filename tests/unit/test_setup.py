@@ -50,3 +50,17 @@ def test_what_is_built(free_threaded: int, suffix: str, limited: bool, tag: str 
     assert answer[:2] == [limited, tag]
     # Every Python looks for this name, whichever it was built with.
     assert answer[2].endswith("/_native.abi3.so") == limited
+
+
+def test_an_editable_install_is_a_line_in_a_pth_file() -> None:
+    """Not a hook that every Python of the environment would load at its start."""
+    asked = """
+from distutils.core import run_setup
+distribution = run_setup("setup.py", ["-q"], stop_after="config")
+command = distribution.get_command_obj("editable_wheel")
+command.ensure_finalized()
+print(type(command._select_strategy("pagecheck", "tag", ".")).__name__)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", f"import setuptools\n{asked}"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.splitlines()[-1:] == ["_StaticPth"], ran.stderr
