@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
+import _signal  # type: ignore[import-not-found]  # typeshed has none; `signal` adds names for humans
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Final
 
-_ENDING: Final = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+_ENDING: Final = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
 
 
-@contextlib.contextmanager
-def signals_held() -> Iterator[None]:
+class signals_held:  # noqa: N801  # it is used as a function
     """Signals that end the program come before or after: an exception between the start of a
     process and the note of it would leave the process to nobody. The process inherits this and
     calls `release_signals`."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+    def __enter__(self) -> None:
+        self._held = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)
+
+    def __exit__(self, *_exception: object) -> None:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._held)
 
 
 def release_signals() -> None:
     """Lets signals in that were held while this process was started."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

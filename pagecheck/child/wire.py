@@ -5,13 +5,13 @@ One packet of a Unix SOCK_SEQPACKET pair is one line. End of file means the othe
 
 from __future__ import annotations
 
-import array
+import _socket  # `socket` wraps it for programs with other wishes, at the cost of every start
 import errno
-import json
 import os
-import socket
+import sys
 
 from pagecheck import clock
+from pagecheck.child import lines
 from pagecheck.errors import InternalError
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MESSAGE_BYTES: Final = 65536
 FDS: Final = 4
+_FD_BYTES: Final = 4  # a C int
 
 # What the other side's end, and buffers that it does not empty, make of a call; EBADF: closed here.
 # Every other error is a shortage of our own, such as too many descriptors on their way.
@@ -40,19 +41,19 @@ class Closed(Exception):
 class Link:
     """One end of the socket pair."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: _socket.socket) -> None:
         self._socket = end
 
     @classmethod
     def pair(cls) -> tuple[Link, Link]:
         """Two connected ends; neither is inherited by a program that is started."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         return cls(ours), cls(theirs)
 
     @classmethod
     def inherited(cls, fd: int) -> Link:
         """The end that a worker was started with."""
-        return cls(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd))
+        return cls(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd))
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -66,13 +67,13 @@ class Link:
             Closed: the other side is gone, or takes no more.
             OSError: the kernel did not take it, for want of something on our side.
         """
-        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        line = lines.dumps(message).encode() + b"\n"
         if len(line) > MESSAGE_BYTES:
             raise InternalError(f"message of {len(line)} bytes exceeds {MESSAGE_BYTES}")
         try:
-            # Not socket.send_fds: before Python 3.12 it drops its flags.
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-            self._socket.sendmsg([line], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            body = b"".join(fd.to_bytes(_FD_BYTES, sys.byteorder) for fd in fds)
+            rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, body)] if fds else []
+            self._socket.sendmsg([line], rights, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
         except OSError as error:
             if error.errno not in _GONE:
                 raise
@@ -94,26 +95,38 @@ class Link:
         if not clock.wait_ready(self._socket.fileno(), deadline_ns):
             return None
         try:
-            line, fds, flags, _address = socket.recv_fds(self._socket, MESSAGE_BYTES, FDS)
+            line, fds, flags = self._receive_with_fds()
         except OSError as error:
             if error.errno not in _GONE:
                 raise
             raise Closed(str(error)) from error
-        if flags & socket.MSG_CTRUNC:
+        if flags & _socket.MSG_CTRUNC:
             for fd in fds:
                 os.close(fd)
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if not line:
             raise Closed("end of file")
         try:
-            message = json.loads(line)
+            message = lines.loads(line.decode())
         except ValueError as error:
             raise InternalError(
                 f"not a line of JSON on the worker socket: {line[:80]!r}"
             ) from error
         if not isinstance(message, dict):
             raise InternalError(f"not a message on the worker socket: {line[:80]!r}")
-        return message, list(fds)
+        return message, fds
+
+    def _receive_with_fds(self) -> tuple[bytes, list[int], int]:
+        """What came, the descriptors with it, and the flags that it came with."""
+        room = _socket.CMSG_LEN(FDS * _FD_BYTES)
+        line, beside, flags, _address = self._socket.recvmsg(MESSAGE_BYTES, room)
+        fds = [
+            int.from_bytes(rights[at : at + _FD_BYTES], sys.byteorder)
+            for level, kind, rights in beside
+            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
+            for at in range(0, len(rights) - _FD_BYTES + 1, _FD_BYTES)
+        ]
+        return line, fds, flags
 
     def close(self) -> None:
         """Closes this end; the other side reads end of file."""

@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import namedtuple
 
 from pagecheck import clock
 from pagecheck.errors import EngineError, UsageError
-from pagecheck.hw import wq
+from pagecheck.hw.presence import DEVICES, why_no_device
 from pagecheck.native import _native
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
 if TYPE_CHECKING:
     from typing import Final
 
+    from pagecheck.hw import wq
     from pagecheck.hw.devices import WorkQueue
     from pagecheck.native import Worker
 
@@ -43,7 +43,7 @@ _FAILING: Final = (_native.QUEUE_LOST, _native.QUEUE_BROKEN, _native.QUEUE_REFUS
 _MODEL_SUBMIT: Final = {"shared": "enqcmd", "dedicated": "movdir64b", "write": "write"}
 
 
-class Picked(namedtuple("Picked", "engine queue submit why")):
+class Picked:
     """What a worker decides its pages with.
 
     Attributes:
@@ -53,11 +53,17 @@ class Picked(namedtuple("Picked", "engine queue submit why")):
         why: one line: why this one.
     """
 
-    __slots__ = ()
-    engine: str
-    queue: str | None
-    submit: str | None
-    why: str
+    __slots__ = ("engine", "queue", "submit", "why")
+
+    def __init__(self, engine: str, queue: str | None, submit: str | None, why: str) -> None:
+        self.engine = engine
+        self.queue = queue
+        self.submit = submit
+        self.why = why
+
+    def to_json(self) -> dict[str, str | None]:
+        """As members of a message."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class DsaEngine:
@@ -110,6 +116,10 @@ class DsaEngine:
             return Picked("cpu", None, None, why)
 
     def _open_one(self, wqs: list[str], index: int, *, explicit: bool) -> Picked:
+        if not wqs and not os.path.isdir(DEVICES):  # as nearly everywhere: nothing more is loaded
+            raise EngineError(why_no_device(DEVICES))
+        from pagecheck.hw import wq
+
         failures: list[str] = []
         for queue in _in_order(_named(wqs) if wqs else _discovered(), index):
             name = queue.text if isinstance(queue, wq.Model) else queue.path
@@ -131,6 +141,8 @@ class DsaEngine:
     def _open_now(self, queue: WorkQueue | wq.Model, *, named: bool) -> str:
         """Opens it and returns how descriptors are submitted; what was found and not named must
         take batches through its portal."""
+        from pagecheck.hw import wq
+
         if isinstance(queue, wq.Model):
             submit = _MODEL_SUBMIT[queue.mode]
             self._open_model(queue)
@@ -162,6 +174,8 @@ class DsaEngine:
                 self._deadline_ns,
             )
         except ValueError as error:  # its name is invalid: the CPU must not take its place
+            from pagecheck.hw import wq
+
             raise wq.refused(model, error) from error
 
     def _open_node(self, queue: WorkQueue, *, named: bool) -> str:
@@ -241,6 +255,8 @@ class DsaEngine:
 
 def _again(queue: WorkQueue | wq.Model) -> WorkQueue | wq.Model:
     """The same queue as it is now: who disabled and enabled it may have changed its limits."""
+    from pagecheck.hw import wq
+
     if isinstance(queue, wq.Model):
         return queue
     from pagecheck.hw.queues import find_queue
@@ -249,6 +265,8 @@ def _again(queue: WorkQueue | wq.Model) -> WorkQueue | wq.Model:
 
 
 def _named(wqs: list[str]) -> list[WorkQueue | wq.Model]:
+    from pagecheck.hw import wq
+
     found: list[WorkQueue | wq.Model] = []
     for text in wqs:
         parsed = wq.parse(text)
@@ -268,10 +286,10 @@ def _discovered() -> list[WorkQueue | wq.Model]:
 
 
 def _why_none() -> str:
-    from pagecheck.hw.queues import list_devices, why_no_device
+    from pagecheck.hw.queues import list_devices
 
     if not list_devices():
-        return why_no_device()
+        return why_no_device(DEVICES)
     return "no work queue is usable and takes batches, 'pagecheck devices' says why"
 
 

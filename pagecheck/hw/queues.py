@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 
 from pagecheck.errors import EngineError
+from pagecheck.hw import presence
 from pagecheck.hw.devices import Device, Host, WorkQueue
 from pagecheck.hw.queue_reasons import (
     INSTRUCTIONS,
@@ -84,13 +85,7 @@ def open_state(queue: WorkQueue, host: Host | None = None) -> int:
 
 def why_no_device(host: Host | None = None) -> str:
     """One line: what is missing where `list_devices` finds nothing."""
-    folder = (host or Host()).devices
-    if os.path.isdir(folder):
-        return f"no DSA device: {folder} has none; this machine or guest was given no such hardware"
-    return (
-        f"no DSA device: {folder} does not exist; "
-        "no such hardware, or the idxd driver is not loaded (modprobe idxd)"
-    )
+    return presence.why_no_device((host or Host()).devices)
 
 
 def cpu_facts(host: Host | None = None) -> dict[str, str]:

@@ -3,7 +3,6 @@ gone. Errors are reported over the socket as a line of JSON."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from pagecheck import clock
@@ -39,12 +38,18 @@ def main(fd: int) -> int:
         return 0
     except Exception as error:
         reported = _known(error)
-        with contextlib.suppress(Closed, OSError):
-            link.send({"error": to_wire(reported)})
+        _report(link, reported)
         if not isinstance(reported, (PagecheckError, OSError)):
             raise  # its traceback is for whoever mends it
         return reported.exit_code if isinstance(reported, PagecheckError) else EngineError.exit_code
     return 0
+
+
+def _report(link: Link, error: Exception) -> None:
+    try:
+        link.send({"error": to_wire(error)})
+    except (Closed, OSError):
+        return  # nobody is there who could be told
 
 
 def _known(error: Exception) -> Exception:
@@ -77,7 +82,7 @@ def start(link: Link) -> tuple[Worker, DsaEngine]:
     picked = engine.open(
         settings["engine"], settings["wq"], settings["channel"], fallback=settings["fallback"]
     )
-    link.send({"ready": {"pid": os.getpid(), "kernel": kernel, **picked._asdict()}})
+    link.send({"ready": {"pid": os.getpid(), "kernel": kernel, **picked.to_json()}})
     return worker, engine
 
 

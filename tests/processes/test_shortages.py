@@ -8,9 +8,9 @@ import errno
 import os
 import resource
 import signal
-import socket
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -243,7 +243,7 @@ def test_an_error_of_ours_does_not_close_a_link(
 
     ours, theirs = Link.pair()
     with monkeypatch.context() as patch:
-        patch.setattr(socket.socket, "sendmsg", refuse)
+        patch.setattr(ours, "_socket", SimpleNamespace(sendmsg=refuse))
         with pytest.raises(OSError, match=os.strerror(number)):
             ours.send({})
     ours.send({"x": 1})

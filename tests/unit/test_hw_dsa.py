@@ -74,6 +74,7 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
                 return queue
         raise EngineError(f"{path}: sysfs knows no such work queue")
 
+    monkeypatch.setattr(dsa, "DEVICES", str(tmp_path))
     monkeypatch.setattr(queues, "usable_queues", lambda: [q for q in found if not q.unusable])
     monkeypatch.setattr(queues, "list_devices", lambda: found)
     monkeypatch.setattr(queues, "find_queue", find)

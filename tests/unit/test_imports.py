@@ -138,7 +138,7 @@ def loaded_by(code: str, *flags: str) -> set[str]:
     """Names in sys.modules after running code in a fresh interpreter."""
     program = (
         f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {code};"
-        "import json; print(json.dumps(sorted(sys.modules)))"
+        "seen = sorted(sys.modules); import json; print(json.dumps(seen))"
     )
     ran = subprocess.run(
         [sys.executable, "-P", *flags, "-c", program], capture_output=True, check=True, timeout=60
@@ -157,6 +157,25 @@ def test_the_worker_program_is_light() -> None:
     roots = {name.split(".")[0] for name in loaded}
     assert not roots & {"numpy", "posix_ipc", "psutil", "click", "rich"}
     assert not [n for n in loaded if n.startswith(("pagecheck.coordinator", "pagecheck.cli"))]
+
+
+# What a program with an ordinary task is glad of, and what would take most of a worker's start.
+COSTLY = {
+    *("array", "collections", "contextlib", "dataclasses", "enum", "functools", "inspect", "json"),
+    *("logging", "mmap", "pathlib", "re", "signal", "socket", "subprocess", "threading", "typing"),
+}
+
+
+def test_a_worker_that_starts_loads_nothing_costly() -> None:
+    loaded = loaded_by(
+        "import pagecheck.workers.program as p; ours, theirs = p.Link.pair(); "
+        "ours.send({'a': [1]}, (0,)); theirs.receive(1 << 62); p.release_signals(); "
+        "p.choose_kernel(None); from pagecheck.hw import dsa; dsa.DEVICES = '/nonexistent'; "
+        "p.DsaEngine(None, 1).open('auto', [], 0, fallback=False).to_json()",
+        "-S", "-E", "-s",
+    )  # fmt: skip
+    assert loaded & COSTLY == set()
+    assert len(loaded) < 60
 
 
 def test_the_coordinator_loads_no_worker_and_no_numpy() -> None:
