@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.support import PAGE, sparse_file, tagged_processes
+from tests.cli.support import tagged_processes
+from tests.support.rams import PAGE, sparse_file
 from tests.support.waiting import wait_for
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import PAGE, PAGECHECK, assert_fails, environment, pagecheck, sparse_file
+from tests.cli.support import PAGECHECK, assert_fails, environment, pagecheck
+from tests.support.rams import PAGE, sparse_file
 
 
 def assert_error(code: int, *arguments: object, word: str = "", **options: object) -> None:

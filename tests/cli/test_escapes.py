@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import pagecheck, sparse_file, start
+from tests.cli.support import pagecheck, start
+from tests.support.rams import sparse_file
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b31m"

@@ -12,16 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.support import (
-    PAGE,
-    assert_fails,
-    bits,
-    is_scanning,
-    pagecheck,
-    scan_json,
-    sparse_file,
-    start,
-)
+from tests.cli.support import assert_fails, pagecheck, scan_json, start
+from tests.support.bitmaps import file_bits
+from tests.support.processes import is_scanning
+from tests.support.rams import PAGE, sparse_file
 from tests.support.waiting import wait_for
 
 
@@ -39,8 +33,8 @@ def test_bitmaps_are_numpys(folder: Path, tmp_path: Path, pages: int):
     truth = ~np.fromfile(path, np.uint8).reshape(pages, PAGE).any(axis=1)
     files = report["blocks"][0]["files"]
     assert files == {kind: str(out / f"ram.{kind}") for kind in ("zero", "normal")}
-    np.testing.assert_array_equal(bits(files["zero"], pages), truth)
-    np.testing.assert_array_equal(bits(files["normal"], pages), ~truth)
+    np.testing.assert_array_equal(file_bits(files["zero"], pages), truth)
+    np.testing.assert_array_equal(file_bits(files["normal"], pages), ~truth)
     document = json.loads((out / "report.json").read_text())
     assert sorted(document.pop("written")["files"]) == ["ram.normal", "ram.zero"]
     assert document == report
@@ -56,7 +50,7 @@ def test_bitmap_words_are_little_endian(ram: Path, tmp_path: Path):
 def test_diff_has_a_third_bitmap(ram: Path, tmp_path: Path):
     report = scan_json("--kind", "diff", "--out", tmp_path, ram)
     files = report["blocks"][0]["files"]
-    found = {kind: set(np.flatnonzero(bits(files[kind], 70))) for kind in files}
+    found = {kind: set(np.flatnonzero(file_bits(files[kind], 70))) for kind in files}
     assert found == {
         "zero": {3, 69},
         "normal": {5, 6, 64},
@@ -66,14 +60,14 @@ def test_diff_has_a_third_bitmap(ram: Path, tmp_path: Path):
 
 def test_undecided_pages_have_no_bit(dense: Path, tmp_path: Path):
     report = scan_json("--deadline", "0.5", "--max-rate", "1M", "--out", tmp_path, dense, code=1)
-    normal = bits(report["blocks"][0]["files"]["normal"], 1024)
+    normal = file_bits(report["blocks"][0]["files"]["normal"], 1024)
     assert normal.sum() == report["total"]["normal"]
-    assert not bits(report["blocks"][0]["files"]["zero"], 1024).any()
+    assert not file_bits(report["blocks"][0]["files"]["zero"], 1024).any()
 
 
 def test_engine_none(ram: Path, tmp_path: Path):
     report = scan_json("--engine", "none", "--out", tmp_path, ram)
-    assert bits(report["blocks"][0]["files"]["normal"], 70).all()
+    assert file_bits(report["blocks"][0]["files"]["normal"], 70).all()
 
 
 NAMES = {
@@ -166,7 +160,7 @@ def test_earlier_results_are_replaced_whole(ram: Path, tmp_path: Path):
         file.write(b"x")
     scan_json("--out", tmp_path, ram)
     assert sorted(os.listdir(tmp_path)) == ["guest.ram.normal", "guest.ram.zero", "report.json"]
-    assert bits(tmp_path / "guest.ram.normal", 70)[0]
+    assert file_bits(tmp_path / "guest.ram.normal", 70)[0]
     json.loads((tmp_path / "report.json").read_text())
 
 

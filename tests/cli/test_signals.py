@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 import pagecheck as package
-from tests.cli.support import catches, children_of, environment, is_scanning, pagecheck, start
+from tests.cli.support import environment, pagecheck, start
+from tests.support.processes import catches, children_of, is_scanning
 from tests.support.waiting import wait_for
 
 

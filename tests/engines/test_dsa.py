@@ -14,16 +14,9 @@ import pytest
 from pagecheck import Coordinator, Report, scan
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.shm.layout import statistic
-from tests.engines.rams import (
-    HOLE,
-    ZEROS,
-    Page,
-    Ram,
-    bits,
-    file_in,
-    undisturbed,
-    zero_pages,
-)
+from tests.support.bitmaps import bits
+from tests.support.oracle import zero_pages
+from tests.support.rams import HOLE, ZEROS, Page, Ram, file_in, undisturbed
 from tests.support.waiting import wait_for
 
 MODES = ["shared", "dedicated", "write", "write,version=2"]

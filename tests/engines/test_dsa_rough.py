@@ -14,8 +14,8 @@ from pagecheck.hw import dsa, queues
 from pagecheck.hw.devices import WorkQueue
 from pagecheck.hw.wq import parse
 from pagecheck.native import _native
-from tests.engines.rams import ZEROS, Page, Ram, file_in
 from tests.support.clock import MovedClock
+from tests.support.rams import ZEROS, Page, Ram, file_in
 
 DIGITS = "9" * 5000  # more than int() takes
 

@@ -14,7 +14,9 @@ from pagecheck import Coordinator
 from pagecheck.coordinator import Block
 from pagecheck.errors import UsageError
 from pagecheck.native import _native
-from tests.engines.rams import HOLE, HUGE, ZEROS, Page, Ram, bits, file_in, huge, memfd, zero_pages
+from tests.support.bitmaps import bits
+from tests.support.oracle import zero_pages
+from tests.support.rams import HOLE, HUGE, ZEROS, Page, Ram, file_in, huge, memfd
 
 SIZES = [4096, 16384, 65536, HUGE]
 KERNELS = [name for name, why, _untested in _native.kernels() if why is None]
@@ -71,7 +73,7 @@ def assert_right(
     coordinator: Coordinator, block: Block, ram: Ram, page: int, start: int = 0
 ) -> None:
     """Scan and check agree with numpy, and the file has as many blocks as before."""
-    expected = zero_pages(ram.fd, page, start)
+    expected = zero_pages(ram.fd, page, start=start)
     before = ram.blocks
     order = np.random.default_rng(3).permutation(np.repeat(np.arange(len(expected)), 2))
     for _ in range(2):

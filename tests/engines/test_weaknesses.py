@@ -16,7 +16,9 @@ from pagecheck import Coordinator, scan
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.report.statistics import Statistics
 from pagecheck.shm.layout import statistic
-from tests.engines.rams import HOLE, ZEROS, Page, Ram, bits, file_in, undisturbed, zero_pages
+from tests.support.bitmaps import bits
+from tests.support.oracle import zero_pages
+from tests.support.rams import HOLE, ZEROS, Page, Ram, file_in, undisturbed
 
 PAGES = 1024
 STALL = 0.4  # a device has a quarter of it

@@ -13,7 +13,7 @@ import pytest
 
 import pagecheck
 from pagecheck.errors import PagecheckError
-from tests.service.support import living
+from tests.support.processes import living
 from tests.unit.fake_qmp import fake_qemu
 
 pytestmark = pytest.mark.usefixtures("clean")

@@ -15,7 +15,9 @@ from pagecheck import Coordinator, scan
 from pagecheck.hw.devices import WorkQueue
 from pagecheck.hw.probe import probe
 from pagecheck.hw.queues import find_queue
-from tests.engines.rams import HOLE, ZEROS, Page, Ram, bits, file_in, punch, zero_pages
+from tests.support.bitmaps import bits
+from tests.support.oracle import zero_pages
+from tests.support.rams import HOLE, ZEROS, Page, Ram, file_in, punch
 
 pytestmark = pytest.mark.hw
 PAGES = 20000

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from pagecheck.shm.owner import Owner
-from tests.processes.support import Ram
+from tests.support.known_ram import KnownRam, dense_ram
 from tests.support.waiting import wait_for
 
 
@@ -58,16 +58,16 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def large_ram() -> Iterator[Ram]:
+def large_ram() -> Iterator[KnownRam]:
     """128 MiB without a hole: a batch of 32 MiB is long enough to be caught in a worker's hand."""
-    ram = Ram(32768, normal_share=0.01)
+    ram = dense_ram(32768, normal_share=0.01)
     yield ram
     ram.close()
 
 
 @pytest.fixture
-def ram() -> Iterator[Ram]:
+def ram() -> Iterator[KnownRam]:
     """4 MiB without a hole, half of its pages zero."""
-    ram = Ram(1024)
+    ram = dense_ram(1024)
     yield ram
     ram.close()

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator
-from tests.processes.support import PAGE, Ram, RingView, assert_scan_is_right, stop
+from tests.support.known_ram import KnownRam, assert_scan_is_right, dense_ram
+from tests.support.processes import stop
+from tests.support.rams import PAGE
+from tests.support.ring import RingView
 from tests.support.waiting import Background, wait_for
 
 ACCESS = pytest.mark.parametrize("access", ["map", "read"])
 CUTS = pytest.mark.parametrize("cut", [600 * PAGE, 600 * PAGE + 1234, 0], ids=["at", "in", "all"])
 
 
-def assert_cut(report, ram: Ram, cut: int) -> None:
+def assert_cut(report, ram: KnownRam, cut: int) -> None:
     """Pages past the cut are undecided, in a note that names block and offset."""
     inside = cut // PAGE
     assert_scan_is_right(report, ram, set(range(inside, ram.pages)))
@@ -27,7 +30,7 @@ def assert_cut(report, ram: Ram, cut: int) -> None:
 
 @ACCESS
 @CUTS
-def test_cut_between_attach_and_scan(ram: Ram, access: str, cut: int):
+def test_cut_between_attach_and_scan(ram: KnownRam, access: str, cut: int):
     with Coordinator(1) as c:
         block = c.attach(ram.source, access=access)
         assert_scan_is_right(c.scan(block), ram)
@@ -43,7 +46,7 @@ def test_cut_between_attach_and_scan(ram: Ram, access: str, cut: int):
 
 @ACCESS
 @CUTS
-def test_cut_while_batches_wait(ram: Ram, access: str, cut: int):
+def test_cut_while_batches_wait(ram: KnownRam, access: str, cut: int):
     """The worker is stopped with batches given out, the file cut, the worker continued."""
     with Coordinator(1, batch_pages=64) as c:
         block = c.attach(ram.source, access=access)
@@ -68,7 +71,7 @@ def _is_out(c: Coordinator) -> bool:
 @ACCESS
 def test_cut_again_and_again_under_a_scan(access: str):
     """A truncation at any moment: SIGBUS, short reads and zero-filled tails, never a wrong zero."""
-    ram = Ram(8192, normal_share=1.0)
+    ram = dense_ram(8192, normal_share=1.0)
     ended = threading.Event()
     with Coordinator(2, batch_pages=256) as c:
         block = c.attach(ram.source, access=access)
@@ -96,7 +99,7 @@ def test_cut_again_and_again_under_a_scan(access: str):
 
 def test_tail_of_the_last_page_is_not_taken_for_zero():
     """One byte of a page is left in the file, and it is zero: the page is not all there."""
-    ram = Ram(64, normal_share=0.0)
+    ram = dense_ram(64, normal_share=0.0)
     with Coordinator(1) as c:
         for access in ("map", "read"):
             block = c.attach(ram.source, access=access)
@@ -112,7 +115,7 @@ def test_tail_of_the_last_page_is_not_taken_for_zero():
 
 
 def test_large_page_that_is_cut_inside():
-    ram = Ram(1024, normal_share=0.0)
+    ram = dense_ram(1024, normal_share=0.0)
     with Coordinator(1) as c:
         for access in ("map", "read"):
             block = c.attach(ram.source, access=access, page_size=1 << 20)
@@ -125,7 +128,7 @@ def test_large_page_that_is_cut_inside():
 
 def test_hole_past_the_new_end_is_no_hole():
     """SEEK_DATA past the end says ENXIO, as for a hole up to the end."""
-    ram = Ram(64, normal_share=1.0)
+    ram = dense_ram(64, normal_share=1.0)
     os.ftruncate(ram.fd, 1024 * PAGE)
     with Coordinator(1) as c:
         for access in ("map", "read"):
@@ -139,7 +142,7 @@ def test_hole_past_the_new_end_is_no_hole():
     ram.close()
 
 
-def test_growth_is_reported_and_ignored(ram: Ram):
+def test_growth_is_reported_and_ignored(ram: KnownRam):
     with Coordinator(1) as c:
         block = c.attach(ram.source)
 

@@ -13,7 +13,10 @@ from pagecheck.coordinator import worker as worker_module
 from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError
 from pagecheck.shm.owner import Owner
-from tests.processes.support import Ram, assert_scan_is_right, bits, catch_in_hand, state_of, stop
+from tests.support.bitmaps import bits
+from tests.support.known_ram import KnownRam, assert_scan_is_right
+from tests.support.processes import state_of, stop
+from tests.support.ring import catch_in_progress
 from tests.support.waiting import Background, wait_for
 
 BATCH = 8192
@@ -29,7 +32,7 @@ def kill(pid: int) -> None:
     wait_for(lambda: state_of(pid) in ("Z", ""), f"worker {pid} dead")
 
 
-def test_idle_worker(ram: Ram):
+def test_idle_worker(ram: KnownRam):
     with Coordinator(2) as c:
         block = c.attach(ram.source)
         for pid in c.worker_pids:
@@ -39,7 +42,7 @@ def test_idle_worker(ram: Ram):
         assert c.workers_replaced >= 1
 
 
-def test_before_attach(ram: Ram):
+def test_before_attach(ram: KnownRam):
     with Coordinator(2) as c:
         old = c.worker_pids
         kill(old[0])
@@ -49,7 +52,7 @@ def test_before_attach(ram: Ram):
         assert_scan_is_right(c.scan(block), ram)
 
 
-def test_before_detach_and_between_checks(ram: Ram):
+def test_before_detach_and_between_checks(ram: KnownRam):
     with Coordinator(1) as c:
         first, second = c.attach(ram.source), c.attach(ram.source)
         for _ in range(3):
@@ -62,11 +65,11 @@ def test_before_detach_and_between_checks(ram: Ram):
 
 
 @pytest.mark.parametrize("access", ["map", "read"])
-def test_with_a_batch_in_hand(large_ram: Ram, access: str):
+def test_with_a_batch_in_hand(large_ram: KnownRam, access: str):
     with Coordinator(2, batch_pages=BATCH) as c:
         block = c.attach(large_ram.source, access=access)
         scan = Background(lambda: c.scan(block))
-        pid = catch_in_hand(c)
+        pid = catch_in_progress(c)
         kill(pid)
         report = scan.result()
         assert_scan_is_right(report, large_ram)
@@ -94,7 +97,7 @@ def test_several_kills_in_one_scan(slow: str):
         block = c.attach(slow, page_size=LARGE, holes="read")
         scan = Background(lambda: c.scan(block))
         for page in range(4):
-            kill(catch_in_hand(c, page))
+            kill(catch_in_progress(c, page))
         report = scan.result()
         assert (report.total.zero, report.total.normal, report.total.undecided) == (3, 1, 0)
         assert report.notes == ()
@@ -107,7 +110,7 @@ def test_a_batch_whose_every_worker_is_killed_is_set_aside(slow: str):
         scan = Background(lambda: c.scan(block))
         killed = set()
         for _ in range(2):
-            pid = catch_in_hand(c, 2)
+            pid = catch_in_progress(c, 2)
             killed.add(pid)
             kill(pid)
         report = scan.result()
@@ -122,7 +125,7 @@ def test_a_batch_whose_every_worker_is_killed_is_set_aside(slow: str):
         assert c.scan(block).total.undecided == 0
 
 
-def test_a_check_whose_every_worker_is_killed(ram: Ram):
+def test_a_check_whose_every_worker_is_killed(ram: KnownRam):
     with Coordinator(1) as c:
         block = c.attach(ram.source)
         for _ in range(2):
@@ -163,7 +166,7 @@ os._exit(program.main(int(sys.argv[2])))
 
 @pytest.mark.parametrize("point", ["main", "start", "choose_kernel", "Worker", "DsaEngine"])
 def test_one_worker_dies_during_start_and_is_replaced(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ram: Ram, point: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ram: KnownRam, point: str
 ):
     """As after a shot of the OOM killer: the others and its successor answer everything."""
     path = "import sys; sys.path.append(sys.argv[1])"
@@ -187,7 +190,7 @@ def test_a_worker_that_dies_during_start_does_not_leave_its_queue_to_the_cpu(
 
 
 @pytest.mark.parametrize("point", ["serve", "answer", "attach"])
-def test_every_worker_dies_after_start(monkeypatch: pytest.MonkeyPatch, ram: Ram, point: str):
+def test_every_worker_dies_after_start(monkeypatch: pytest.MonkeyPatch, ram: KnownRam, point: str):
     monkeypatch.setattr(worker_module.PROGRAM, "code", _die_at(point))
     with Coordinator(1) as c:
         block = c.attach(ram.source)
@@ -211,7 +214,9 @@ def test_killed_while_its_siblings_start(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("when", ["before it is told of its ring", "after"])
-def test_killed_once_while_its_siblings_start(monkeypatch: pytest.MonkeyPatch, ram: Ram, when: str):
+def test_killed_once_while_its_siblings_start(
+    monkeypatch: pytest.MonkeyPatch, ram: KnownRam, when: str
+):
     open_ring, killed = WorkerProcess.open, []
 
     def dying(worker: WorkerProcess, *arguments) -> None:
@@ -231,7 +236,7 @@ def test_killed_once_while_its_siblings_start(monkeypatch: pytest.MonkeyPatch, r
 
 
 def test_replacement_dies_while_it_attaches_and_the_next_one_lives(
-    monkeypatch: pytest.MonkeyPatch, ram: Ram
+    monkeypatch: pytest.MonkeyPatch, ram: KnownRam
 ):
     attach = WorkerProcess.attach
     deaths = []
@@ -250,7 +255,7 @@ def test_replacement_dies_while_it_attaches_and_the_next_one_lives(
 
 
 def test_attach_that_kills_every_worker_gives_the_channel_up(
-    monkeypatch: pytest.MonkeyPatch, ram: Ram
+    monkeypatch: pytest.MonkeyPatch, ram: KnownRam
 ):
     """Also after work that went well: earlier answers are no reason to go on for ever."""
     deaths = []
@@ -271,7 +276,7 @@ def test_attach_that_kills_every_worker_gives_the_channel_up(
         assert len(deaths) <= 6
 
 
-def test_names_of_a_replaced_worker_are_new_and_the_old_ones_gone(ram: Ram):
+def test_names_of_a_replaced_worker_are_new_and_the_old_ones_gone(ram: KnownRam):
     with Coordinator(1) as c:
         block = c.attach(ram.source)
         old = c.segment_names[0]
@@ -282,7 +287,7 @@ def test_names_of_a_replaced_worker_are_new_and_the_old_ones_gone(ram: Ram):
         assert [name for name in os.listdir("/dev/shm") if prefix in name] == []
 
 
-def test_owner_is_unlocked_only_after_close(ram: Ram):
+def test_owner_is_unlocked_only_after_close(ram: KnownRam):
     with Coordinator(1) as c:
         held = Owner()
         held.close()
@@ -291,7 +296,7 @@ def test_owner_is_unlocked_only_after_close(ram: Ram):
 
 
 @pytest.mark.parametrize("deadline", [0.02, 0.08])
-def test_callers_with_short_deadlines_get_a_new_worker_too(ram: Ram, deadline: float):
+def test_callers_with_short_deadlines_get_a_new_worker_too(ram: KnownRam, deadline: float):
     """A deadline is no failure of the worker's, and a dead worker is no reason to wait longer."""
     with Coordinator(1) as c:
         block = c.attach(ram.source)
@@ -306,7 +311,7 @@ def test_callers_with_short_deadlines_get_a_new_worker_too(ram: Ram, deadline: f
         assert (c.check(block, ram.offsets[:64], deadline=5).zero == ram.zero[:64]).all()
 
 
-def test_a_deadline_kills_no_worker(ram: Ram):
+def test_a_deadline_kills_no_worker(ram: KnownRam):
     with Coordinator(1) as c:
         pids = c.worker_pids
         with c._pool._free:

@@ -20,7 +20,8 @@ from pagecheck.coordinator.supervisor import FAILURES_MAX
 from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError, StartTimeout
 from pagecheck.shm.owner import Owner
-from tests.processes.support import Ram, assert_scan_is_right, state_of
+from tests.support.known_ram import KnownRam, assert_scan_is_right
+from tests.support.processes import state_of
 from tests.support.waiting import wait_for
 
 # The worker's first lines: it dies at a function of its program, while there are files to remove.
@@ -57,7 +58,9 @@ def die_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Non
 
 
 @pytest.mark.parametrize("point", ["main", "start", "choose_kernel", "Worker", "DsaEngine"])
-def test_one_worker_dies_while_it_starts(die_at: Callable[..., None], ram: Ram, point: str) -> None:
+def test_one_worker_dies_while_it_starts(
+    die_at: Callable[..., None], ram: KnownRam, point: str
+) -> None:
     die_at(point, 1)
     with Coordinator(2) as c:
         assert c.workers_replaced == 1
@@ -65,7 +68,9 @@ def test_one_worker_dies_while_it_starts(die_at: Callable[..., None], ram: Ram, 
         assert c.workers_replaced == 1
 
 
-def test_one_worker_dies_right_after_it_was_ready(die_at: Callable[..., None], ram: Ram) -> None:
+def test_one_worker_dies_right_after_it_was_ready(
+    die_at: Callable[..., None], ram: KnownRam
+) -> None:
     die_at("start", 1, after=True)
     with Coordinator(2) as c:
         assert_scan_is_right(c.scan(c.attach(ram.source)), ram)
@@ -73,13 +78,13 @@ def test_one_worker_dies_right_after_it_was_ready(die_at: Callable[..., None], r
 
 
 def test_a_whole_scan_survives_a_death_during_the_start(
-    die_at: Callable[..., None], ram: Ram
+    die_at: Callable[..., None], ram: KnownRam
 ) -> None:
     die_at("start", 1)
     assert_scan_is_right(pagecheck.scan(ram.source, channels=2), ram)
 
 
-def test_several_die_one_after_the_other(die_at: Callable[..., None], ram: Ram) -> None:
+def test_several_die_one_after_the_other(die_at: Callable[..., None], ram: KnownRam) -> None:
     die_at("Worker", FAILURES_MAX - 1)
     with Coordinator(1) as c:
         assert c.workers_replaced == FAILURES_MAX - 1
@@ -104,7 +109,7 @@ def _killed(worker: WorkerProcess) -> None:
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", ["open", "receive_reply"])
 def test_it_dies_while_we_speak_to_it(
-    monkeypatch: pytest.MonkeyPatch, ram: Ram, step: str, after: bool
+    monkeypatch: pytest.MonkeyPatch, ram: KnownRam, step: str, after: bool
 ) -> None:
     """Before and after the first message is sent, and its answer is waited for."""
     real: Callable[..., Any] = getattr(WorkerProcess, step)
@@ -129,7 +134,7 @@ def test_it_dies_while_we_speak_to_it(
 
 
 def test_one_that_takes_the_place_of_another_dies_while_it_starts(
-    die_at: Callable[..., None], ram: Ram
+    die_at: Callable[..., None], ram: KnownRam
 ) -> None:
     with Coordinator(1) as c:
         block = c.attach(ram.source)
@@ -140,7 +145,7 @@ def test_one_that_takes_the_place_of_another_dies_while_it_starts(
 
 
 def test_one_that_takes_the_place_of_another_dies_before_it_is_told(
-    monkeypatch: pytest.MonkeyPatch, ram: Ram
+    monkeypatch: pytest.MonkeyPatch, ram: KnownRam
 ) -> None:
     """The first message is never sent: the channel is not lost for that."""
     real = WorkerProcess.open

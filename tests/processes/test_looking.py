@@ -9,7 +9,8 @@ import pytest
 
 from pagecheck import Coordinator
 from pagecheck.coordinator.scan import ScanWork
-from tests.processes.support import PAGE, Ram, assert_scan_is_right
+from tests.support.known_ram import KnownRam, assert_scan_is_right
+from tests.support.rams import PAGE
 
 ACCESS = pytest.mark.parametrize("access", ["map", "read"])
 
@@ -84,7 +85,7 @@ def _keep_size(fd: int, offset: int, length: int) -> None:
     _fallocate(fd, KEEP_SIZE, offset, length)
 
 
-def test_an_error_of_seek_is_never_a_hole(monkeypatch: pytest.MonkeyPatch, ram: Ram):
+def test_an_error_of_seek_is_never_a_hole(monkeypatch: pytest.MonkeyPatch, ram: KnownRam):
     """Only ENXIO says that there is no data: after any other error nothing is known."""
     os.ftruncate(ram.fd, 2 * ram.size)  # not dense, so that the extents are walked
     seek = os.lseek
@@ -133,7 +134,7 @@ def test_ram_that_somebody_may_write_is_live(tmp_path, kind: str, writer: str):
             os.unlink(path)
 
 
-def test_bitmaps_go_with_their_report(ram: Ram):
+def test_bitmaps_go_with_their_report(ram: KnownRam):
     def open_bitmaps() -> list[str]:
         links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
         return [link for link in links if os.path.exists(link) or os.path.islink(link)]

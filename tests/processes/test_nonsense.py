@@ -10,7 +10,9 @@ from pagecheck.native import Feed, Worker, _native
 from pagecheck.shm.layout import CONTROL, HEADER
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.ring import NamedRing
-from tests.processes.support import Ram, RingView, assert_scan_is_right, stop
+from tests.support.known_ram import KnownRam, assert_scan_is_right
+from tests.support.processes import stop
+from tests.support.ring import RingView
 from tests.support.waiting import Background, wait_for
 
 ALL = 2**64 - 1
@@ -27,7 +29,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("what", NONSENSE)
-def test_nonsense_replaces_the_worker(ram: Ram, what: str):
+def test_nonsense_replaces_the_worker(ram: KnownRam, what: str):
     zero, decided, answer = NONSENSE[what]
     with Coordinator(1) as c:
         block = c.attach(ram.source)
@@ -46,7 +48,7 @@ def test_nonsense_replaces_the_worker(ram: Ram, what: str):
 
 
 @pytest.mark.parametrize("answer", [0, 0xFF, 1], ids=["none", "state alone", "sequence 0"])
-def test_an_older_answer_is_no_answer_yet(ram: Ram, answer: int):
+def test_an_older_answer_is_no_answer_yet(ram: KnownRam, answer: int):
     with Coordinator(1) as c:
         block = c.attach(ram.source)
         view = RingView(c.segment_names[0])
@@ -62,7 +64,7 @@ def test_an_older_answer_is_no_answer_yet(ram: Ram, answer: int):
         view.close()
 
 
-def test_bits_are_copied_before_they_are_checked_and_only_for_the_batch(ram: Ram):
+def test_bits_are_copied_before_they_are_checked_and_only_for_the_batch(ram: KnownRam):
     """A sound answer is taken at its word: the worker is trusted to look, not to count."""
     with Coordinator(1) as c:
         block = c.attach(ram.source)
@@ -79,7 +81,7 @@ def test_bits_are_copied_before_they_are_checked_and_only_for_the_batch(ram: Ram
         view.close()
 
 
-def test_a_stale_worker_reaches_nobody(ram: Ram):
+def test_a_stale_worker_reaches_nobody(ram: KnownRam):
     with Coordinator(1) as c:
         block = c.attach(ram.source)
         old = RingView(c.segment_names[0])
@@ -103,7 +105,7 @@ def test_a_stale_worker_reaches_nobody(ram: Ram):
         new.close()
 
 
-def test_deciding_and_progress_are_only_watched(ram: Ram):
+def test_deciding_and_progress_are_only_watched(ram: KnownRam):
     """Nonsense in the words that are not answers decides nothing."""
     with Coordinator(1) as c:
         block = c.attach(ram.source)
@@ -116,7 +118,7 @@ def test_deciding_and_progress_are_only_watched(ram: Ram):
         view.close()
 
 
-def test_a_worker_that_says_that_nobody_answers_is_replaced(ram: Ram):
+def test_a_worker_that_says_that_nobody_answers_is_replaced(ram: KnownRam):
     with Coordinator(1) as c:
         block = c.attach(ram.source)
         view = RingView(c.segment_names[0])
@@ -128,7 +130,7 @@ def test_a_worker_that_says_that_nobody_answers_is_replaced(ram: Ram):
         view.close()
 
 
-def test_geometry_is_not_read_again(ram: Ram):
+def test_geometry_is_not_read_again(ram: KnownRam):
     """Both sides keep private copies: a header that is scribbled over later moves no pointer."""
     with Coordinator(1) as c:
         block = c.attach(ram.source)

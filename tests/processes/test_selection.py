@@ -13,7 +13,8 @@ from pagecheck import Coordinator
 from pagecheck.coordinator.select import WINDOW_PAGES, Bitmap, Ranges, windows
 from pagecheck.errors import UsageError
 from pagecheck.shm.layout import statistic
-from tests.processes.support import Ram, bits
+from tests.support.bitmaps import bits
+from tests.support.known_ram import dense_ram
 from tests.support.waiting import Background, wait_for
 
 
@@ -66,7 +67,7 @@ def test_a_bitmap_that_is_too_short_or_becomes_so():
 
 @pytest.fixture
 def ram():
-    made = Ram(5003)
+    made = dense_ram(5003)
     yield made
     made.close()
 
@@ -105,7 +106,7 @@ def test_a_deadline_leaves_selected_pages_undecided(ram):
 
 def test_a_second_scan_does_not_wait_for_the_first():
     """The first takes 8 s by itself."""
-    large, small = Ram(40000), Ram(500, seed=2)
+    large, small = dense_ram(40000), dense_ram(500, seed=2)
     try:
         with Coordinator(1) as c:
             one, two = c.attach(large.source), c.attach(small.source)

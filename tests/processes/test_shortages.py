@@ -19,7 +19,8 @@ from pagecheck.child.wire import Closed, Link
 from pagecheck.coordinator import pool, supervisor
 from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError, ResourceError
-from tests.processes.support import Ram, assert_scan_is_right, state_of
+from tests.support.known_ram import KnownRam, assert_scan_is_right
+from tests.support.processes import state_of
 from tests.support.waiting import Background, wait_for
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)
@@ -52,7 +53,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_channel_comes_back_when_there_are_descriptors_again(ram: Ram) -> None:
+def test_a_channel_comes_back_when_there_are_descriptors_again(ram: KnownRam) -> None:
     with Coordinator(1) as c:
         block = c.attach(ram.source)
         assert (c.check(block, ram.offsets[:64]).zero == ram.zero[:64]).all()
@@ -76,7 +77,7 @@ def test_a_channel_comes_back_when_there_are_descriptors_again(ram: Ram) -> None
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("number", SHORTAGES)
-def test_every_shortage_passes(ram: Ram, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_shortage_passes(ram: KnownRam, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -93,7 +94,7 @@ def test_every_shortage_passes(ram: Ram, number: int, monkeypatch: pytest.Monkey
 
 
 def test_one_channel_in_want_leaves_the_work_to_the_others(
-    ram: Ram, monkeypatch: pytest.MonkeyPatch
+    ram: KnownRam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spawn = WorkerProcess._spawn
 
@@ -120,7 +121,7 @@ def test_one_channel_in_want_leaves_the_work_to_the_others(
                 assert c.check(block, ram.offsets[:64]).decided.all()
 
 
-def test_a_job_waits_for_a_short_rest(ram: Ram, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_waits_for_a_short_rest(ram: KnownRam, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker had in progress is not abandoned for a shortage of less than two seconds."""
     refused: list[int] = []
     spawn = WorkerProcess._spawn
@@ -140,7 +141,7 @@ def test_a_job_waits_for_a_short_rest(ram: Ram, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_rests_grow_to_a_bound_and_end_with_an_answer(
-    ram: Ram, monkeypatch: pytest.MonkeyPatch
+    ram: KnownRam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "REST_MAX_NS", 4 * pool.REST_NS)
     monkeypatch.setattr(supervisor, "PATIENCE_NS", 0)
@@ -172,7 +173,7 @@ def _is_over(c: Coordinator) -> bool:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_refused_message_is_not_the_workers_end(
-    ram: Ram, monkeypatch: pytest.MonkeyPatch
+    ram: KnownRam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Descriptors on their way are counted for all processes of a user together."""
 
@@ -193,7 +194,7 @@ def test_a_refused_message_is_not_the_workers_end(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_worker_without_a_descriptor_is_replaced(ram: Ram) -> None:
+def test_a_worker_without_a_descriptor_is_replaced(ram: KnownRam) -> None:
     with Coordinator(1) as c:
         (pid,) = c.worker_pids
         full = len(os.listdir(f"/proc/{pid}/fd"))
@@ -205,7 +206,7 @@ def test_a_worker_without_a_descriptor_is_replaced(ram: Ram) -> None:
 
 
 def test_a_channel_that_loses_every_worker_is_lost_for_good(
-    ram: Ram, monkeypatch: pytest.MonkeyPatch
+    ram: KnownRam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Deaths are no shortage."""
     with Coordinator(1) as c:
@@ -219,7 +220,7 @@ def test_a_channel_that_loses_every_worker_is_lost_for_good(
 
 
 def test_a_coordinator_closes_while_its_channels_rest(
-    ram: Ram, monkeypatch: pytest.MonkeyPatch
+    ram: KnownRam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EAGAIN, "no more processes")

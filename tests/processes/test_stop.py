@@ -9,15 +9,9 @@ import pytest
 
 from pagecheck import Coordinator
 from pagecheck.shm.owner import Owner, sweep
-from tests.processes.support import (
-    Ram,
-    RingView,
-    assert_scan_is_right,
-    catch_in_hand,
-    start_program,
-    state_of,
-    stop,
-)
+from tests.support.known_ram import KnownRam, assert_scan_is_right
+from tests.support.processes import start_program, state_of, stop
+from tests.support.ring import RingView, catch_in_progress
 from tests.support.waiting import Background, wait_for
 
 OTHER = """
@@ -34,12 +28,12 @@ with Coordinator(2, stall=1.0, batch_pages=8192) as c:
 
 
 @pytest.mark.parametrize("what", ["scan", "check"])
-def test_stopped_worker_is_replaced(large_ram: Ram, what: str):
+def test_stopped_worker_is_replaced(large_ram: KnownRam, what: str):
     with Coordinator(1, stall=0.5, batch_pages=8192) as c:
         block = c.attach(large_ram.source)
         if what == "scan":
             scan = Background(lambda: c.scan(block))
-            pid = catch_in_hand(c)
+            pid = catch_in_progress(c)
             assert_scan_is_right(scan.result(), large_ram)
         else:
             pid = c.worker_pids[0]
@@ -51,7 +45,7 @@ def test_stopped_worker_is_replaced(large_ram: Ram, what: str):
         assert state_of(pid) == ""  # killed and reaped, not left stopped
 
 
-def test_slow_worker_is_not_replaced(large_ram: Ram):
+def test_slow_worker_is_not_replaced(large_ram: KnownRam):
     """Its progress word rises, however slowly: here once in every fifth of a second."""
     with Coordinator(1, stall=1.0, batch_pages=32768) as c:
         block = c.attach(large_ram.source)
@@ -70,7 +64,7 @@ def test_slow_worker_is_not_replaced(large_ram: Ram):
         view.close()
 
 
-def test_stopped_coordinator_does_not_take_its_pause_for_the_workers(large_ram: Ram):
+def test_stopped_coordinator_does_not_take_its_pause_for_the_workers(large_ram: KnownRam):
     with start_program(OTHER, large_ram.fd) as other:
         first, second, _name = other.stdout.readline().split()
         for pid in (first, second):
@@ -91,7 +85,7 @@ def test_stopped_coordinator_does_not_take_its_pause_for_the_workers(large_ram: 
     assert counts == [zero, large_ram.pages - zero, 0, 0]
 
 
-def test_killed_coordinator_takes_its_workers_with_it(large_ram: Ram):
+def test_killed_coordinator_takes_its_workers_with_it(large_ram: KnownRam):
     with start_program(OTHER, large_ram.fd) as other:
         *pids, name = other.stdout.readline().split()
         prefix = "-".join(name.split("-")[:3])[1:]
@@ -150,7 +144,7 @@ def test_a_sweep_never_disturbs_a_start():
         sweeper.result()
 
 
-def test_two_coordinators_side_by_side(ram: Ram):
+def test_two_coordinators_side_by_side(ram: KnownRam):
     with Coordinator(1) as one, Coordinator(1) as two:
         first, second = one.attach(ram.source), two.attach(ram.source)
         scans = [Background(lambda: one.scan(first)), Background(lambda: two.scan(second))]
@@ -161,7 +155,7 @@ def test_two_coordinators_side_by_side(ram: Ram):
         assert two.workers_replaced == 0
 
 
-def test_deadline_passes_and_the_channel_stays_usable(large_ram: Ram):
+def test_deadline_passes_and_the_channel_stays_usable(large_ram: KnownRam):
     with Coordinator(1, batch_pages=8192) as c:
         block = c.attach(large_ram.source)
         pid = c.worker_pids[0]
@@ -184,7 +178,7 @@ def test_deadline_passes_and_the_channel_stays_usable(large_ram: Ram):
         assert c.worker_pids == [pid]
 
 
-def test_worker_stopped_during_start_ends_with_close(ram: Ram):
+def test_worker_stopped_during_start_ends_with_close(ram: KnownRam):
     """A deadline in mid-scan leaves late answers in the ring; they reach no later job."""
     with Coordinator(1) as c:
         block = c.attach(ram.source)

@@ -13,15 +13,16 @@ from pagecheck import Coordinator, PagecheckError
 from pagecheck.coordinator import Block, supervisor
 from pagecheck.coordinator import check as check_module
 from pagecheck.errors import UsageError
-from tests.processes.support import Ram, assert_scan_is_right, stop
+from tests.support.known_ram import KnownRam, assert_scan_is_right
+from tests.support.processes import stop
 from tests.support.waiting import Background, wait_for
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_several_threads_check_at_once(channels: int):
-    rams = [Ram(1500, seed=seed) for seed in range(3)]
+    rams = [KnownRam(1500, seed=seed) for seed in range(3)]
 
-    def checks(c: Coordinator, ram: Ram, seed: int) -> None:
+    def checks(c: Coordinator, ram: KnownRam, seed: int) -> None:
         block = c.attach(ram.source)
         rng = np.random.default_rng(seed)
         for _ in range(15):
@@ -39,7 +40,7 @@ def test_several_threads_check_at_once(channels: int):
         ram.close()
 
 
-def test_check_goes_before_a_scan(large_ram: Ram, ram: Ram):
+def test_check_goes_before_a_scan(large_ram: KnownRam, ram: KnownRam):
     with Coordinator(1) as c:
         slow, block = c.attach(large_ram.source), c.attach(ram.source)
         begun = threading.Event()
@@ -51,7 +52,7 @@ def test_check_goes_before_a_scan(large_ram: Ram, ram: Ram):
         assert_scan_is_right(scan.result(), large_ram)
 
 
-def test_two_scans_of_one_block_at_once(ram: Ram):
+def test_two_scans_of_one_block_at_once(ram: KnownRam):
     with Coordinator(2) as c:
         block = c.attach(ram.source)
         for scan in [Background(lambda: c.scan(block)) for _ in range(4)]:
@@ -61,7 +62,7 @@ def test_two_scans_of_one_block_at_once(ram: Ram):
 @pytest.mark.parametrize("kill", [False, True])
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.1])
 def test_close_while_threads_are_inside(kill: bool, delay: float):
-    ram = Ram(4096)
+    ram = KnownRam(4096)
     c = Coordinator(2)
     block = c.attach(ram.source)
 
@@ -91,7 +92,7 @@ def test_close_while_threads_are_inside(kill: bool, delay: float):
     ram.close()
 
 
-def test_close_ends_a_slow_scan(ram: Ram):
+def test_close_ends_a_slow_scan(ram: KnownRam):
     """At one byte per second the next page is an hour away; close does not wait for it."""
     c = Coordinator(1)
     block = c.attach(ram.source)
@@ -106,7 +107,7 @@ def test_close_ends_a_slow_scan(ram: Ram):
     assert report.total.undecided >= ram.pages - 2
 
 
-def test_deadline_ends_a_slow_scan(ram: Ram):
+def test_deadline_ends_a_slow_scan(ram: KnownRam):
     with Coordinator(1) as c:
         block = c.attach(ram.source)
         scan = Background(lambda: c.scan(block, max_rate=1, deadline=0.4))
@@ -115,7 +116,7 @@ def test_deadline_ends_a_slow_scan(ram: Ram):
         assert "deadline" in report.notes[0]
 
 
-def test_close_while_a_worker_does_not_answer(ram: Ram):
+def test_close_while_a_worker_does_not_answer(ram: KnownRam):
     """attach waits for a worker that stands; close must not leave it to start another one."""
     c = Coordinator(1)
     stop(c.worker_pids[0])
@@ -128,7 +129,7 @@ def test_close_while_a_worker_does_not_answer(ram: Ram):
         attach.result(15)
 
 
-def test_close_while_a_worker_is_replaced(monkeypatch: pytest.MonkeyPatch, ram: Ram):
+def test_close_while_a_worker_is_replaced(monkeypatch: pytest.MonkeyPatch, ram: KnownRam):
     started, go_on = threading.Event(), threading.Event()
     ring = supervisor.NamedRing
 
@@ -151,7 +152,7 @@ def test_close_while_a_worker_is_replaced(monkeypatch: pytest.MonkeyPatch, ram: 
         assert not check.result(5).decided.any()
 
 
-def test_detach_while_a_check_is_about_to_begin(ram: Ram):
+def test_detach_while_a_check_is_about_to_begin(ram: KnownRam):
     """The same as a detach between `require_open` and the attach to a channel that was busy."""
     with Coordinator(1) as c:
         block = c.attach(ram.source)
@@ -172,7 +173,7 @@ def test_detach_while_a_check_is_about_to_begin(ram: Ram):
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.005, 0.02])
-def test_detach_while_it_is_scanned(large_ram: Ram, delay: float):
+def test_detach_while_it_is_scanned(large_ram: KnownRam, delay: float):
     """Whatever comes back, no page is called zero that is not."""
     with Coordinator(2, batch_pages=64) as c:
         block = c.attach(large_ram.source)
@@ -183,7 +184,7 @@ def test_detach_while_it_is_scanned(large_ram: Ram, delay: float):
             assert scan.result(10).total.zero <= large_ram.zero.sum()
 
 
-def test_progress_that_raises_ends_the_scan(large_ram: Ram):
+def test_progress_that_raises_ends_the_scan(large_ram: KnownRam):
     """The scan's feeder threads must not go on behind the caller's back."""
 
     def broken(done: int, total: int) -> None:
@@ -200,7 +201,7 @@ def test_progress_that_raises_ends_the_scan(large_ram: Ram):
         )
 
 
-def test_closed_coordinator_says_so(ram: Ram):
+def test_closed_coordinator_says_so(ram: KnownRam):
     c = Coordinator(1)
     block = c.attach(ram.source)
     c.close()
@@ -214,7 +215,7 @@ def test_closed_coordinator_says_so(ram: Ram):
             call()
 
 
-def test_detach_beside_close(ram: Ram):
+def test_detach_beside_close(ram: KnownRam):
     for _ in range(5):
         c = Coordinator(1)
         blocks = [c.attach(ram.source) for _ in range(60)]
@@ -228,7 +229,7 @@ def test_detach_beside_close(ram: Ram):
         detaching.result(10)
 
 
-def test_attach_beside_a_hung_worker_does_not_hold_up_the_others(ram: Ram):
+def test_attach_beside_a_hung_worker_does_not_hold_up_the_others(ram: KnownRam):
     with Coordinator(2) as c:
         first = c.attach(ram.source)
         stop(c.worker_pids[0])

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.service.support import PAGECHECK, KnownRam, RawClient, ServiceProcess
+from tests.service.support import PAGECHECK, RawClient, ServiceProcess
+from tests.support.known_ram import KnownRam
 
 StartService = Callable[..., ServiceProcess]
 

@@ -13,7 +13,9 @@ import numpy as np
 import psutil
 
 from pagecheck import Client
-from tests.service.support import KnownRam, RawClient, ServiceProcess, bits
+from tests.service.support import RawClient, ServiceProcess
+from tests.support.bitmaps import bits
+from tests.support.known_ram import KnownRam
 from tests.support.waiting import wait_for
 
 MIB = 1 << 20

@@ -20,67 +20,14 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.support.bitmaps import bits
+from tests.support.processes import living
 from tests.support.waiting import wait_for
 
 PAGECHECK = str(Path(sys.executable).with_name("pagecheck"))
-PAGE = 4096
 START_S = 30.0
 END_S = 15.0
 NOBODY = 65534
-KINDS = ("hole", "zeros", "first", "middle", "last", "random")
-
-
-def bits(words: Any, pages: int) -> np.ndarray:
-    """A bitmap as bool[pages]; padding must be 0."""
-    every = np.unpackbits(np.frombuffer(words, np.uint8), bitorder="little").astype(bool)
-    assert len(every) == (pages + 63) // 64 * 64
-    assert not every[pages:].any()
-    return every[:pages]
-
-
-class KnownRam:
-    """Guest RAM in a memfd, or in a file at `path`, with the truth about every page.
-
-    Attributes:
-        fd: open for reading and writing.
-        kinds: one of KINDS for each page.
-        zero, hole: bool[pages].
-    """
-
-    def __init__(
-        self,
-        pages: int = 4096,
-        *,
-        seed: int = 1,
-        kinds: Sequence[str] = KINDS,
-        path: str | os.PathLike[str] | None = None,
-    ) -> None:
-        self.pages = pages
-        self.size = pages * PAGE
-        rng = np.random.default_rng(seed)
-        self.kinds = rng.choice(np.array(kinds), pages)
-        self.hole = self.kinds == "hole"
-        self.zero = self.hole | (self.kinds == "zeros")
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self.fd = os.memfd_create("known-ram") if path is None else os.open(path, flags, 0o600)
-        os.ftruncate(self.fd, self.size)
-        at = {"first": 0, "middle": PAGE // 2 + 1, "last": PAGE - 1}
-        for page, kind in enumerate(self.kinds.tolist()):
-            if kind == "hole":
-                continue
-            content = bytearray(PAGE)
-            if kind in at:
-                content[at[kind]] = 1
-            elif kind == "random":
-                content[:] = rng.bytes(PAGE - 1) + b"\1"
-            os.pwrite(self.fd, content, page * PAGE)
-
-    @property
-    def st_blocks(self) -> int:
-        return os.fstat(self.fd).st_blocks
-
-    def close(self) -> None:
-        os.close(self.fd)
 
 
 class RawClient:
@@ -290,16 +237,6 @@ class ServiceProcess:
         crashed = self.process.returncode not in (None, 0)
         assert not crashed, f"ended with {self.process.returncode}: {self.stderr_text()}"
         assert self.stop() == 0, self.stderr_text()
-
-
-def living(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """Those of them that still run."""
-    found = []
-    for each in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if each.is_running() and each.status() != psutil.STATUS_ZOMBIE:
-                found.append(each)
-    return found
 
 
 def run_pagecheck(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:

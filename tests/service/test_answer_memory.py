@@ -19,7 +19,7 @@ from pagecheck.service import answers
 from pagecheck.service.answers import OVERHEAD_BYTES, Answers, default_memory, usable_memory
 from pagecheck.shm.segments import Memfd
 from tests.service.hostile import greeted
-from tests.service.support import PAGE
+from tests.support.rams import PAGE
 from tests.support.waiting import wait_for
 
 GIB = 1 << 30

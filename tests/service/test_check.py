@@ -17,7 +17,7 @@ from pagecheck.service.resources import ClientResources, HeldBlock
 from pagecheck.service.results import Check
 from pagecheck.service.service import Service
 from pagecheck.shm.ram import adopt
-from tests.service.support import KnownRam
+from tests.support.known_ram import KnownRam
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -18,7 +18,8 @@ from pagecheck.service.direct import STARTS_MAX
 from pagecheck.service.limits import Limits
 from pagecheck.service.service import Service
 from tests.conftest import open_fds
-from tests.service.support import PAGE, KnownRam
+from tests.support.known_ram import KnownRam
+from tests.support.rams import PAGE
 
 SETTINGS = Settings("cpu", (), False, None, 16, 128, 0, 10**10)
 FAR_NS = 1 << 62

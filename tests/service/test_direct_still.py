@@ -16,8 +16,8 @@ from pagecheck.coordinator.settings import Settings
 from pagecheck.errors import EngineError
 from pagecheck.service.direct import IDLE_NS, LOOK_NS, DirectChannel
 from pagecheck.shm.layout import CONTROL
-from tests.service.support import KnownRam
 from tests.support.clock import MovedClock
+from tests.support.known_ram import KnownRam
 from tests.support.waiting import wait_for
 
 WAIT_MS = 30_000  # no longer than it takes

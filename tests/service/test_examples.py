@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.service.support import living
+from tests.support.processes import living
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,8 @@ from pagecheck import Client
 from pagecheck.errors import PeerError
 from pagecheck.service.requests import NoReply
 from tests.service.conftest import StartService
-from tests.service.support import KnownRam, ServiceProcess
+from tests.service.support import ServiceProcess
+from tests.support.known_ram import KnownRam
 from tests.support.waiting import wait_for
 
 SHORT_S = 0.2

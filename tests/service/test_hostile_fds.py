@@ -15,7 +15,10 @@ import pytest
 
 from tests.service.hostile import Witness, as_before, await_goodbye, connected, greeted, open_fds
 from tests.service.stalling_fs import stalling_fs
-from tests.service.support import PAGE, KnownRam, living, mapped
+from tests.service.support import mapped
+from tests.support.known_ram import KnownRam
+from tests.support.processes import living
+from tests.support.rams import PAGE
 from tests.support.waiting import wait_for
 
 PAGES = 256

@@ -11,7 +11,9 @@ import pytest
 
 from pagecheck.service.protocol import LINE_BYTES
 from tests.service.hostile import Witness, as_before, await_goodbye, connected, greeted
-from tests.service.support import PAGE, KnownRam, RawClient
+from tests.service.support import RawClient
+from tests.support.known_ram import KnownRam
+from tests.support.rams import PAGE
 from tests.support.waiting import wait_for
 
 ERRORS = ("UsageError", "PeerError", "LimitError", "SourceError")

@@ -12,8 +12,8 @@ import pytest
 from pagecheck.service import scrapes
 from pagecheck.service.scrapes import CONNECTIONS, REQUEST_BYTES, Page, ScrapeServer
 from tests.service.hostile import at_rest, figures, greeted, open_fds, threads
-from tests.service.support import KnownRam
 from tests.service.test_metrics import Scraped, address_of
+from tests.support.known_ram import KnownRam
 from tests.support.waiting import wait_for
 
 HALF = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"

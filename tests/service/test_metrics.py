@@ -12,14 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.service.conftest import StartService
 from tests.service.support import (
-    PAGE,
-    KnownRam,
     RawClient,
     ServiceProcess,
     assert_fails,
     greeting_of,
     run_pagecheck,
 )
+from tests.support.known_ram import KnownRam
+from tests.support.rams import PAGE
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 FIRST_BUCKET_S = 1024e-9

@@ -20,7 +20,8 @@ from pagecheck.service import limits, protocol
 from pagecheck.service.commands import PAGE_SIZE_MAX, Commands
 from pagecheck.service.metrics import PLAIN
 from pagecheck.shm.layout import STATS_WORDS, statistic_array
-from tests.service.support import KnownRam, RawClient, ServiceProcess, mapped
+from tests.service.support import RawClient, ServiceProcess, mapped
+from tests.support.known_ram import KnownRam
 
 SCHEMA: dict[str, Any] = json.loads(files(service_package).joinpath("schema.json").read_text())
 DEFS = SCHEMA["$defs"]

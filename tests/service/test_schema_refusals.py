@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.service.support import KnownRam, RawClient
+from tests.service.support import RawClient
 from tests.service.test_schema import COMMANDS, DEFS, validator
+from tests.support.known_ram import KnownRam
 
 GOOD: dict[str, dict[str, Any]] = {
     "attach": {},

@@ -21,14 +21,14 @@ from pagecheck.service.protocol import CAPABILITIES, PROTOCOL
 from tests.service.conftest import StartService
 from tests.service.support import (
     PAGECHECK,
-    KnownRam,
     RawClient,
     ServiceProcess,
     assert_fails,
     greeting_of,
-    living,
     run_pagecheck,
 )
+from tests.support.known_ram import KnownRam
+from tests.support.processes import living
 from tests.support.waiting import wait_for
 
 # Hands the listening descriptor on as systemd does: as 3, and LISTEN_PID is who executes.

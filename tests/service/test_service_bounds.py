@@ -12,7 +12,9 @@ import pytest
 from pagecheck import Client
 from pagecheck.errors import LimitError, UsageError
 from pagecheck.model import Region
-from tests.service.support import PAGE, KnownRam, RawClient, ServiceProcess
+from tests.service.support import RawClient, ServiceProcess
+from tests.support.known_ram import KnownRam
+from tests.support.rams import PAGE
 from tests.support.waiting import wait_for
 
 

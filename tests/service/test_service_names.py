@@ -12,14 +12,8 @@ import pytest
 
 from pagecheck import Client
 from pagecheck.errors import PeerError, SourceError
-from tests.service.support import (
-    PAGECHECK,
-    KnownRam,
-    RawClient,
-    ServiceProcess,
-    assert_fails,
-    run_pagecheck,
-)
+from tests.service.support import PAGECHECK, RawClient, ServiceProcess, assert_fails, run_pagecheck
+from tests.support.known_ram import KnownRam
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces of its own")
 

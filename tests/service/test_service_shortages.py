@@ -17,7 +17,10 @@ from pagecheck import Client
 from pagecheck.errors import ResourceError
 from pagecheck.service.replies import RemoteBlock
 from tests.service.hostile import Witness, connected, greeted, open_fds
-from tests.service.support import KnownRam, ServiceProcess, bits, living
+from tests.service.support import ServiceProcess
+from tests.support.bitmaps import bits
+from tests.support.known_ram import KnownRam
+from tests.support.processes import living
 from tests.support.waiting import wait_for
 
 CLONE_NEWNS, MS_REC_PRIVATE = 0x00020000, 0x44000

@@ -14,7 +14,8 @@ import pytest
 from pagecheck import Client
 from pagecheck.errors import PeerError, SourceError
 from tests.service.conftest import StartService
-from tests.service.support import NOBODY, KnownRam, assert_fails, run_pagecheck
+from tests.service.support import NOBODY, assert_fails, run_pagecheck
+from tests.support.known_ram import KnownRam
 
 pytestmark = pytest.mark.usefixtures("needs_root")
 

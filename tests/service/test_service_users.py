@@ -13,7 +13,8 @@ import pytest
 
 from pagecheck.service.limits import Limits
 from tests.service.conftest import StartService
-from tests.service.support import NOBODY, KnownRam, RawClient, ServiceProcess
+from tests.service.support import NOBODY, RawClient, ServiceProcess
+from tests.support.known_ram import KnownRam
 
 pytestmark = pytest.mark.usefixtures("needs_root")
 

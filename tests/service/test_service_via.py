@@ -13,14 +13,8 @@ import posix_ipc
 import pytest
 
 from pagecheck import Client
-from tests.service.support import (
-    PAGECHECK,
-    KnownRam,
-    RawClient,
-    ServiceProcess,
-    assert_fails,
-    run_pagecheck,
-)
+from tests.service.support import PAGECHECK, RawClient, ServiceProcess, assert_fails, run_pagecheck
+from tests.support.known_ram import KnownRam
 
 DENSE = ("zeros", "first", "middle", "last", "random")
 # Of the report: how it went, not what was found.

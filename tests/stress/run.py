@@ -11,8 +11,8 @@ import psutil
 
 from pagecheck import Answer, Coordinator, Report
 from pagecheck.coordinator import Block
-from tests.engines.rams import bits
 from tests.stress.world import Truth, World
+from tests.support.bitmaps import bits
 
 PATIENCE_S = 60
 

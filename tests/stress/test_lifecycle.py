@@ -12,7 +12,8 @@ import pytest
 from pagecheck import Coordinator
 from pagecheck.coordinator import Block
 from pagecheck.errors import UsageError
-from tests.engines.rams import HOLE, ZEROS, Page, Ram, bits, memfd
+from tests.support.bitmaps import bits
+from tests.support.rams import HOLE, ZEROS, Page, Ram, memfd
 
 PAGES = 256
 KEEP_SIZE = 1

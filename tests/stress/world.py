@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tests.engines.rams import zero_pages
+from tests.support.oracle import zero_pages
 
 UNIT = 4096
 BYTES_MAX = 12 << 20
@@ -115,7 +115,7 @@ class Truth:
 
 def truth(world: World, fd: int) -> Truth:
     """Reads the whole file; the block's pages only are told."""
-    zero = zero_pages(fd, world.page_size, world.start)[: world.pages]
+    zero = zero_pages(fd, world.page_size, world.pages * world.page_size, start=world.start)
     hole = np.ones(world.pages, np.bool_)
     at, end = world.start, world.start + world.pages * world.page_size
     while at < end:

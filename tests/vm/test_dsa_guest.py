@@ -8,7 +8,7 @@ import time
 import pytest
 
 import pagecheck
-from tests.engines.rams import undisturbed
+from tests.support.rams import undisturbed
 from tools.guest import Guest
 
 PLANS = 200

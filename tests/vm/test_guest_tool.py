@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests import conftest
-from tests.vm.oracle import find_pages, hole_pages, zero_pages
+from tests.support.oracle import find_pages, hole_pages, zero_pages
 from tools.guest import DeadlinePassed, Guest, GuestError, MissingPiece, QmpError, copy_sparse
 from tools.guest import fetch as fetching
 from tools.guest.fetch import GuestFiles

@@ -10,17 +10,12 @@ import pytest
 
 import pagecheck
 from pagecheck.model import Access
-from tests.vm.oracle import hole_pages, zero_pages
+from tests.support.bitmaps import bits
+from tests.support.oracle import hole_pages, zero_pages
 from tools.guest import Guest
 from tools.guest.snapshot import copy_sparse
 
 PAGE_SIZES = [4096, 16384, 2 << 20]
-
-
-def bits(words: memoryview, pages: int) -> np.ndarray:
-    raw = np.unpackbits(np.frombuffer(words, np.uint8), bitorder="little")
-    assert not raw[pages:].any(), "padding bits must be 0"
-    return raw[:pages].astype(bool)
 
 
 def allocated(path: str | Path) -> int:

@@ -17,8 +17,9 @@ import pytest
 
 import pagecheck
 from pagecheck.errors import UsageError
+from tests.support.bitmaps import bits
+from tests.support.oracle import zero_pages
 from tests.support.waiting import wait_for
-from tests.vm.oracle import zero_pages
 from tests.vm.qemu_stream import zero_records
 from tools.guest import Guest
 from tools.guest.fetch import GuestFiles
@@ -53,10 +54,6 @@ def watched(request: pytest.FixtureRequest, guest_files: GuestFiles) -> Iterator
 
 def status(guest: Guest) -> str:
     return str(guest.qmp("query-status")["status"])
-
-
-def bits(words: memoryview, pages: int) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(words, np.uint8), bitorder="little")[:pages].astype(bool)
 
 
 def assert_exact(report: pagecheck.Report, guest: Guest, expected: np.ndarray) -> None:

@@ -17,8 +17,9 @@ import pytest
 
 from pagecheck import Client, PagecheckError
 from pagecheck.errors import LimitError, UsageError
+from tests.support.bitmaps import bits
+from tests.support.oracle import zero_pages
 from tests.support.waiting import wait_for
-from tests.vm.oracle import zero_pages
 from tools.guest import Guest
 from tools.guest.fetch import GuestFiles
 
@@ -68,10 +69,6 @@ def service(beside: Beside) -> Iterator[subprocess.Popen[bytes]]:
 
 def status(guest: Guest) -> str:
     return str(guest.qmp("query-status")["status"])
-
-
-def bits(words: memoryview, pages: int) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(words, np.uint8), bitorder="little")[:pages].astype(bool)
 
 
 @pytest.mark.usefixtures("service")

@@ -16,8 +16,8 @@ import pagecheck
 from pagecheck.errors import SourceError
 from pagecheck.model import Region
 from pagecheck.vmm import GuestRam, Vm, open_vm
+from tests.support.oracle import zero_pages
 from tests.vm.bare_qemu import BareQemu, bare_qemu, file_backend, memfd_backend, same_file
-from tests.vm.oracle import zero_pages
 from tools.guest import Guest
 from tools.guest.fetch import GuestFiles
 

@@ -1,4 +1,4 @@
-"""RAM files for the suite over the whole engine, and what numpy says of them.
+"""RAM files that are filled page by page.
 
 A page is a hole, written zeros, or written with one byte that is not zero.
 """
@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
 from pagecheck import Report
 
-Bools = npt.NDArray[np.bool_]
+PAGE = 4096
 HUGE = 2 << 20
 NR_HUGE = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
@@ -80,21 +78,14 @@ def punch(fd: int, offset: int, size: int) -> None:
         raise OSError(ctypes.get_errno(), "fallocate")
 
 
-def zero_pages(fd: int, page_size: int, start: int = 0) -> Bools:
-    """numpy's answer about an independent copy that is made with pread."""
-    size = os.fstat(fd).st_size - start
-    copy = bytearray()
-    while len(copy) < size:
-        copy += os.pread(fd, min(size - len(copy), 1 << 24), start + len(copy))
-    return ~np.frombuffer(copy, np.uint64).reshape(-1, page_size // 8).any(axis=1)
-
-
-def bits(words: memoryview | None, pages: int) -> Bools:
-    """The pages of a bitmap, and the proof that its padding is 0."""
-    assert words is not None
-    flat = np.unpackbits(np.frombuffer(words, np.uint8), bitorder="little").astype(np.bool_)
-    assert not flat[pages:].any()
-    return flat[:pages]
+def sparse_file(path: str | os.PathLike[str], pages: int, data: dict[int, bytes]) -> Path:
+    """A file of holes but for the pages of `data`, each given by its bytes."""
+    with open(path, "wb") as file:
+        file.truncate(pages * PAGE)
+        for page, content in data.items():
+            file.seek(page * PAGE)
+            file.write(content.ljust(PAGE, b"\0"))
+    return Path(os.fsdecode(path))
 
 
 @contextlib.contextmanager

@@ -7,22 +7,23 @@ import os
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from tests.support.bitmaps import Bools
 from tools.guest.snapshot import data_extents
 
 _CHUNK_BYTES = 4 << 20
 
 
 def zero_pages(
-    path_or_fd: str | Path | int, page_size: int, size: int | None = None
-) -> npt.NDArray[np.bool_]:
-    """Decides every page of a file by reading all of it.
+    path_or_fd: str | Path | int, page_size: int, size: int | None = None, *, start: int = 0
+) -> Bools:
+    """Decides pages of a file by reading all of them.
 
     Args:
         path_or_fd: The RAM file, or an open fd of it (its position stays).
         page_size: Bytes per page, a power of two up to 4 MiB.
-        size: How many bytes from the start, a multiple of the page size; None means all.
+        size: How many bytes, a multiple of the page size; None means up to the end.
+        start: The byte where the first page lies.
 
     Returns:
         One bool per page, shape (size / page_size,): True where every byte is zero.
@@ -34,22 +35,22 @@ def zero_pages(
     if not isinstance(path_or_fd, int):
         fd = os.open(path_or_fd, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return zero_pages(fd, page_size, size)
+            return zero_pages(fd, page_size, size, start=start)
         finally:
             os.close(fd)
-    whole = os.fstat(path_or_fd).st_size if size is None else size
+    whole = os.fstat(path_or_fd).st_size - start if size is None else size
     if whole % page_size or _CHUNK_BYTES % page_size:
         raise ValueError(f"size {whole:#x}: page size {page_size:#x} does not divide it")
     zero = np.empty(whole // page_size, dtype=np.bool_)
-    for start in range(0, whole, _CHUNK_BYTES):
-        chunk = _read(path_or_fd, start, min(_CHUNK_BYTES, whole - start))
+    for at in range(0, whole, _CHUNK_BYTES):
+        chunk = _read(path_or_fd, start + at, min(_CHUNK_BYTES, whole - at))
         pages = np.frombuffer(chunk, dtype=np.uint64).reshape(-1, page_size // 8)
-        first = start // page_size
+        first = at // page_size
         zero[first : first + len(pages)] = ~pages.any(axis=1)
     return zero
 
 
-def hole_pages(path: Path, page_size: int) -> npt.NDArray[np.bool_]:
+def hole_pages(path: Path, page_size: int) -> Bools:
     """Tells which pages of a file were never allocated.
 
     Args:
