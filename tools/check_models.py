@@ -24,12 +24,14 @@ DEPTH_MAX: Final = 100_000
 WAKES: Final = ("BATCHES=2", "DEATH=0")
 DIRECT: Final = ("BATCHES=2", "DIRECT=1")
 REPLACED: Final = ("BATCHES=2",)
+ABANDONED: Final = ("BATCHES=4", "DEATH=0", "ABANDON=1")
 
 # What has to hold.
 CORRECT: Final = {
     "no worker dies": ("BATCHES=5", "DEATH=0"),
     "a direct channel's worker dies": DIRECT,
     "a worker dies and is replaced": REPLACED,
+    "a job is abandoned": ABANDONED,
 }
 # Mutant: in which of these it shows.
 MUTANTS: Final = {
@@ -46,8 +48,16 @@ MUTANTS: Final = {
     "WAKES_PAST_ONLY": WAKES,
     "DONE_SEEN_LATE": WAKES,
     "SUBMIT_SEEN_LATE": WAKES,
+    "NO_SUBMIT_INCREMENT": WAKES,
+    "NO_DONE_INCREMENT": WAKES,
+    "ATTENTION_AFTER_SUBMIT": WAKES,
+    "NO_ATTENTION_INCREMENT": WAKES,
     "GONE_AFTER_DONE": DIRECT,
+    "GONE_READ_LAST": DIRECT,
     "NO_WAKE_WHEN_GONE": DIRECT,
+    "NO_GONE_INCREMENT": DIRECT,
+    "ABANDONED_TAKEN": ABANDONED,
+    "ABANDONED_SLOT_FREE": ABANDONED,
     "ANY_ANSWER": ("BATCHES=3", "DEATH=0"),
     "SAME_RING": ("BATCHES=3",),
 }

@@ -20,6 +20,9 @@
 #ifndef DEATH
 #define DEATH 1 /* 0: no worker is killed, so that nothing but a wake-up ends a sleep */
 #endif
+#ifndef ABANDON
+#define ABANDON 0 /* 1: the submitter abandons what is in progress once, at any moment, and goes on */
+#endif
 #define SLOTS 2
 #define DEPTH 3 /* stores in a buffer */
 
@@ -74,6 +77,30 @@
 #ifndef M_SAME_RING
 #define M_SAME_RING 0
 #endif
+#ifndef M_NO_SUBMIT_INCREMENT
+#define M_NO_SUBMIT_INCREMENT 0
+#endif
+#ifndef M_NO_DONE_INCREMENT
+#define M_NO_DONE_INCREMENT 0
+#endif
+#ifndef M_NO_GONE_INCREMENT
+#define M_NO_GONE_INCREMENT 0
+#endif
+#ifndef M_ATTENTION_AFTER_SUBMIT
+#define M_ATTENTION_AFTER_SUBMIT 0
+#endif
+#ifndef M_NO_ATTENTION_INCREMENT
+#define M_NO_ATTENTION_INCREMENT 0
+#endif
+#ifndef M_GONE_READ_LAST
+#define M_GONE_READ_LAST 0
+#endif
+#ifndef M_ABANDONED_TAKEN
+#define M_ABANDONED_TAKEN 0
+#endif
+#ifndef M_ABANDONED_SLOT_FREE
+#define M_ABANDONED_SLOT_FREE 0
+#endif
 
 /* Processes with a store buffer. */
 #define SUBMITTER 0
@@ -104,6 +131,8 @@ byte sleeps_on[PROCESSES];
 bit dead;         /* the first worker was killed */
 bit submitter_ended;
 byte base;        /* batches that were collected from the first ring */
+byte abandoned;   /* the newest batch that the submitter abandoned */
+byte answered;    /* batches whose answers others could see when gone was stored */
 
 inline load(me, word, into)
 {
@@ -221,7 +250,12 @@ inline wake_worker(ring)
     load(SUBMITTER, ring + SUBMIT, seen);
     load(SUBMITTER, ring + ASLEEP, got);
     if
-    :: got == 1 + seen -> add(SUBMITTER, ring + SUBMIT); futex_wake(SUBMITTER, ring + SUBMIT)
+    :: got == 1 + seen ->
+        if
+        :: !M_NO_SUBMIT_INCREMENT -> add(SUBMITTER, ring + SUBMIT)
+        :: M_NO_SUBMIT_INCREMENT
+        fi;
+        futex_wake(SUBMITTER, ring + SUBMIT)
     :: else
     fi
 }
@@ -229,39 +263,62 @@ inline wake_worker(ring)
 /* pc_feed.c's pump with pagecheck_ring.h; of a VMM pagecheck_channel.h. */
 proctype submitter()
 {
-    byte ring, submitted, collected, got, seen, target, i;
-    bit over;
+    byte ring, submitted, collected, discard, got, seen, target, i;
+    bit over, gone;
 
     do
-    :: /* collect */
+    :: /* pgck_wait_slice reads gone first: what was answered before that counts */
+        if
+        :: DIRECT && !M_GONE_READ_LAST -> load(SUBMITTER, ring + GONE, gone)
+        :: else
+        fi;
+        /* collect */
         do
         :: collected < submitted ->
             load(SUBMITTER, ring + ANSWER((collected + 1) % SLOTS), got);
             if
             :: got > collected || (M_ANY_ANSWER && got > 0) ->
                 assert(M_ANY_ANSWER || got == collected + 1);
-                load(SUBMITTER, ring + BITS((collected + 1) % SLOTS), got);
-                assert(got == base + collected + 1); /* the answer of this batch, and whole */
+                if
+                :: collected < discard
+                :: else ->
+                    load(SUBMITTER, ring + BITS((collected + 1) % SLOTS), got);
+                    assert(got == base + collected + 1); /* the answer of this batch, and whole */
+                    assert(collected >= abandoned) /* of the job that waits for it */
+                fi;
                 collected++
             :: else -> break
             fi
         :: else -> break
         od;
         if
-        :: base + collected == BATCHES -> break
+        :: base + collected == BATCHES || discard == BATCHES -> break
+        :: ABANDON && !abandoned && collected < submitted -> /* pc_feed_abandon */
+            d_step {
+                abandoned = submitted;
+                discard = (M_ABANDONED_TAKEN -> 0 : submitted)
+            }
         :: else
         fi;
         if
-        :: base + submitted < BATCHES && submitted - collected < SLOTS -> /* pgck_ring_submit */
+        :: base + submitted < BATCHES &&
+           submitted - (M_ABANDONED_SLOT_FREE && discard > collected -> discard : collected) < SLOTS ->
+            /* pgck_ring_submit */
             submitted++;
             store(SUBMITTER, ring + OFFSETS(submitted % SLOTS), base + submitted, 0);
             store(SUBMITTER, ring + REQUEST(submitted % SLOTS), submitted, !M_RELAXED_REQUEST);
             wake_worker(ring)
         :: else ->
-            load(SUBMITTER, ring + GONE, got);
             if
-            :: got -> over = 1; break
-            :: !got && !DIRECT && dead && !over -> /* replaced, on a ring of its own */
+            :: DIRECT && M_GONE_READ_LAST -> load(SUBMITTER, ring + GONE, gone)
+            :: else
+            fi;
+            if
+            :: gone ->
+                assert(collected >= answered); /* nothing that was answered is lost */
+                over = 1;
+                break
+            :: !gone && !DIRECT && dead && !over -> /* replaced, on a ring of its own */
                 over = 1;
                 /* What it answered before it died counts; see above. */
                 do
@@ -341,8 +398,17 @@ proctype submitter()
         fi
     od;
     /* pc_ring_raise_attention: the worker is told to look at its socket, and ends. */
-    add(SUBMITTER, ring + ATTENTION);
-    add(SUBMITTER, ring + SUBMIT);
+    if
+    :: M_ATTENTION_AFTER_SUBMIT ->
+        add(SUBMITTER, ring + SUBMIT);
+        add(SUBMITTER, ring + ATTENTION)
+    :: !M_ATTENTION_AFTER_SUBMIT ->
+        add(SUBMITTER, ring + ATTENTION);
+        if
+        :: !M_NO_ATTENTION_INCREMENT -> add(SUBMITTER, ring + SUBMIT)
+        :: M_NO_ATTENTION_INCREMENT
+        fi
+    fi;
     futex_wake(SUBMITTER, ring + SUBMIT);
     submitter_ended = 1
 }
@@ -381,7 +447,10 @@ proctype worker(byte me; byte ring)
                 if
                 :: got != woken_for && next >= got + M_WAKES_PAST_ONLY ->
                     woken_for = got;
-                    add(me, ring + DONE);
+                    if
+                    :: !M_NO_DONE_INCREMENT -> add(me, ring + DONE)
+                    :: M_NO_DONE_INCREMENT
+                    fi;
                     futex_wake(me, ring + DONE)
                 :: else
                 fi;
@@ -441,8 +510,17 @@ proctype supervisor()
         futex_wake(SUPERVISOR, DONE);
         store(SUPERVISOR, GONE, 1, 1)
     :: !M_GONE_AFTER_DONE ->
-        store(SUPERVISOR, GONE, 1, 1);
-        add(SUPERVISOR, DONE);
+        atomic {
+            do
+            :: answered < BATCHES && memory[ANSWER((answered + 1) % SLOTS)] > answered -> answered++
+            :: else -> break
+            od;
+            store(SUPERVISOR, GONE, 1, 1)
+        };
+        if
+        :: !M_NO_GONE_INCREMENT -> add(SUPERVISOR, DONE)
+        :: M_NO_GONE_INCREMENT
+        fi;
         if
         :: !M_NO_WAKE_WHEN_GONE -> futex_wake(SUPERVISOR, DONE)
         :: M_NO_WAKE_WHEN_GONE
