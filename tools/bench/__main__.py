@@ -4,14 +4,28 @@ It asserts nothing. A ratio above 1 means that pagecheck is better than the peer
 project wants the median to be.
 """
 
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from tools.bench import against, channel, cold, commands, costs, dsa, kernels, pool, sidecar
+from tools.bench import (
+    against,
+    channel,
+    cold,
+    commands,
+    costs,
+    disk,
+    dsa,
+    kernels,
+    pool,
+    record,
+    sidecar,
+)
 from tools.bench.data import BUILD
-from tools.bench.rows import Row, table, write_json
+from tools.bench.rows import Row, table
 
 
 def _kernels(repeats: int, guest: Path | None) -> list[Row]:
@@ -25,6 +39,7 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
     "cold": lambda repeats, _guest: cold.run(repeats),
     "commands": lambda repeats, _guest: commands.run(repeats),
     "costs": lambda repeats, _guest: costs.run(repeats),
+    "disk": lambda repeats, _guest: disk.run(repeats),
     "dsa": dsa.run,
     "sidecar": lambda repeats, _guest: sidecar.run(repeats),
 }
@@ -35,20 +50,43 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True)
 @click.option("--guest", type=click.Path(exists=True, path_type=Path), help="A real guest's RAM.")
 @click.option("--other", type=click.Path(exists=True, path_type=Path), help="For `against`.")
+@click.option(
+    "--compare",
+    type=click.Path(exists=True, path_type=Path),
+    help="The JSON of a run before: also print what moved.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), default=BUILD / "bench.json")
-def main(what: str, repeats: int, guest: Path | None, other: Path | None, json_path: Path) -> None:
+def main(
+    what: str,
+    repeats: int,
+    guest: Path | None,
+    other: Path | None,
+    compare: Path | None,
+    json_path: Path,
+) -> None:
     """Runs one suite, or all."""
-    rows: list[Row] = []
-    if what == "against":
-        if other is None:
-            raise click.UsageError("against: give --other, a checkout with a .venv of its own")
-        rows += against.run(repeats, other.resolve())
-    else:
-        for name in SUITES if what == "all" else (what,):
-            rows += SUITES[name](repeats, guest)
-    print(table(rows))
-    write_json(rows, json_path)
+    try:
+        old = record.read(compare) if compare else None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    command = shlex.join(["python", "-m", "tools.bench", *sys.argv[1:]])
+    run = record.Run(command, record.machine(), {})
+    for name in SUITES if what == "all" else (what,):
+        click.echo(f"{name} ...", err=True)
+        run.suites[name] = _suite(name, repeats, guest, other)
+    print(table(run.rows))
+    record.write(run, json_path)
     print(f"\nthe same as JSON: {json_path}")
+    for line in record.compare(old, run) if old else ():
+        print(line)
+
+
+def _suite(name: str, repeats: int, guest: Path | None, other: Path | None) -> list[Row]:
+    if name != "against":
+        return SUITES[name](repeats, guest)
+    if other is None:
+        raise click.UsageError("against: give --other, a checkout with a .venv of its own")
+    return against.run(repeats, other.resolve())
 
 
 if __name__ == "__main__":

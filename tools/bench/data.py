@@ -1,4 +1,4 @@
-"""Files of made-up RAM in /dev/shm, and the C programs of the benchmarks."""
+"""Files of made-up RAM, in /dev/shm or on a disk, and the C programs of the benchmarks."""
 
 import mmap
 import os
@@ -33,22 +33,23 @@ def compiled(name: str, *more: Path, includes: Sequence[Path] = ()) -> Path:
 
 
 class RamFile:
-    """A tmpfs file with pages of one kind, mapped for the benchmark's own use.
+    """A file with pages of one kind, mapped for the benchmark's own use.
 
     Attributes:
         path: where it is.
         view: its bytes, read-only.
     """
 
-    def __init__(self, case: str, size: int) -> None:
+    def __init__(self, case: str, size: int, folder: Path = Path("/dev/shm")) -> None:
         """Writes it.
 
         Args:
             case: `zero`, `half` (a random half of the pages is normal from byte 0 on) or
                 `random` (random bytes throughout).
             size: bytes, a multiple of 64 MiB.
+            folder: where it is made, e.g. on a disk.
         """
-        self.path = Path(f"/dev/shm/pagecheck-bench-{os.getpid()}-{case}.ram")
+        self.path = folder / f"pagecheck-bench-{os.getpid()}-{case}.ram"
         self._size = size
         rng = np.random.default_rng(1)
         with self.path.open("wb") as file:

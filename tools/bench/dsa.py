@@ -117,7 +117,15 @@ def _count(program: Path, kernel: str, case: _Case) -> Costs:
     return Costs(total / counts["pages"], counts["descriptors"] / counts["pages"])
 
 
-def _row(what: str, case: str, peer: str, ours: float, theirs: float, aim: float | None) -> Row:
+def _row(
+    what: str,
+    case: str,
+    peer: str,
+    ours: float,
+    theirs: float,
+    aim: float | None,
+    detail: str = "",
+) -> Row:
     return Row(
         what=f"software device, {what}",
         case=case,
@@ -128,6 +136,8 @@ def _row(what: str, case: str, peer: str, ours: float, theirs: float, aim: float
         theirs=theirs,
         limit=None,
         unit="instr/page",
+        detail=detail,
+        limited_by="instructions of the helper, counted exactly",
     )
 
 
@@ -151,11 +161,12 @@ def _instructions(program: Path) -> Iterator[Row]:
     apart = cost("zero", "together", runs=False)
     yield _row(
         what,
-        f"zero pages in order, {together.descriptors:.3f} descriptors a page",
+        "zero pages in order",
         "no page shares a descriptor",
         together.instructions,
         apart.instructions,
         None,
+        f"{together.descriptors:.3f} descriptors a page",
     )
     for order, words in (("together", "in order"), ("apart", "no neighbours")):
         sampled = cost("half", order)
@@ -163,10 +174,11 @@ def _instructions(program: Path) -> Iterator[Row]:
         yield _row(
             what,
             f"half-half mix, {words}",
-            f"no sampling, {bare.descriptors:.2f} descriptors a page for {sampled.descriptors:.2f}",
+            "no sampling",
             sampled.instructions,
             bare.instructions,
             None,
+            f"{sampled.descriptors:.2f} descriptors a page, the peer {bare.descriptors:.2f}",
         )
 
 
@@ -194,7 +206,7 @@ def _waits(program: Path, repeats: int) -> Iterator[Row]:
         for peer, theirs, wanted in peers:
             yield Row(
                 what="software device, CPU while it holds a packet",
-                case=f"device delay {delay_us} us, waited {wall_us:.0f} us",
+                case=f"device delay {delay_us} us",
                 peer=peer,
                 ratio=Spread.of([t / o for t, o in zip(theirs, ours, strict=True)]),
                 aim=wanted,
@@ -202,6 +214,8 @@ def _waits(program: Path, repeats: int) -> Iterator[Row]:
                 theirs=statistics.median(theirs),
                 limit=None,
                 unit="% of the wait",
+                detail=f"waited {wall_us:.0f} us",
+                limited_by="the settling of the answers",
             )
 
 
@@ -227,14 +241,14 @@ def _guest(ram: Path | None, repeats: int) -> Iterator[Row]:
             per_zero.append(counted.descriptors / max(zero, 1))
     finally:
         copy.unlink(missing_ok=True)
-    case = f"{ram.name}, {zero - holes} zero pages with data"
+    detail = f"{zero - holes} zero pages with data, {holes} holes"
     for words, figures, aim in (
         ("by those that the device decided", per_device, 0.25),
-        (f"by all, {holes} holes too", per_zero, None),
+        ("by all", per_zero, None),
     ):
         yield Row(
             what=what,
-            case=f"{case}, {words}",
+            case=f"{ram.name}, {words}",
             peer=_WANTED if aim else "-",
             ratio=Spread.of([aim / figure for figure in figures]) if aim else None,
             aim=1.0 if aim else None,
@@ -242,6 +256,8 @@ def _guest(ram: Path | None, repeats: int) -> Iterator[Row]:
             theirs=1000 * aim if aim else None,
             limit=None,
             unit="per 1000 pages",
+            detail=detail,
+            limited_by="runs of zero pages that a normal one interrupts",
         )
 
 

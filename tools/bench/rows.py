@@ -1,11 +1,8 @@
-"""What every benchmark reports: rows of ratios, as a table for people and as JSON."""
+"""What every benchmark reports: rows of ratios, as a table for people."""
 
-import dataclasses
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,8 @@ class Row:
         limit: The median of what nothing can beat, in `unit`; None if it was not measured.
         unit: The unit of the three figures.
         note: Why something is missing, or empty.
+        detail: What else this run measured about the case; not part of the row's name.
+        limited_by: What keeps our figure from being better, in a few words.
     """
 
     what: str
@@ -56,6 +55,13 @@ class Row:
     limit: float | None
     unit: str = "ns/page"
     note: str = ""
+    detail: str = ""
+    limited_by: str = ""
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """What makes a row the same row in another run."""
+        return self.what, self.case, self.peer
 
     @property
     def reached(self) -> bool | None:
@@ -65,20 +71,21 @@ class Row:
         return self.ratio.median >= self.aim
 
 
-_HEADINGS = ("what", "case", "peer", "min", "median", "max", "aim", "ours", "peer's", "limit", "")
+HEADINGS = ("what", "case", "peer", "min", "median", "max", "aim", "ours", "peer's", "limit", "")
 
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def cells(row: Row) -> tuple[str, ...]:
+    """One cell for each of `HEADINGS`."""
     ratio = row.ratio
     spread = (ratio.minimum, ratio.median, ratio.maximum) if ratio else (None, None, None)
     verdict = {True: "reached", False: "not reached", None: ""}[row.reached]
     return (
         row.what,
-        row.case,
+        "; ".join(filter(None, (row.case, row.detail))),
         row.peer,
         *(_number(value, 2) for value in spread),
         _number(row.aim, 2),
@@ -86,6 +93,26 @@ def _cells(row: Row) -> tuple[str, ...]:
         _number(row.theirs, 1),
         f"{_number(row.limit, 1)} {row.unit}",
         row.note or verdict,
+    )
+
+
+def lines_up(lines: Sequence[tuple[str, ...]], text: int) -> str:
+    """Aligns columns.
+
+    Args:
+        lines: as many cells each, the headings first.
+        text: how many leading columns hold words; the others hold numbers, but for the last.
+
+    Returns:
+        The lines, without a newline at the end.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < text or i == len(widths) - 1 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
     )
 
 
@@ -98,28 +125,4 @@ def table(rows: Sequence[Row]) -> str:
     Returns:
         Lines of aligned columns under a heading, without a newline at the end.
     """
-    lines = [_HEADINGS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = 3  # the leading columns hold words, the others numbers
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < text or i == len(widths) - 1 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def write_json(rows: Sequence[Row], path: Path) -> None:
-    """Writes the rows as a JSON list of objects, each with `reached` added.
-
-    Args:
-        rows: Any number of rows.
-        path: The file, replaced if it exists; its folder is made.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    objects = [dataclasses.asdict(row) | {"reached": row.reached} for row in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(objects, indent=1) + "\n")
+    return lines_up([HEADINGS, *map(cells, rows)], text=3)
