@@ -387,7 +387,7 @@ proctype submitter()
                         futex_wait(SUBMITTER, ring + DONE, seen);
                         if
                         :: !sleeps[SUBMITTER]
-                        :: !DIRECT && dead && ring == 0 && !over -> /* it looks after every slice */
+                        :: !DIRECT && dead && ring == 0 && !over -> /* it checks at the end of every slice */
                             d_step { sleeps[SUBMITTER] = 0; sleeps_on[SUBMITTER] = 0 }
                         fi
                     fi

@@ -48,7 +48,7 @@ def start_limit() -> IsOver:
 
 def reply_limit(progress: Callable[[], int], stall_ns: int) -> IsOver:
     """How long a process that was ready may owe a reply: it hangs when it makes no progress for
-    `stall_ns`, and work that takes longer than REPLY_NS is no excuse either.
+    `stall_ns`, or, progress or not, takes longer than REPLY_NS.
 
     Args:
         progress: a word that it raises while it works.

@@ -88,7 +88,7 @@ class Link:
         Raises:
             Closed: end of file.
             OSError: there is no descriptor left for what came with it.
-            InternalError: what came is no message of ours.
+            InternalError: what came is not a message of ours.
         """
         if self._socket.fileno() < 0:
             raise Closed("closed here")

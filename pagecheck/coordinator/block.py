@@ -95,8 +95,8 @@ class Block:
         like zeros, so these pages are undecided."""
         offset = self.pages_inside(file_size) * self.ram.page_size
         return (
-            f"{self.source.text}: was cut to {file_size:#x} bytes: pages of block {self.ram.name} "
-            f"from offset {offset:#x} are undecided"
+            f"{self.source.text}: was truncated to {file_size:#x} bytes: pages of block "
+            f"{self.ram.name} from offset {offset:#x} are undecided"
         )
 
     def require_attached(self) -> None:

@@ -144,7 +144,7 @@ def run_scan(
         progress: called about ten times a second with (bytes done, bytes in all), of all parts.
 
     Raises:
-        UsageError: an argument is out of range, or a diff where holes cannot be told.
+        UsageError: an argument is out of range, or a diff whose holes cannot be known.
         SourceError: a page of a diff is part hole, part data; the VM cannot be paused, or ran on
             although it was to be left stopped.
         EngineError: no channel is left.

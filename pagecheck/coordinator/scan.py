@@ -127,7 +127,7 @@ class ScanWork:
             self._next_ns = max(self._next_ns, clock.now_ns()) + cost_ns
 
     def close(self) -> None:
-        """Lets go of a walk that was ended early; it holds this object, which holds it."""
+        """Releases a walk that was ended early; it holds this object, which holds it."""
         with self._lock:
             self._runs = iter(())
 

@@ -104,12 +104,12 @@ class Bitmap:
         """See `Selection`.
 
         Raises:
-            UsageError: the file was cut short.
+            UsageError: the file was truncated.
         """
         wanted = (count + 7) // 8
         raw = os.pread(self._fd, wanted, first // 8)
         if len(raw) < wanted:
-            raise UsageError("bitmap: the file was cut short while it was read")
+            raise UsageError("bitmap: the file was truncated while it was read")
         bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=count, bitorder="little")
         return bits.view(np.bool_)
 
@@ -133,7 +133,7 @@ def scan_selected(
     Holes are answered by the workers, as zero; which of the zero pages are holes is not reported.
 
     Raises:
-        UsageError: the selection's file was cut short.
+        UsageError: the selection's file was truncated.
         EngineError: no channel is left.
     """
     with contextlib.closing(Rest(block.source)) as rest:

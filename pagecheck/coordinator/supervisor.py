@@ -6,7 +6,7 @@ deadline of the caller's that is taken for a failure of the worker's.
 Decision: a worker that fails is killed and reaped and gets a new ring under new names; a reply that
 is still to come is remembered and taken by the next use; a channel that loses five workers without
 one answer in between is lost. What the host does not give at this moment (memory, descriptors,
-processes, room in /dev/shm) is no failure of the worker's: the next use tries again.
+processes, room in /dev/shm) is not the worker's failure: the next use tries again.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ class WorkerSupervisor:
             self._attached[block.id] = block
 
     def _mark_dead(self, failure: str, *, broken: bool = False) -> tuple[int, int] | None:
-        """Takes note of a worker that is no more.
+        """Takes note of a worker that is gone.
 
         Args:
             broken: it was killed for its answer.

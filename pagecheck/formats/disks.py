@@ -1,4 +1,4 @@
-"""Images of disks in a container. A raw disk image cannot be told from RAM and is treated as RAM.
+"""Disk image containers. A raw disk image cannot be distinguished from RAM and is treated as RAM.
 
 Source: QEMU's docs/interop/qcow2.txt; VMware's Virtual Disk Format 5.0; the VHD and VHDX
 specifications; VirtualBox's VDICore.h.

@@ -126,7 +126,7 @@ class Feed:
         """
 
     def end(self) -> tuple[int, int]:
-        """Ends the job: what was not answered stays undecided, and late answers are thrown away.
+        """Ends the job: what was not answered stays undecided, and late answers are discarded.
 
         Returns:
             Pages decided, pages undecided.
@@ -150,7 +150,7 @@ class Feed:
         """Tells the worker that a message waits on its socket."""
 
     def mark_gone(self) -> None:
-        """Tells who submits that nobody answers any more, and wakes it; the worker has ended."""
+        """Tells the submitter that the worker is gone, and wakes it; the worker has ended."""
 
     def progress(self) -> int:
         """The worker's progress word: it rises while the worker does anything."""
@@ -159,7 +159,7 @@ class Feed:
         """Batches that the worker has not answered yet, those of ended jobs included."""
 
     def counts(self) -> tuple[int, int, int]:
-        """Pages decided, pages undecided so far, batches out."""
+        """Pages decided, pages undecided so far, batches in progress."""
 
     def close(self) -> None:
         """Unmaps the segments. May be called twice."""
@@ -219,7 +219,7 @@ class Portal:
         """
 
     def close(self) -> None:
-        """Waits until the device holds nothing of ours: for as long as the device likes."""
+        """Waits, without a limit, until the device holds nothing of ours."""
 
 class Worker:
     """The worker's end of one ring and the RAM blocks attached to it."""
@@ -316,7 +316,7 @@ class Worker:
         """
 
     def close_queue(self) -> None:
-        """Gives the queue up; it drains in a thread of its own."""
+        """Abandons the queue; it drains in a thread of its own."""
 
     def queue_state(self) -> tuple[int, int, int]:
         """QUEUE_NONE, QUEUE_UP or QUEUE_DRAINING; why the last queue ended (QUEUE_CLOSED, _LOST,
@@ -357,7 +357,7 @@ def kernel_auto() -> str:
     """Name of the best kernel that this CPU runs."""
 
 def kernel_self_check(name: str, /) -> bool:
-    """Proves the kernel on every byte position of a page, in a few milliseconds.
+    """Tests the kernel on every byte position of a page, in a few milliseconds.
 
     Raises:
         ValueError: the kernel is unknown or cannot run here.

@@ -114,7 +114,7 @@ class Monitor:
         Raises:
             Refused: QEMU answered with an error.
             Silent: no answer came.
-            Lost: the connection is lost, or what came was no answer.
+            Lost: the connection is lost, or what came was not an answer.
         """
         if self._client is None:
             raise Lost(f"{self.name}: is not connected")

@@ -219,7 +219,7 @@ def as_ram(text: str, name: str, file: OpenFile, start: int, size: int) -> Guest
         had = source.size
         source.close()
         raise SourceError(
-            f"{text}: its file has {had:#x} bytes, {start + size:#x} are mapped; it was cut short"
+            f"{text}: its file has {had:#x} bytes, {start + size:#x} are mapped; it was truncated"
         )
     return GuestRam(source, start, size, ())
 

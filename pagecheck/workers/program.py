@@ -49,7 +49,7 @@ def _report(link: Link, error: Exception) -> None:
     try:
         link.send({"error": to_wire(error)})
     except (Closed, OSError):
-        return  # nobody is there who could be told
+        return  # nobody is left to report to
 
 
 def _known(error: Exception) -> Exception:

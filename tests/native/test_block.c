@@ -66,7 +66,7 @@ static void test_sparse(const struct way *way)
     close(fd);
 }
 
-static void test_cut_short(const struct way *way)
+static void test_truncated(const struct way *way)
 {
     int fd = ram_file(32, 0, UINT32_MAX);
     pc_file_block block = ram_block(fd, 32, way->flags, way->map);
@@ -76,7 +76,7 @@ static void test_cut_short(const struct way *way)
     words answer = decide(&block, NULL, 0, 32);
     CHECK(answer.decided[0] == 0xfffff && answer.zero[0] == 0xfffff, "zero %llx decided %llx",
           (unsigned long long)answer.zero[0], (unsigned long long)answer.decided[0]);
-    check_end("file cut short before:", way->name);
+    check_end("file truncated before:", way->name);
     close(fd);
 }
 
@@ -187,7 +187,7 @@ int main(void)
 {
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         test_sparse(&ways[i]);
-        test_cut_short(&ways[i]);
+        test_truncated(&ways[i]);
         test_large_pages(&ways[i]);
     }
     test_sigbus();

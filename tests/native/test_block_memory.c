@@ -1,4 +1,4 @@
-/* A block over memory that is no file and that no mapping shows: everything it decides comes from
+/* A block over memory that is neither a file nor mapped: everything it decides comes from
  * the table of functions. */
 #include <stdio.h>
 

@@ -171,9 +171,9 @@ static void begin_four(bench *b, answer *a, uint32_t zeros)
     CHECK(b->device.count == 1 && b->device.kept[0].desc_count == FOUR, "one batch of four");
 }
 
-/* Members of `present` tell the truth, then the batch says `word` and `done`. The queue is given
- * up where a record may still come, `end` says as what; else all four are decided by the device,
- * those that did not run when they go out again. */
+/* Members of `present` tell the truth, then the batch says `word` and `done`. The queue is
+ * abandoned where a record may still come, `end` says as what; else all four are decided by the
+ * device, those that did not run when they go out again. */
 static void test_batch(const char *name, uint32_t word, uint32_t done, uint32_t present,
                        pc_queue_end end)
 {

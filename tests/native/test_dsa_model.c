@@ -32,7 +32,7 @@ static void test_shared(void)
     dsa_model_movdir64b(model, &page);
     CHECK(counts_of(model).dropped == 1 && counts_of(model).retried == 3, "counts");
     CHECK(dsa_model_run(model, 2) == 2, "run 2");
-    CHECK(!dsa_model_enqcmd(model, &page), "room was not given back");
+    CHECK(!dsa_model_enqcmd(model, &page), "room was not released");
     CHECK(dsa_model_run(model, SIZE_MAX) == 4, "run the rest");
     for (size_t i = 0; i < 5; i++)
         CHECK(status(i) == 1, "record %zu", i);

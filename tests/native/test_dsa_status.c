@@ -65,7 +65,7 @@ static void test_refused(uint32_t status, bool at_once)
     check_end("batches are always refused, status", of);
 }
 
-/* One refusal is no reason to go without batches for ever. */
+/* One refusal is not a reason to go without batches for ever. */
 static void test_refused_now_and_then(uint32_t status)
 {
     bench b;

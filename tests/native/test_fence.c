@@ -155,7 +155,7 @@ static void test_store_order(dsa_model_mode mode)
 {
     void *page = mmap(NULL, 2 * PC_PORTAL_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     check_begin();
-    for (int fences = 1; fences >= 0; fences--) { /* without: the device is no match for it */
+    for (int fences = 1; fences >= 0; fences--) { /* without: the device needs it */
         trap_hooks.sfence = fences != 0 ? model_fence : NULL;
         trap_hooks.enqcmd = model_enqcmd;
         trap_hooks.movdir64b = model_movdir64b;

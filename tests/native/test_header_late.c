@@ -1,5 +1,5 @@
 /* include/pagecheck.h's connection when a deadline passes: what was not asked can be asked again,
- * what was answered too late is dropped and given back, and what cannot go on says to connect
+ * what was answered too late is dropped and released, and what cannot go on says to connect
  * again. */
 #include "header_fixture.h"
 
@@ -88,7 +88,7 @@ static int64_t now_and(int64_t more_ns)
     return pagecheck_now_ns() + more_ns;
 }
 
-/* The process stood still between the time that it computed and the call. */
+/* The process was stopped between the time that it computed and the call. */
 static void test_before_a_byte_was_sent(void)
 {
     peers p;
@@ -138,13 +138,13 @@ static void test_late_answers(void)
     CHECK(strstr(p.heard, "\"close-channel\",\"arguments\":{\"channel\":7}") != NULL, "%s",
           p.heard);
     CHECK(strstr(p.heard, "\"detach\",\"arguments\":{\"block\":9}") != NULL, "%s", p.heard);
-    say(&p, DONE, 0, false); /* of what was given back */
+    say(&p, DONE, 0, false); /* of what was released */
     say(&p, OPENED, 4, true);
     CHECK(pagecheck_open_channel(&p.client, &options, late(), &channel) == 0, "%s", p.client.error);
     CHECK(channel.id == 7, "channel %u", channel.id);
     pagecheck_channel_unmap(&channel);
     CHECK(count_fds() == fds, "%d descriptors, not %d", count_fds(), fds);
-    check_end("late answers are dropped by their ids and given back", "");
+    check_end("late answers are dropped by their ids and released", "");
     peers_deinit(&p);
 }
 

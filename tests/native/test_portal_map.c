@@ -56,7 +56,7 @@ static void test_open_mapped(bool dedicated)
     CHECK(mapped("pc-portal") == 1 && is_open(fd), "mapped %u times", mapped("pc-portal"));
     portal->ops->close(portal);
     CHECK(mapped("pc-portal") == 0 && !is_open(fd), "left behind");
-    check_end("a file is mapped and let go", dedicated ? "movdir64b" : "enqcmd");
+    check_end("a file is mapped and released", dedicated ? "movdir64b" : "enqcmd");
 }
 
 static void test_open_mapped_fails(void)
@@ -99,7 +99,7 @@ static void test_open_mapped_asks(bool dedicated)
         portal->ops->close(portal);
         CHECK(fcntl(fd, F_GETFD) == -1, "it was left open");
     }
-    check_end("a CPU without the instruction is no portal's", dedicated ? "movdir64b" : "enqcmd");
+    check_end("a CPU without the instruction gets no portal", dedicated ? "movdir64b" : "enqcmd");
 }
 
 int main(void)

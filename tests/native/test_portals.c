@@ -25,7 +25,8 @@ static void test_bitfields(void)
     CHECK(memcmp(&desc, expected, sizeof expected) == 0, "pasid, priv, flags, opcode");
     memcpy(bytes, &record, sizeof bytes);
     CHECK(bytes[16] == 0x56 && bytes[17] == 0x34 && bytes[18] == 0x12, "invalid_flags");
-    CHECK((0xc3 & PC_IDXD_STATUS_MASK) == DSA_COMP_PAGE_FAULT_NOBOF, "bits 6 and 7 are no code");
+    CHECK((0xc3 & PC_IDXD_STATUS_MASK) == DSA_COMP_PAGE_FAULT_NOBOF,
+          "bits 6 and 7 are not part of the code");
     check_end("bitfields of <linux/idxd.h>", "");
 }
 
@@ -257,7 +258,7 @@ static void test_tsc(void)
     check_begin();
     uint64_t before = pc_tsc_now();
     usleep(1000);
-    CHECK(pc_tsc_now() > before, "it stands still");
+    CHECK(pc_tsc_now() > before, "it does not advance");
     check_end("the time stamp counter", "");
 }
 

@@ -1,4 +1,4 @@
-/* Both ends of a ring: giving out, answering, losing workers, distrusting what comes back. */
+/* Both ends of a ring: submitting, answering, losing workers, distrusting what comes back. */
 #include <stdio.h>
 
 #include <errno.h>
@@ -30,7 +30,7 @@ static pc_job range_job(uint64_t *zero, uint64_t *normal, uint32_t batch)
     return (pc_job){.block = 0, .batch_pages = batch, .zero_bits = zero, .normal_bits = normal};
 }
 
-/* A thread answers while the feed gives out, for batch sizes around every boundary. */
+/* A thread answers while the feed submits, for batch sizes around every boundary. */
 static void test_scan(void)
 {
     fixture f;

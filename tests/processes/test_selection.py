@@ -60,7 +60,7 @@ def test_a_bitmap_that_is_too_short_or_becomes_so():
         Bitmap(fd, 65)
     selection = Bitmap(fd, 64)
     os.ftruncate(fd, 4)
-    with pytest.raises(UsageError, match="cut short"):
+    with pytest.raises(UsageError, match="truncated"):
         selection.window(0, 64)
     os.close(fd)
 

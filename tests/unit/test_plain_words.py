@@ -34,9 +34,14 @@ INSTEAD: Final = {
     r"sure": "all decided; certain",
     r"prov(e|es|ed|ing) (itself|its (engine|kernel))": "self-test",
     r"(make|makes|made|making) no sense": "invalid",
-    r"(?<!there )(is|are|was|were) no (socket|memfd|memory|(regular )?file|kind|number|service)": (
-        "is not a"
+    r"(?<!there )(is|are|was|were) no (?!(longer|more (than|room)|faster|such|other|raw)\b)\w+": (
+        "is not a; is gone"
     ),
+    r"(is|was|were|file|returned) cut short": "truncated",
+    r"(throw(s|n|ing)?|threw) away": "discard",
+    r"(can|cannot|could|may) be told": "known; reported",
+    r"(let|lets|letting) go of": "release",
+    r"no excuse": "not an exception",
     r"look(s|ed|ing) after": "supervise",
     r"deaf": "ignore",
     r"rescue[sd]?": "force the resume",
@@ -46,6 +51,8 @@ INSTEAD: Final = {
 # Names in messages between processes and in the JSON, which stay.
 KEPT: Final = re.compile(r"stood_still|[`\"]rescue[`\"]")
 SOURCES: Final = ("*.py", "*.pyi", "native/**/*.[ch]", "include/*.[ch]")
+PAGES: Final = ("[!C]*.md", "CONTRIBUTING.md", "docs/**/*.md", "docs/**/*.pml")
+C_BESIDE: Final = ("examples/*.c", "tests/native/*.[ch]")
 
 
 def words(text: str) -> Iterator[tuple[int, str]]:
@@ -67,11 +74,11 @@ def idioms(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def sources() -> Iterator[Path]:
-    """The package, its C, and the pages for users."""
+    """The package, its C and their comments, the C beside it, and the pages but the changelog."""
     for pattern in SOURCES:
         yield from PACKAGE.rglob(pattern) if "/" not in pattern else PACKAGE.glob(pattern)
-    yield from ROOT.glob("docs/*.md")
-    yield ROOT / "README.md"
+    for pattern in (*PAGES, *C_BESIDE):
+        yield from ROOT.glob(pattern)
 
 
 def test_standard_terms() -> None:

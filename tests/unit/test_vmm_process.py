@@ -214,7 +214,7 @@ def test_a_process_that_is_no_vmm() -> None:
 
 
 def test_a_file_that_was_cut_short() -> None:
-    with vmm("ch_ram:8", "cut") as pid, pytest.raises(SourceError, match="it was cut short"):
+    with vmm("ch_ram:8", "cut") as pid, pytest.raises(SourceError, match="it was truncated"):
         found(f"pid:{pid}")
 
 

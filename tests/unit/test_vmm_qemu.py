@@ -108,7 +108,7 @@ def test_paths_that_lead_to_no_file(path: str) -> None:
 
 def test_a_file_that_is_too_small(ram: Path) -> None:
     os.truncate(ram, 15 * MIB)
-    with pytest.raises(SourceError, match="was cut short"):
+    with pytest.raises(SourceError, match="was truncated"):
         opened(Answers(str(ram)))
 
 

@@ -1,5 +1,5 @@
-/* What becomes of a record that is no answer: it is counted, the first one is kept, and what the
- * device cannot do is not asked of it again.
+/* What becomes of a record that is not an answer: it is counted, the first one is kept, and what
+ * the device cannot do is not asked of it again.
  *
  * Facts: a queue can be worse than sysfs says: an opcode that its mask hides, a shorter transfer, a
  * smaller batch, a flag that its version does not know. What a descriptor is refused for, the next
@@ -14,7 +14,7 @@
 #define UNBATCHED_MAX 4u       /* batches in a row that did not run: no batches from then on */
 #define TRANSFER_MAX_MIN 4096u /* refused for a page of this size, a transfer is an error */
 
-/* Faults are no failures: pages come and go. */
+/* Faults are not failures: pages come and go. */
 static bool is_failure(uint32_t status)
 {
     switch (status) {

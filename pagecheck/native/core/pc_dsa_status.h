@@ -1,4 +1,4 @@
-/* What records that are no answers teach, and how they are counted. */
+/* What records that are not answers teach, and how they are counted. */
 #ifndef PC_DSA_STATUS_H
 #define PC_DSA_STATUS_H
 

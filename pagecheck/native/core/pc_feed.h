@@ -50,7 +50,7 @@ typedef enum pc_pump {
     PC_PUMP_TIMEOUT,     /* the deadline passed */
     PC_PUMP_INTERRUPTED, /* a signal came */
     PC_PUMP_BROKEN,      /* the worker's answer is invalid, or it refused a batch */
-    PC_PUMP_GONE,        /* nobody answers any more */
+    PC_PUMP_GONE,        /* the worker is gone */
     PC_PUMP_FAILED,      /* no wait is possible; errno says why */
 } pc_pump;
 
@@ -72,7 +72,7 @@ bool pc_feed_oldest(const pc_feed *feed, pc_batch_span *oldest);
 /* Sets the oldest batch aside as undecided; only between rebind and the next pump. */
 void pc_feed_skip_oldest(pc_feed *feed);
 /* Ends the job: what is in progress, waiting or not yet submitted stays undecided, and answers that
- * still come are thrown away. */
+ * still come are discarded. */
 void pc_feed_abandon(pc_feed *feed);
 /* Takes over the ring of a new worker; what the old one left unanswered is submitted again. */
 void pc_feed_rebind(pc_feed *feed, const pc_ring *ring);

@@ -1,4 +1,4 @@
-/* Reads of a mapping whose file may be cut short under it: SIGBUS becomes a return value.
+/* Reads of a mapping whose file may be truncated under it: SIGBUS becomes a return value.
  *
  * The handler is process-wide and only workers install it. It acts on faults inside the address
  * range that this thread announced; every other SIGBUS keeps its old meaning. */

@@ -87,6 +87,6 @@ void pc_ring_mark_gone(const pc_ring *ring)
     /* In this order: whoever reads `done` after it was raised here, as every sleeper does, sees
      * `gone`. release; pairs with the acquire load in pgck_ring_gone */
     __atomic_store_n(&ring->shared.header->gone, 1, __ATOMIC_RELEASE);
-    __atomic_fetch_add(&ring->shared.header->done, 1, __ATOMIC_RELEASE); /* its worker is no more */
+    __atomic_fetch_add(&ring->shared.header->done, 1, __ATOMIC_RELEASE);
     pgck_futex_wake(&ring->shared.header->done);
 }

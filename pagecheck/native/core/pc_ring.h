@@ -27,7 +27,7 @@ void pc_ring_close(pc_ring *ring);
 
 /* Makes the worker look at its socket. */
 void pc_ring_raise_attention(const pc_ring *ring);
-/* Says that nobody answers any more, and wakes who waits for it. */
+/* Says that the worker is gone, and wakes the submitter. */
 void pc_ring_mark_gone(const pc_ring *ring);
 
 int64_t pc_clock_now_ns(void);

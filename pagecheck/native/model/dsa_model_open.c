@@ -110,7 +110,7 @@ size_t dsa_model_run(dsa_model *model, size_t most)
         dsa_entry *entry = dsa_queue_pick(model, true, &next_ns);
         if (entry == NULL)
             break;
-        done += !entry->executed; /* a late record is no second execution */
+        done += !entry->executed; /* a late record is not a second execution */
         advance(&model->engines[0], entry);
     }
     pthread_mutex_unlock(&model->lock);
@@ -257,7 +257,8 @@ dsa_model *dsa_model_open(const dsa_model_options *options, char *why, size_t wh
     error = -dsa_memory_open(model);
     if (error != 0) {
         free_all(model);
-        return refuse(why, why_bytes, "this process's memory cannot be looked at", error);
+        return refuse(why, why_bytes, "/proc/self/pagemap or /proc/self/mem cannot be opened",
+                      error);
     }
     init_locks(model);
     error = options->threaded ? start_engines(model) : 0;
@@ -265,7 +266,7 @@ dsa_model *dsa_model_open(const dsa_model_options *options, char *why, size_t wh
         deinit_locks(model);
         dsa_memory_close(model);
         free_all(model);
-        return refuse(why, why_bytes, "no thread", error);
+        return refuse(why, why_bytes, "cannot start a thread", error);
     }
     return model;
 }

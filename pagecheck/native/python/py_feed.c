@@ -114,7 +114,7 @@ static int nothing_out(FeedObject *self)
 {
     if (pc_feed_outstanding(&self->feed) == 0)
         return 0;
-    py_fail(PC_ERROR_BUSY, "a job's batches are still out");
+    py_fail(PC_ERROR_BUSY, "a job's batches are still in progress");
     return -1;
 }
 

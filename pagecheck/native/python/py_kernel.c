@@ -1,4 +1,4 @@
-/* Functions over the kernels: listing them, proving them, and checking memory with one. */
+/* Functions over the kernels: listing them, self-testing them, and checking memory with one. */
 #include "py_error.h"
 
 #include <string.h>
@@ -80,7 +80,7 @@ static PyObject *kernel_zero_pages(PyObject *module, PyObject *args)
     if (py_words_get(out, &words, 1, (count + 63u) / 64u * 8u, "out") != 0)
         goto release_offsets;
     if (page_bytes == 0 || page_bytes % PC_KERNEL_PAGE_BYTES != 0) {
-        py_fail(PC_ERROR_INVALID, "page size %llu is no multiple of 4096", page_bytes);
+        py_fail(PC_ERROR_INVALID, "page size %llu is not a multiple of 4096", page_bytes);
         goto release_words;
     }
     const uint64_t *offset = at.buf;
