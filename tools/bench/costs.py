@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
+from pagecheck import Coordinator
 from pagecheck.native import _native
 from tools.bench.data import ROOT, RamFile
 from tools.bench.rows import Row
@@ -104,6 +106,24 @@ def _buffers(fd: int, kernel: str, repeats: int) -> list[Row]:
     return rows
 
 
+def _coordinator(path: Path, repeats: int) -> list[Row]:
+    """CPU time of the coordinator's process in a scan, for each batch of 2 MiB."""
+    rows = []
+    with Coordinator(1) as coordinator:
+        for access in ("map", "read"):
+            block = coordinator.attach(path, access=access)
+            coordinator.scan(block)
+            used = []
+            for _ in range(repeats):
+                start = time.process_time()
+                coordinator.scan(block)
+                used.append(time.process_time() - start)
+            coordinator.detach(block)
+            each = statistics.median(used) * 1e6 / (SIZE >> 21)
+            rows.append(_row("coordinator's CPU", f"a batch of 2 MiB, access {access}", each, "us"))
+    return rows
+
+
 def _starts(repeats: int) -> list[Row]:
     """Whole processes; what they import is the difference to the bare interpreter."""
     prove = "from pagecheck.hw.cpu import choose_kernel; choose_kernel(None)"
@@ -139,6 +159,11 @@ def run(repeats: int) -> list[Row]:
     with RamFile("zero", SIZE) as ram:
         fd = os.open(ram.path, os.O_RDONLY)
         try:
-            return [*_lookups(fd, repeats), *_buffers(fd, kernel, repeats), *_starts(repeats)]
+            return [
+                *_lookups(fd, repeats),
+                *_buffers(fd, kernel, repeats),
+                *_coordinator(ram.path, repeats),
+                *_starts(repeats),
+            ]
         finally:
             os.close(fd)

@@ -1,8 +1,8 @@
 """Writes the tables of docs/performance.md: `python -m tools.bench.page`, `--check` only checks.
 
 A table stands between `<!-- bench: RUN SUITE -->` and `<!-- end of bench -->`, where RUN is a JSON
-file of `tools.bench` beside the page in docs/bench/; what ran it stands between
-`<!-- machine: RUN -->` and the same end.
+file of `tools.bench` in docs/bench/; what ran it stands between `<!-- machine: RUN -->` and the
+same end, what the model of `tools.bench.scale` makes of it after `<!-- scale: RUN -->`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import re
 import sys
 from typing import Final
 
-from tools.bench import record
+from tools.bench import record, scale
 from tools.bench.rows import HEADINGS, cells
 from tools.generated import ROOT, write_or_check
 
 PAGE: Final = ROOT / "docs" / "performance.md"
 RUNS: Final = ROOT / "docs" / "bench"
 PART: Final = re.compile(
-    r"(<!-- (?P<kind>bench|machine): (?P<run>[\w.-]+)(?: (?P<suite>\w+))? -->\n)"
+    r"(<!-- (?P<kind>bench|machine|scale): (?P<run>[\w.-]+)(?: (?P<suite>\w+))? -->\n)"
     r".*?"
     r"(<!-- end of bench -->)",
     re.DOTALL,
@@ -39,21 +39,23 @@ def _table(run: record.Run, suite: str) -> str:
     return "\n".join(lines)
 
 
-def _machine(run: record.Run) -> str:
-    return "\n".join(
-        [_line(("of the run", "")), _line(("---", "---"))]
-        + [
-            _line((name, f"`{value}`"))
-            for name, value in (("command", run.command), *run.machine.items())
-            if value
-        ]
-    )
+def _machine(run: record.Run, _suite: str) -> str:
+    facts = [("command", run.command), *run.machine.items()]
+    lines = [_line((name, f"`{value}`")) for name, value in facts if value]
+    return "\n".join([_line(("of the run", "")), _line(("---", "---")), *lines])
+
+
+def _scale(run: record.Run, _suite: str) -> str:
+    headings, *rows = scale.table(scale.Constants.of(run), scale.MEMORY_GB_S)
+    return "\n".join([_line(headings), _line(("---",) * len(headings)), *map(_line, rows)])
+
+
+KINDS: Final = {"bench": _table, "machine": _machine, "scale": _scale}
 
 
 def _part(match: re.Match[str]) -> str:
     run = record.read(RUNS / f"{match['run']}.json")
-    text = _machine(run) if match["kind"] == "machine" else _table(run, match["suite"])
-    return f"{match[1]}\n{text}\n\n{match[5]}"
+    return f"{match[1]}\n{KINDS[match['kind']](run, match['suite'])}\n\n{match[5]}"
 
 
 def page(old: str) -> str:
