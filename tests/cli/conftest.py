@@ -1,50 +1,20 @@
 """Sources for the command, and after every test nothing left in /dev/shm and no process."""
 
-import contextlib
-import fcntl
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.cli.support import tagged_processes
+from tests.support.leftovers import no_command_left
 from tests.support.rams import PAGE, sparse_file
-from tests.support.waiting import wait_for
-
-
-def _ownerless() -> set[str]:
-    """pagecheck's names in /dev/shm that no living coordinator holds."""
-    found = set()
-    for name in os.listdir("/dev/shm"):
-        bare = name.removeprefix("sem.")
-        if bare.startswith("pagecheck-"):
-            owner = "-".join(bare.split("-")[:3]) + "-owner"
-            try:
-                with open(f"/dev/shm/{owner}") as file:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            except FileNotFoundError:
-                if not os.path.exists(f"/dev/shm/{name}"):
-                    continue
-            found.add(name)
-    return found
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    before = _ownerless()
-    yield
-    try:
-        wait_for(lambda: not tagged_processes(), "no process left", 3)
-    finally:
-        for pid in tagged_processes():  # so that one test's fault is not the next one's
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not _ownerless() - before, f"/dev/shm clean: {_ownerless() - before}", 3)
+    with no_command_left():
+        yield
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 
 from pagecheck.cli.main import run_command
 from pagecheck.hw import queues
-from tests.cli.support import PAGECHECK, environment, pagecheck
-from tests.unit.sysfs_tree import ALL_OPCODES, GNR, Tree, bitmap
+from tests.support.command import PAGECHECK, environment, pagecheck
+from tests.support.sysfs_tree import ALL_OPCODES, GNR, Tree, bitmap
 
 
 @pytest.fixture

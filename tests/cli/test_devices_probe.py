@@ -9,8 +9,8 @@ import pytest
 from pagecheck.cli.main import run_command
 from pagecheck.hw import probe as probing
 from pagecheck.hw import queues
-from tests.cli.support import pagecheck
-from tests.unit.sysfs_tree import Tree
+from tests.support.command import pagecheck
+from tests.support.sysfs_tree import Tree
 
 STEPS = ["open", "zero page", "normal page", "batch of 8", "absent page", "full queue", "close"]
 

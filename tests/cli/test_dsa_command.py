@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import assert_fails, pagecheck
+from tests.support.command import assert_fails, pagecheck
 
 DIGITS = "9" * 5000  # more than int() takes
 

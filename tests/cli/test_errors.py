@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import PAGECHECK, assert_fails, environment, pagecheck
+from tests.support.command import PAGECHECK, assert_fails, environment, pagecheck
 from tests.support.rams import PAGE, sparse_file
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import pagecheck, start
+from tests.support.command import pagecheck, start
 from tests.support.rams import sparse_file
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m"

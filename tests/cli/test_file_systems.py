@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.file_systems import PAGE, forget, mounted, preallocate, write_page
-from tests.cli.support import assert_fails, pagecheck
+from tests.support.command import assert_fails, pagecheck
+from tests.support.file_systems import PAGE, forget, mounted, preallocate, write_page
 from tests.support.rams import sparse_file
 
 pytestmark = pytest.mark.usefixtures("clean")

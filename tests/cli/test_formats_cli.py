@@ -8,8 +8,8 @@ import pytest
 
 import pagecheck
 from pagecheck.errors import SourceError, UsageError
-from tests.cli.support import assert_fails, scan_json
-from tests.cli.support import pagecheck as run
+from tests.support.command import assert_fails, scan_json
+from tests.support.command import pagecheck as run
 from tests.support.rams import PAGE
 
 RAM = b"x" * PAGE + bytes(7 * PAGE)

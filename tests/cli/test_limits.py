@@ -11,11 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import assert_fails, pagecheck
-
-
-def limited(which: int, value: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(which, (value, value))
+from tests.support.command import assert_fails, limited, pagecheck
 
 
 @pytest.mark.parametrize("descriptors", [7, 9, 12, 14])

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.support import assert_fails, pagecheck, scan_json, start
 from tests.support.bitmaps import file_bits
+from tests.support.command import assert_fails, pagecheck, scan_json, start
 from tests.support.processes import is_scanning
 from tests.support.rams import PAGE, sparse_file
 from tests.support.waiting import wait_for

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import pagecheck, scan_json
+from tests.support.command import pagecheck, scan_json
 from tests.support.rams import PAGE, sparse_file
 
 COUNTS = ["pages", "zero", "hole", "normal", "undecided", "unchanged"]

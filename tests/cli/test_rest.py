@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import PAGECHECK, pagecheck, scan_json
+from tests.support.command import PAGECHECK, pagecheck, scan_json
 from tests.support.rams import PAGE, sparse_file
 
 pytestmark = pytest.mark.usefixtures("clean")

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import pagecheck as package
-from tests.cli.support import environment, pagecheck, start
+from tests.support.command import environment, pagecheck, start
 from tests.support.processes import catches, children_of, is_scanning
 from tests.support.waiting import wait_for
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.support import PAGECHECK, assert_fails, environment, pagecheck, scan_json, start
+from tests.support.command import PAGECHECK, assert_fails, environment, pagecheck, scan_json, start
 from tests.support.processes import has_answers, is_scanning
 from tests.support.rams import PAGE, sparse_file
 from tests.support.waiting import wait_for

@@ -15,10 +15,10 @@ import pagecheck as package
 from pagecheck.errors import SourceError, StorageStalled
 from pagecheck.service.client import Client
 from pagecheck.shm.owner import sweep
-from tests.cli.support import assert_fails, pagecheck, scan_json, start, tagged_processes
-from tests.service.stalling_fs import FILE_BYTES, StallingFs, stalling_fs
+from tests.support.command import assert_fails, pagecheck, scan_json, start, tagged_processes
 from tests.support.processes import children_of
 from tests.support.rams import PAGE, sparse_file
+from tests.support.stalling_fs import FILE_BYTES, StallingFs, stalling_fs
 from tests.support.waiting import wait_for
 
 DEADLINE = "0.5"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import PAGECHECK, environment, pagecheck, start
+from tests.support.command import PAGECHECK, environment, pagecheck, start
 
 
 def on_terminal(*arguments: object) -> tuple[bytes, bytes, int]:

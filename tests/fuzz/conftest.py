@@ -1,5 +1,5 @@
-"""The service that is fuzzed is the one of tests/service."""
+"""The service that is fuzzed."""
 
-from tests.service.conftest import service, short_folder, start_service
+from tests.support.service_fixtures import service, short_folder, start_service
 
 __all__ = ["service", "short_folder", "start_service"]

@@ -18,9 +18,10 @@ import pytest
 from pagecheck import errors
 from pagecheck.errors import PagecheckError
 from pagecheck.service.protocol import Connection
-from tests.service.hostile import Witness, as_before
-from tests.service.support import RawClient, ServiceProcess
+from tests.support.hostile import Witness, as_before
 from tests.support.known_ram import KnownRam
+from tests.support.raw_client import RawClient
+from tests.support.service import ServiceProcess
 
 SECONDS = float(os.environ.get("PAGECHECK_FUZZ_SECONDS", "8"))
 CLASSES = {name for name, each in vars(errors).items() if isinstance(each, type)}

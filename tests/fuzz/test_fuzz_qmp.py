@@ -14,7 +14,7 @@ import pytest
 import pagecheck
 from pagecheck.errors import PagecheckError
 from tests.support.processes import living
-from tests.unit.fake_qmp import fake_qemu
+from tests.support.qmp import fake_qemu
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ from pagecheck.hw.devices import WorkQueue
 from pagecheck.hw.probe import probe
 from pagecheck.hw.queues import find_queue
 from tests.support.bitmaps import bits
+from tests.support.command import PAGECHECK
 from tests.support.oracle import zero_pages
 from tests.support.rams import HOLE, ZEROS, Page, Ram, file_in, punch
 
@@ -115,7 +115,7 @@ def test_two_processes_on_one_queue(queues: list[WorkQueue], ram: Ram, clean: No
     shared = [queue.path for queue in queues if queue.mode == "shared"]
     if not shared:
         pytest.skip("no shared work queue")
-    command = [sys.executable, "-m", "pagecheck", "scan", "--json", "--engine", "dsa"]
+    command = [PAGECHECK, "scan", "--json", "--engine", "dsa"]
     command += ["--wq", shared[0], "--channels", "2", str(ram.source)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for each in both:
@@ -148,7 +148,7 @@ def test_without_the_right_to_map_portals(queues: list[WorkQueue], ram: Ram, cle
     if os.geteuid() or shutil.which("setpriv") is None:
         pytest.skip("needs root and setpriv, to give CAP_SYS_RAWIO up")
     drop = ["setpriv", "--bounding-set=-sys_rawio", "--inh-caps=-sys_rawio"]
-    command = [*drop, sys.executable, "-m", "pagecheck", "scan", "--json", "--engine", "dsa"]
+    command = [*drop, PAGECHECK, "scan", "--json", "--engine", "dsa"]
     command += ["--wq", queues[0].path, str(ram.source)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     report = json.loads(done.stdout)

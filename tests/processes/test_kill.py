@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,22 +13,13 @@ from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError
 from pagecheck.shm.owner import Owner
 from tests.support.bitmaps import bits
+from tests.support.dying import each_dies_at
 from tests.support.known_ram import KnownRam, assert_scan_is_right
-from tests.support.processes import state_of, stop
+from tests.support.processes import kill, stop
 from tests.support.ring import catch_in_progress
 from tests.support.waiting import Background, wait_for
 
 BATCH = 8192
-DIE_AT = """
-import os, signal, pagecheck.workers.program as program
-program.{point} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-program.main(int(sys.argv[2]))
-"""
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: state_of(pid) in ("Z", ""), f"worker {pid} dead")
 
 
 def test_idle_worker(ram: KnownRam):
@@ -137,61 +127,16 @@ def test_a_check_whose_every_worker_is_killed(ram: KnownRam):
             assert (answer.zero == ram.zero[:100]).all()
 
 
-def _die_at(point: str) -> str:
-    """The worker's first lines, with a kill -9 at a function of its program."""
-    path = "import sys; sys.path.insert(0, sys.argv[1])"
-    return path + DIE_AT.format(point=point)
-
-
 @pytest.mark.parametrize("point", ["main", "start", "choose_kernel", "Worker"])
 def test_every_worker_dies_during_start(monkeypatch: pytest.MonkeyPatch, point: str):
-    monkeypatch.setattr(worker_module.PROGRAM, "code", _die_at(point))
+    monkeypatch.setattr(worker_module.PROGRAM, "code", each_dies_at(point))
     with pytest.raises(EngineError, match=r"channel 0 lost 5 workers .*was killed by signal 9"):
         Coordinator(2)
 
 
-FIRST_DIES_AT = """
-import os, signal, pagecheck.workers.program as program
-goes_on = program.{point}
-def dies_once(*arguments):
-    try:
-        os.close(os.open({mark!r}, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return goes_on(*arguments)
-    os.kill(os.getpid(), signal.SIGKILL)
-program.{point} = dies_once
-os._exit(program.main(int(sys.argv[2])))
-"""
-
-
-@pytest.mark.parametrize("point", ["main", "start", "choose_kernel", "Worker", "DsaEngine"])
-def test_one_worker_dies_during_start_and_is_replaced(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ram: KnownRam, point: str
-):
-    """As after a shot of the OOM killer: the others and its successor answer everything."""
-    path = "import sys; sys.path.append(sys.argv[1])"
-    script = FIRST_DIES_AT.format(point=point, mark=str(tmp_path / "died"))
-    monkeypatch.setattr(worker_module.PROGRAM, "code", path + script)
-    with Coordinator(2) as c:
-        assert c.workers_replaced == 1
-        assert c.is_running
-        assert_scan_is_right(c.scan(c.attach(ram.source)), ram)
-
-
-def test_a_worker_that_dies_during_start_does_not_leave_its_queue_to_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    """Engine dsa without a fallback stays a promise to the successor, too."""
-    path = "import sys; sys.path.append(sys.argv[1])"
-    script = FIRST_DIES_AT.format(point="start", mark=str(tmp_path / "died"))
-    monkeypatch.setattr(worker_module.PROGRAM, "code", path + script)
-    with pytest.raises(EngineError, match="cannot initialise DSA"):
-        Coordinator(1, engine="dsa", wq=["/dev/dsa/wq9.9"])
-
-
 @pytest.mark.parametrize("point", ["serve", "answer", "attach"])
 def test_every_worker_dies_after_start(monkeypatch: pytest.MonkeyPatch, ram: KnownRam, point: str):
-    monkeypatch.setattr(worker_module.PROGRAM, "code", _die_at(point))
+    monkeypatch.setattr(worker_module.PROGRAM, "code", each_dies_at(point))
     with Coordinator(1) as c:
         block = c.attach(ram.source)
         with pytest.raises(EngineError, match="no channel is left"):

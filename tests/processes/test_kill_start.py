@@ -20,28 +20,10 @@ from pagecheck.coordinator.supervisor import FAILURES_MAX
 from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError, StartTimeout
 from pagecheck.shm.owner import Owner
+from tests.support.dying import first_die_at
 from tests.support.known_ram import KnownRam, assert_scan_is_right
 from tests.support.processes import state_of
 from tests.support.waiting import wait_for
-
-# The worker's first lines: it dies at a function of its program, while there are files to remove.
-DIE_AT = """
-import os, signal, sys
-sys.path.append(sys.argv[1])
-import pagecheck.workers.program as program
-real = program.{point}
-def dying(*given):
-    found = real(*given) if {after} else None
-    for name in os.listdir({lives!r}):
-        try:
-            os.unlink({lives!r} + "/" + name)
-        except FileNotFoundError:
-            continue
-        os.kill(os.getpid(), signal.SIGKILL)
-    return found or real(*given)
-program.{point} = dying
-os._exit(program.main(int(sys.argv[2])))
-"""
 
 
 @pytest.fixture
@@ -49,9 +31,7 @@ def die_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Non
     """The next `deaths` workers are killed at that point of their program."""
 
     def prepare(point: str, deaths: int, *, after: bool = False) -> None:
-        for number in range(deaths):
-            (tmp_path / str(number)).touch()
-        boot = DIE_AT.format(point=point, after=after, lives=str(tmp_path))
+        boot = first_die_at(point, tmp_path, deaths, after=after)
         monkeypatch.setattr(worker_module.PROGRAM, "code", boot)
 
     return prepare
@@ -61,9 +41,11 @@ def die_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Non
 def test_one_worker_dies_while_it_starts(
     die_at: Callable[..., None], ram: KnownRam, point: str
 ) -> None:
+    """As after a shot of the OOM killer: the others and its successor answer everything."""
     die_at(point, 1)
     with Coordinator(2) as c:
         assert c.workers_replaced == 1
+        assert c.is_running
         assert_scan_is_right(c.scan(c.attach(ram.source)), ram)
         assert c.workers_replaced == 1
 
@@ -185,12 +167,13 @@ def test_the_start_has_its_time_also_with_deaths(monkeypatch: pytest.MonkeyPatch
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize("point", ["start", "DsaEngine"])
 def test_the_place_of_one_that_never_was_ready_asks_for_the_same_engine(
-    die_at: Callable[..., None],
+    die_at: Callable[..., None], point: str
 ) -> None:
     """Only where a worker had a queue may the CPU stand in for the next one."""
-    die_at("DsaEngine", 1)
-    with pytest.raises(EngineError, match="wq9"):
+    die_at(point, 1)
+    with pytest.raises(EngineError, match=r"cannot initialise DSA.*wq9"):
         Coordinator(1, engine="dsa", wq=["/dev/dsa/wq9.9"])
 
 

@@ -20,8 +20,8 @@ import pagecheck
 from pagecheck.errors import SourceError
 from pagecheck.vmm import open_vm
 from pagecheck.vmm.memory import ProcessMemory
-from tests.cli.file_systems import mounted
-from tests.unit.unprivileged import as_nobody, in_a_child
+from tests.support.file_systems import mounted
+from tests.support.users import as_nobody, in_a_child
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import resource
-import signal
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -20,15 +19,10 @@ from pagecheck.coordinator import pool, supervisor
 from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError, ResourceError
 from tests.support.known_ram import KnownRam, assert_scan_is_right
-from tests.support.processes import state_of
+from tests.support.processes import kill
 from tests.support.waiting import Background, wait_for
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: state_of(pid) in ("Z", ""), f"worker {pid} dead")
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from pagecheck.native import _native
 from pagecheck.service import answers
 from pagecheck.service.answers import OVERHEAD_BYTES, Answers, default_memory, usable_memory
 from pagecheck.shm.segments import Memfd
-from tests.service.hostile import greeted
+from tests.support.hostile import greeted
 from tests.support.rams import PAGE
 from tests.support.waiting import wait_for
 

@@ -17,8 +17,8 @@ from pagecheck.native import Feed, _native
 from pagecheck.service.direct import STARTS_MAX
 from pagecheck.service.limits import Limits
 from pagecheck.service.service import Service
-from tests.conftest import open_fds
 from tests.support.known_ram import KnownRam
+from tests.support.leftovers import open_fds
 from tests.support.rams import PAGE
 
 SETTINGS = Settings("cpu", (), False, None, 16, 128, 0, 10**10)

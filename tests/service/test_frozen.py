@@ -13,9 +13,8 @@ import pytest
 from pagecheck import Client
 from pagecheck.errors import PeerError
 from pagecheck.service.requests import NoReply
-from tests.service.conftest import StartService
-from tests.service.support import ServiceProcess
 from tests.support.known_ram import KnownRam
+from tests.support.service import ServiceProcess, StartService
 from tests.support.waiting import wait_for
 
 SHORT_S = 0.2

@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.service.hostile import Witness, as_before, await_goodbye, connected, greeted, open_fds
-from tests.service.stalling_fs import stalling_fs
-from tests.service.support import mapped
+from tests.support.hostile import Witness, as_before, await_goodbye, connected, fds, greeted
 from tests.support.known_ram import KnownRam
 from tests.support.processes import living
 from tests.support.rams import PAGE
+from tests.support.raw_client import mapped
+from tests.support.stalling_fs import stalling_fs
 from tests.support.waiting import wait_for
 
 PAGES = 256
@@ -65,14 +65,14 @@ def test_wrong_descriptors_are_refused_and_closed(service, wrong_fds):
     with as_before(service), Witness(service.path), greeted(service.path) as client:
         ram = KnownRam(PAGES)
         number = client.result("attach", {}, [ram.fd])["block"]
-        open_now = open_fds(service.pid)
+        open_now = fds(service.pid)
         for name, fd in wrong_fds.items():
             attach = client.error("attach", {}, [fd])
             assert attach["class"] == "SourceError", (name, attach)
             check = client.error("check", {"block": number, "bitmap": True}, [fd])
             assert check["class"] in ("SourceError", "UsageError"), (name, check)
         # The witness opens one or two for the answer that it is being given.
-        wait_for(lambda: open_fds(service.pid) <= open_now, "the descriptors closed")
+        wait_for(lambda: fds(service.pid) <= open_now, "the descriptors closed")
         assert client.result("check", {"block": number})["blocks"][0]["counts"]["undecided"] == 0
         ram.close()
 
@@ -171,10 +171,10 @@ def test_descriptors_with_half_lines_go_with_their_client(service):
     null = os.open("/dev/null", os.O_RDONLY)
     with as_before(service):
         clients = [connected(service.path) for _ in range(20)]
-        before = open_fds(service.pid)
+        before = fds(service.pid)
         for client in clients:
             client.send(b'{"execute"', [null] * 8)
-        wait_for(lambda: open_fds(service.pid) >= before + 8 * len(clients), "they arrived")
+        wait_for(lambda: fds(service.pid) >= before + 8 * len(clients), "they arrived")
         for client in clients:
             client.close()
     os.close(null)

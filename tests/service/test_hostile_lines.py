@@ -10,10 +10,10 @@ import time
 import pytest
 
 from pagecheck.service.protocol import LINE_BYTES
-from tests.service.hostile import Witness, as_before, await_goodbye, connected, greeted
-from tests.service.support import RawClient
+from tests.support.hostile import Witness, as_before, await_goodbye, connected, greeted
 from tests.support.known_ram import KnownRam
 from tests.support.rams import PAGE
+from tests.support.raw_client import RawClient
 from tests.support.waiting import wait_for
 
 ERRORS = ("UsageError", "PeerError", "LimitError", "SourceError")

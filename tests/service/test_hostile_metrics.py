@@ -11,8 +11,8 @@ import pytest
 
 from pagecheck.service import scrapes
 from pagecheck.service.scrapes import CONNECTIONS, REQUEST_BYTES, Page, ScrapeServer
-from tests.service.hostile import at_rest, figures, greeted, open_fds, threads
 from tests.service.test_metrics import Scraped, address_of
+from tests.support.hostile import at_rest, fds, figures, greeted, threads
 from tests.support.known_ram import KnownRam
 from tests.support.waiting import wait_for
 
@@ -57,7 +57,7 @@ def test_half_requests_take_no_descriptor_and_no_thread(start_service, sent: byt
     ram = KnownRam(64)
     with connections(port, 400, sent):
         assert Scraped(address)("workers") == 2
-        assert open_fds(service.pid) <= before[0] + CONNECTIONS
+        assert fds(service.pid) <= before[0] + CONNECTIONS
         assert threads(service.pid) <= before[1]
         with greeted(service.path) as client:
             client.result("attach", {}, [ram.fd])

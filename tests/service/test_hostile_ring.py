@@ -17,10 +17,10 @@ from pagecheck.errors import PeerError
 from pagecheck.native import Feed
 from pagecheck.native._native import HEADER_BYTES, SLOT_HEAD_BYTES
 from pagecheck.shm.layout import HEADER, SLOT
-from tests.service.hostile import Witness
-from tests.service.support import ServiceProcess
+from tests.support.hostile import Witness
 from tests.support.known_ram import KnownRam
 from tests.support.rams import PAGE
+from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
 SLOTS, SLOT_PAGES = 8, 128

@@ -16,7 +16,7 @@ import pytest
 from pagecheck.include import folder, library
 from pagecheck.native import _native
 from pagecheck.service.protocol import PROTOCOL
-from tests.service.support import ServiceProcess
+from tests.support.service import ServiceProcess
 
 SOURCE = Path(__file__).with_name("library_client.cc")
 PROMISED = Path(__file__).with_name("libpagecheck_1.txt")

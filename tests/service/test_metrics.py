@@ -10,16 +10,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service.conftest import StartService
-from tests.service.support import (
-    RawClient,
-    ServiceProcess,
-    assert_fails,
-    greeting_of,
-    run_pagecheck,
-)
+from tests.support.command import assert_fails, pagecheck
 from tests.support.known_ram import KnownRam
 from tests.support.rams import PAGE
+from tests.support.raw_client import RawClient, greeting_of
+from tests.support.service import ServiceProcess, StartService
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 FIRST_BUCKET_S = 1024e-9
@@ -215,7 +210,7 @@ def test_metrics_end_with_the_service(measured: ServiceProcess, address: str) ->
 )  # fmt: skip
 def test_addresses_that_make_no_sense(bad: str, short_folder: Any) -> None:
     path = short_folder / "s"
-    done = run_pagecheck("serve", "--socket", path, "--channels", 1, "--metrics", bad)
+    done = pagecheck("serve", "--socket", path, "--channels", 1, "--metrics", bad)
     assert_fails(done, 2, "--metrics")
     assert not path.exists()
 
@@ -223,7 +218,7 @@ def test_addresses_that_make_no_sense(bad: str, short_folder: Any) -> None:
 def test_an_address_that_is_taken(address: str, short_folder: Any) -> None:
     path = short_folder / "other"
     taken = address.removeprefix("http://").removesuffix("/metrics")
-    done = run_pagecheck("serve", "--socket", path, "--channels", 1, "--metrics", taken)
+    done = pagecheck("serve", "--socket", path, "--channels", 1, "--metrics", taken)
     assert_fails(done, 4, taken, "in use")
     assert not path.exists()
 

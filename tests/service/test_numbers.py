@@ -11,9 +11,10 @@ import pytest
 from pagecheck import Client, Coordinator
 from pagecheck.errors import PeerError, UsageError
 from pagecheck.service.replies import RemoteBlock
-from tests.service.support import RawClient, ServiceProcess
 from tests.support.known_ram import KnownRam
 from tests.support.rams import PAGE
+from tests.support.raw_client import RawClient
+from tests.support.service import ServiceProcess
 
 
 def test_a_number_is_nobody_else_s(client: RawClient, known_ram: KnownRam) -> None:

@@ -20,8 +20,9 @@ from pagecheck.service import limits, protocol
 from pagecheck.service.commands import PAGE_SIZE_MAX, Commands
 from pagecheck.service.metrics import PLAIN
 from pagecheck.shm.layout import STATS_WORDS, statistic_array
-from tests.service.support import RawClient, ServiceProcess, mapped
 from tests.support.known_ram import KnownRam
+from tests.support.raw_client import RawClient, mapped
+from tests.support.service import ServiceProcess
 
 SCHEMA: dict[str, Any] = json.loads(files(service_package).joinpath("schema.json").read_text())
 DEFS = SCHEMA["$defs"]

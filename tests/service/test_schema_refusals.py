@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.service.support import RawClient
 from tests.service.test_schema import COMMANDS, DEFS, validator
 from tests.support.known_ram import KnownRam
+from tests.support.raw_client import RawClient
 
 GOOD: dict[str, dict[str, Any]] = {
     "attach": {},

@@ -18,17 +18,11 @@ from typing import Any
 import pytest
 
 from pagecheck.service.protocol import CAPABILITIES, PROTOCOL
-from tests.service.conftest import StartService
-from tests.service.support import (
-    PAGECHECK,
-    RawClient,
-    ServiceProcess,
-    assert_fails,
-    greeting_of,
-    run_pagecheck,
-)
+from tests.support.command import PAGECHECK, assert_fails, pagecheck
 from tests.support.known_ram import KnownRam
 from tests.support.processes import living
+from tests.support.raw_client import RawClient, greeting_of
+from tests.support.service import ServiceProcess, StartService
 from tests.support.waiting import wait_for
 
 # Hands the listening descriptor on as systemd does: as 3, and LISTEN_PID is who executes.
@@ -108,7 +102,7 @@ def run_pagecheck_as(command: list[str], listening: socket.socket) -> Any:
 
 def test_sockets_for_another_process_are_not_taken() -> None:
     environment = {**os.environ, "LISTEN_FDS": "1", "LISTEN_PID": "1"}
-    assert_fails(run_pagecheck("serve", env=environment), 2, "no socket")
+    assert_fails(pagecheck("serve", env=environment), 2, "no socket")
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -127,7 +121,7 @@ def test_it_notifies(start_service: StartService, short_folder: Path, abstract: 
 
 
 def test_print_capabilities() -> None:
-    done = run_pagecheck("serve", "--print-capabilities")
+    done = pagecheck("serve", "--print-capabilities")
     assert done.returncode == 0
     assert json.loads(done.stdout) == {"protocol": PROTOCOL, "features": list(CAPABILITIES)}
 
@@ -141,7 +135,7 @@ def test_a_stale_socket_is_replaced(start_service: StartService, short_folder: P
 
 def test_a_living_socket_is_refused(service: ServiceProcess) -> None:
     inode = os.lstat(service.path).st_ino
-    done = run_pagecheck("serve", "--socket", service.path)
+    done = pagecheck("serve", "--socket", service.path)
     assert_fails(done, 2, service.path, "another process listens there")
     assert os.lstat(service.path).st_ino == inode
     assert "pagecheck" in greeting_of(service.path)
@@ -156,7 +150,7 @@ def test_a_socket_with_a_full_queue_is_alive(short_folder: Path) -> None:
         bound.bind(path)
         bound.listen(0)
         waits.connect(path)
-        assert_fails(run_pagecheck("serve", "--socket", path), 2, "another process listens there")
+        assert_fails(pagecheck("serve", "--socket", path), 2, "another process listens there")
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda p: p.symlink_to("/nowhere")])
@@ -164,7 +158,7 @@ def test_what_is_no_socket_is_left_alone(make: Any, short_folder: Path) -> None:
     path = short_folder / "thing"
     make(path)
     before = os.lstat(path)
-    assert_fails(run_pagecheck("serve", "--socket", path), 2, "is not a socket")
+    assert_fails(pagecheck("serve", "--socket", path), 2, "is not a socket")
     after = os.lstat(path)
     for what in ("st_ino", "st_mode", "st_size", "st_mtime_ns"):
         assert getattr(after, what) == getattr(before, what)
@@ -360,7 +354,7 @@ def test_bad_options(
 ) -> None:
     path = short_folder / "s"
     given = [argument.format(path=path) for argument in arguments]
-    done = run_pagecheck("serve", *given, stdin=subprocess.DEVNULL)
+    done = pagecheck("serve", *given, stdin=subprocess.DEVNULL)
     assert_fails(done, done.returncode if code is None else code, *words)
     assert done.returncode in (2, 4)
     assert not path.exists()
@@ -372,4 +366,4 @@ def test_an_inherited_socket_of_the_wrong_kind() -> None:
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf,
     ):
         for fd, word in ((tcp.fileno(), "not a Unix stream socket"), (deaf.fileno(), "not listen")):
-            assert_fails(run_pagecheck("serve", "--fd", fd, pass_fds=(fd,)), 2, word)
+            assert_fails(pagecheck("serve", "--fd", fd, pass_fds=(fd,)), 2, word)

@@ -12,9 +12,10 @@ import pytest
 from pagecheck import Client
 from pagecheck.errors import LimitError, UsageError
 from pagecheck.model import Region
-from tests.service.support import RawClient, ServiceProcess
 from tests.support.known_ram import KnownRam
 from tests.support.rams import PAGE
+from tests.support.raw_client import RawClient
+from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
 

@@ -12,8 +12,10 @@ import pytest
 
 from pagecheck import Client
 from pagecheck.errors import PeerError, SourceError
-from tests.service.support import PAGECHECK, RawClient, ServiceProcess, assert_fails, run_pagecheck
+from tests.support.command import PAGECHECK, assert_fails, pagecheck
 from tests.support.known_ram import KnownRam
+from tests.support.raw_client import RawClient
+from tests.support.service import ServiceProcess
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces of its own")
 
@@ -75,7 +77,7 @@ def test_a_client_in_another_mount_namespace(service: ServiceProcess, disk: Path
     """It has another file under the same path: the service's is not answered in its place."""
     other = disk.with_name("other")
     other.write_bytes(b"x" * (1 << 20))
-    here = run_pagecheck("scan", "--via", service.path, disk)
+    here = pagecheck("scan", "--via", service.path, disk)
     assert here.returncode == 0
     scan = f"mount --bind {other} {disk} && exec {PAGECHECK} scan --via {service.path} {disk}"
     done = subprocess.run(

@@ -16,19 +16,16 @@ import pytest
 from pagecheck import Client
 from pagecheck.errors import ResourceError
 from pagecheck.service.replies import RemoteBlock
-from tests.service.hostile import Witness, connected, greeted, open_fds
-from tests.service.support import ServiceProcess
 from tests.support.bitmaps import bits
+from tests.support.command import limited
+from tests.support.hostile import Witness, connected, fds, greeted
 from tests.support.known_ram import KnownRam
 from tests.support.processes import living
+from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
 CLONE_NEWNS, MS_REC_PRIVATE = 0x00020000, 0x44000
 CAP_SYS_ADMIN, CAP_SYS_RESOURCE, PR_CAPBSET_DROP = 21, 24, 24
-
-
-def limited(number: int, most: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(number, (most, most))
 
 
 def ordinary_root(most: int) -> Callable[[], None]:
@@ -130,13 +127,13 @@ def test_no_descriptor_is_told_and_passes(start_service) -> None:
                     errors.append(message["error"])
         assert {each["class"] for each in errors} == {"ResourceError"}
         assert "open files" in errors[0]["desc"]
-        for _ in range(64 - open_fds(service.pid)):  # too few for a block may do for a check
+        for _ in range(64 - fds(service.pid)):  # too few for a block may do for a check
             held.append(stack.enter_context(connected(service.path)))
         with pytest.raises(ResourceError, match="open files"):
             client.check([mine])
         for each in held:
             each.close()
-        wait_for(lambda: open_fds(service.pid) < 50, "their descriptors closed")
+        wait_for(lambda: fds(service.pid) < 50, "their descriptors closed")
         assert client.check([mine]).blocks[0].counts.undecided == 0
         assert is_right(client, ram)
     assert replaced(service) == 0

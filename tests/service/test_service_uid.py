@@ -13,9 +13,10 @@ import pytest
 
 from pagecheck import Client
 from pagecheck.errors import PeerError, SourceError
-from tests.service.conftest import StartService
-from tests.service.support import NOBODY, assert_fails, run_pagecheck
+from tests.support.command import assert_fails, pagecheck
 from tests.support.known_ram import KnownRam
+from tests.support.service import StartService
+from tests.support.users import NOBODY
 
 pytestmark = pytest.mark.usefixtures("needs_root")
 
@@ -74,9 +75,9 @@ def test_a_scan_names_the_user(false_service: tuple[str, Path], shm_folder: Path
     path, heard = false_service
     source = shm_folder / "ram"
     source.write_bytes(b"x" * 4096)
-    assert_fails(run_pagecheck("scan", "--via", path, source), 3, f"--via-uid {NOBODY}")
+    assert_fails(pagecheck("scan", "--via", path, source), 3, f"--via-uid {NOBODY}")
     assert not heard.exists()
-    wrong = run_pagecheck("scan", "--via", path, "--via-uid", NOBODY - 1, source)
+    wrong = pagecheck("scan", "--via", path, "--via-uid", NOBODY - 1, source)
     assert_fails(wrong, 3, f"--via-uid {NOBODY}")
 
 
@@ -91,7 +92,7 @@ def test_who_is_named_is_trusted(false_service: tuple[str, Path], known_ram: Kno
 
 
 def test_a_user_goes_with_a_service() -> None:
-    assert_fails(run_pagecheck("scan", "--via-uid", 0, "/nowhere"), 2, "--via SOCKET")
+    assert_fails(pagecheck("scan", "--via-uid", 0, "/nowhere"), 2, "--via SOCKET")
 
 
 def test_root_is_trusted_by_everybody(start_service: StartService, known_ram: KnownRam) -> None:

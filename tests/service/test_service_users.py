@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from pagecheck.service.limits import Limits
-from tests.service.conftest import StartService
-from tests.service.support import NOBODY, RawClient, ServiceProcess
 from tests.support.known_ram import KnownRam
+from tests.support.raw_client import RawClient
+from tests.support.service import ServiceProcess, StartService
+from tests.support.users import NOBODY
 
 pytestmark = pytest.mark.usefixtures("needs_root")
 

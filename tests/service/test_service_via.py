@@ -13,8 +13,10 @@ import posix_ipc
 import pytest
 
 from pagecheck import Client
-from tests.service.support import PAGECHECK, RawClient, ServiceProcess, assert_fails, run_pagecheck
+from tests.support.command import PAGECHECK, assert_fails, pagecheck
 from tests.support.known_ram import KnownRam
+from tests.support.raw_client import RawClient
+from tests.support.service import ServiceProcess
 
 DENSE = ("zeros", "first", "middle", "last", "random")
 # Of the report: how it went, not what was found.
@@ -22,7 +24,7 @@ HOW = {"seconds", "startup_seconds", "channels", "workers", "statistics", "bytes
 
 
 def report_of(*arguments: Any) -> dict[str, Any]:
-    done = run_pagecheck("scan", "--json", *arguments)
+    done = pagecheck("scan", "--json", *arguments)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     return {key: value for key, value in report.items() if key not in HOW}
@@ -103,7 +105,7 @@ def test_a_diff(where: str, service: ServiceProcess, tmp_path: Path, shm_folder:
 def test_a_descriptor(service: ServiceProcess, known_ram: KnownRam) -> None:
     options: dict[str, Any] = {"pass_fds": (known_ram.fd,)}
     outputs = [
-        run_pagecheck("scan", "--ranges", *via, f"fd:{known_ram.fd}", **options)
+        pagecheck("scan", "--ranges", *via, f"fd:{known_ram.fd}", **options)
         for via in ((), ("--via", service.path))
     ]
     assert outputs[0].returncode == outputs[1].returncode == 0
@@ -123,10 +125,10 @@ def test_nothing_is_left_attached(service: ServiceProcess, tmp_path: Path) -> No
 def test_a_table_and_quiet(service: ServiceProcess, tmp_path: Path) -> None:
     ram = KnownRam(64, path=tmp_path / "ram")
     ram.close()
-    done = run_pagecheck("scan", "--via", service.path, tmp_path / "ram")
+    done = pagecheck("scan", "--via", service.path, tmp_path / "ram")
     assert done.returncode == 0
     assert "64" in done.stdout
-    quiet = run_pagecheck("scan", "--quiet", "--via", service.path, tmp_path / "ram")
+    quiet = pagecheck("scan", "--quiet", "--via", service.path, tmp_path / "ram")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
 
 
@@ -134,7 +136,7 @@ def test_a_deadline_leaves_pages_undecided(service: ServiceProcess, tmp_path: Pa
     ram = KnownRam(1024, path=tmp_path / "ram", kinds=["random"])
     ram.close()
     slow = ("--max-rate", "1M", "--deadline", "0.3", "--json")
-    done = run_pagecheck("scan", "--via", service.path, *slow, tmp_path / "ram")
+    done = pagecheck("scan", "--via", service.path, *slow, tmp_path / "ram")
     assert done.returncode == 1
     report = json.loads(done.stdout)
     assert 0 < report["total"]["undecided"] < 1024
@@ -168,12 +170,12 @@ def test_mistakes(
     ram = KnownRam(64, path=tmp_path / "ram")
     ram.close()
     given = [each.format(ram=tmp_path / "ram", folder=tmp_path) for each in arguments]
-    assert_fails(run_pagecheck("scan", "--via", service.path, *given), 2, *words)
+    assert_fails(pagecheck("scan", "--via", service.path, *given), 2, *words)
 
 
 def test_no_service(short_folder: Path, tmp_path: Path) -> None:
     for command in (("scan", "/dev/null", "--via"), ("status", "--socket")):
-        done = run_pagecheck(*command, short_folder / "none")
+        done = pagecheck(*command, short_folder / "none")
         assert_fails(done, 3, "no service there", "pagecheck serve --socket")
 
 
@@ -182,13 +184,13 @@ def test_status(service: ServiceProcess, known_ram: KnownRam) -> None:
         client.receive()
         client.result("attach", {"name": "pc.ram"}, [known_ram.fd])
         client.result("check", {"block": 0})
-        table = run_pagecheck("status", "--socket", service.path)
+        table = pagecheck("status", "--socket", service.path)
         assert table.returncode == 0
         assert f"process {service.pid}, up " in table.stdout
         assert "2 clients, 1 blocks, 0 direct channels" in table.stdout
         assert "pc.ram 16 MiB" in table.stdout
         assert f"{os.getpid()}" in table.stdout
-        as_json = run_pagecheck("status", "--json", "--socket", service.path)
+        as_json = pagecheck("status", "--json", "--socket", service.path)
         found = json.loads(as_json.stdout)
         assert found["pid"] == service.pid
         assert found["numbers"]["checks"] == 1
@@ -226,7 +228,7 @@ def test_what_is_no_raw_ram(
     (base / "packed").write_bytes(data + bytes(-len(data) % 4096))
     (base / "doubtful").write_bytes(b"\x1f\x8b\x08" + bytes(8189))
     via = ("--via", service.path)
-    done = run_pagecheck("scan", *via, base / "packed")
+    done = pagecheck("scan", *via, base / "packed")
     assert_fails(done, 2, "gzip-compressed data, not raw guest RAM")
     taken = report_of("--format", "raw", *via, base / "packed")
     assert taken["total"]["normal"] > 0

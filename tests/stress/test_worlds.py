@@ -11,9 +11,9 @@ import pytest
 from pagecheck import Coordinator
 from pagecheck.errors import UsageError
 from pagecheck.native import _native
-from tests.conftest import nothing_left
 from tests.stress.run import Run
 from tests.stress.world import World, ram_file, truth
+from tests.support.leftovers import nothing_left
 
 DEFAULT_WORLDS = 30
 

@@ -28,6 +28,12 @@ def stop(pid: int) -> None:
     wait_for(lambda: state_of(pid) in ("T", "Z", ""), f"process {pid} stopped")
 
 
+def kill(pid: int) -> None:
+    """Kills it, and returns once it is dead."""
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: state_of(pid) in ("Z", ""), f"process {pid} dead")
+
+
 def children_of(pid: int) -> list[int]:
     try:
         return [child.pid for child in psutil.Process(pid).children()]

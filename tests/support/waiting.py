@@ -10,10 +10,15 @@ import pytest
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     """Polls until the condition gives something true, often enough to catch a batch in progress."""
+    if not (got := holds_within(seconds, condition)):
+        pytest.fail(f"not within {seconds} s: {what}", pytrace=False)
+    return got
+
+
+def holds_within(seconds: float, condition: Callable[[], Any]) -> Any:
+    """Polls until the condition gives something true, or the time is over; what it gave last."""
     deadline = time.monotonic() + seconds
-    while not (got := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {what}", pytrace=False)
+    while not (got := condition()) and time.monotonic() <= deadline:
         time.sleep(0.0005)
     return got
 

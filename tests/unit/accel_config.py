@@ -7,7 +7,7 @@ Source: Linux drivers/dma/idxd/sysfs.c, device.c, cdev.c; accel-config's manual 
 import shlex
 from pathlib import Path
 
-from tests.unit.sysfs_tree import Tree
+from tests.support.sysfs_tree import Tree
 
 OPTIONS = {
     "-g": "group_id",

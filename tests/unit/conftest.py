@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import names_of, owners_recorded
-from tests.unit.sysfs_tree import Tree
+from tests.support.leftovers import names_of, owners_recorded
+from tests.support.sysfs_tree import Tree
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from pagecheck import Client
 from pagecheck.errors import LimitError, PeerError
 from pagecheck.service.requests import NoReply
-from tests.conftest import open_fds
+from tests.support.leftovers import open_fds
 from tests.unit.test_client import GREETING, peer
 
 SHORT_S = 0.05

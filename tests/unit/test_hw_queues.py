@@ -7,7 +7,7 @@ import pytest
 from pagecheck.hw import devices
 from pagecheck.hw.devices import Host, WorkQueue
 from pagecheck.hw.queues import find_queue, list_devices, usable_queues
-from tests.unit.sysfs_tree import (
+from tests.support.sysfs_tree import (
     ALL_BUT_BATCH,
     ALL_OPCODES,
     COMPVAL,

@@ -9,7 +9,7 @@ import pytest
 from pagecheck.errors import EngineError
 from pagecheck.hw import queues
 from pagecheck.hw.queues import find_queue, list_devices, usable_queues
-from tests.unit.sysfs_tree import Tree, one_line
+from tests.support.sysfs_tree import Tree, one_line
 
 DOCUMENT = Path(__file__).parents[2] / "docs/hardware.md"
 

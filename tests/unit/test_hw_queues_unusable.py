@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pagecheck.hw.queues import find_queue, list_devices, usable_queues
-from tests.unit.sysfs_tree import BATCH, Tree, bitmap, one_line, only, raises
+from tests.support.sysfs_tree import BATCH, Tree, bitmap, one_line, only, raises
 
 
 def bad_queue(tree: Tree, **attributes: object) -> str:

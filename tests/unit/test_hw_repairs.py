@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pagecheck.hw.repairs import last_command
+from tests.support.sysfs_tree import ALL_OPCODES, BATCH, GNR, Tree, bitmap, only
 from tests.unit.accel_config import AccelConfig, Refused
-from tests.unit.sysfs_tree import ALL_OPCODES, BATCH, GNR, Tree, bitmap, only
 
 NO_BATCH = bitmap(ALL_OPCODES & ~BATCH)
 

@@ -12,6 +12,7 @@ import pytest
 import pagecheck
 
 PACKAGE = Path(pagecheck.__file__).parent
+TESTS = Path(__file__).parents[1]
 GROUND = {"errors", "clock", "model"}
 
 # Room: the rooms that it may import, itself and the ground floor aside.
@@ -198,6 +199,17 @@ def test_the_command_line_is_light() -> None:
     loaded = loaded_by("import pagecheck.cli.main")
     assert "numpy" not in loaded
     assert "rich" not in loaded
+
+
+def test_a_test_folder_imports_only_its_own_files_and_what_all_share() -> None:
+    """tests/support imports from no other folder; what two folders need moves there."""
+    wrong = []
+    for path in sorted(TESTS.rglob("*.py")):
+        folder = path.relative_to(TESTS).parts[0]
+        for name in imports(path):
+            if name.startswith("tests.") and name.split(".")[1] not in {folder, "support"}:
+                wrong.append(f"{path.relative_to(TESTS)} imports {name}")
+    assert wrong == []
 
 
 def test_every_public_name_can_be_had() -> None:

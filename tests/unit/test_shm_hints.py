@@ -16,9 +16,9 @@ from pagecheck.errors import ResourceError, SourceError
 from pagecheck.plan import make_block
 from pagecheck.shm import ram as ram_module
 from pagecheck.shm.ram import open_source
+from tests.support.users import as_nobody
 
 MIB = 1 << 20
-NOBODY = 65534
 
 
 def line(source: object) -> str:
@@ -132,7 +132,7 @@ def test_pipes_and_sockets(tmp_path: Path) -> None:
         assert "qmp:SOCKET" in line(tmp_path / "qmp")
 
 
-def as_nobody(look: Callable[[], str]) -> str:
+def told_to_nobody(look: Callable[[], str]) -> str:
     """What another user is told; in a child, which cannot come back to root."""
     pwd.getpwall(), grp.getgrall()  # loaded while that may be
     line("/nowhere")
@@ -140,9 +140,7 @@ def as_nobody(look: Callable[[], str]) -> str:
     pid = os.fork()
     if pid == 0:
         try:
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+            as_nobody()
             os.write(write, look().encode())
         finally:
             os._exit(0)
@@ -162,20 +160,20 @@ class TestWhoMay:
     def test_a_file(self, shm_folder: Path) -> None:
         path = sized(shm_folder / "ram", MIB)
         path.chmod(0o640)
-        text = as_nobody(lambda: line(path))
+        text = told_to_nobody(lambda: line(path))
         assert "Permission denied; it is root's (group root, mode 0640); run pagecheck as" in text
 
     def test_a_folder_on_the_way(self, shm_folder: Path) -> None:
         (shm_folder / "a").mkdir(mode=0o700)
         sized(shm_folder / "a" / "ram", MIB)
-        text = as_nobody(lambda: line(shm_folder / "a" / "ram"))
+        text = told_to_nobody(lambda: line(shm_folder / "a" / "ram"))
         assert f"the folder {shm_folder}/a is root's (group root, mode 0700)" in text
 
     def test_an_owner_without_a_name(self, shm_folder: Path) -> None:
         path = sized(shm_folder / "ram", MIB)
         path.chmod(0o600)
         os.chown(path, 3999999, 3999999)
-        text = as_nobody(lambda: line(path))
+        text = told_to_nobody(lambda: line(path))
         assert "is 3999999's (group 3999999, mode 0600)" in text
 
     def test_root_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

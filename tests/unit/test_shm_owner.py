@@ -15,8 +15,8 @@ import pytest
 from pagecheck.errors import ResourceError
 from pagecheck.shm import owner
 from pagecheck.shm.owner import Owner, sweep
-from tests.conftest import open_fds
-from tests.neighbours import lease_held, needs_root, opens_that_wait
+from tests.support.leftovers import open_fds
+from tests.support.users import lease_held, needs_root, opens_that_wait
 
 TOKEN = "0123456789abcdef"
 

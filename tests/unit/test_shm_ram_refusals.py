@@ -14,7 +14,7 @@ import pytest
 from pagecheck.errors import SourceError
 from pagecheck.shm import ram
 from pagecheck.shm.ram import adopt, open_source
-from tests.neighbours import lease_held, needs_root, opens_that_wait
+from tests.support.users import lease_held, needs_root, opens_that_wait
 
 ROOT = Path(ram.__file__).parents[2]
 

@@ -14,7 +14,7 @@ import pytest
 from pagecheck.errors import PagecheckError, ResourceError, UsageError
 from pagecheck.service import socket_path
 from pagecheck.service.activation import Listener, listen
-from tests.neighbours import NOBODY, lease_held, needs_root, opens_that_wait
+from tests.support.users import NOBODY, lease_held, needs_root, opens_that_wait
 
 LOCK = "s.lock"
 

@@ -18,7 +18,7 @@ import pytest
 from pagecheck.errors import SourceError
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import ProcessMemory, is_shared_memory
-from tests.unit.unprivileged import as_nobody, in_a_child
+from tests.support.users import as_nobody, in_a_child
 
 pytestmark = pytest.mark.usefixtures("clean")
 

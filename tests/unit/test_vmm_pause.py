@@ -17,8 +17,8 @@ import pytest
 
 from pagecheck.errors import EngineError, PeerError, SourceError, UsageError
 from pagecheck.vmm import QemuMonitor
+from tests.support.qmp import FakeQemu, fake_qemu, in_watchdog
 from tests.support.waiting import wait_for
-from tests.unit.fake_qmp import FakeQemu, fake_qemu, in_watchdog
 
 pytestmark = pytest.mark.usefixtures("clean")
 

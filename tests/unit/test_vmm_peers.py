@@ -14,7 +14,7 @@ import pytest
 
 from pagecheck.errors import PeerError
 from pagecheck.vmm import QemuMonitor
-from tests.unit.fake_qmp import FakeQemu, fake_qemu, in_watchdog, served
+from tests.support.qmp import FakeQemu, fake_qemu, in_watchdog, served
 
 pytestmark = pytest.mark.usefixtures("clean")
 

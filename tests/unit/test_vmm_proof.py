@@ -16,7 +16,7 @@ from pagecheck.errors import SourceError
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.proof import file_system_type, is_behind, shown_in_maps
-from tests.unit.unprivileged import as_nobody, in_a_child
+from tests.support.users import as_nobody, in_a_child
 
 pytestmark = pytest.mark.usefixtures("clean")
 

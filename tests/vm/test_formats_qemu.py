@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 import pagecheck
 from pagecheck.errors import SourceError
+from tests.support import command
 from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import BareQemu, bare_qemu, file_backend
 
@@ -87,8 +87,7 @@ def test_migration_stream(qemu: BareQemu, folder: Path) -> None:
 def test_the_command_line_says_it(folder: Path, qemu: BareQemu) -> None:
     path = folder / "core of the command line"
     qemu.qmp("dump-guest-memory", paging=False, protocol=f"file:{path}", format="elf")
-    command = str(Path(sys.executable).with_name("pagecheck"))
-    done = subprocess.run([command, "scan", "--json", path], capture_output=True, text=True)
+    done = command.pagecheck("scan", "--json", path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert json.loads(done.stdout)["error"]["class"] == "SourceError"

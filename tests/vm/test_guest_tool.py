@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import conftest
+from tests.support.leftovers import open_fds
 from tests.support.oracle import find_pages, hole_pages, zero_pages
 from tools.guest import DeadlinePassed, Guest, GuestError, MissingPiece, QmpError, copy_sparse
 from tools.guest import fetch as fetching
@@ -32,10 +32,6 @@ def ram_folder() -> Iterator[Path]:
     """A place for RAM files where no other test run puts its own."""
     with tempfile.TemporaryDirectory(prefix="pagecheck-test-", dir="/dev/shm") as name:
         yield Path(name)
-
-
-def open_fds() -> set[int]:
-    return set(conftest.open_fds())
 
 
 def md5(path: Path) -> bytes:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +17,14 @@ from pagecheck import Client
 from pagecheck.coordinator import Block, Coordinator
 from pagecheck.coordinator.scan import ScanResult
 from pagecheck.errors import PagecheckError, SourceError
-from tests.support.waiting import wait_for
+from tests.support import command
+from tests.support.service import services
 from tests.vm.bare_qemu import BareQemu, bare_qemu, memfd_backend
 from tools.guest.fetch import GuestFiles
 
 pytestmark = [pytest.mark.usefixtures("clean"), pytest.mark.timeout(120)]
 
-SCAN = [sys.executable, "-m", "pagecheck", "scan", "--channels", "1", "--pause"]
+SCAN = ["scan", "--channels", "1", "--pause"]
 SLOW = ["--max-pause", "600", "--max-rate", "64K", "--batch-pages", "16"]
 MIB = 1 << 20
 
@@ -66,8 +66,7 @@ def test_it_is_left_stopped(qemu: BareQemu) -> None:
 
 
 def test_the_command(qemu: BareQemu) -> None:
-    command = [*SCAN, "--leave-stopped", f"qmp:{qemu.socket}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = command.pagecheck(*SCAN, "--leave-stopped", f"qmp:{qemu.socket}")
     assert (done.returncode, done.stderr) == (0, "")
     assert "the VM is left stopped" in done.stdout
     assert qemu.status() == "paused"
@@ -88,8 +87,8 @@ def test_a_scan_that_fails_leaves_nothing_stopped(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_scan_that_is_ended_leaves_nothing_stopped(qemu: BareQemu, number: int) -> None:
-    command = [*SCAN, "--leave-stopped", "--quiet", *SLOW, f"qmp:{qemu.socket}"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+    given = ["--leave-stopped", "--quiet", *SLOW, f"qmp:{qemu.socket}"]
+    with command.start(*SCAN, *given, stderr=subprocess.DEVNULL) as running:
         qemu.wait_event("STOP")
         os.kill(running.pid, number)
         qemu.wait_event("RESUME")
@@ -97,10 +96,8 @@ def test_a_scan_that_is_ended_leaves_nothing_stopped(qemu: BareQemu, number: int
 
 
 def test_one_that_lasts_too_long_is_an_error(qemu: BareQemu) -> None:
-    command = [*SCAN, "--leave-stopped", "--max-pause", "0.1", *SLOW[2:4], f"qmp:{qemu.socket}"]
-    done = subprocess.run(
-        [*command, "--deadline", "3"], capture_output=True, text=True, check=False
-    )
+    given = ["--leave-stopped", "--max-pause", "0.1", *SLOW[2:4], f"qmp:{qemu.socket}"]
+    done = command.pagecheck(*SCAN, *given, "--deadline", "3")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(
         r"pagecheck: .* paused for 0\.1 s.*; it is not left stopped .*\n", done.stderr
@@ -108,28 +105,10 @@ def test_one_that_lasts_too_long_is_an_error(qemu: BareQemu) -> None:
     assert qemu.status() == "running"
 
 
-@contextlib.contextmanager
-def service(qemu: BareQemu) -> Iterator[str]:
-    """A service beside the VM; gives its socket."""
-    path = f"{qemu.socket}.service"
-    command = [sys.executable, "-m", "pagecheck", "serve", "--channels", "1", "--socket", path]
-    with subprocess.Popen(command) as running:
-        wait_for(lambda: _listens(path) or running.poll() is not None, "the service listens")
-        assert running.poll() is None
-        yield path
-        running.terminate()
-
-
-def _listens(path: str) -> bool:
-    with contextlib.suppress(PagecheckError):
-        Client(path).close()
-        return True
-    return False
-
-
-def test_by_a_service(qemu: BareQemu) -> None:
+def test_by_a_service(qemu: BareQemu, tmp_path: Path) -> None:
     source = f"qmp:{qemu.socket}"
-    with service(qemu) as path:
+    with services(tmp_path) as start:
+        path = start("--channels", 1).path
         with Client(path) as client:
             report = client.scan(source, pause=True, leave_stopped=True)
             assert report.pause is not None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 import pagecheck
 from pagecheck.errors import UsageError
 from tests.support.bitmaps import bits
+from tests.support.command import scan_json, start
 from tests.support.oracle import zero_pages
 from tests.support.waiting import wait_for
 from tests.vm.qemu_stream import zero_records
@@ -27,7 +26,6 @@ from tools.guest.fetch import GuestFiles
 pytestmark = pytest.mark.timeout(180)
 
 MIB = 1 << 20
-SCAN = [sys.executable, "-m", "pagecheck", "scan"]
 
 
 class Watched(NamedTuple):
@@ -121,9 +119,11 @@ def test_a_pause_that_lasts_too_long_ends_and_the_answer_is_a_hint(watched: Watc
 @pytest.mark.parametrize("victim", ["process", "group"])
 def test_the_guest_runs_again_after_a_kill(watched: Watched, victim: str) -> None:
     guest = watched.guest
-    scanner = subprocess.Popen(
-        [*SCAN, "--pause", "--max-pause", "60", "--max-rate", "1M", watched.source],
+    slowly = ["--pause", "--max-pause", 60, "--max-rate", "1M"]
+    scanner = start(
+        *["scan", *slowly, watched.source],
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
@@ -178,15 +178,9 @@ def test_ram_above_4_gib(guest_files: GuestFiles) -> None:
         with Guest.boot(size_bytes=3072 * MIB, extra=extra) as guest:
             guest.pause()
             before = os.stat(guest.ram_path).st_blocks
-            printed = subprocess.run(
-                [*SCAN, "--json", "--pause", "--gpa", f"qmp:{folder}/qmp"],
-                capture_output=True,
-                check=True,
-                timeout=60,
-            )
+            report = scan_json("--pause", "--gpa", f"qmp:{folder}/qmp")
             expected = zero_pages(guest.ram_path, 4096)
             assert os.stat(guest.ram_path).st_blocks == before
-            report = json.loads(printed.stdout)
             assert report["answer"] == "paused"
             assert report["total"]["zero"] == np.count_nonzero(expected)
             high = [

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pagecheck import Client, PagecheckError
+from pagecheck import Client
 from pagecheck.errors import SourceError
 from pagecheck.model import Region
+from tests.support.command import scan_json
+from tests.support.service import services
 from tests.vm.bare_qemu import BareQemu, bare_qemu, file_backend, memfd_backend
 from tests.vm.test_vmm_migration import MIB, SIZE, migration
 from tests.vm.test_vmm_qmp import relayed
@@ -21,25 +19,13 @@ from tests.vm.test_vmm_qmp import relayed
 pytestmark = [pytest.mark.usefixtures("guest_files"), pytest.mark.timeout(120)]
 
 MACHINE = "q35,memory-backend=mem0"
-PAGECHECK = [sys.executable, "-m", "pagecheck"]
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The socket of a service."""
-    path = str(tmp_path_factory.mktemp("service") / "socket")
-    process = subprocess.Popen([*PAGECHECK, "serve", "--channels", "1", "--socket", path])
-    until = time.monotonic() + 30
-    while True:
-        try:
-            Client(path).close()
-            break
-        except PagecheckError:
-            assert time.monotonic() < until
-            assert process.poll() is None
-    yield path
-    process.terminate()
-    assert process.wait(20) == 0
+    with services(tmp_path_factory.mktemp("service")) as start:
+        yield start("--channels", 1).path
 
 
 @pytest.fixture
@@ -64,10 +50,7 @@ def test_a_private_node_is_told(service: str, mixed: BareQemu) -> None:
 
 
 def test_a_private_node_is_undecided_via_the_service(service: str, mixed: BareQemu) -> None:
-    scan = [*PAGECHECK, "scan", "--json", "--gpa", "--via", service, f"qmp:{mixed.socket}"]
-    done = subprocess.run(scan, capture_output=True, timeout=60, check=False)
-    assert done.returncode == 1
-    report = json.loads(done.stdout)
+    report = scan_json("--gpa", "--via", service, f"qmp:{mixed.socket}", code=1)
     mem0, mem1 = report["blocks"]
     assert (mem0["undecided"], mem1["undecided"]) == (0, mem1["pages"])
     assert mem1["regions"][0]["guest_phys_addr"] == 64 * MIB

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,17 +12,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from pagecheck import Client, PagecheckError
+from pagecheck import Client
 from pagecheck.errors import LimitError, UsageError
 from tests.support.bitmaps import bits
+from tests.support.command import pagecheck, start
 from tests.support.oracle import zero_pages
+from tests.support.service import ServiceProcess, services
 from tests.support.waiting import wait_for
 from tools.guest import Guest
 from tools.guest.fetch import GuestFiles
 
 pytestmark = pytest.mark.timeout(180)
-
-SERVE = [sys.executable, "-m", "pagecheck", "serve", "--channels", "2", "--max-pause", "20"]
 
 
 class Beside(NamedTuple):
@@ -39,17 +36,6 @@ class Beside(NamedTuple):
     def socket(self) -> str:
         return f"{self.folder}/socket"
 
-    def start(self) -> subprocess.Popen[bytes]:
-        service = subprocess.Popen([*SERVE, "--socket", self.socket])
-        until = time.monotonic() + 30
-        while True:
-            try:
-                Client(self.socket).close()
-                return service
-            except PagecheckError:
-                assert time.monotonic() < until
-                assert service.poll() is None
-
 
 @pytest.fixture(scope="module")
 def beside(guest_files: GuestFiles) -> Iterator[Beside]:
@@ -60,11 +46,9 @@ def beside(guest_files: GuestFiles) -> Iterator[Beside]:
 
 
 @pytest.fixture
-def service(beside: Beside) -> Iterator[subprocess.Popen[bytes]]:
-    process = beside.start()
-    yield process
-    process.terminate()
-    assert process.wait(20) in (0, -signal.SIGKILL)
+def service(beside: Beside) -> Iterator[ServiceProcess]:
+    with services(Path(beside.folder)) as start:
+        yield start("--max-pause", 20, path=beside.socket)
 
 
 def status(guest: Guest) -> str:
@@ -106,10 +90,8 @@ def test_a_paused_guest_page_for_page(beside: Beside, by: str) -> None:
 
 @pytest.mark.usefixtures("service")
 def test_scan_via_pauses_and_continues(beside: Beside) -> None:
-    command = [sys.executable, "-m", "pagecheck", "scan", "--via", beside.socket, "--pause"]
-    ran = subprocess.run(
-        [*command, "--gpa", beside.qmp], capture_output=True, check=True, timeout=60, text=True
-    )
+    ran = pagecheck("scan", "--via", beside.socket, "--pause", "--gpa", beside.qmp)
+    assert ran.returncode == 0
     assert "paused: the guest was paused" in ran.stdout
     assert "guest-physical 0x0" in ran.stdout
     assert status(beside.guest) == "running"
@@ -120,45 +102,43 @@ def test_scan_via_pauses_and_continues(beside: Beside) -> None:
     assert beside.guest.wait_check().endswith(" OK")
 
 
-def held_up(beside: Beside) -> subprocess.Popen[bytes]:
+def held_up(beside: Beside) -> subprocess.Popen:
     """A client whose check holds the guest for as long as it lives."""
-    command = [sys.executable, "-m", "pagecheck", "scan", "--via", beside.socket, "--pause"]
-    client = subprocess.Popen(
-        [*command, "--max-pause", "20", "--max-rate", "1M", beside.qmp], stderr=subprocess.DEVNULL
-    )
+    slowly = ["--pause", "--max-pause", 20, "--max-rate", "1M"]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    client = start("scan", "--via", beside.socket, *slowly, beside.qmp, **silent)
     wait_for(lambda: status(beside.guest) == "paused", "the guest paused")
     return client
 
 
 def test_the_guest_runs_again_after_the_client_is_killed(
-    beside: Beside, service: subprocess.Popen[bytes]
+    beside: Beside, service: ServiceProcess
 ) -> None:
     client = held_up(beside)
     client.kill()
     client.wait(10)
     wait_for(lambda: status(beside.guest) == "running", "the guest running")
-    assert service.poll() is None
+    assert service.process.poll() is None
     with Client(beside.socket) as other:
         assert other.check(other.attach(beside.qmp)).blocks[0].counts.undecided == 0
 
 
 def test_the_guest_runs_again_after_the_service_is_killed(
-    beside: Beside, service: subprocess.Popen[bytes]
+    beside: Beside, service: ServiceProcess
 ) -> None:
     client = held_up(beside)
     service.kill()
     wait_for(lambda: status(beside.guest) == "running", "the guest running")
     assert client.wait(20) == 3
-    service.wait(10)
 
 
 def test_the_guest_runs_again_when_the_service_is_told_to_end(
-    beside: Beside, service: subprocess.Popen[bytes]
+    beside: Beside, service: ServiceProcess
 ) -> None:
     client = held_up(beside)
-    service.terminate()
+    service.process.terminate()
     wait_for(lambda: status(beside.guest) == "running", "the guest running")
-    assert service.wait(20) == 0
+    assert service.process.wait(20) == 0
     assert client.wait(20) == 3
 
 

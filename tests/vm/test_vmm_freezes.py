@@ -17,7 +17,7 @@ import pytest
 
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.vmm import QemuMonitor, pause, watchdog_process
-from tests.unit.fake_qmp import in_watchdog
+from tests.support.qmp import in_watchdog
 from tests.vm.bare_qemu import BareQemu, bare_qemu, memfd_backend
 from tests.vm.test_vmm_pause import HOME, SECONDS, killed, watchdog_of
 from tools.guest.fetch import GuestFiles

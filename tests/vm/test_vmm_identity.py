@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.support.command import PAGECHECK, scan_json
 from tests.vm.bare_qemu import BareQemu, bare_qemu, file_backend, memfd_backend
 
 pytestmark = [
@@ -21,7 +21,7 @@ pytestmark = [
 
 MIB = 1 << 20
 SIZE = 64 * MIB
-SCAN = (sys.executable, "-m", "pagecheck", "scan", "--json")
+SCAN = (PAGECHECK, "scan", "--json")
 MACHINE = "q35,memory-backend=mem0"
 OWN_PIDS = ("unshare", "--pid", "--fork", "--mount-proc")
 NO_MAP_FILES = ("cap_sys_admin", "cap_checkpoint_restore")
@@ -133,10 +133,7 @@ def test_anonymous_shared_memory() -> None:
     backend = ("-object", "memory-backend-ram,id=mem0,size=64M,share=on")
     with bare_qemu("-S", *backend, machine=MACHINE) as qemu:
         for source in (f"qmp:{qemu.socket}", f"pid:{qemu.pid}"):
-            done = subprocess.run(
-                [*SCAN, source], capture_output=True, text=True, timeout=60, check=True
-            )
-            assert json.loads(done.stdout)["total"]["zero"] == SIZE // 4096
+            assert scan_json(source)["total"]["zero"] == SIZE // 4096
             code, said = scanned(without(*NO_MAP_FILES), source)
             assert code == 2
             assert "map_files needs root or CAP_CHECKPOINT_RESTORE" in said

@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ def environment() -> dict[str, str]:
 
 def pagecheck(*arguments: Any, **options: Any) -> subprocess.CompletedProcess:
     """`pagecheck arguments...`, run to its end."""
-    options = {"capture_output": True, "timeout": 30, "env": environment(), **options}
+    options = {"capture_output": True, "timeout": 60, "env": environment(), **options}
     text = options.pop("text", True)
     return subprocess.run(
         [PAGECHECK, *map(os.fsencode, map(_plain, arguments))], text=text, **options
@@ -34,6 +36,11 @@ def start(*arguments: Any, **options: Any) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     options = {"env": environment(), **pipes, **options}
     return subprocess.Popen([PAGECHECK, *map(str, arguments)], **options)
+
+
+def limited(which: int, value: int) -> Callable[[], None]:
+    """A `preexec_fn` that sets a limit (resource.RLIMIT_*) of the command."""
+    return lambda: resource.setrlimit(which, (value, value))
 
 
 def scan_json(*arguments: Any, code: int = 0, **options: Any) -> dict[str, Any]:

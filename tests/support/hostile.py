@@ -13,16 +13,18 @@ import numpy as np
 import psutil
 
 from pagecheck import Client
-from tests.service.support import RawClient, ServiceProcess
 from tests.support.bitmaps import bits
 from tests.support.known_ram import KnownRam
+from tests.support.leftovers import open_fds
+from tests.support.raw_client import RawClient
+from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
 MIB = 1 << 20
 
 
-def open_fds(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+def fds(pid: int) -> int:
+    return len(open_fds(pid))
 
 
 def threads(pid: int) -> int:
@@ -41,7 +43,7 @@ def resident(service: ServiceProcess) -> int:
 def figures(service: ServiceProcess) -> tuple[int, int, tuple[int, ...]]:
     """Descriptors, threads and children."""
     children = tuple(sorted(each.pid for each in service.children()))
-    return open_fds(service.pid), threads(service.pid), children
+    return fds(service.pid), threads(service.pid), children
 
 
 def at_rest(service: ServiceProcess) -> tuple[int, int, tuple[int, ...]]:

@@ -1,12 +1,15 @@
-"""Other users on the same host, played by processes that become them: what they hold and lock."""
+"""Other users on the same host, played by processes that become them: their rights, and what they
+hold and lock."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -58,3 +61,26 @@ def opens_that_wait(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[list
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", noting)
         yield waited
+
+
+def in_a_child(work: Callable[[], None]) -> None:
+    """Runs it in a forked child without root's rights, and fails if it does."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            as_nobody()
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def as_nobody() -> None:
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0  # PR_SET_DUMPABLE, lost with root
