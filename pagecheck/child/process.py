@@ -277,6 +277,19 @@ _left_behind: list[subprocess.Popen[bytes]] = []
 _left_behind_lock = threading.Lock()
 
 
+def _forget_left_behind() -> None:
+    """In a forked copy of the host program: they are not its children, and the thread that held the
+    lock does not exist there."""
+    global _left_behind_lock
+    _left_behind_lock = threading.Lock()
+    for each in _left_behind:
+        each.returncode = 0  # so that subprocess does not wait for it either
+    _left_behind.clear()
+
+
+os.register_at_fork(after_in_child=_forget_left_behind)
+
+
 def reap_left_behind() -> None:
     """Reaps those that were left behind and have ended meanwhile."""
     with _left_behind_lock:

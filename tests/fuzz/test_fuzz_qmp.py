@@ -75,8 +75,9 @@ def always(value: Any) -> Callable[[object], Any]:
 @pytest.fixture(scope="module", autouse=True)
 def watchdogs_gone() -> Iterator[None]:
     """A watchdog that cannot make out whether its VM runs stays, and ends some seconds after it."""
+    earlier = set(psutil.Process().children())  # the guest of other tests, where these run too
     yield
-    children = psutil.Process().children()
+    children = set(psutil.Process().children()) - earlier
     _gone, left = psutil.wait_procs(children, timeout=60)
     assert living(left) == []
 
