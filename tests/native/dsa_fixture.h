@@ -3,11 +3,13 @@
 #ifndef DSA_FIXTURE_H
 #define DSA_FIXTURE_H
 
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "dsa_model.h"
 
@@ -148,6 +150,26 @@ static inline descriptor make_batch(size_t count)
 static inline void clear_records(void)
 {
     memset(RECORDS.at, 0, RECORDS.bytes);
+}
+
+/* ---- waiting ---- */
+
+static inline uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* False: ten seconds passed. */
+static inline bool wait_status(size_t index)
+{
+    uint64_t end = now_ns() + UINT64_C(10000000000);
+
+    while (status(index) == 0 && now_ns() < end)
+        sched_yield();
+    return status(index) != 0;
 }
 
 #endif

@@ -66,14 +66,6 @@ int clock_gettime(clockid_t clock, struct timespec *now)
     return 0;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 /* A record may be late by 20 ms; one that is written into the next round would be a mess. */
 static void run_to_the_end(dsa_model *model)
 {

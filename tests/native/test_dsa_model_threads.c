@@ -3,32 +3,10 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
 #include "dsa_fixture.h"
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-/* False: ten seconds passed. */
-static bool wait_status(size_t index)
-{
-    uint64_t deadline = now_ns() + UINT64_C(10000000000);
-
-    while (status(index) == 0) {
-        if (now_ns() > deadline)
-            return false;
-        sched_yield();
-    }
-    return true;
-}
 
 static void test_members_first(void)
 {

@@ -5,21 +5,12 @@
 #include <inttypes.h>
 #include <sched.h>
 #include <signal.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
 #include "dsa_fixture.h"
 
 enum { MEMBERS = 16 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* ---- #GP ---- */
 
@@ -134,15 +125,6 @@ static void test_stale_record(bool in_batch)
 }
 
 /* ---- lists that are fetched late ---- */
-
-static bool wait_status(size_t index)
-{
-    uint64_t end = now_ns() + UINT64_C(10000000000);
-
-    while (status(index) == 0 && now_ns() < end)
-        sched_yield();
-    return status(index) != 0;
-}
 
 static void test_late_list(void)
 {

@@ -56,15 +56,6 @@ static void *play(void *argument)
     return NULL;
 }
 
-/* Descriptors that are open; none may be left behind. */
-static int count_fds(void)
-{
-    int count = 0;
-    for (int fd = 0; fd < 256; fd++)
-        count += fcntl(fd, F_GETFD) >= 0;
-    return count;
-}
-
 static void test_script(const script *says)
 {
     static pagecheck_client client;

@@ -17,14 +17,6 @@ typedef struct peers {
     char heard[4096];
 } peers;
 
-static int count_fds(void)
-{
-    int count = 0;
-    for (int fd = 0; fd < 256; fd++)
-        count += fcntl(fd, F_GETFD) >= 0;
-    return count;
-}
-
 static void say(const peers *p, const char *format, unsigned id, bool with_fd)
 {
     char text[200];
