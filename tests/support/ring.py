@@ -7,7 +7,7 @@ import signal
 from pagecheck import Coordinator
 from pagecheck.native._native import SLOT_HEAD_BYTES
 from pagecheck.shm.layout import CONTROL, HEADER, SLOT
-from tests.support.processes import state_of, stop
+from tests.support.processes import ahead_of_others, state_of, stop
 from tests.support.waiting import wait_for
 
 
@@ -87,4 +87,5 @@ def catch_in_progress(coordinator: Coordinator, first_page: int | None = None) -
         workers = zip(coordinator.worker_pids, coordinator.segment_names, strict=True)
         return next((pid for pid, segment in workers if caught(pid, segment)), 0)
 
-    return wait_for(any_caught, "a batch in progress")
+    with ahead_of_others():
+        return wait_for(any_caught, "a batch in progress")
