@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -132,13 +134,16 @@ def main() -> int:
     runs = [(name, flags, False) for name, flags in CORRECT.items()]
     runs += [(name, (*flags, f"M_{name}=1"), True) for name, flags in MUTANTS.items()]
     results = []
-    for name, flags, is_mutant in runs:
-        result = check(name, flags, is_mutant=is_mutant)
-        results.append(result)
-        if not arguments.json:
-            found = result.fault or "holds"
-            verdict = "ok" if result.is_right else "WRONG"
-            print(f"{verdict:5}  {name:32} {result.states:>10,} states  {found}", flush=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads that wait for spin, cc and pan
+        for result in pool.map(lambda run: check(run[0], run[1], is_mutant=run[2]), runs):
+            results.append(result)
+            if not arguments.json:
+                found = result.fault or "holds"
+                verdict = "ok" if result.is_right else "WRONG"
+                print(
+                    f"{verdict:5}  {result.name:32} {result.states:>10,} states  {found}",
+                    flush=True,
+                )
     if arguments.json:
         print(json.dumps([{**each._asdict(), "is_right": each.is_right} for each in results]))
     return 0 if all(each.is_right for each in results) else 1
