@@ -1,24 +1,21 @@
-"""`Coordinator.scan`: a whole block, once, by the threads that feed the channels.
-
-The extents of the file are walked as the scan goes, always after it was asked for: a hole that is
-answered here was a hole during this scan.
-"""
+"""`Coordinator.scan`: a whole block, once, by the threads that feed the channels."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pagecheck import clock
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.pool import PAUSE, Job, Pool, Stop
 from pagecheck.coordinator.settings import check_choice
+from pagecheck.coordinator.walk import Stretch, stretches
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import Counts, Kind
 from pagecheck.native import Feed, _native
-from pagecheck.plan import PartialPage, Run, common_page_size, page_runs
+from pagecheck.plan import PartialPage, common_page_size, page_runs
 from pagecheck.report.report import BlockReport
 from pagecheck.report.statistics import ChannelReport
 from pagecheck.shm.bitmaps import BlockBitmaps
@@ -40,7 +37,7 @@ class ScanOptions(NamedTuple):
 
 
 class ScanWork:
-    """Deals out runs of data pages, publishes holes on the way, and keeps to a byte rate.
+    """Deals out the pages that have to be looked at, and keeps to a byte rate.
 
     Attributes:
         done_pages: pages that were submitted or answered as holes.
@@ -69,8 +66,6 @@ class ScanWork:
         self.smallest = block.source.size
         self.error: BaseException | None = None
         self._block = block
-        self._bitmaps = bitmaps
-        self._kind = options.kind
         self._stop = stop
         self._rate = options.max_rate
         self._deadline_ns = options.deadline_ns
@@ -83,26 +78,12 @@ class ScanWork:
             self._batch_pages = self._span_pages = max(1, min(self._span_pages, paced))
         self._next_ns = clock.now_ns()
         self._lock = threading.Lock()
-        self._run = Run(False, 0, 0)
-        self._runs = self._walk()
-
-    def _walk(self) -> Iterator[Run]:
-        ram = self._block.ram
-        end = ram.start + ram.size
-        extents: Iterator[tuple[int, int]]
-        if self._kind == "diff":
-            from pagecheck.shm import diffs
-
-            extents = diffs.data(self._block.source, ram.start, end)
-        elif self._block.trust_holes and not self._block.is_dense():
-            extents = self._block.source.extents(ram.start, end)
-        else:
-            extents = iter([(ram.start, end)])
-        yield from page_runs(extents, ram, self._kind)
+        self._left = Stretch(0, 0, 0)
+        self._stretches = stretches(block, bitmaps, options.kind, self._batch_pages)
 
     def take(self) -> tuple[int, int] | None:
-        """The next data pages as (first page, count); None when there are no more; PAUSE when
-        the rate does not allow more yet."""
+        """The next pages as (first page, count), those in holes not to be submitted; None when
+        there are no more; PAUSE when the rate does not allow more yet."""
         with self._lock:
             if self.error is not None:
                 return None
@@ -115,21 +96,23 @@ class ScanWork:
             except Exception as error:
                 self.error = error
             else:
-                self._reserve(taken)
-                return taken
+                if taken is None:
+                    return None
+                self._reserve(taken.pages)
+                return taken.first, taken.span
         self._stop.set()
         return None
 
-    def _reserve(self, taken: tuple[int, int] | None) -> None:
+    def _reserve(self, pages: int) -> None:
         """The time that these pages take at the given rate."""
-        if taken is not None and self._rate is not None:
-            cost_ns = taken[1] * self._block.ram.page_size * 1_000_000_000 // self._rate
+        if self._rate is not None:
+            cost_ns = pages * self._block.ram.page_size * 1_000_000_000 // self._rate
             self._next_ns = max(self._next_ns, clock.now_ns()) + cost_ns
 
     def close(self) -> None:
         """Releases a walk that was ended early; it holds this object, which holds it."""
         with self._lock:
-            self._runs = iter(())
+            self._stretches = iter(())
 
     def pause(self) -> None:
         """Waits until the rate allows more, the scan is stopped or its deadline passes."""
@@ -137,29 +120,25 @@ class ScanWork:
         while not self._stop.is_set() and (left := until - clock.now_ns()) > 0:
             self._stop.wait(min(left, PACE_NS) / 1e9)
 
-    def _take_locked(self) -> tuple[int, int] | None:
-        while self._run.pages == 0:
-            run = next(self._runs, None)
-            if run is None:
-                self.smallest = min(self.smallest, self._block.source.size)
+    def _take_locked(self) -> Stretch | None:
+        while self._left.pages == 0:
+            if self._stop.is_set() or clock.now_ns() >= self._deadline_ns:
                 return None
-            if run.hole:
-                self._publish_hole(run)
-            else:
-                self._run = run
-        # Towards the end of a run the spans get smaller, so that all feeder threads end together.
-        share = self._run.pages // (2 * self._channels)
-        most = max(self._batch_pages, min(self._span_pages, share))
-        first, count = self._run.first, min(self._run.pages, most)
-        self._run = Run(False, first + count, self._run.pages - count)
-        self.done_pages += count
-        return first, count
-
-    def _publish_hole(self, run: Run) -> None:
-        _native.bits_set(self._bitmaps.hole, run.first, run.pages)
-        if self._kind == "full":
-            _native.bits_set(self._bitmaps.zero, run.first, run.pages)
-        self.done_pages += run.pages
+            found = next(self._stretches, None)
+            if found is None:
+                self.smallest = min(self.smallest, self._block.source.size)
+                self.done_pages = self._block.ram.pages
+                return None
+            self._left = found
+        first, span, pages = self._left
+        count = span
+        if span == pages:  # towards its end less at a time: all feeder threads end together
+            share = pages // (2 * self._channels)
+            most = max(self._batch_pages, min(self._span_pages, share))
+            count = pages = min(pages, most)
+        self._left = Stretch(first + count, span - count, self._left.pages - pages)
+        self.done_pages = first + count
+        return Stretch(first, count, pages)
 
     def _partial_page(self, error: PartialPage) -> SourceError:
         from pagecheck.shm import diffs
@@ -226,7 +205,8 @@ def _scan(
     work = ScanWork(block, bitmaps, options, len(pool.channels), pool.slots, stop)
 
     def begin(feed: Feed) -> None:
-        feed.begin_range(block.id, options.batch_pages, bitmaps.pages, bitmaps.zero, bitmaps.normal)
+        size = (options.batch_pages, bitmaps.pages, block.ram.page_size)
+        feed.begin_range(block.id, *size, bitmaps.zero, bitmaps.normal, bitmaps.hole)
 
     def watch() -> None:
         if options.progress is not None:

@@ -65,16 +65,27 @@ class Feed:
         """
 
     def begin_range(
-        self, block: int, batch_pages: int, pages: int, zero: Memory, normal: Memory, /
+        self,
+        block: int,
+        batch_pages: int,
+        pages: int,
+        page_bytes: int,
+        zero: Memory,
+        normal: Memory,
+        skip: Memory,
+        /,
     ) -> None:
         """Starts a job whose positions are page indices; answers go to two bitmaps.
 
         Args:
             block: the id that the worker attached the RAM block under.
             batch_pages: the most pages per batch, at most the segment's slot_pages.
-            pages: pages of the block; both bitmaps have at least this many bits.
+            pages: pages of the block; the bitmaps have at least this many bits.
+            page_bytes: the block's page size.
             zero: uint64 words; bits are ORed in atomically.
             normal: the same for pages that were seen not to be zero.
+            skip: uint64 words; pages whose bit is set are not asked for. A page's bit does not
+                change any more once the page was given to `more`.
         """
 
     def begin_offsets(
@@ -115,7 +126,8 @@ class Feed:
         """
 
     def more(self, position: int, count: int, /) -> None:
-        """Adds pages [position, position + count); the earlier ones must have been submitted."""
+        """Adds pages [position, position + count), those to skip left out; the earlier ones must
+        have been submitted."""
 
     def pump(self, more_follow: bool, deadline_ns: int, /) -> int:
         """Submits and collects until done, until the deadline or, if `more_follow`, until it needs
@@ -163,6 +175,41 @@ class Feed:
 
     def close(self) -> None:
         """Unmaps the segments. May be called twice."""
+
+class Walk:
+    """Where a file has data and holes, looked up as the walk goes, by SEEK_DATA and SEEK_HOLE.
+
+    One thread at a time may use it.
+    """
+
+    def __init__(
+        self, fd: int, start: int, page_bytes: int, pages: int, hole: Memory, zero: Memory, /
+    ) -> None:
+        """Nothing is looked up yet.
+
+        Args:
+            fd: stays the caller's; its file offset is moved.
+            start: byte offset in the file of page 0.
+            page_bytes, pages: size and number of the pages.
+            hole, zero: uint64 words of a bit per page; those of pages in holes are set in both,
+                atomically towards other threads.
+
+        Raises:
+            ValueError: a bitmap is too small, or the pages are outside of any file.
+        """
+
+    def next(self, most: int, /) -> tuple[int, int, int] | None:
+        """The next pages with data. The GIL is released.
+
+        Args:
+            most: how many, where they have holes between them.
+
+        Returns:
+            (first page, span, pages with data among them): either a single run of pages, however
+            long, or several. It may be empty; it takes some milliseconds at most, unless a single
+            lookup takes longer. None: there are no more, and every page that was in none is a hole.
+            Where a lookup fails, all pages from there on have data.
+        """
 
 class Portal:
     """One work queue by hand, for probing: the caller's own descriptors go in.

@@ -74,7 +74,7 @@ def data(source: RamSource, start: int, end: int) -> Iterator[tuple[int, int]]:
     """
     try:
         if source.magic == TMPFS:
-            yield from extents.by_seeking(source.fd, start, end, strict=True)
+            yield from extents.by_seeking(source.fd, start, end)
         else:
             yield from extents.written(extents.by_map(source.fd, start, end))
     except OSError as error:
@@ -136,9 +136,7 @@ def _require_exact_tmpfs(source: RamSource) -> None:
     if not _swap_is_used():
         return
     st = os.fstat(source.fd)
-    data_bytes = sum(
-        end - begin for begin, end in extents.by_seeking(source.fd, 0, st.st_size, strict=True)
-    )
+    data_bytes = sum(end - begin for begin, end in extents.by_seeking(source.fd, 0, st.st_size))
     if st.st_blocks * 512 > -(-data_bytes // 4096) * 4096:
         raise SourceError(
             f"{source.text}: has reserved pages that were never written (fallocate), and once "

@@ -4,7 +4,8 @@ Facts: SEEK_DATA is answered from the page cache where an extent is reserved but
 ext4 and xfs such an extent is a hole until it is read. Both answers read as zeros, so that
 is harmless where a hole means zero, and wrong where it means unchanged. FIEMAP reports what the
 file system has on disk, and with FIEMAP_FLAG_SYNC that is up to date.
-Decision: `by_seeking` for full snapshots and for tmpfs, which has no FIEMAP; `by_map` for diffs.
+Decision: SEEK_DATA for full snapshots, which are walked in C, and for tmpfs, which has no FIEMAP;
+`by_map` for diffs.
 
 Source: Documentation/filesystems/fiemap.rst and include/uapi/linux/fiemap.h, Linux 6.12.
 """
@@ -44,12 +45,11 @@ class Extent(NamedTuple):
     flags: int
 
 
-def by_seeking(fd: int, start: int, end: int, *, strict: bool) -> Iterator[tuple[int, int]]:
+def by_seeking(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Data between two byte offsets by SEEK_DATA, looked up as the iteration goes.
 
     Args:
         fd: its file offset is moved.
-        strict: raise where a lookup fails; else everything from there on is data.
 
     Yields:
         (begin, end) of each stretch of data, in order; between them are holes.
@@ -59,14 +59,8 @@ def by_seeking(fd: int, start: int, end: int, *, strict: bool) -> Iterator[tuple
     """
     at = start
     while at < end:
-        try:
-            data = _seek(fd, at, os.SEEK_DATA)
-            hole = end if data is None else _seek(fd, data, os.SEEK_HOLE)
-        except OSError:
-            if strict:
-                raise
-            yield at, end
-            return
+        data = _seek(fd, at, os.SEEK_DATA)
+        hole = end if data is None else _seek(fd, data, os.SEEK_HOLE)
         if data is None or data >= end or hole is None:  # hole: truncated between the two calls
             return
         yield data, min(hole, end)

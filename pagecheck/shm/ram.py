@@ -13,7 +13,6 @@ import fcntl
 import mmap
 import os
 import stat
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.errors import PagecheckError, SourceError, UsageError
@@ -117,19 +116,6 @@ class RamSource:
             return True
         return os.access(f"/proc/self/fd/{self.fd}", os.W_OK, effective_ids=True)
 
-    def extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Data of a full snapshot's file between two byte offsets, looked up as the iteration goes.
-
-        A reported hole reads as zeros; where a lookup fails, everything from there on is data.
-
-        Yields:
-            (begin, end) of each stretch of data, in order; between them are holes.
-        """
-        if self.holes_are_proof:
-            yield from by_seeking(self.fd, start, end, strict=False)
-        elif start < end:
-            yield start, end
-
     @property
     def looks_dense(self) -> bool:
         """Whether as much is allocated as the file is long. Not a proof: blocks past the end of the
@@ -150,10 +136,7 @@ class RamSource:
             return st.st_size
         whole = (0, st.st_size)
         with contextlib.suppress(OSError):
-            if (
-                self.holes_are_proof
-                and next(by_seeking(self.fd, *whole, strict=True), None) == whole
-            ):
+            if self.holes_are_proof and next(by_seeking(self.fd, *whole), None) == whole:
                 return st.st_size
         return 0
 

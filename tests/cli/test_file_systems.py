@@ -1,5 +1,6 @@
 """Diffs and full snapshots on real file systems: the same answer, whatever is cached."""
 
+import json
 import mmap
 import os
 import subprocess
@@ -199,3 +200,29 @@ def test_full_snapshots_of_what_is_not_written_back(
             expected = ["0 2 zero", "2 1 normal", "3 37 zero", "40 1 normal", "41 23 zero"]
             assert ranges(path) == expected
         assert ranges(path) == expected
+
+
+@BLOCKS_4K
+def test_a_file_of_many_holes(tmp_path: Path, kind: str, size: str, make: tuple[str, ...]) -> None:
+    """Each second page is a hole: they are answered without a batch for each, and stay holes."""
+    with mounted(tmp_path, kind, size, *make) as at:
+        path = at / "holes"
+        with path.open("wb") as file:
+            os.truncate(path, 4000 * PAGE)
+            for page in range(1, 4000, 2):
+                os.pwrite(file.fileno(), b"x" if page % 3 else b"\0" * PAGE, page * PAGE)
+        forget(path)
+        before = os.stat(path).st_blocks
+        for options in ((), ("--holes", "read"), ("--channels", "2")):
+            done = pagecheck("scan", "--json", *options, path)
+            report = json.loads(done.stdout)
+            total = report["total"]
+            counts = total["zero"], total["hole"], total["normal"], total["undecided"]
+            holes = 0 if "read" in options else 2000
+            assert counts == (2667, holes, 1333, 0)
+            assert report["statistics"]["answered"] <= 10
+        expected = [page for page in range(4000) if page % 2 and page % 3]
+        words = [line.split() for line in ranges(path)]
+        normal = [int(first) for first, count, what in words if what == "normal"]
+        assert normal == expected
+        assert os.stat(path).st_blocks == before

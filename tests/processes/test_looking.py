@@ -85,26 +85,6 @@ def _keep_size(fd: int, offset: int, length: int) -> None:
     _fallocate(fd, KEEP_SIZE, offset, length)
 
 
-def test_an_error_of_seek_is_never_a_hole(monkeypatch: pytest.MonkeyPatch, ram: KnownRam):
-    """Only ENXIO says that there is no data: after any other error nothing is known."""
-    os.ftruncate(ram.fd, 2 * ram.size)  # not dense, so that the extents are walked
-    seek = os.lseek
-
-    def broken(fd: int, at: int, how: int) -> int:
-        if how == os.SEEK_DATA:
-            raise OSError(5, "Input/output error")
-        return seek(fd, at, how)
-
-    with Coordinator(1) as c:
-        block = c.attach(ram.source)
-        monkeypatch.setattr(os, "lseek", broken)
-        try:
-            counts = c.scan(block).total
-        except Exception:
-            return
-        assert counts.normal + counts.undecided >= (~ram.zero).sum()
-
-
 @pytest.mark.parametrize("kind", ["memfd", "shm", "disk"])
 @pytest.mark.parametrize("writer", ["descriptor", "mapping"])
 def test_ram_that_somebody_may_write_is_live(tmp_path, kind: str, writer: str):

@@ -153,7 +153,7 @@ class World:
     @contextlib.contextmanager
     def batch_out(self) -> Iterator[None]:
         """A batch waits for the worker; afterwards it has been answered."""
-        self.feed.begin_range(0, SLOT_PAGES, PAGES, *bitmaps())
+        self.feed.begin_range(0, SLOT_PAGES, PAGES, PAGE, *bitmaps(3))
         self.feed.more(0, SLOT_PAGES)
         assert self.feed.pump(False, 0) == _native.PUMP_TIMEOUT
         try:

@@ -40,15 +40,16 @@ def _(_world: World) -> None:
 
 @case("Feed.begin_range")
 def _(world: World) -> None:
-    good = (0, SLOT_PAGES, PAGES)
-    world.feed.begin_range(*good, *bitmaps())
-    refuses_all_wrong(world.feed.begin_range, *good, *bitmaps())
-    refuses(world.feed.begin_range, 0, SLOT_PAGES + 1, PAGES, *bitmaps())
-    refuses(world.feed.begin_range, 0, 0, PAGES, *bitmaps())
-    refuses(world.feed.begin_range, 0, SLOT_PAGES, PAGES + 1, *bitmaps())
-    refuses(world.feed.begin_range, *good, bytearray(PAGES), bytes(PAGES))
+    good = (0, SLOT_PAGES, PAGES, PAGE)
+    world.feed.begin_range(*good, *bitmaps(3))
+    refuses_all_wrong(world.feed.begin_range, *good, *bitmaps(3))
+    refuses(world.feed.begin_range, 0, SLOT_PAGES + 1, PAGES, PAGE, *bitmaps(3))
+    refuses(world.feed.begin_range, 0, 0, PAGES, PAGE, *bitmaps(3))
+    refuses(world.feed.begin_range, 0, SLOT_PAGES, PAGES + 1, PAGE, *bitmaps(3))
+    refuses(world.feed.begin_range, *good, bytearray(PAGES), bytes(PAGES), bytearray(PAGES))
+    refuses(world.feed.begin_range, *good, *bitmaps(2), bytearray(8))
     with world.batch_out():
-        refuses(world.feed.begin_range, *good, *bitmaps())
+        refuses(world.feed.begin_range, *good, *bitmaps(3))
 
 
 @case("Feed.begin_offsets")
@@ -86,7 +87,7 @@ def _(world: World) -> None:
 def _(world: World) -> None:
     with world.batch_out():
         pass
-    world.feed.begin_range(0, SLOT_PAGES, PAGES, *bitmaps())
+    world.feed.begin_range(0, SLOT_PAGES, PAGES, PAGE, *bitmaps(3))
     refuses_all_wrong(world.feed.more, 0, 1)
     refuses(world.feed.more, PAGES, 1)
     refuses(world.feed.more, 2**64 - 1, 2**64 - 1)
@@ -98,7 +99,7 @@ def _(world: World) -> None:
 @case("Feed.pump")
 def _(world: World) -> None:
     with world.serving():
-        world.feed.begin_range(0, SLOT_PAGES, PAGES, *bitmaps())
+        world.feed.begin_range(0, SLOT_PAGES, PAGES, PAGE, *bitmaps(3))
         world.feed.more(0, PAGES)
         assert world.feed.pump(False, FAR) == _native.PUMP_DONE
         assert world.feed.pump(True, FAR) == _native.PUMP_NEED_MORE
@@ -127,7 +128,7 @@ def _(world: World) -> None:
 def _(_world: World) -> None:
     with ring() as fds:
         feed = Feed(*fds)
-        feed.begin_range(0, SLOT_PAGES, PAGES, *bitmaps())
+        feed.begin_range(0, SLOT_PAGES, PAGES, PAGE, *bitmaps(3))
         feed.more(0, PAGES)
         feed.pump(False, 0)
         with ring() as fresh:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from pagecheck.native import Feed, Portal, Worker, _native
+from pagecheck.native import Feed, Portal, Walk, Worker, _native
 from tests.support.leaks import leaks
-from tests.unit import native_feed, native_functions, native_queues
+from tests.unit import native_feed, native_functions, native_queues, native_walk
 from tests.unit.native_entries import CASES, World, entries
 
-PARTS = (native_functions, native_feed, native_queues)  # which fill CASES
-TYPES = (Feed, Portal, Worker)
+PARTS = (native_functions, native_feed, native_queues, native_walk)  # which fill CASES
+TYPES = (Feed, Portal, Walk, Worker)
 
 
 @pytest.fixture

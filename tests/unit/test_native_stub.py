@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pagecheck import native
-from pagecheck.native import Portal, _native
+from pagecheck.native import Portal, Walk, _native
 from tests.unit.native_entries import World
 
 STUB = ast.parse((Path(native.__file__).parent / "_native.pyi").read_text(encoding="utf-8"))
@@ -104,5 +104,6 @@ def test_the_number_of_arguments(world: World, name: str) -> None:
             "Feed": world.feed,
             "Worker": world.worker,
             "Portal": Portal(mmap.mmap(-1, 4096)),
+            "Walk": Walk(0, 0, 4096, 64, bytearray(8), bytearray(8)),
         }[owner]
     assert _taken(getattr(target, method)) == FUNCTIONS[name]

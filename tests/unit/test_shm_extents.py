@@ -107,7 +107,7 @@ def test_written_joins_what_meets() -> None:
     assert list(written([])) == []
 
 
-def test_a_failing_seek_makes_the_rest_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_seek_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """As ext4 fails with ENOENT where it keeps a file's bytes in the inode."""
 
     def lseek(_fd: int, at: int, whence: int) -> int:
@@ -116,7 +116,18 @@ def test_a_failing_seek_makes_the_rest_data(monkeypatch: pytest.MonkeyPatch) -> 
         return at + (PAGE if whence == os.SEEK_HOLE else 2 * PAGE)
 
     monkeypatch.setattr(extents.os, "lseek", lseek)
-    found = list(extents.by_seeking(0, 0, 16 * PAGE, strict=False))
-    assert found == [(2 * PAGE, 3 * PAGE), (3 * PAGE, 16 * PAGE)]
     with pytest.raises(OSError, match="no"):
-        list(extents.by_seeking(0, 0, 16 * PAGE, strict=True))
+        list(extents.by_seeking(0, 0, 16 * PAGE))
+
+
+def test_seeking() -> None:
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, 16 * PAGE)
+    for page in (2, 3, 8):
+        os.pwrite(fd, b"x", page * PAGE)
+    both = [(2 * PAGE, 4 * PAGE), (8 * PAGE, 9 * PAGE)]
+    assert list(extents.by_seeking(fd, 0, 16 * PAGE)) == both
+    assert list(extents.by_seeking(fd, 3 * PAGE, 8 * PAGE)) == [(3 * PAGE, 4 * PAGE)]
+    assert list(extents.by_seeking(fd, 9 * PAGE, 16 * PAGE)) == []
+    assert list(extents.by_seeking(fd, PAGE, PAGE)) == []
+    os.close(fd)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.errors import SourceError
 from pagecheck.native import _native
 from pagecheck.shm import ram
+from pagecheck.shm.extents import by_seeking
 from pagecheck.shm.ram import open_source
 
 PAGE = 4096
@@ -65,7 +65,7 @@ def test_descriptor(memfd: int) -> None:
 def test_the_callers_file_offset_stays(memfd: int) -> None:
     os.lseek(memfd, 5 * PAGE, os.SEEK_SET)
     source = open_source(f"fd:{memfd}")
-    assert len(list(source.extents(0, 16 * PAGE))) == 2
+    assert len(list(by_seeking(source.fd, 0, 16 * PAGE))) == 2
     source.close()
     assert os.lseek(memfd, 0, os.SEEK_CUR) == 5 * PAGE
 
@@ -81,45 +81,33 @@ def test_a_descriptor_that_cannot_be_opened_anew_is_never_moved(
     source = open_source(f"fd:{memfd}")
     assert not source.holes_are_proof
     assert not source.flags(trust_holes=True) & _native.TRUST_HOLES
-    assert list(source.extents(0, 16 * PAGE)) == [(0, 16 * PAGE)]
+    assert source.dense_bytes() == 0
     source.close()
     assert os.lseek(memfd, 0, os.SEEK_CUR) == PAGE
 
 
-def test_extents(memfd: int) -> None:
-    source = open_source(f"fd:{memfd}")
-    both = [(2 * PAGE, 4 * PAGE), (8 * PAGE, 9 * PAGE)]
-    assert list(source.extents(0, 16 * PAGE)) == both
-    assert list(source.extents(3 * PAGE, 8 * PAGE)) == [(3 * PAGE, 4 * PAGE)]
-    assert list(source.extents(9 * PAGE, 16 * PAGE)) == []
-    assert list(source.extents(PAGE, PAGE)) == []
-    source.close()
-
-
 def test_a_failing_lookup_is_no_hole(memfd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only ENXIO says that the rest is a hole; anything else proves nothing."""
+    """What cannot be looked up is not known to be dense."""
+    for page in range(16):
+        os.pwrite(memfd, b"x", page * PAGE)
     source = open_source(f"fd:{memfd}")
+    assert source.dense_bytes() == 16 * PAGE
 
     def failing(*_: object) -> int:
         raise OSError(errno.EIO, "I/O error")
 
     monkeypatch.setattr(ram.os, "lseek", failing)
-    try:
-        data = list(source.extents(0, 16 * PAGE))
-    except SourceError:
-        data = [(0, 16 * PAGE)]
-    finally:
-        source.close()
-    assert data == [(0, 16 * PAGE)]
+    assert source.dense_bytes() == 0
+    source.close()
 
 
 def test_blocks_past_the_end_do_not_fill_holes(memfd: int) -> None:
-    past = ctypes.c_long(16 * PAGE), ctypes.c_long(64 * PAGE)
+    past = ctypes.c_long(16 * PAGE), ctypes.c_long(13 * PAGE)
     assert ctypes.CDLL(None).fallocate(memfd, KEEP_SIZE, *past) == 0
     source = open_source(f"fd:{memfd}")
-    found = len(list(source.extents(0, 16 * PAGE)))
+    assert source.looks_dense  # 3 pages and 13 past the end, of 16
+    assert source.dense_bytes() == 0
     source.close()
-    assert found == 2
 
 
 @pytest.mark.parametrize("trust", [False, True])
@@ -158,7 +146,7 @@ def test_what_a_file_system_is_trusted_with(
 def test_looking_changes_nothing(memfd: int) -> None:
     before = os.fstat(memfd)
     source = open_source(f"fd:{memfd}")
-    list(source.extents(0, 16 * PAGE))
+    source.dense_bytes()
     source.close()
     after = os.fstat(memfd)
     assert (before.st_blocks, before.st_mtime_ns) == (after.st_blocks, after.st_mtime_ns)

@@ -2,6 +2,8 @@
  * supported architecture. */
 #include "pc_bits.h"
 
+#include <string.h>
+
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "bitmap files are little-endian words; this host is not"
 #endif
@@ -51,13 +53,14 @@ static void or_word(uint64_t *word, uint64_t bits)
 void pc_bits_set_shared(uint64_t *words, uint64_t first, uint64_t count)
 {
     uint64_t taken;
-    for (; count > 0; first += taken, count -= taken) {
-        uint64_t mask = head_mask(first, count, &taken);
-        if (taken == 64)
-            words[first / 64] = UINT64_MAX; /* every bit of it is this caller's */
-        else
-            or_word(&words[first / 64], mask);
+    if (first % 64 != 0 && count > 0) {
+        or_word(&words[first / 64], head_mask(first, count, &taken));
+        first += taken;
+        count -= taken;
     }
+    /* Every bit of these is this caller's. */
+    memset(&words[first / 64], 0xff, count / 64 * sizeof *words);
+    or_word(&words[(first + count) / 64], mask_of(count % 64));
 }
 
 void pc_bits_or_shared(uint64_t *words, uint64_t first, uint64_t bits, uint32_t count)
@@ -79,21 +82,48 @@ uint64_t pc_bits_count(const uint64_t *words, uint64_t bits)
     return total;
 }
 
+/* Relaxed: bits that others write meanwhile are not looked at. */
+static uint64_t load(const uint64_t *words, uint64_t index)
+{
+    return __atomic_load_n(&words[index], __ATOMIC_RELAXED);
+}
+
 bool pc_bits_test(const uint64_t *words, uint64_t index)
 {
-    return (words[index / 64] >> (index % 64) & 1u) != 0;
+    return (load(words, index / 64) >> (index % 64) & 1u) != 0;
 }
 
 uint64_t pc_bits_run_end(const uint64_t *words, uint64_t bits, uint64_t start)
 {
     uint64_t flip = pc_bits_test(words, start) ? UINT64_MAX : 0;
-    uint64_t word = (words[start / 64] ^ flip) & ~mask_of(start % 64);
+    uint64_t word = (load(words, start / 64) ^ flip) & ~mask_of(start % 64);
     uint64_t index = start / 64;
     while (word == 0) {
         if (++index * 64 >= bits)
             return bits;
-        word = words[index] ^ flip;
+        word = load(words, index) ^ flip;
     }
     uint64_t end = index * 64 + (uint64_t)__builtin_ctzll(word);
     return end < bits ? end : bits;
+}
+
+bool pc_bits_next_zeros(const uint64_t *words, uint64_t at, uint64_t end, uint64_t most,
+                        pc_bits_run *run)
+{
+    if (at < end && pc_bits_test(words, at))
+        at = pc_bits_run_end(words, end, at);
+    if (at >= end || most == 0)
+        return false;
+    run->first = at;
+    run->end = pc_bits_run_end(words, end - at < most ? end : at + most, at);
+    return true;
+}
+
+uint64_t pc_bits_get(const uint64_t *words, uint64_t first, uint32_t count)
+{
+    uint64_t shift = first % 64;
+    uint64_t bits = words[first / 64] >> shift;
+    if (shift + count > 64)
+        bits |= words[first / 64 + 1] << (64 - shift);
+    return bits & mask_of(count);
 }

@@ -21,4 +21,16 @@ bool pc_bits_test(const uint64_t *words, uint64_t index);
 /* First index after `start` whose bit differs from bit `start`, or `bits`. */
 uint64_t pc_bits_run_end(const uint64_t *words, uint64_t bits, uint64_t start);
 
+typedef struct pc_bits_run {
+    uint64_t first;
+    uint64_t end;
+} pc_bits_run;
+
+/* The next run of 0 bits in [at, end), of which at most `most` are taken. False: there is none.
+ * Other threads may write other bits of the same words meanwhile. */
+bool pc_bits_next_zeros(const uint64_t *words, uint64_t at, uint64_t end, uint64_t most,
+                        pc_bits_run *run);
+/* The `count` (at most 64) bits from bit `first` on. */
+uint64_t pc_bits_get(const uint64_t *words, uint64_t first, uint32_t count);
+
 #endif

@@ -13,6 +13,10 @@
 #define GROUP_PAGES 64u
 #define PIECE_BYTES (256u * 1024u) /* of a large page between two rises of the progress word */
 #define ASK_RESIDENT_MIN_BYTES (4u * PC_HOST_PAGE) /* below this the CPU reads for less */
+/* Short runs are read unasked once that many lookups in a row found no hole: a lookup costs a
+ * fifth to the whole of reading a page, and who lists pages may have left out the holes. */
+#define MISSES_MAX 4u
+#define SHORT_RUN_BYTES (16u * PC_HOST_PAGE)
 
 bool pc_decider_init(const pc_kernel *kernel, uint64_t *progress, pc_decider *decider)
 {
@@ -166,14 +170,23 @@ static void decide_by_reading(const pc_task *j, size_t begin, size_t end, uint64
     }
 }
 
-/* Pages [begin, end), consecutive in the block, that must not be touched: the hole in front of
- * them is answered as such, the rest is read. */
-static void decide_untouched(const pc_task *j, size_t begin, size_t end, uint64_t offset)
+/* How many pages of a hole are in front of the pages [begin, end). */
+static uint64_t hole_in_front(pc_task *j, size_t begin, size_t end, uint64_t offset)
 {
     uint64_t page_bytes = j->block->page_bytes;
-    uint64_t hole_pages = (j->block->ops->next_data(j->block, offset) - offset) / page_bytes;
-    if (hole_pages > end - begin)
-        hole_pages = end - begin;
+    if (j->misses >= MISSES_MAX && (end - begin) * page_bytes <= SHORT_RUN_BYTES)
+        return 0;
+    uint64_t pages = (j->block->ops->next_data(j->block, offset) - offset) / page_bytes;
+    j->misses = pages == 0 ? j->misses + 1 : 0;
+    return pages < end - begin ? pages : end - begin;
+}
+
+/* Pages [begin, end), consecutive in the block, that must not be touched: the hole in front of
+ * them is answered as such, the rest is read. */
+static void decide_untouched(pc_task *j, size_t begin, size_t end, uint64_t offset)
+{
+    uint64_t page_bytes = j->block->page_bytes;
+    uint64_t hole_pages = hole_in_front(j, begin, end, offset);
     if (hole_pages != 0) {
         pc_bits_set(j->zero, begin, hole_pages);
         pc_bits_set(j->decided, begin, hole_pages);

@@ -28,7 +28,7 @@ typedef struct pc_block_ops {
      */
     uint64_t (*size)(const pc_block *block, bool *touch);
     /* The first byte from `offset` on that may not be zero: all before it is a hole, which proves
-     * zero. `offset` itself where holes prove nothing. Once for each run of pages. */
+     * zero. `offset` itself where holes prove nothing. At most once for each run of pages. */
     uint64_t (*next_data)(const pc_block *block, uint64_t offset);
     /* Reads until `bytes` are there or no more can be had; returns how many there are. A hole reads
      * as zeros. */
@@ -77,7 +77,8 @@ struct pc_task {
     pc_offload offload; /* NULL: the CPU decides everything */
     void *engine;       /* of `offload` */
     pc_batch batch;
-    uint64_t limit; /* bytes of the block that are there, when last looked at */
+    uint64_t limit;  /* bytes of the block that are there, when last looked at */
+    uint32_t misses; /* lookups in a row that found no hole */
     uint64_t *zero;
     uint64_t *decided;
     /* The engine's: */

@@ -13,7 +13,9 @@ bool pc_feed_init(const pc_ring *ring, pc_feed *feed)
     feed->in_progress = calloc(ring->shared.slots, sizeof *feed->in_progress);
     feed->resubmit = calloc(ring->shared.slots, sizeof *feed->resubmit);
     feed->words = calloc(ring->shared.slot_pages / 64u * 2u, sizeof *feed->words);
-    return feed->in_progress != NULL && feed->resubmit != NULL && feed->words != NULL;
+    feed->listed = calloc(ring->shared.slot_pages, sizeof *feed->listed);
+    return feed->in_progress != NULL && feed->resubmit != NULL && feed->words != NULL &&
+           feed->listed != NULL;
 }
 
 void pc_feed_deinit(pc_feed *feed)
@@ -21,6 +23,7 @@ void pc_feed_deinit(pc_feed *feed)
     free(feed->in_progress);
     free(feed->resubmit);
     free(feed->words);
+    free(feed->listed);
     pc_ring_close(&feed->ring);
     memset(feed, 0, sizeof *feed);
 }
@@ -33,10 +36,21 @@ void pc_feed_begin(pc_feed *feed, const pc_job *job)
     feed->pages_decided = feed->pages_undecided = 0;
 }
 
+/* What is left begins at a page that is asked for, so that next < end says that there is one. */
+static void pass_skipped(pc_feed *feed)
+{
+    pc_bits_run run;
+    if (feed->job.skip == NULL)
+        return;
+    bool some = pc_bits_next_zeros(feed->job.skip, feed->next, feed->end, 1, &run);
+    feed->next = some ? run.first : feed->end;
+}
+
 void pc_feed_more(pc_feed *feed, uint64_t position, uint64_t count)
 {
     feed->next = position;
     feed->end = position + count;
+    pass_skipped(feed);
 }
 
 uint64_t pc_feed_outstanding(const pc_feed *feed)
@@ -51,6 +65,19 @@ static uint64_t occupied(const pc_feed *feed)
     return feed->submitted - feed->collected;
 }
 
+/* As many pages as a batch may have, and the skipped ones between them. */
+static void take_between(pc_feed *feed, pc_batch_span *batch)
+{
+    pc_bits_run run = {.end = feed->next};
+    batch->count = 0;
+    while (pc_bits_next_zeros(feed->job.skip, run.end, feed->end,
+                              feed->job.batch_pages - batch->count, &run))
+        batch->count += (uint32_t)(run.end - run.first);
+    batch->span = run.end - batch->position;
+    feed->next = run.end;
+    pass_skipped(feed);
+}
+
 /* Takes the next batch to submit; false: there is none. */
 static bool take(pc_feed *feed, pc_batch_span *batch)
 {
@@ -60,30 +87,70 @@ static bool take(pc_feed *feed, pc_batch_span *batch)
     }
     if (feed->next == feed->end)
         return false;
-    uint64_t left = feed->end - feed->next;
     batch->position = feed->next;
+    if (feed->job.skip != NULL) {
+        take_between(feed, batch);
+        return true;
+    }
+    uint64_t left = feed->end - feed->next;
     batch->count = left < feed->job.batch_pages ? (uint32_t)left : feed->job.batch_pages;
+    batch->span = batch->count;
     feed->next += batch->count;
     return true;
+}
+
+/* The batch's pages one by one, as byte offsets. */
+static const uint64_t *list_pages(pc_feed *feed, const pc_batch_span *batch)
+{
+    uint32_t listed = 0;
+    uint64_t end = batch->position + batch->span;
+    pc_bits_run run = {.end = batch->position};
+    while (pc_bits_next_zeros(feed->job.skip, run.end, end, batch->count - listed, &run))
+        for (uint64_t page = run.first; page < run.end; page++)
+            feed->listed[listed++] = page * feed->job.page_bytes;
+    return feed->listed;
 }
 
 static void submit(pc_feed *feed, const pc_batch_span *batch)
 {
     uint64_t sequence = ++feed->submitted;
-    const uint64_t *offsets = feed->job.offsets;
+    const uint64_t *offsets = NULL;
+    if (feed->job.offsets != NULL)
+        offsets = feed->job.offsets + batch->position;
+    else if (batch->count != batch->span)
+        offsets = list_pages(feed, batch);
     feed->in_progress[sequence % feed->ring.shared.slots] = *batch;
-    pgck_ring_submit(&feed->ring.shared, sequence, feed->job.block, batch->position,
-                     offsets != NULL ? offsets + batch->position : NULL, batch->count);
+    pgck_ring_submit(&feed->ring.shared, sequence, feed->job.block, batch->position, offsets,
+                     batch->count);
+}
+
+/* Publishes the answer's bits from bit `at` on for the consecutive pages of `run`. */
+static void publish_run(const pc_job *job, pc_bits_run run, uint32_t at, const uint64_t *zero,
+                        const uint64_t *decided)
+{
+    while (run.first < run.end) {
+        uint32_t n = run.end - run.first < 64 ? (uint32_t)(run.end - run.first) : 64;
+        uint64_t z = pc_bits_get(zero, at, n);
+        pc_bits_or_shared(job->zero_bits, run.first, z, n);
+        pc_bits_or_shared(job->normal_bits, run.first, pc_bits_get(decided, at, n) & ~z, n);
+        run.first += n;
+        at += n;
+    }
 }
 
 static void publish_bits(pc_feed *feed, const pc_batch_span *batch, const uint64_t *zero,
                          const uint64_t *decided)
 {
-    for (uint32_t at = 0; at < batch->count; at += 64) {
-        uint32_t n = batch->count - at < 64 ? batch->count - at : 64;
-        uint64_t z = zero[at / 64];
-        pc_bits_or_shared(feed->job.zero_bits, batch->position + at, z, n);
-        pc_bits_or_shared(feed->job.normal_bits, batch->position + at, decided[at / 64] & ~z, n);
+    uint64_t end = batch->position + batch->span;
+    if (batch->count == batch->span) {
+        publish_run(&feed->job, (pc_bits_run){batch->position, end}, 0, zero, decided);
+        return;
+    }
+    uint32_t at = 0;
+    pc_bits_run run = {.end = batch->position};
+    while (pc_bits_next_zeros(feed->job.skip, run.end, end, batch->count - at, &run)) {
+        publish_run(&feed->job, run, at, zero, decided);
+        at += (uint32_t)(run.end - run.first);
     }
 }
 

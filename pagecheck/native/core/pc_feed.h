@@ -10,7 +10,8 @@
 /* The pages of one batch that is to be submitted or in progress. */
 typedef struct pc_batch_span {
     uint64_t position; /* index of its first page in the caller's pages */
-    uint32_t count;
+    uint64_t span;     /* how many pages from there on it is of */
+    uint32_t count;    /* those of them that are asked for; the job's `skip` has the others */
 } pc_batch_span;
 
 /* Where the pages come from and where the answers go. */
@@ -21,6 +22,9 @@ typedef struct pc_job {
     /* With offsets NULL: bitmaps over the block, shared with other threads of the coordinator. */
     uint64_t *zero_bits;
     uint64_t *normal_bits;
+    const uint64_t *skip; /* pages that are not asked for; no such bit changes once its page was
+                           * given to pc_feed_more. NULL: all are asked for */
+    uint64_t page_bytes;  /* with `skip` */
     /* Else one byte per page of the caller's, 0 or 1. */
     uint8_t *zero_bytes;
     uint8_t *decided_bytes;
@@ -39,6 +43,7 @@ typedef struct pc_feed {
     uint64_t collected; /* sequence of the newest batch that was answered */
     uint64_t discard;   /* answers up to this sequence belong to an abandoned job */
     uint64_t *words;    /* private copy of one answer: zero, then decided */
+    uint64_t *listed;   /* slot_pages offsets, of the batch that is being submitted */
     uint64_t pages_decided;
     uint64_t pages_undecided;
     int64_t spin_ns; /* looks for an answer this long before it sleeps */
@@ -60,7 +65,7 @@ void pc_feed_deinit(pc_feed *feed);
 
 /* Starts a job; no batch may be in progress. */
 void pc_feed_begin(pc_feed *feed, const pc_job *job);
-/* More pages of the job; all earlier ones must have been submitted. */
+/* More pages of the job, `skip` left out; all earlier ones must have been submitted. */
 void pc_feed_more(pc_feed *feed, uint64_t position, uint64_t count);
 /* Submits and collects. With `more_follow` it returns as soon as it needs more pages. */
 pc_pump pc_feed_pump(pc_feed *feed, bool more_follow, int64_t deadline_ns);

@@ -52,6 +52,7 @@ static int module_exec(PyObject *module)
         PyModule_AddFunctions(module, py_watch_methods) != 0 ||
         add_type(module, &py_feed_spec, "Feed") != 0 ||
         add_type(module, &py_portal_spec, "Portal") != 0 ||
+        add_type(module, &py_walk_spec, "Walk") != 0 ||
         add_type(module, &py_worker_spec, "Worker") != 0)
         return -1;
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++)

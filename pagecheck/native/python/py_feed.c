@@ -121,23 +121,26 @@ static int nothing_out(FeedObject *self)
 static PyObject *feed_begin_range(PyObject *object, PyObject *args)
 {
     unsigned int block, batch_pages;
-    unsigned long long pages;
-    PyObject *zero, *normal;
+    unsigned long long pages, page_bytes;
+    PyObject *zero, *normal, *skip;
     FeedObject *self = usable(object);
-    if (self == NULL ||
-        !PyArg_ParseTuple(args, "IIKOO", &block, &batch_pages, &pages, &zero, &normal))
+    if (self == NULL || !PyArg_ParseTuple(args, "IIKKOOO", &block, &batch_pages, &pages,
+                                          &page_bytes, &zero, &normal, &skip))
         return NULL;
     if (check_job(self, batch_pages) != 0 || nothing_out(self) != 0)
         return NULL;
     drop_views(self);
     uint64_t bytes = (pages + 63u) / 64u * 8u;
     if (add_view(self, zero, 1, bytes, "zero") != 0 ||
-        add_view(self, normal, 1, bytes, "normal") != 0)
+        add_view(self, normal, 1, bytes, "normal") != 0 ||
+        add_view(self, skip, 0, bytes, "skip") != 0)
         return NULL;
     const pc_job job = {.block = block,
                         .batch_pages = batch_pages,
                         .zero_bits = self->views[0].buf,
-                        .normal_bits = self->views[1].buf};
+                        .normal_bits = self->views[1].buf,
+                        .skip = self->views[2].buf,
+                        .page_bytes = page_bytes};
     pc_feed_begin(&self->feed, &job);
     self->limit = pages;
     Py_RETURN_NONE;

@@ -14,6 +14,7 @@
 
 extern PyType_Spec py_feed_spec;
 extern PyType_Spec py_portal_spec;
+extern PyType_Spec py_walk_spec;
 extern PyType_Spec py_worker_spec;
 extern PyMethodDef py_bits_methods[];
 extern PyMethodDef py_cpu_methods[];
