@@ -104,6 +104,28 @@ def test_like_numpy(kernel: str, data: st.DataObject) -> None:
 
 
 @kernels
+@given(st.data())
+def test_runs_among_scattered_pages(kernel: str, data: st.DataObject) -> None:
+    page = data.draw(st.sampled_from(SIZES), "page")
+    total = data.draw(st.integers(1, 40), "pages")
+    memory = np.zeros(total * page, np.uint8)
+    for place in data.draw(st.lists(st.integers(0, len(memory) - 1), max_size=6), "bytes"):
+        memory[place] = 1
+    runs = st.tuples(st.integers(0, total - 1), st.integers(1, 20))
+    offsets = np.array(
+        [
+            min(first + i, total - 1) * page
+            for first, length in data.draw(st.lists(runs, max_size=20), "runs")
+            for i in range(length)
+        ],
+        np.uint64,
+    )
+    zero = ~memory.reshape(total, page).any(axis=1)
+    expected = zero[(offsets // page).astype(np.int64)]
+    assert np.array_equal(decide(kernel, memory, page, offsets), expected)
+
+
+@kernels
 @pytest.mark.parametrize("offset", [1, 4097, 2**64 - 1])
 def test_pages_outside_the_memory_are_refused(kernel: str, offset: int) -> None:
     with pytest.raises(ValueError, match="page 0 is outside"):

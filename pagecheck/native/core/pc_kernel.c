@@ -58,13 +58,23 @@ const pc_kernel *pc_kernel_auto(void)
  * non-zero bytes, so that a load outside a page turns its answer. A batch names
  * the zero page many times and the marked one once, in another place each time:
  * enough pages that both the loop over full steps and that over the rest run,
- * and every vector of every page read in step is once the only non-zero one. */
+ * and every vector of every page read in step is once the only non-zero one.
+ * Then a run, pages that lie one after the other, which a kernel may read in
+ * another way: each vector of each page, of 16 bytes or more, is once the only
+ * non-zero one. */
 enum {
     PC_CHECK_PAGES = 11,
     PC_CHECK_GUARD_BYTES = 64,
     PC_CHECK_ZERO = PC_CHECK_GUARD_BYTES,
     PC_CHECK_MARKED = PC_CHECK_ZERO + PC_KERNEL_PAGE_BYTES + PC_CHECK_GUARD_BYTES,
-    PC_CHECK_BYTES = PC_CHECK_MARKED + PC_KERNEL_PAGE_BYTES + PC_CHECK_GUARD_BYTES,
+    PC_CHECK_SINGLE_BYTES = PC_CHECK_MARKED + PC_KERNEL_PAGE_BYTES + PC_CHECK_GUARD_BYTES,
+    PC_CHECK_RUN_PAGES = 3,
+    PC_CHECK_RUN_STEP = 5, /* so that any 16 places hold one for each page of the run */
+    PC_CHECK_RUN = PC_CHECK_GUARD_BYTES,
+    PC_CHECK_RUN_BYTES = PC_CHECK_RUN + PC_CHECK_RUN_PAGES * PC_KERNEL_PAGE_BYTES +
+        PC_CHECK_GUARD_BYTES,
+    PC_CHECK_BYTES = PC_CHECK_SINGLE_BYTES > PC_CHECK_RUN_BYTES ? PC_CHECK_SINGLE_BYTES
+                                                                : PC_CHECK_RUN_BYTES,
 };
 
 static const uint64_t pc_check_all = (1u << PC_CHECK_PAGES) - 1;
@@ -116,8 +126,50 @@ static bool pc_check_places(const pc_kernel *kernel, unsigned char *bytes)
     return good;
 }
 
+/* The answer for a run of pages, or for those at offsets. */
+static uint64_t pc_check_run(const pc_kernel *kernel, const unsigned char *run,
+                             const uint64_t *offsets)
+{
+    const pc_pages pages = {
+        .base = run,
+        .offsets = offsets,
+        .count = PC_CHECK_RUN_PAGES,
+        .page_bytes = PC_KERNEL_PAGE_BYTES,
+    };
+    return kernel->zero_pages(&pages, 0, PC_CHECK_RUN_PAGES);
+}
+
+/* First and last page are where a run has them, the one between is not. */
+static bool pc_check_not_a_run(const pc_kernel *kernel, unsigned char *run)
+{
+    static const uint64_t offsets[PC_CHECK_RUN_PAGES] = {
+        0, 0, (PC_CHECK_RUN_PAGES - 1) * PC_KERNEL_PAGE_BYTES};
+    run[PC_KERNEL_PAGE_BYTES / 4] = 1;
+    const bool good = pc_check_run(kernel, run, offsets) == 4;
+    run[PC_KERNEL_PAGE_BYTES / 4] = 0;
+    return good;
+}
+
+static bool pc_check_runs(const pc_kernel *kernel, unsigned char *bytes)
+{
+    const uint64_t all = (1u << PC_CHECK_RUN_PAGES) - 1;
+    unsigned char *run = bytes + PC_CHECK_RUN;
+    memset(bytes, 0xff, PC_CHECK_BYTES);
+    memset(run, 0, PC_CHECK_RUN_PAGES * PC_KERNEL_PAGE_BYTES);
+    bool good = pc_check_run(kernel, run, NULL) == all && pc_check_not_a_run(kernel, run);
+    for (size_t place = 0; good && place < PC_KERNEL_PAGE_BYTES; place += PC_CHECK_RUN_STEP) {
+        const size_t odd = place % PC_CHECK_RUN_PAGES;
+        unsigned char *marked = run + odd * PC_KERNEL_PAGE_BYTES + place;
+        *marked = (unsigned char)(1u << place % 8);
+        good = pc_check_run(kernel, run, NULL) == (all & ~((uint64_t)1 << odd));
+        *marked = 0;
+    }
+    return good;
+}
+
 bool pc_kernel_self_check(const pc_kernel *kernel)
 {
     _Alignas(64) unsigned char bytes[PC_CHECK_BYTES + 1];
-    return pc_check_places(kernel, bytes) && pc_check_places(kernel, bytes + 1);
+    return pc_check_places(kernel, bytes) && pc_check_places(kernel, bytes + 1) &&
+           pc_check_runs(kernel, bytes) && pc_check_runs(kernel, bytes + 1);
 }

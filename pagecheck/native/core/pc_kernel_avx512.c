@@ -1,5 +1,11 @@
 /* The AVX-512 kernel: a cache line a load.
  *
+ * Runs of pages are read one page after the other, scattered pages eight in step.
+ * Measured, a run against a plain read by the same loads: on a Zen 5 1.23 in turn,
+ * 0.84 in step (bare loops); on a Xeon of family 6, model 207, 1.00 and 0.95 (this
+ * kernel, 1 and 2 threads, 4 KiB and huge pages). There zero pages in random order
+ * take half the time of QEMU's method, which reads one page after the other.
+ *
  * AVX-512F alone is used; AVX-512BW is asked for because the CPUs that have F
  * without it (Xeon Phi) are slow at this.
  */
@@ -17,6 +23,7 @@ typedef __m512i pc_vec;
 #define PC_LOAD(address) _mm512_loadu_si512((const void *)(address))
 #define PC_OR(a, b) _mm512_or_si512(a, b)
 #define PC_NONZERO(vector) (_mm512_test_epi64_mask(vector, vector) != 0)
+#define PC_RUNS_IN_TURN 1
 
 #include "pc_kernel_body.h"
 

@@ -9,18 +9,22 @@
  *     predictor did not expect drains the pipeline, so the whole pages must not
  *     be waited for in the loop that tells the two kinds apart;
  *   - prefetching whole pages in software is slower than leaving that to the
- *     hardware; prefetching the lines to be sampled next is faster.
+ *     hardware; prefetching the lines to be sampled next is faster;
+ *   - pages that lie one after the other are read faster in step where loads are
+ *     16 or 32 bytes wide, and faster one after the other where they are 64.
  *
  * So all pages of a group are sampled, with the first line of pages to come
  * prefetched, and the candidates (those whose samples are zero; nearly all of
- * them are zero pages) are then read whole, eight in step.
+ * them are zero pages) are then read whole, eight at a time: in step, or one
+ * after the other where they are a run and PC_RUNS_IN_TURN says so. Which pages
+ * are a run decides only the order of the loads, never which bytes are loaded.
  *
  * Danger: a page is called zero only after all its bytes were loaded, and no
  * byte outside it is loaded: the next one may be unmapped.
  *
  * The including file defines PC_KERNEL_FN(verb) (the name of a function),
- * PC_TARGET (its attributes), pc_vec, PC_VEC_BYTES (a divisor of 64), and
- * PC_LOAD(address), PC_OR(a, b), PC_NONZERO(vector).
+ * PC_TARGET (its attributes), pc_vec, PC_VEC_BYTES (a divisor of 64),
+ * PC_LOAD(address), PC_OR(a, b), PC_NONZERO(vector), and PC_RUNS_IN_TURN (1 or 0).
  */
 #include "pc_kernel.h"
 
@@ -34,6 +38,9 @@
 
 /* What is read of each stream between two tests; 64 and 256 were both slower. */
 #define PC_STEP_BYTES 128u
+
+/* What is read of one stream alone between two tests; 128 was slower, 512 and 4096 no faster. */
+#define PC_TURN_BYTES 256u
 
 /* How many pages ahead the first line is prefetched: 0 loses a fifth where all
  * pages are normal, and past 16 nothing is gained. */
@@ -60,6 +67,11 @@ PC_INLINE pc_vec PC_KERNEL_FN(or_step)(const unsigned char *step)
     return PC_OR(PC_KERNEL_FN(or_line)(step), PC_KERNEL_FN(or_line)(step + PC_LINE_BYTES));
 }
 
+PC_INLINE pc_vec PC_KERNEL_FN(or_turn)(const unsigned char *bytes)
+{
+    return PC_OR(PC_KERNEL_FN(or_step)(bytes), PC_KERNEL_FN(or_step)(bytes + PC_STEP_BYTES));
+}
+
 /* Fewer bytes than one vector. */
 PC_INLINE bool PC_KERNEL_FN(is_zero_short)(const unsigned char *bytes, size_t length)
 {
@@ -83,8 +95,8 @@ PC_TARGET static bool PC_KERNEL_FN(is_zero)(const void *start, size_t length)
         return PC_KERNEL_FN(is_zero_short)(bytes, length);
     }
     size_t at = 0;
-    for (; at + PC_STEP_BYTES <= length; at += PC_STEP_BYTES) {
-        if (PC_NONZERO(PC_KERNEL_FN(or_step)(bytes + at))) {
+    for (; at + PC_TURN_BYTES <= length; at += PC_TURN_BYTES) {
+        if (PC_NONZERO(PC_KERNEL_FN(or_turn)(bytes + at))) {
             return false;
         }
     }
@@ -97,11 +109,24 @@ PC_TARGET static bool PC_KERNEL_FN(is_zero)(const void *start, size_t length)
     return !PC_NONZERO(PC_LOAD(bytes + length - PC_VEC_BYTES));
 }
 
-static inline const unsigned char *PC_KERNEL_FN(page)(const pc_pages *pages, size_t index)
+/* Page index; base is byte 0 of the offsets, or without them byte 0 of page 0. */
+PC_INLINE const unsigned char *PC_KERNEL_FN(page)(const unsigned char *base,
+                                                  const uint64_t *offsets, size_t page_bytes,
+                                                  size_t index)
 {
-    const uint64_t offset =
-        pages->offsets ? pages->offsets[index] : pages->first + index * pages->page_bytes;
-    return pages->base + offset;
+    return base + (offsets ? offsets[index] : index * page_bytes);
+}
+
+static inline const unsigned char *PC_KERNEL_FN(base)(const pc_pages *pages)
+{
+    return pages->base + (pages->offsets ? 0 : pages->first);
+}
+
+/* The end of those pages of [begin, end) that have a page to prefetch. */
+static inline size_t PC_KERNEL_FN(prefetch_end)(const pc_pages *pages, size_t end)
+{
+    const size_t most = pages->count > PC_SAMPLE_AHEAD ? pages->count - PC_SAMPLE_AHEAD : 0;
+    return most < end ? most : end;
 }
 
 /* One vector of the first line, then of the middle and the last one. Two
@@ -117,20 +142,34 @@ PC_INLINE bool PC_KERNEL_FN(sample_is_zero)(const unsigned char *page, size_t pa
     return !PC_NONZERO(PC_OR(middle, last));
 }
 
-PC_INLINE void PC_KERNEL_FN(sample)(const pc_pages *pages, size_t begin, size_t end,
-                                    PC_KERNEL_FN(candidates) * left)
+PC_INLINE size_t PC_KERNEL_FN(add)(PC_KERNEL_FN(candidates) * left, size_t count,
+                                   const unsigned char *page, size_t page_bytes, size_t bit)
 {
+    if (!PC_KERNEL_FN(sample_is_zero)(page, page_bytes)) {
+        return count;
+    }
+    left->page[count] = page;
+    left->bit[count] = (uint8_t)bit;
+    return count + 1;
+}
+
+PC_INLINE void PC_KERNEL_FN(sample)(const pc_pages *pages, const uint64_t *offsets, size_t begin,
+                                    size_t end, PC_KERNEL_FN(candidates) * left)
+{
+    const unsigned char *base = PC_KERNEL_FN(base)(pages);
+    const size_t bytes = pages->page_bytes;
+    const size_t prefetch_end = PC_KERNEL_FN(prefetch_end)(pages, end);
+    size_t index = begin;
     size_t count = 0;
-    for (size_t index = begin; index < end; index++) {
-        if (index + PC_SAMPLE_AHEAD < pages->count) {
-            __builtin_prefetch(PC_KERNEL_FN(page)(pages, index + PC_SAMPLE_AHEAD), 0, 3);
-        }
-        const unsigned char *page = PC_KERNEL_FN(page)(pages, index);
-        if (PC_KERNEL_FN(sample_is_zero)(page, pages->page_bytes)) {
-            left->page[count] = page;
-            left->bit[count] = (uint8_t)(index - begin);
-            count++;
-        }
+    for (; index < prefetch_end; index++) {
+        const size_t ahead = index + PC_SAMPLE_AHEAD;
+        __builtin_prefetch(PC_KERNEL_FN(page)(base, offsets, bytes, ahead), 0, 3);
+        const unsigned char *page = PC_KERNEL_FN(page)(base, offsets, bytes, index);
+        count = PC_KERNEL_FN(add)(left, count, page, bytes, index - begin);
+    }
+    for (; index < end; index++) {
+        const unsigned char *page = PC_KERNEL_FN(page)(base, offsets, bytes, index);
+        count = PC_KERNEL_FN(add)(left, count, page, bytes, index - begin);
     }
     left->count = count;
 }
@@ -176,10 +215,39 @@ PC_INLINE unsigned PC_KERNEL_FN(read_in_step)(const unsigned char *const start[]
     return zero;
 }
 
+PC_INLINE bool PC_KERNEL_FN(piece_is_zero)(const unsigned char *piece)
+{
+    for (size_t at = 0; at < PC_KERNEL_PAGE_BYTES; at += PC_TURN_BYTES) {
+        if (PC_NONZERO(PC_KERNEL_FN(or_turn)(piece + at))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The same, one after the other. */
+PC_INLINE unsigned PC_KERNEL_FN(read_in_turn)(const unsigned char *const start[], size_t streams)
+{
+    unsigned zero = 0;
+    for (size_t s = 0; s < streams; s++) {
+        zero |= (unsigned)PC_KERNEL_FN(piece_is_zero)(start[s]) << s;
+    }
+    return zero;
+}
+
+/* Not proof of a run, and need not be: in turn, too, every stream is read from its own start. */
+static inline bool PC_KERNEL_FN(is_run)(const unsigned char *const start[], size_t streams)
+{
+    return start[streams - 1] - start[0] == (ptrdiff_t)((streams - 1) * PC_KERNEL_PAGE_BYTES);
+}
+
 /* A constant count where it can be one: the compiler unrolls that loop. */
 PC_TARGET static unsigned PC_KERNEL_FN(read_some)(const unsigned char *const start[],
                                                   size_t streams)
 {
+    if (PC_RUNS_IN_TURN && PC_KERNEL_FN(is_run)(start, streams)) {
+        return PC_KERNEL_FN(read_in_turn)(start, streams);
+    }
     return streams == PC_STREAMS ? PC_KERNEL_FN(read_in_step)(start, PC_STREAMS)
                                  : PC_KERNEL_FN(read_in_step)(start, streams);
 }
@@ -218,7 +286,11 @@ PC_TARGET static bool PC_KERNEL_FN(large_is_zero)(const unsigned char *page, siz
 PC_TARGET static uint64_t PC_KERNEL_FN(zero_pages)(const pc_pages *pages, size_t begin, size_t end)
 {
     PC_KERNEL_FN(candidates) left;
-    PC_KERNEL_FN(sample)(pages, begin, end, &left);
+    if (pages->offsets) {
+        PC_KERNEL_FN(sample)(pages, pages->offsets, begin, end, &left);
+    } else {
+        PC_KERNEL_FN(sample)(pages, NULL, begin, end, &left);
+    }
     if (pages->page_bytes == PC_KERNEL_PAGE_BYTES) {
         return PC_KERNEL_FN(read_small)(&left);
     }
@@ -247,24 +319,23 @@ PC_INLINE bool PC_KERNEL_FN(sample_pieces)(const unsigned char *page, size_t pag
 }
 
 /* Give it constants where they can be had: where a device decides, this loop is a large part of
- * what a page costs the CPU. So only pages that have a page to prefetch are in the first half. */
+ * what a page costs the CPU. So only pages that have a page to prefetch are in the first loop. */
 PC_INLINE uint64_t PC_KERNEL_FN(sample_each)(const pc_pages *pages, const uint64_t *offsets,
                                              size_t page_bytes, size_t begin, size_t end)
 {
-    const unsigned char *base = pages->base + (offsets ? 0 : pages->first);
-    const size_t most = pages->count > PC_SAMPLE_AHEAD ? pages->count - PC_SAMPLE_AHEAD : 0;
-    const size_t half = most < end ? most : end;
+    const unsigned char *base = PC_KERNEL_FN(base)(pages);
+    const size_t prefetch_end = PC_KERNEL_FN(prefetch_end)(pages, end);
     size_t index = begin;
     uint64_t maybe = 0; /* every page comes in as bit 0 and leaves upwards over bit 63 */
 #pragma GCC unroll 4
-    for (; index < half; index++) {
+    for (; index < prefetch_end; index++) {
         const size_t ahead = index + PC_SAMPLE_AHEAD;
-        __builtin_prefetch(base + (offsets ? offsets[ahead] : ahead * page_bytes), 0, 3);
-        const unsigned char *page = base + (offsets ? offsets[index] : index * page_bytes);
+        __builtin_prefetch(PC_KERNEL_FN(page)(base, offsets, page_bytes, ahead), 0, 3);
+        const unsigned char *page = PC_KERNEL_FN(page)(base, offsets, page_bytes, index);
         maybe = pc_rotate_down(maybe | PC_KERNEL_FN(sample_pieces)(page, page_bytes), 1);
     }
     for (; index < end; index++) {
-        const unsigned char *page = base + (offsets ? offsets[index] : index * page_bytes);
+        const unsigned char *page = PC_KERNEL_FN(page)(base, offsets, page_bytes, index);
         maybe = pc_rotate_down(maybe | PC_KERNEL_FN(sample_pieces)(page, page_bytes), 1);
     }
     return pc_rotate_down(maybe, 64 - (unsigned)(end - begin)); /* the first page's is bit 0 */

@@ -1,4 +1,6 @@
-/* The NEON kernel: 16 bytes a load; every 64-bit Arm CPU has it. */
+/* The NEON kernel: 16 bytes a load; every 64-bit Arm CPU has it.
+ *
+ * Runs, too, are read eight pages in step, as with SSE2, whose loads are as wide: not measured. */
 #if defined(__aarch64__)
 
 #include <arm_neon.h>
@@ -13,6 +15,7 @@ typedef uint8x16_t pc_vec;
 #define PC_LOAD(address) vld1q_u8(address)
 #define PC_OR(a, b) vorrq_u8(a, b)
 #define PC_NONZERO(vector) (vmaxvq_u32(vreinterpretq_u32_u8(vector)) != 0)
+#define PC_RUNS_IN_TURN 0
 
 #include "pc_kernel_body.h"
 
