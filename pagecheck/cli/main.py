@@ -112,6 +112,10 @@ def run_command(arguments: list[str]) -> int:
         return _fail(type(error).__name__, text, error.exit_code, as_json=as_json)
     except Terminated as error:
         return _fail("Terminated", str(error), error.exit_code, as_json=as_json)
+    except ImportError as error:
+        if error.name != "pagecheck.native._native":
+            return _bug(error, as_json=as_json)
+        return _fail(EngineError.__name__, str(error), EngineError.exit_code, as_json=as_json)
     except OSError as error:
         if error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
             raise

@@ -1,8 +1,11 @@
-"""A C helper that is older than its sources is named where something unexpected happens."""
+"""A C helper that is older than its sources, or not built, is named where it is missed."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +50,15 @@ def test_what_is_said(
 def test_an_installed_one_has_no_sources(package: Path) -> None:
     (package / "native/core/pc.c").unlink()
     assert not main._helper_is_stale()
+
+
+def test_a_helper_that_is_not_built(tmp_path: Path) -> None:
+    source = Path(main.__file__).parents[1]
+    unbuilt = shutil.ignore_patterns("*.so", "*.so.1", "__pycache__", "core", "model")
+    shutil.copytree(source, tmp_path / "pagecheck", ignore=unbuilt)
+    command = [sys.executable, "-m", "pagecheck", "kernels"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert "the C helper cannot be loaded: No module named" in done.stderr
+    assert "docs/installation.md" in done.stderr
+    assert done.stderr.count("\n") == 1
