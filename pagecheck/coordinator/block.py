@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from pagecheck.child.watch import SLICE_NS
 from pagecheck.coordinator.settings import check_choice, closed
 from pagecheck.errors import UsageError
 from pagecheck.model import Access, Holes, RamBlock
@@ -16,6 +17,9 @@ from pagecheck.shm.ram import RamSource
 if TYPE_CHECKING:
     from pagecheck.shm.bitmaps import BlockBitmaps
     from pagecheck.shm.owner import Owner
+
+CHECK_PAGES: Final = 128  # pages per batch of a check: one multifd packet
+CHECK_PAGES_MAX: Final = 4 * CHECK_PAGES  # of a check on one channel, or of a thread's share
 
 
 class Block:
@@ -29,6 +33,7 @@ class Block:
         map: workers map it; else they read it.
         holes: whether the file system's holes may be trusted, as the user said.
         file_end: byte offset in the file where it ends.
+        target: the same for the C helper, as `Feed.submit_check` takes it.
     """
 
     def __init__(
@@ -52,7 +57,7 @@ class Block:
             )
         self.id = block_id
         self.detached = False
-        self._users = 0
+        self._uses: list[None] = []  # one entry each
         self._lock = threading.Lock()
         self.ram = ram
         self.source = source
@@ -62,6 +67,16 @@ class Block:
         self.file_end = ram.start + ram.size
         self._flags = source.flags(trust_holes=self.trust_holes)
         self._dense_bytes = source.dense_bytes() if self.map else 0
+        self.target = _native.check_target(
+            block_id,
+            ram.page_size,
+            ram.size,
+            CHECK_PAGES,
+            CHECK_PAGES_MAX,
+            source.fd,
+            self.file_end,
+            SLICE_NS,
+        )
 
     @property
     def fd(self) -> int:
@@ -110,23 +125,27 @@ class Block:
         Raises:
             UsageError: the block is detached.
         """
-        with self._lock:
+        # No lock, see `Pool`: each side changes its word first and then looks at the other's.
+        self._uses.append(None)
+        if self.detached:
+            self.end_use()
             self.require_attached()
-            self._users += 1
 
     def end_use(self) -> None:
         """The counterpart of `begin_use`; the last user of a detached block closes its source."""
-        with self._lock:
-            self._users -= 1
-            if self.detached and not self._users:
-                self.source.close()
+        self._uses.pop()
+        if self.detached and not self._uses:
+            self._close_source()
 
     def detach(self) -> None:
         """No new use from now on; the source is closed when nobody uses it any more."""
+        self.detached = True
+        if not self._uses:
+            self._close_source()
+
+    def _close_source(self) -> None:
         with self._lock:
-            self.detached = True
-            if not self._users:
-                self.source.close()
+            self.source.close()
 
 
 class Blocks:

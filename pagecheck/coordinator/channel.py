@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEATHS_PER_BATCH: Final = 2
-CHECK_PAGES: Final = 128  # pages per batch of a check: one multifd packet
 
 Take = Callable[[], "tuple[int, int] | None"]
 
@@ -52,13 +51,6 @@ class Outcome:
         self.shortage: str | None = None
         self.notes = notes or []
 
-    @classmethod
-    def of(cls, error: ChannelLost) -> Outcome:
-        """The outcome of a channel that could not be kept alive before anything was submitted."""
-        outcome = cls()
-        outcome.fail(error)
-        return outcome
-
     def fail(self, error: ChannelLost) -> None:
         """Takes note that the channel could not be kept alive."""
         if error.passing:
@@ -75,47 +67,33 @@ class Outcome:
 class Channel(WorkerSupervisor):
     """A ring, its worker, and the feeding of it by one thread at a time."""
 
-    def check(
-        self,
-        block: Block,
-        file_end: int,
-        offsets: Memory,
-        answer: tuple[Memory, Memory, Memory],
-        stop: threading.Event,
-        deadline_ns: int,
-    ) -> tuple[bool, int] | Outcome:
-        """Decides a few batches of offsets, in one call of the C helper when all goes well.
-
-        Args:
-            file_end: byte offset in the file where the block ends.
-            answer: zero, decided (both all 0) and partition, as `Feed.check` takes them.
+    def submit_check(self, block: Block, offsets: object) -> int:
+        """Submits a check of a few batches, if nobody has to be asked anything before.
 
         Returns:
-            What `Feed.check` says; or the outcome, where the worker had to be supervised:
-            then the partition was not written.
+            How many offsets there are; `finish_check` or `run` has to follow. 0: nothing was
+            submitted: the worker does not know the block, or `Feed.submit_check` refused them.
         """
-        if not self._knows(block):
-            try:
-                self.ensure_attached(block, deadline_ns)
-            except ChannelLost as error:
-                outcome = Outcome.of(error)
-                outcome.notes.append(str(error))
-                return outcome
-            except TooLate:
-                return Outcome(late=True)
-        slice_ns = min(deadline_ns, clock.now_ns() + SLICE_NS)
-        try:
-            state, all_decided, normal = self.feed.check(
-                block.id, CHECK_PAGES, block.fd, file_end, offsets, *answer, slice_ns
-            )
-        except BaseException:
-            self.feed.end()  # an interrupt: late answers reach nobody
-            raise
-        if state == _native.PUMP_DONE:
+        # In this frame, as `_knows` and `feed` would: a packet waits for it.
+        known = self._attached.get(block.id) is block
+        if not known or self.stale or self._workerless or self._awaited or self._feed is None:
+            return 0
+        return self._feed.submit_check(block.target, offsets)
+
+    def finish_check(
+        self, block: Block, zero: Memory, decided: Memory, partition: Memory, deadline: float
+    ) -> int:
+        """Waits for the answers to `submit_check`, until the worker has to be looked at.
+
+        Returns:
+            What `Feed.finish_check` says; where that is negative, `run` has to follow.
+        """
+        feed = self._feed or self.feed
+        normal = feed.finish_check(block.target, zero, decided, partition, deadline)
+        if normal >= 0:
             self._failures = 0
             self._watch = None
-            return all_decided, normal
-        return self.run(block, lambda _feed: None, lambda: None, stop, deadline_ns)
+        return normal
 
     def run(
         self,

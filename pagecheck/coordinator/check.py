@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pagecheck.coordinator.block import Block
-from pagecheck.coordinator.channel import CHECK_PAGES, Outcome
+from pagecheck.coordinator.block import CHECK_PAGES, CHECK_PAGES_MAX, Block
+from pagecheck.coordinator.channel import Channel, Outcome
 from pagecheck.coordinator.pool import Job, Pool, Stop
 from pagecheck.coordinator.scan import why_undecided
-from pagecheck.coordinator.settings import closed
+from pagecheck.coordinator.settings import closed, deadline_ns
 from pagecheck.errors import UsageError
 from pagecheck.native import Feed, _native
 from pagecheck.report.report import Answer
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _UINT64: Final = np.dtype(np.uint64)
-PIECE_BATCHES: Final = 4  # taken at once by a feeder thread when several share a check
+_BOOL: Final = np.dtype(np.bool_)
+_new: Final = tuple.__new__
 
 
 class Pieces:
@@ -43,53 +45,142 @@ class Pieces:
         return (first, count) if count > 0 else None
 
 
-def check(
-    pool: Pool | None,
-    block: Block,
-    offsets: ArrayLike,
-    stop: threading.Event,
-    deadline_ns: int,
-) -> Answer:
-    """Decides the pages at `offsets`; see `Coordinator.check`.
+class Checker:
+    """The checks of one coordinator."""
 
-    The way of a packet of a migration is the first one: one channel, one call of the C helper.
+    def __init__(
+        self, pool: Pool | None, stop: threading.Event, require_open: Callable[[], None]
+    ) -> None:
+        """Checks on the channels of a pool.
 
-    Args:
-        pool: None for engine `none`.
-    """
-    pages = _as_offsets(offsets, block)
-    count = len(pages)
-    partition = np.empty(count, np.uint64)
-    if pool is None or count == 0:
-        partition[:] = pages
-        return Answer(np.zeros(count, np.bool_), np.ones(count, np.bool_), partition, count)
-    zero = np.zeros(count, np.bool_)
-    decided = np.zeros(count, np.bool_)
-    notes: list[str] = []
-    channel = pool.lease_now() if count <= CHECK_PAGES * PIECE_BATCHES else None
-    if channel is not None:
-        result: tuple[bool, int] | Outcome = Outcome()
+        Args:
+            pool: None for engine `none`.
+            stop: set when the coordinator is closed.
+            require_open: raises UsageError after that, and in a forked child.
+        """
+        self._pool = pool
+        self._stop = stop
+        self._require_open = require_open
+
+    def check(self, block: Block, offsets: ArrayLike, deadline: float) -> Answer:
+        """Decides the pages at `offsets`; see `Coordinator.check`."""
+        pool = self._pool
+        answer = self._at_once(pool, block, offsets, deadline) if pool is not None else None
+        if answer is not None:
+            return answer
+        self._require_open()
+        block.begin_use()
         try:
-            answer = (zero, decided, partition)
-            result = channel.check(block, block.file_end, pages, answer, stop, deadline_ns)
+            until_ns = deadline_ns(deadline)
+            pages = _as_offsets(offsets, block)
+            count = len(pages)
+            if pool is None or count == 0:
+                return Answer(np.zeros(count, _BOOL), np.ones(count, _BOOL), pages, count)
+            answer = self._at_once(pool, block, pages, deadline)
+            return answer or self._on_several(pool, block, pages, until_ns)
         finally:
-            pool.release(channel, result if type(result) is Outcome else None)
-        if type(result) is tuple and result[0]:
-            return Answer(zero, decided, partition, result[1])
-        if type(result) is Outcome:
-            notes = result.notes
-            if result.shortage is not None:  # another channel may have what this one lacks
-                zero[:] = decided[:] = False
-                notes = _on_several(pool, block, pages, zero, decided, stop, deadline_ns)
-    else:
-        notes = _on_several(pool, block, pages, zero, decided, stop, deadline_ns)
-    notes += _forget_past_end(block, pages, zero, decided)
-    if not notes and not decided.all():
-        if stop.is_set():
-            raise closed()
-        notes.append(why_undecided(count - int(decided.sum()), deadline_ns, stop))
-    normal = _native.offsets_partition(pages, zero, partition)
-    return Answer(zero, decided, partition, normal, tuple(notes))
+            block.end_use()
+
+    def _at_once(
+        self, pool: Pool, block: Block, offsets: ArrayLike, deadline: float
+    ) -> Answer | None:
+        """Decides a packet of a migration on a channel that is idle.
+
+        The worker is woken first: what can wait for that, such as the arrays of the answer, is made
+        while it wakes up and works.
+
+        Returns:
+            None: no channel is idle or knows the block, this is a forked child, or the offsets are
+            wrong, no plain uint64, none, or more than a few batches.
+        """
+        channel = pool.lease_now()
+        if channel is None:
+            return None
+        count = 0
+        try:
+            submitted = channel.submit_check(block, offsets)
+            if submitted:
+                block.begin_use()
+            count = submitted
+        finally:
+            if count == 0:
+                channel.feed.end()
+                pool.put_back(channel)
+        if count == 0:
+            return None
+        try:
+            return self._finish(pool, channel, block, count, deadline)
+        finally:
+            block.end_use()
+
+    def _finish(
+        self, pool: Pool, channel: Channel, block: Block, count: int, deadline: float
+    ) -> Answer:
+        """Waits for the answers to `Channel.submit_check` and releases the channel."""
+        outcome = None
+        try:
+            # As np.empty, and Answer(...), with less of their code, which is not in the caches.
+            partition = np.ndarray(count, _UINT64)
+            zero = np.ndarray(count, _BOOL)
+            decided = np.ndarray(count, _BOOL)
+            normal = channel.finish_check(block, zero, decided, partition, deadline)
+            if normal >= 0:
+                return _new(Answer, (zero, decided, partition, normal, ()))
+            until_ns = deadline_ns(deadline, -normal)
+            outcome = channel.run(block, lambda _feed: None, lambda: None, self._stop, until_ns)
+        except BaseException:  # an interrupt, or no memory
+            outcome = Outcome()
+            channel.feed.end()  # late answers reach nobody
+            raise
+        finally:
+            pool.release(channel, outcome)
+        pages = partition.copy()
+        if outcome.shortage is not None:  # another channel may have what this one lacks
+            return self._on_several(pool, block, pages, until_ns)
+        return self._explained(block, pages, (zero, decided), outcome.notes, until_ns)
+
+    def _on_several(
+        self, pool: Pool, block: Block, pages: NDArray[np.uint64], until_ns: int
+    ) -> Answer:
+        """Shares a large check between channels, or waits for a channel."""
+        zero = np.zeros(len(pages), _BOOL)
+        decided = np.zeros(len(pages), _BOOL)
+        threads = min(len(pool.channels), math.ceil(len(pages) / CHECK_PAGES_MAX))
+        work = Pieces(len(pages), CHECK_PAGES_MAX)
+
+        def begin(feed: Feed) -> None:
+            feed.begin_offsets(block.id, CHECK_PAGES, pages, zero, decided)
+
+        job = Job(block, begin, work.take, Stop(self._stop), until_ns, high_priority=True)
+        notes = [note for outcome in pool.run(job, threads) for note in outcome.notes]
+        return self._explained(block, pages, (zero, decided), notes, until_ns)
+
+    def _explained(
+        self,
+        block: Block,
+        pages: NDArray[np.uint64],
+        bits: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+        notes: list[str],
+        until_ns: int,
+    ) -> Answer:
+        """The answer, with notes on what stayed undecided.
+
+        Args:
+            bits: zero and decided.
+
+        Raises:
+            UsageError: the coordinator was closed meanwhile.
+        """
+        zero, decided = bits
+        notes = notes + _forget_past_end(block, pages, zero, decided)
+        if not notes and not decided.all():
+            if self._stop.is_set():
+                raise closed()
+            undecided = len(pages) - int(decided.sum())
+            notes.append(why_undecided(undecided, until_ns, self._stop))
+        partition = np.empty(len(pages), _UINT64)
+        normal = _native.offsets_partition(pages, zero, partition)
+        return Answer(zero, decided, partition, normal, tuple(notes))
 
 
 def _as_offsets(offsets: ArrayLike, block: Block) -> NDArray[np.uint64]:
@@ -123,26 +214,6 @@ def _convert(given: NDArray[Any]) -> NDArray[np.uint64]:
         index = int(np.argmax(given < 0))
         raise UsageError(f"offsets[{index}] = {int(given[index])}: is negative")
     return np.array(given, dtype=np.uint64)
-
-
-def _on_several(
-    pool: Pool,
-    block: Block,
-    pages: NDArray[np.uint64],
-    zero: NDArray[np.bool_],
-    decided: NDArray[np.bool_],
-    stop: threading.Event,
-    deadline_ns: int,
-) -> list[str]:
-    """Shares a large check between channels, or waits for a channel. Returns the notes."""
-    threads = min(len(pool.channels), math.ceil(len(pages) / CHECK_PAGES / PIECE_BATCHES))
-    work = Pieces(len(pages), CHECK_PAGES * PIECE_BATCHES)
-
-    def begin(feed: Feed) -> None:
-        feed.begin_offsets(block.id, CHECK_PAGES, pages, zero, decided)
-
-    job = Job(block, begin, work.take, Stop(stop), deadline_ns, high_priority=True)
-    return [note for outcome in pool.run(job, threads) for note in outcome.notes]
 
 
 def _forget_past_end(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.child.signals import signals_held
@@ -35,6 +34,7 @@ from pagecheck.shortage import refused
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from pagecheck.coordinator.check import Checker
     from pagecheck.coordinator.scan import Progress, ScanResult
     from pagecheck.coordinator.select import Selection
     from pagecheck.model import Access, Format, Holes, Kind
@@ -46,6 +46,16 @@ log = logging.getLogger(__name__)
 
 CHECK_DEADLINE_S: Final = 60.0
 VISIT_S: Final = 1.0  # to bring idle workers up to date at once
+
+_process = os.getpid()  # a check reads this word; asking the kernel would cost it 2 us
+
+
+def _note_fork() -> None:
+    global _process
+    _process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 class Coordinator:
@@ -102,6 +112,7 @@ class Coordinator:
         self._stop = threading.Event()
         self._pools: list[Pool] = []
         self._pool: Pool | None = None
+        self._checker: Checker | None = None
         self.settings: Settings | None = None
         sweep()
         with signals_held():  # a name in /dev/shm is never without its end
@@ -264,12 +275,23 @@ class Coordinator:
                 the block is detached.
             EngineError: no channel is left.
         """
-        self._require_open()
-        block.begin_use()
+        if self._creator != _process:
+            self._require_open()
+        checker = self._checker or self._load_checker()
+        return checker.check(block, offsets, deadline)
+
+    def _load_checker(self) -> Checker:
+        """Loads what needs numpy, which a scan has no use for.
+
+        Raises:
+            ResourceError: that is not possible at this moment.
+        """
         try:
-            return _checker()(self._pool, block, offsets, self._stop, deadline_ns(deadline))
-        finally:
-            block.end_use()
+            from pagecheck.coordinator.check import Checker
+        except OSError as error:
+            raise refused("cannot load what checks pages", error) from error
+        self._checker = Checker(self._pool, self._stop, self._require_open)
+        return self._checker
 
     def scan(
         self,
@@ -368,17 +390,3 @@ class Coordinator:
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
-
-
-@functools.cache
-def _checker() -> Callable[[Pool | None, Block, ArrayLike, threading.Event, int], Answer]:
-    """Loads what needs numpy, which a scan has no use for.
-
-    Raises:
-        ResourceError: that is not possible at this moment.
-    """
-    try:
-        from pagecheck.coordinator import check
-    except OSError as error:
-        raise refused("cannot load what checks pages", error) from error
-    return check.check

@@ -86,7 +86,14 @@ class _Place:
 
 
 class Pool:
-    """Starts, leases and ends channels."""
+    """Starts, leases and ends channels.
+
+    Danger: after a pause between two packets, taking a lock costs a check 3 us.
+    Decision: `_idle` changes without it, too, by `pop` and `append` alone, which other threads see
+    whole. Whoever takes a channel so looks at `_closed` afterwards; whoever returns one, at the
+    queues and at `_closed`; whoever waits has entered a queue, or set `_closed`, before it looks at
+    `_idle`. One of the two sees the other.
+    """
 
     def __init__(self, owner: Owner, settings: Settings, count: int) -> None:
         """Starts `count` channels; `await_ready` completes them.
@@ -129,9 +136,12 @@ class Pool:
             if clock.now_ns() >= deadline_ns:
                 return
             with self._free:
-                if self._closed or channel not in self._idle:
+                if self._closed:
+                    return
+                try:
+                    self._idle.remove(channel)
+                except ValueError:
                     continue
-                self._idle.remove(channel)
             outcome = Outcome()
             try:
                 visit(channel)
@@ -239,12 +249,31 @@ class Pool:
         return others and turn_ends_ns != 0 and clock.now_ns() >= turn_ends_ns
 
     def lease_now(self) -> Channel | None:
-        """A channel, if one is free at this moment; `release` it."""
-        with self._free:
-            self._require_open()
-            if self._resting and not self._idle:
+        """A channel, if one is idle at this moment; `release` it."""
+        channel = self._pop_idle()
+        if channel is None and self._resting:
+            with self._free:
                 self._wake()
-            return self._idle.pop() if self._idle else None
+            channel = self._pop_idle()
+        if self._closed:
+            if channel is not None:
+                self.put_back(channel)
+            raise closed()
+        return channel
+
+    def put_back(self, channel: Channel) -> None:
+        """Returns a leased channel of which nothing new is known."""
+        self._idle.append(channel)
+        if self._high or self._low or self._closed:
+            with self._free:
+                self._free.notify_all()
+
+    def _pop_idle(self) -> Channel | None:
+        """Takes an idle channel; under the lock or not."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     @property
     def is_lost(self) -> bool:
@@ -288,15 +317,15 @@ class Pool:
                 while True:
                     if self._resting:
                         self._wake()
-                    if self._idle and self._is_next(place):
-                        break
+                    channel = self._pop_idle() if self._is_next(place) else None
+                    if channel is not None:
+                        return channel
                     self._require_some(tried=tried)
                     left = min((job.deadline_ns - clock.now_ns()) / 1e9, WATCH_S)
                     if left <= 0 or job.stop.is_set():
                         return None
                     self._free.wait(left)
                     self._require_open()
-                return self._idle.pop()
             finally:
                 queue.remove(place)
                 if self._high or self._low:
@@ -319,11 +348,12 @@ class Pool:
             outcome: how it was left; by default well. One that is lost is never leased again, one
                 that met a shortage not for a while, a deprioritised one after the others.
         """
+        if outcome is None:
+            channel.rest_ns = 0
+            self.put_back(channel)
+            return
         with self._free:
-            if outcome is None:
-                channel.rest_ns = 0
-                self._idle.append(channel)
-            elif outcome.lost:
+            if outcome.lost:
                 log.error("channel %d is lost: %s", channel.index, " ".join(outcome.notes))
                 self._lost.append(channel)
             elif outcome.shortage is not None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from pagecheck.coordinator.channel import CHECK_PAGES
-from pagecheck.coordinator.check import PIECE_BATCHES, Pieces
+from pagecheck.coordinator.block import CHECK_PAGES, CHECK_PAGES_MAX
+from pagecheck.coordinator.check import Pieces
 from pagecheck.coordinator.pool import Job, Pool, Stop
 from pagecheck.coordinator.scan import (
     ScanResult,
@@ -177,13 +177,13 @@ def _decide(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], list[Outcome]]:
     zero = np.zeros(len(offsets), np.bool_)
     decided = np.zeros(len(offsets), np.bool_)
-    work = Pieces(len(offsets), CHECK_PAGES * PIECE_BATCHES)
+    work = Pieces(len(offsets), CHECK_PAGES_MAX)
 
     def begin(feed: Feed) -> None:
         feed.begin_offsets(block.id, CHECK_PAGES, offsets, zero, decided)
 
     job = Job(block, begin, work.take, stop, deadline_ns)
-    threads = min(len(pool.channels), -(-len(offsets) // (CHECK_PAGES * PIECE_BATCHES)))
+    threads = min(len(pool.channels), -(-len(offsets) // (CHECK_PAGES_MAX)))
     return zero, decided, pool.run(job, threads, watch)
 
 

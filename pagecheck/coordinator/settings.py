@@ -235,8 +235,11 @@ def check_deadline(seconds: float | None) -> None:
         require_seconds("deadline", seconds)
 
 
-def deadline_ns(seconds: float | None) -> int:
-    """The absolute CLOCK_MONOTONIC time that many seconds from now; None: never.
+def deadline_ns(seconds: float | None, since_ns: int | None = None) -> int:
+    """The absolute CLOCK_MONOTONIC time that many seconds from then; None: never.
+
+    Args:
+        since_ns: by default now.
 
     Raises:
         UsageError: not more than 0.
@@ -244,7 +247,8 @@ def deadline_ns(seconds: float | None) -> int:
     check_deadline(seconds)
     if seconds is None:
         return NEVER_NS
-    return min(clock.now_ns() + int(min(seconds, 1e9) * 1e9), NEVER_NS)
+    since_ns = clock.now_ns() if since_ns is None else since_ns
+    return min(since_ns + int(min(seconds, 1e9) * 1e9), NEVER_NS)
 
 
 def start_allowance(seconds: float) -> Allowance:

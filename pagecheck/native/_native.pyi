@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 Memory: TypeAlias = Buffer | NDArray[Any]
+CheckTarget: TypeAlias = Any  # what `check_target` returns
 
 SEGMENT_MAGIC: Final[int]
 LAYOUT_VERSION: Final[int]
@@ -98,31 +99,45 @@ class Feed:
             decided: uint8[n], becomes 1 where the page was decided.
         """
 
-    def check(
+    def submit_check(self, target: CheckTarget, offsets: object, /) -> int:
+        """Starts a job over a copy of `offsets` and submits what the ring has room for.
+
+        Args:
+            offsets: uint64[n], contiguous; anything else is refused by the return value.
+
+        Returns:
+            n: before anything but `end` comes `finish_check`. 0: nothing was submitted, because
+            they are something else, none, more than the target takes, one is not the offset of a
+            page, or another process opened this feed.
+        """
+
+    def finish_check(
         self,
-        block: int,
-        batch_pages: int,
-        fd: int,
-        file_end: int,
-        offsets: Memory,
+        target: CheckTarget,
         zero: Memory,
         decided: Memory,
         partition: Memory,
-        deadline_ns: int,
+        deadline: float,
         /,
-    ) -> tuple[int, bool, int]:
-        """A whole job over `offsets` in one call: begin, submit, wait, partition.
+    ) -> int:
+        """Waits for the answers to `submit_check`, and sorts the offsets. The GIL is released.
+
+        It looks for the answers for at most 15 us before it sleeps, as long as that is worth it.
 
         Args:
-            fd: the block's file; its size is read again after the last answer.
-            file_end: byte offset in the file where the block ends.
-            zero, decided: uint8[n] or bool[n], all 0; as in `begin_offsets`.
+            target: the one of `submit_check`; its file's size is read after the last answer.
+            zero, decided: uint8[n] or bool[n], overwritten.
             partition: uint64[n], overwritten: offsets that are not zero first.
+            deadline: seconds from now; it waits no longer than the target says.
 
         Returns:
-            PUMP_DONE, whether every page was decided inside the file, and how many offsets are
-            not zero; the job has ended. Else another PUMP_* state: the job goes on with `pump`
-            and `end`, and the partition was not written.
+            How many offsets are not zero; every page was decided inside the file, and the job has
+            ended. Negative: else; the job goes on with `pump` and `end`, and `partition` is a copy
+            of the offsets. It is the CLOCK_MONOTONIC time of the call in ns, negated.
+
+        Raises:
+            OSError: no wait is possible.
+            ValueError: no check was submitted.
         """
 
     def more(self, position: int, count: int, /) -> None:
@@ -394,6 +409,28 @@ def segment_format(fd: int, slots: int, slot_pages: int, generation: int, /) -> 
 
     Raises:
         ValueError: a count is out of range (slot_pages is a multiple of 64).
+    """
+
+def check_target(
+    block: int,
+    page_bytes: int,
+    block_bytes: int,
+    batch_pages: int,
+    pages_max: int,
+    fd: int,
+    file_end: int,
+    slice_ns: int,
+    /,
+) -> CheckTarget:
+    """What checks of a block have in common.
+
+    Args:
+        block: the id that the worker attached it under.
+        batch_pages: the most pages per batch.
+        pages_max: the most pages of a check.
+        fd: its file; open while a check runs.
+        file_end: byte offset in the file where the block ends.
+        slice_ns: the longest wait for answers.
     """
 
 def kernels() -> list[tuple[str, str | None, str | None]]:

@@ -11,7 +11,6 @@ import pytest
 
 from pagecheck import Coordinator, PagecheckError
 from pagecheck.coordinator import Block, supervisor
-from pagecheck.coordinator import check as check_module
 from pagecheck.errors import UsageError
 from tests.support.known_ram import KnownRam, assert_scan_is_right
 from tests.support.processes import stop
@@ -158,10 +157,9 @@ def test_detach_while_a_check_is_about_to_begin(ram: KnownRam):
         block = c.attach(ram.source)
         assert c.check(block, ram.offsets).decided.all()
         c.detach(block)
+        until_ns = time.monotonic_ns() + 2_000_000_000
         check = Background(
-            lambda: check_module.check(
-                c._pool, block, ram.offsets, c._stop, time.monotonic_ns() + 2_000_000_000
-            )
+            lambda: c._checker._on_several(c._pool, block, ram.offsets, until_ns),
         )
         try:
             assert not check.result(5).decided.any()

@@ -64,23 +64,69 @@ def _(world: World) -> None:
         refuses(world.feed.begin_offsets, *good, offsets(), *marks())
 
 
-@case("Feed.check")
-def _(world: World) -> None:
-    def arguments(room: int = 8 * PAGES) -> tuple[Any, ...]:
-        where = (0, SLOT_PAGES, world.ram, PAGES * PAGE)
-        return (*where, offsets(), *marks(), bytearray(room), FAR)
+def words(pages: int = PAGES) -> memoryview:
+    return memoryview(offsets(pages)).cast("Q")
 
-    with world.serving():
-        assert world.feed.check(*arguments()) == (_native.PUMP_DONE, True, 0)
-        refuses_all_wrong(world.feed.check, *arguments())
-        refuses(world.feed.check, *arguments(room=8))  # seen once every page is decided
-        world.feed.end()
-    refuses(world.feed.check, 0, 0, *arguments()[2:])
-    state, sure, _normal = world.feed.check(*arguments()[:-1], 0)
-    assert (state, sure) == (_native.PUMP_TIMEOUT, False)
+
+def target(world: World, **change: int) -> object:
+    good = {"block": 0, "page": PAGE, "bytes": PAGES * PAGE, "batch": SLOT_PAGES, "most": PAGES}
+    last = {"fd": world.ram, "end": PAGES * PAGE, "slice": 1_000_000_000}
+    return _native.check_target(*(good | last | change).values())
+
+
+def let_answer(world: World) -> None:
+    """Takes the answers to a job that was ended."""
     world.feed.end()
     world.worker.serve(0)
     world.feed.pump(False, 0)
+
+
+@case("Feed.submit_check")
+def _(world: World) -> None:
+    submit, good = world.feed.submit_check, target(world)
+    assert submit(good, words()) == PAGES
+    refuses(submit, good, words())  # the job's batches are out
+    refuses(world.feed.pump, False, FAR)  # and its answers have no room
+    let_answer(world)
+    for wrong in ((WRONG, words()), (good,), (good, words(), 0), (target(world, batch=0), words())):
+        refuses(submit, *wrong)
+    for wrong in (WRONG, offsets(), words(0), words()[::2], memoryview(b"x" * 8)):
+        assert submit(good, wrong) == 0
+    for change in ({"most": 1}, {"bytes": PAGE}, {"page": 2 * PAGE}):
+        assert submit(target(world, **change), words(2)) == 0
+    child = os.fork()
+    if child == 0:
+        os._exit(submit(good, words()))
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@case("Feed.finish_check")
+def _(world: World) -> None:
+    def submit() -> None:
+        assert world.feed.submit_check(good, words()) == PAGES
+
+    def places(room: int = 8 * PAGES) -> tuple[Any, ...]:
+        return (*marks(), bytearray(room))
+
+    finish, good = world.feed.finish_check, target(world)
+    refuses(finish, good, *places(), 1)
+    with world.serving():
+        submit()
+        refuses_all_wrong(finish, good, *places(), 1)
+        refuses(finish, good, *places(room=8), 1)
+        refuses(finish, good, bytearray(8), bytearray(8), bytearray(8 * PAGES), 1)
+        assert finish(good, *places(), 1e300) == 0
+        refuses(finish, good, *places(), 1)
+        submit()
+        copy = places()
+        assert finish(target(world, end=PAGES * PAGE + 1), *copy, 60) < 0
+        assert copy[2] == offsets()
+        assert world.feed.end() == (PAGES, 0)
+    for seconds, change in ((-1, {}), (0.001, {}), (60, {"slice": 1000})):
+        submit()
+        assert finish(target(world, **change), *places(), seconds) < 0
+        refuses(finish, good, *places(), 1)
+        let_answer(world)
 
 
 @case("Feed.more")

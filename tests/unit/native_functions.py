@@ -141,6 +141,13 @@ def _(_world: World) -> None:
     refuses(_native.bits_run, bytearray(8), 64, 64)
 
 
+@case("check_target")
+def _(_world: World) -> None:
+    good = (0, PAGE, PAGE, 1, 1, 0, PAGE, 1)
+    _native.check_target(*good)
+    refuses_all_wrong(_native.check_target, *good)
+
+
 @case("offsets_check")
 def _(_world: World) -> None:
     assert _native.offsets_check(offsets(), PAGE, PAGES * PAGE) == -1

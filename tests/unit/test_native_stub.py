@@ -14,7 +14,7 @@ from pagecheck.native import Portal, Walk, _native
 from tests.unit.native_entries import World
 
 STUB = ast.parse((Path(native.__file__).parent / "_native.pyi").read_text(encoding="utf-8"))
-ONLY_FOR_TYPES = {"Memory"}
+ONLY_FOR_TYPES = {"CheckTarget", "Memory"}
 GIVEN = 60  # more than any entry takes
 
 

@@ -82,6 +82,20 @@ uint64_t pc_bits_count(const uint64_t *words, uint64_t bits)
     return total;
 }
 
+void pc_bits_to_bytes(const uint64_t *words, uint64_t bits, uint8_t *bytes)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101);
+    uint64_t i = 0;
+    for (; i + 8 <= bits; i += 8) {
+        /* Byte k keeps bit k of its copy; adding 0x7f to it raises the top bit if it was set. */
+        uint64_t each = (words[i / 64] >> (i % 64) & 0xff) * ones & UINT64_C(0x8040201008040201);
+        each = (each | (each + 0x7f * ones)) >> 7 & ones;
+        memcpy(bytes + i, &each, sizeof each);
+    }
+    for (; i < bits; i++)
+        bytes[i] = pc_bits_test(words, i);
+}
+
 /* Relaxed: bits that others write meanwhile are not looked at. */
 static uint64_t load(const uint64_t *words, uint64_t index)
 {

@@ -17,6 +17,8 @@ void pc_bits_set_shared(uint64_t *words, uint64_t first, uint64_t count);
 void pc_bits_or_shared(uint64_t *words, uint64_t first, uint64_t bits, uint32_t count);
 
 uint64_t pc_bits_count(const uint64_t *words, uint64_t bits);
+/* One byte per bit, 0 or 1. */
+void pc_bits_to_bytes(const uint64_t *words, uint64_t bits, uint8_t *bytes);
 bool pc_bits_test(const uint64_t *words, uint64_t index);
 /* First index after `start` whose bit differs from bit `start`, or `bits`. */
 uint64_t pc_bits_run_end(const uint64_t *words, uint64_t bits, uint64_t start);

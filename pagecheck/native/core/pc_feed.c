@@ -6,6 +6,12 @@
 
 #include "pc_bits.h"
 
+/* A sleep and the wake-up from it cost about as much as that, and leave the caches cold. */
+#define FINISH_SPIN_NS 15000
+/* Where looking was in vain, as where the worker waits for this CPU, the next 3 checks sleep at
+ * once, then the next 15, 63, 255; a success halves that. */
+#define FINISH_PAUSE_MAX 255u
+
 bool pc_feed_init(const pc_ring *ring, pc_feed *feed)
 {
     memset(feed, 0, sizeof *feed);
@@ -124,6 +130,13 @@ static void submit(pc_feed *feed, const pc_batch_span *batch)
                      batch->count);
 }
 
+void pc_feed_submit(pc_feed *feed)
+{
+    pc_batch_span batch;
+    while (occupied(feed) < feed->ring.shared.slots && take(feed, &batch))
+        submit(feed, &batch);
+}
+
 /* Publishes the answer's bits from bit `at` on for the consecutive pages of `run`. */
 static void publish_run(const pc_job *job, pc_bits_run run, uint32_t at, const uint64_t *zero,
                         const uint64_t *decided)
@@ -157,10 +170,8 @@ static void publish_bits(pc_feed *feed, const pc_batch_span *batch, const uint64
 static void publish_bytes(pc_feed *feed, const pc_batch_span *batch, const uint64_t *zero,
                           const uint64_t *decided)
 {
-    for (uint32_t i = 0; i < batch->count; i++) {
-        feed->job.zero_bytes[batch->position + i] = (uint8_t)(zero[i / 64] >> (i % 64) & 1u);
-        feed->job.decided_bytes[batch->position + i] = (uint8_t)(decided[i / 64] >> (i % 64) & 1u);
-    }
+    pc_bits_to_bytes(zero, batch->count, feed->job.zero_bytes + batch->position);
+    pc_bits_to_bytes(decided, batch->count, feed->job.decided_bytes + batch->position);
 }
 
 typedef enum collected { NOT_YET, COLLECTED, BROKEN } collected;
@@ -209,18 +220,15 @@ static int wait_for(const pc_feed *feed, uint64_t sequence, int64_t deadline_ns)
 
 pc_pump pc_feed_pump(pc_feed *feed, bool more_follow, int64_t deadline_ns)
 {
-    uint32_t slots = feed->ring.shared.slots;
-    uint32_t half = slots / 2;
+    uint32_t half = feed->ring.shared.slots / 2;
     bool late = false;
     for (;;) {
-        pc_batch_span batch;
         collected got;
         while ((got = collect(feed)) == COLLECTED) {
         }
         if (got == BROKEN)
             return PC_PUMP_BROKEN;
-        while (occupied(feed) < slots && take(feed, &batch))
-            submit(feed, &batch);
+        pc_feed_submit(feed);
         uint64_t outstanding = pc_feed_outstanding(feed);
         bool all_submitted = feed->next == feed->end && feed->resubmit_next == feed->resubmit_count;
         if (all_submitted && outstanding == 0)
@@ -248,6 +256,27 @@ pc_pump pc_feed_pump(pc_feed *feed, bool more_follow, int64_t deadline_ns)
             return PC_PUMP_FAILED;
         }
     }
+}
+
+/* Whether the answers came while it looked for them, for a moment. */
+static bool spin_shortly(const pc_feed *feed, int64_t deadline_ns)
+{
+    int64_t until_ns = pagecheck_now_ns() + FINISH_SPIN_NS;
+    return pgck_ring_spin(&feed->ring.shared, feed->submitted,
+                          until_ns < deadline_ns ? until_ns : deadline_ns);
+}
+
+pc_pump pc_feed_finish(pc_feed *feed, int64_t deadline_ns)
+{
+    if (feed->spin_skip > 0) {
+        feed->spin_skip--;
+    } else if (spin_shortly(feed, deadline_ns)) {
+        feed->spin_pause /= 2;
+    } else {
+        uint32_t pause = 4 * feed->spin_pause + 3;
+        feed->spin_skip = feed->spin_pause = pause < FINISH_PAUSE_MAX ? pause : FINISH_PAUSE_MAX;
+    }
+    return pc_feed_pump(feed, false, deadline_ns);
 }
 
 bool pc_feed_oldest(const pc_feed *feed, pc_batch_span *oldest)

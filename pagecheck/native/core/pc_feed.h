@@ -46,7 +46,9 @@ typedef struct pc_feed {
     uint64_t *listed;   /* slot_pages offsets, of the batch that is being submitted */
     uint64_t pages_decided;
     uint64_t pages_undecided;
-    int64_t spin_ns; /* looks for an answer this long before it sleeps */
+    int64_t spin_ns;     /* looks for an answer this long before it sleeps */
+    uint32_t spin_pause; /* pc_feed_finish: after a failure this many calls do not spin */
+    uint32_t spin_skip;  /* how many of them are left */
 } pc_feed;
 
 typedef enum pc_pump {
@@ -67,8 +69,13 @@ void pc_feed_deinit(pc_feed *feed);
 void pc_feed_begin(pc_feed *feed, const pc_job *job);
 /* More pages of the job, `skip` left out; all earlier ones must have been submitted. */
 void pc_feed_more(pc_feed *feed, uint64_t position, uint64_t count);
+/* Submits as much as the ring has room for; does not wait. */
+void pc_feed_submit(pc_feed *feed);
 /* Submits and collects. With `more_follow` it returns as soon as it needs more pages. */
 pc_pump pc_feed_pump(pc_feed *feed, bool more_follow, int64_t deadline_ns);
+/* The same for a job of a few batches that all were added. Looks for the answers for at most 15 us
+ * before it sleeps, as long as that is worth it. */
+pc_pump pc_feed_finish(pc_feed *feed, int64_t deadline_ns);
 
 /* Batches of this job that are in progress. */
 uint64_t pc_feed_outstanding(const pc_feed *feed);

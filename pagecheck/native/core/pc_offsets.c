@@ -16,8 +16,12 @@ size_t pc_offsets_partition(const uint64_t *offsets, const uint8_t *zero, size_t
     size_t normal = 0;
     for (size_t i = 0; i < count; i++)
         normal += zero[i] == 0;
-    uint64_t *next[2] = {out, out + normal};
-    for (size_t i = 0; i < count; i++)
-        *next[zero[i] != 0]++ = offsets[i];
+    size_t next_normal = 0, next_zero = normal;
+    for (size_t i = 0; i < count; i++) { /* no branch: zero pages follow no pattern */
+        size_t is_zero = zero[i] != 0;
+        out[is_zero ? next_zero : next_normal] = offsets[i];
+        next_zero += is_zero;
+        next_normal += 1 - is_zero;
+    }
     return normal;
 }

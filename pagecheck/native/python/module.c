@@ -47,6 +47,7 @@ static int module_exec(PyObject *module)
     if (PyModule_AddFunctions(module, py_layout_methods) != 0 ||
         py_layout_add_constants(module) != 0 ||
         PyModule_AddFunctions(module, py_bits_methods) != 0 ||
+        PyModule_AddFunctions(module, py_check_methods) != 0 ||
         PyModule_AddFunctions(module, py_cpu_methods) != 0 ||
         PyModule_AddFunctions(module, py_kernel_methods) != 0 ||
         PyModule_AddFunctions(module, py_watch_methods) != 0 ||

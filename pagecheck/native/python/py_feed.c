@@ -1,21 +1,12 @@
 /* `Feed`: the coordinator's end of one ring. */
+#include "py_feed.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
 #include "py_error.h"
 
-#include <sys/stat.h>
-
-#include "../core/pc_feed.h"
-#include "../core/pc_offsets.h"
-
-typedef struct {
-    PyObject_HEAD pc_feed feed;
-    int open;
-    int busy;       /* a thread is inside pump; the GIL guards this word */
-    uint64_t limit; /* pages that the job's arrays have room for */
-    Py_buffer views[3];
-    int view_count;
-} FeedObject;
-
-static void drop_views(FeedObject *self)
+void py_feed_drop_views(FeedObject *self)
 {
     while (self->view_count > 0)
         PyBuffer_Release(&self->views[--self->view_count]);
@@ -33,7 +24,7 @@ static FeedObject *not_busy(FeedObject *self)
     return self->busy ? py_fail(PC_ERROR_BUSY, "feed is in use by another thread") : self;
 }
 
-static FeedObject *usable(PyObject *object)
+FeedObject *py_feed_usable(PyObject *object)
 {
     FeedObject *self = opened(object);
     return self == NULL ? NULL : not_busy(self);
@@ -60,16 +51,20 @@ static int feed_init(PyObject *object, PyObject *args, PyObject *kwargs)
         return -1;
     }
     self->feed.spin_ns = spin_ns;
+    self->pid = getpid();
     self->open = 1;
     return 0;
 }
 
 static void feed_close_now(FeedObject *self)
 {
-    drop_views(self);
+    py_feed_drop_views(self);
     if (self->open)
         pc_feed_deinit(&self->feed);
     self->open = 0;
+    free(self->copied);
+    self->copied = NULL;
+    self->copied_room = 0;
 }
 
 static void feed_dealloc(PyObject *object)
@@ -91,18 +86,18 @@ static PyObject *feed_close(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static int add_view(FeedObject *self, PyObject *object, int writable, uint64_t bytes,
-                    const char *what)
+int py_feed_add_view(FeedObject *self, PyObject *object, int writable, uint64_t bytes,
+                     const char *what)
 {
     if (py_words_get(object, &self->views[self->view_count], writable, bytes, what) != 0) {
-        drop_views(self);
+        py_feed_drop_views(self);
         return -1;
     }
     self->view_count++;
     return 0;
 }
 
-static int check_job(FeedObject *self, unsigned int batch_pages)
+int py_feed_check_job(FeedObject *self, unsigned int batch_pages)
 {
     if (batch_pages > 0 && batch_pages <= self->feed.ring.shared.slot_pages)
         return 0;
@@ -110,7 +105,7 @@ static int check_job(FeedObject *self, unsigned int batch_pages)
     return -1;
 }
 
-static int nothing_out(FeedObject *self)
+int py_feed_nothing_out(FeedObject *self)
 {
     if (pc_feed_outstanding(&self->feed) == 0)
         return 0;
@@ -123,17 +118,17 @@ static PyObject *feed_begin_range(PyObject *object, PyObject *args)
     unsigned int block, batch_pages;
     unsigned long long pages, page_bytes;
     PyObject *zero, *normal, *skip;
-    FeedObject *self = usable(object);
+    FeedObject *self = py_feed_usable(object);
     if (self == NULL || !PyArg_ParseTuple(args, "IIKKOOO", &block, &batch_pages, &pages,
                                           &page_bytes, &zero, &normal, &skip))
         return NULL;
-    if (check_job(self, batch_pages) != 0 || nothing_out(self) != 0)
+    if (py_feed_check_job(self, batch_pages) != 0 || py_feed_nothing_out(self) != 0)
         return NULL;
-    drop_views(self);
+    py_feed_drop_views(self);
     uint64_t bytes = (pages + 63u) / 64u * 8u;
-    if (add_view(self, zero, 1, bytes, "zero") != 0 ||
-        add_view(self, normal, 1, bytes, "normal") != 0 ||
-        add_view(self, skip, 0, bytes, "skip") != 0)
+    if (py_feed_add_view(self, zero, 1, bytes, "zero") != 0 ||
+        py_feed_add_view(self, normal, 1, bytes, "normal") != 0 ||
+        py_feed_add_view(self, skip, 0, bytes, "skip") != 0)
         return NULL;
     const pc_job job = {.block = block,
                         .batch_pages = batch_pages,
@@ -149,14 +144,14 @@ static PyObject *feed_begin_range(PyObject *object, PyObject *args)
 static int begin_offsets(FeedObject *self, unsigned int block, unsigned int batch_pages,
                          PyObject *offsets, PyObject *zero, PyObject *decided)
 {
-    if (check_job(self, batch_pages) != 0 || nothing_out(self) != 0)
+    if (py_feed_check_job(self, batch_pages) != 0 || py_feed_nothing_out(self) != 0)
         return -1;
-    drop_views(self);
-    if (add_view(self, offsets, 0, 8, "offsets") != 0)
+    py_feed_drop_views(self);
+    if (py_feed_add_view(self, offsets, 0, 8, "offsets") != 0)
         return -1;
     uint64_t pages = (uint64_t)self->views[0].len / 8u;
-    if (add_view(self, zero, 1, pages, "zero") != 0 ||
-        add_view(self, decided, 1, pages, "decided") != 0)
+    if (py_feed_add_view(self, zero, 1, pages, "zero") != 0 ||
+        py_feed_add_view(self, decided, 1, pages, "decided") != 0)
         return -1;
     const pc_job job = {.block = block,
                         .batch_pages = batch_pages,
@@ -172,7 +167,7 @@ static PyObject *feed_begin_offsets(PyObject *object, PyObject *args)
 {
     unsigned int block, batch_pages;
     PyObject *offsets, *zero, *decided;
-    FeedObject *self = usable(object);
+    FeedObject *self = py_feed_usable(object);
     if (self == NULL ||
         !PyArg_ParseTuple(args, "IIOOO", &block, &batch_pages, &offsets, &zero, &decided) ||
         begin_offsets(self, block, batch_pages, offsets, zero, decided) != 0)
@@ -183,7 +178,7 @@ static PyObject *feed_begin_offsets(PyObject *object, PyObject *args)
 static PyObject *feed_more(PyObject *object, PyObject *args)
 {
     unsigned long long position, count;
-    FeedObject *self = usable(object);
+    FeedObject *self = py_feed_usable(object);
     if (self == NULL || !PyArg_ParseTuple(args, "KK", &position, &count))
         return NULL;
     if (position > self->limit || count > self->limit - position ||
@@ -198,9 +193,11 @@ static PyObject *feed_pump(PyObject *object, PyObject *args)
     int more_follow;
     long long deadline_ns;
     pc_pump result;
-    FeedObject *self = usable(object);
+    FeedObject *self = py_feed_usable(object);
     if (self == NULL || !PyArg_ParseTuple(args, "pL", &more_follow, &deadline_ns))
         return NULL;
+    if (self->feed.job.offsets != NULL && self->feed.job.zero_bytes == NULL)
+        return py_fail(PC_ERROR_INVALID, "a check is submitted and has no room for its answers");
     self->busy = 1;
     Py_BEGIN_ALLOW_THREADS result = pc_feed_pump(&self->feed, more_follow != 0, deadline_ns);
     Py_END_ALLOW_THREADS self->busy = 0;
@@ -213,12 +210,13 @@ static PyObject *feed_pump(PyObject *object, PyObject *args)
 
 static PyObject *feed_end(PyObject *object, PyObject *unused)
 {
-    FeedObject *self = usable(object);
+    FeedObject *self = py_feed_usable(object);
     (void)unused;
     if (self == NULL)
         return NULL;
     pc_feed_abandon(&self->feed);
-    drop_views(self);
+    self->feed.job.offsets = NULL;
+    py_feed_drop_views(self);
     uint64_t decided = self->feed.pages_decided, undecided = self->feed.pages_undecided;
     self->feed.pages_decided = self->feed.pages_undecided = 0; /* no other job's counts */
     return Py_BuildValue("KK", (unsigned long long)decided, (unsigned long long)undecided);
@@ -227,7 +225,7 @@ static PyObject *feed_end(PyObject *object, PyObject *unused)
 static PyObject *feed_oldest(PyObject *object, PyObject *unused)
 {
     pc_batch_span oldest;
-    FeedObject *self = usable(object);
+    FeedObject *self = py_feed_usable(object);
     (void)unused;
     if (self == NULL)
         return NULL;
@@ -240,7 +238,7 @@ static PyObject *feed_oldest(PyObject *object, PyObject *unused)
 
 static PyObject *feed_skip_oldest(PyObject *object, PyObject *unused)
 {
-    FeedObject *self = usable(object);
+    FeedObject *self = py_feed_usable(object);
     (void)unused;
     if (self == NULL)
         return NULL;
@@ -252,7 +250,7 @@ static PyObject *feed_rebind(PyObject *object, PyObject *args)
 {
     int fd, control_fd;
     pc_ring ring;
-    FeedObject *self = usable(object);
+    FeedObject *self = py_feed_usable(object);
     if (self == NULL || !PyArg_ParseTuple(args, "ii", &fd, &control_fd))
         return NULL;
     if (py_ring_open(fd, control_fd, &ring) != 0)
@@ -288,7 +286,7 @@ static PyObject *feed_mark_gone(PyObject *object, PyObject *unused)
 
 static PyObject *feed_progress(PyObject *object, PyObject *unused)
 {
-    FeedObject *self = usable(object);
+    FeedObject *self = py_feed_usable(object);
     (void)unused;
     if (self == NULL)
         return NULL;
@@ -298,7 +296,7 @@ static PyObject *feed_progress(PyObject *object, PyObject *unused)
 
 static PyObject *feed_occupied(PyObject *object, PyObject *unused)
 {
-    FeedObject *self = usable(object);
+    FeedObject *self = py_feed_usable(object);
     (void)unused;
     if (self == NULL)
         return NULL;
@@ -307,7 +305,7 @@ static PyObject *feed_occupied(PyObject *object, PyObject *unused)
 
 static PyObject *feed_counts(PyObject *object, PyObject *unused)
 {
-    FeedObject *self = usable(object);
+    FeedObject *self = py_feed_usable(object);
     (void)unused;
     if (self == NULL)
         return NULL;
@@ -316,56 +314,11 @@ static PyObject *feed_counts(PyObject *object, PyObject *unused)
                          (unsigned long long)pc_feed_outstanding(&self->feed));
 }
 
-/* What a check that needs nobody's help ends with; everything else is state and a number. */
-static PyObject *finish_check(FeedObject *self, int fd, uint64_t file_end, PyObject *partition)
-{
-    struct stat st;
-    Py_buffer out;
-    uint64_t count = self->limit;
-    bool cut = fstat(fd, &st) != 0 || (uint64_t)st.st_size < file_end;
-    if (py_words_get(partition, &out, 1, count * 8u, "partition") != 0)
-        return NULL;
-    size_t normal = pc_offsets_partition(self->feed.job.offsets, self->feed.job.zero_bytes,
-                                         (size_t)count, out.buf);
-    PyBuffer_Release(&out);
-    bool all_decided = self->feed.pages_undecided == 0 && !cut;
-    pc_feed_abandon(&self->feed);
-    drop_views(self);
-    return Py_BuildValue("iNK", PC_PUMP_DONE, PyBool_FromLong(all_decided),
-                         (unsigned long long)normal);
-}
-
-static PyObject *feed_check(PyObject *object, PyObject *args)
-{
-    unsigned int block, batch_pages;
-    int fd;
-    unsigned long long file_end;
-    PyObject *offsets, *zero, *decided, *partition;
-    long long deadline_ns;
-    pc_pump result;
-    FeedObject *self = usable(object);
-    if (self == NULL || !PyArg_ParseTuple(args, "IIiKOOOOL", &block, &batch_pages, &fd, &file_end,
-                                          &offsets, &zero, &decided, &partition, &deadline_ns))
-        return NULL;
-    if (begin_offsets(self, block, batch_pages, offsets, zero, decided) != 0)
-        return NULL;
-    pc_feed_more(&self->feed, 0, self->limit);
-    self->busy = 1;
-    Py_BEGIN_ALLOW_THREADS result = pc_feed_pump(&self->feed, false, deadline_ns);
-    Py_END_ALLOW_THREADS self->busy = 0;
-    if (result == PC_PUMP_DONE)
-        return finish_check(self, fd, file_end, partition);
-    if (result == PC_PUMP_FAILED)
-        return py_fail_errno();
-    if (result == PC_PUMP_INTERRUPTED && PyErr_CheckSignals() != 0)
-        return NULL;
-    return Py_BuildValue("iOK", (int)result, Py_False, 0ull);
-}
-
 static PyMethodDef feed_methods[] = {
     {"begin_range", feed_begin_range, METH_VARARGS, NULL},
     {"begin_offsets", feed_begin_offsets, METH_VARARGS, NULL},
-    {"check", feed_check, METH_VARARGS, NULL},
+    {"submit_check", PY_FASTCALL(py_feed_submit_check), METH_FASTCALL, NULL},
+    {"finish_check", PY_FASTCALL(py_feed_finish_check), METH_FASTCALL, NULL},
     {"more", feed_more, METH_VARARGS, NULL},
     {"pump", feed_pump, METH_VARARGS, NULL},
     {"end", feed_end, METH_NOARGS, NULL},

@@ -17,6 +17,7 @@ extern PyType_Spec py_portal_spec;
 extern PyType_Spec py_walk_spec;
 extern PyType_Spec py_worker_spec;
 extern PyMethodDef py_bits_methods[];
+extern PyMethodDef py_check_methods[];
 extern PyMethodDef py_cpu_methods[];
 extern PyMethodDef py_kernel_methods[];
 extern PyMethodDef py_layout_methods[];
