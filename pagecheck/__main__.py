@@ -24,9 +24,7 @@ def main() -> NoReturn:
     try:
         install()
         open_missing()
-        from pagecheck.cli.main import run_command
-
-        code = run_command(sys.argv[1:])
+        code = _run(sys.argv[1:])
         sys.stdout.flush()
     except Terminated as error:
         code = error.exit_code
@@ -37,6 +35,17 @@ def main() -> NoReturn:
         code = 2
         say(f"pagecheck: cannot write the output: {error.strerror}")
     leave(code)
+
+
+def _run(arguments: list[str]) -> int:
+    from pagecheck.cli import plain
+
+    code = plain.run(arguments)
+    if code is not None:
+        return code
+    from pagecheck.cli.main import run_command
+
+    return run_command(arguments)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock, errors
@@ -34,6 +33,7 @@ from pagecheck.errors import (
     from_wire,
     to_wire,
 )
+from pagecheck.logs import Log
 
 if TYPE_CHECKING:
     from pagecheck.model import RamBlock
@@ -52,7 +52,7 @@ _BOOT: Final = (
 
 _abandoned: list[subprocess.Popen[bytes]] = []  # not waited for
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 def _descriptors(source: str) -> tuple[int, ...]:
@@ -219,7 +219,12 @@ def _restored(report: Report) -> Report:
 
 def _with_words(block: BlockReport, make: Callable[[Any], Any]) -> BlockReport:
     unchanged = None if block.unchanged is None else make(block.unchanged)
-    return replace(block, zero=make(block.zero), normal=make(block.normal), unchanged=unchanged)
+    return block._replace(
+        zero=make(block.zero),
+        normal=make(block.normal),
+        unchanged=unchanged,
+        files=dict(block.files),
+    )
 
 
 def serve(fd: int, oneshot: Any, signals: Any) -> int:

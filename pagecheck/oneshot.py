@@ -310,10 +310,8 @@ def _nothing_decided(
     blocks = [found.ram for found in opened.blocks]
     report = undecided_report(opened.text, blocks, engine, channels, seconds, notes)
     if gpa:
-        from dataclasses import replace
-
         located = zip(report.blocks, opened.blocks, strict=True)
-        report = report.with_blocks(tuple(replace(b, regions=f.regions) for b, f in located))
+        report = report.with_blocks(tuple(b._replace(regions=f.regions) for b, f in located))
     return report if opened.vm is None else asked_again(report, [opened.vm])
 
 

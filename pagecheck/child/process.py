@@ -9,7 +9,6 @@ could whose reader is gone.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any, Final
 from pagecheck import clock
 from pagecheck.child.wire import Closed, Link
 from pagecheck.errors import EngineError, PagecheckError
+from pagecheck.logs import Log
 from pagecheck.printable import printable
 from pagecheck.shortage import refused
 
@@ -33,7 +33,7 @@ LAST_CHARACTERS: Final = 400
 _ISOLATED: Final = ("-P", "-S", "-E", "-s")
 _WITH_SITE: Final = ("-P", "-S")
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class ChildDied(Exception):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.streams import log_to_stderr
-from pagecheck.hw.wq import DIGITS_MAX
+from pagecheck.cli.sizes import parse_size
 from pagecheck.hw.wq import parse as parse_queue
 
 EXIT_CODES = """
@@ -27,9 +25,6 @@ Exit codes:
   129  hung up (SIGHUP)           141  output pipe closed (SIGPIPE)
 """
 
-_SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
 if TYPE_CHECKING:  # it is generic for type checkers, and in click 8.4 and later
     _IntParam = click.ParamType[int]
 else:
@@ -45,12 +40,10 @@ class Size(_IntParam):
         """Parses the text of an option."""
         if isinstance(value, int):
             return value
-        text = str(value).strip().upper().removesuffix("/S").removesuffix("IB").removesuffix("B")
-        factor = _SUFFIXES.get(text[-1:], 1)
-        number = text[:-1] if factor > 1 else text
-        if not (number.isascii() and number.isdigit() and len(number) <= DIGITS_MAX):
-            self.fail(f"{value!r} is not a size; write bytes or such as 64K, 512M, 4G", param, ctx)
-        return int(number) * factor
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 SIZE = Size()
@@ -118,8 +111,3 @@ def max_pause(text: str) -> click.Option:
 def verbose(text: str) -> click.Option:
     """-v, with this command's help text."""
     return click.Option(["-v", "--verbose"], is_flag=True, help=text)
-
-
-def start_log(*, verbose: bool) -> None:
-    """Logging goes to stderr: everything, or warnings only."""
-    log_to_stderr(logging.INFO if verbose else logging.WARNING)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.options import EXIT_CODES, start_log
+from pagecheck.cli.options import EXIT_CODES
+from pagecheck.cli.perform import Shown, perform
 from pagecheck.cli.scan_options import OUTPUT, PAGES, VIA, VM, WORKERS
-from pagecheck.cli.signals import raise_pending
-from pagecheck.cli.streams import require_reader, say
 
 if TYPE_CHECKING:
     from pagecheck.report.report import Report
@@ -62,15 +59,9 @@ def scan(
     """
     if ranges and as_json:
         raise click.UsageError("--ranges and --json exclude each other")
-    start_log(verbose=verbose)
-    if not quiet or as_json:
-        require_reader()
     run = _scanner(options.pop("via"), options.pop("via_uid"), options)
-    report = _with_progress(run, source, options, bar=not quiet and sys.stderr.isatty())
-    raise_pending()
-    if not quiet or as_json:
-        _print_report(report, ranges=ranges, as_json=as_json)
-    return 1 if report.total.undecided else 0
+    shown = Shown(ranges=ranges, as_json=as_json, quiet=quiet, verbose=verbose)
+    return perform(run, source, options, shown)
 
 
 def _scanner(
@@ -99,43 +90,3 @@ def _require_default(option: click.Option) -> None:
     given = click.get_current_context().get_parameter_source(option.name or "")
     if given is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError(f"{option.opts[0]} is the service's to choose; drop it or --via")
-
-
-def _with_progress(
-    run: Callable[..., Report], source: str, options: dict[str, Any], *, bar: bool
-) -> Report:
-    if not bar:
-        return run(source, progress=_watch, **options)
-    from pagecheck.cli.present import ProgressBar
-
-    with ProgressBar() as shown:
-
-        def watch(done: int, total: int) -> None:
-            _watch(done, total)
-            shown(done, total)
-
-        return run(source, progress=watch, **options)
-
-
-def _watch(_done: int, _total: int) -> None:
-    raise_pending()
-
-
-def _print_report(report: Report, *, ranges: bool, as_json: bool) -> None:
-    from pagecheck.cli import present
-
-    if as_json:
-        print(json.dumps(report.to_json()))
-        return
-    if not ranges:
-        print(present.table(report))
-        return
-    for block in report.blocks:
-        if block.regions:
-            for address, size, kind in present.guest_runs(block):
-                print(f"{address:#x} {size:#x} {kind}")
-            continue
-        for first, count, kind in present.runs(block):
-            print(first, count, kind)
-    for note in report.notes:
-        say(f"note: {note}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.options import ENGINE, EXIT_CODES, SIZE, channels, max_pause, start_log, verbose
+from pagecheck.cli.options import ENGINE, EXIT_CODES, SIZE, channels, max_pause, verbose
+from pagecheck.cli.streams import log_to_stderr
 
 if TYPE_CHECKING:
     from pagecheck.service.limits import Limits
@@ -119,7 +120,7 @@ def serve(
 
         print(json.dumps({"protocol": PROTOCOL, "features": list(CAPABILITIES)}))
         return 0
-    start_log(verbose=verbose)
+    log_to_stderr(verbose=verbose)
     from pagecheck.service.log_limit import limit_log
     from pagecheck.service.run import Where, run_service
 

@@ -53,8 +53,9 @@ def say(text: str) -> None:
         print(printable(text, SAID_MAX), file=sys.stderr, flush=True)
 
 
-def log_to_stderr(level: int) -> None:
-    """Makes logging write to stderr from `level` on; every message is one printable line."""
+def log_to_stderr(*, verbose: bool) -> None:
+    """Makes logging write to stderr, everything or warnings only; every message is one printable
+    line."""
     import logging
 
     class OneLine(logging.Formatter):
@@ -66,7 +67,7 @@ def log_to_stderr(level: int) -> None:
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("pagecheck: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 def leave(code: int) -> NoReturn:

@@ -7,7 +7,6 @@ deaths is set aside as undecided. How workers are kept is `supervisor.py`.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -17,13 +16,14 @@ from pagecheck import clock
 from pagecheck.child.watch import SLICE_NS, Watch
 from pagecheck.coordinator.supervisor import WorkerSupervisor
 from pagecheck.coordinator.worker import ChannelLost, TooLate
+from pagecheck.logs import Log
 from pagecheck.native import Feed, _native
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.block import Block
     from pagecheck.native._native import Memory
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 DEATHS_PER_BATCH: Final = 2
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -27,6 +26,7 @@ from pagecheck.coordinator.settings import (
     start_allowance,
 )
 from pagecheck.errors import UsageError
+from pagecheck.logs import Log
 from pagecheck.shm.owner import Owner, sweep
 from pagecheck.shm.ram import RamSource, open_source
 from pagecheck.shortage import refused
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pagecheck.report.statistics import ChannelReport
     from pagecheck.shm.bitmaps import BlockBitmaps
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 CHECK_DEADLINE_S: Final = 60.0
 VISIT_S: Final = 1.0  # to bring idle workers up to date at once

@@ -8,7 +8,6 @@ another scan waits.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 from collections import deque
@@ -22,11 +21,12 @@ from pagecheck.coordinator.channel import Channel, Outcome
 from pagecheck.coordinator.settings import Settings, closed
 from pagecheck.coordinator.worker import ChannelLost, TooLate
 from pagecheck.errors import EngineError, ResourceError
+from pagecheck.logs import Log
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
 from pagecheck.shortage import refused
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 END_NS: Final = 300_000_000
 WATCH_S: Final = 0.1

@@ -10,15 +10,14 @@ RAM had arrived, and where that is in doubt every page is undecided.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pagecheck import clock
 from pagecheck.coordinator.counting import summed
 from pagecheck.coordinator.settings import check_deadline
 from pagecheck.errors import PagecheckError, SourceError
+from pagecheck.logs import Log
 from pagecheck.report.report import Report, forgotten
 from pagecheck.shm.rest import EVIDENT
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from pagecheck.model import AnswerKind, Kind, Pause, Region
     from pagecheck.shm.bitmaps import BlockBitmaps
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class Pauser(Protocol):
@@ -273,7 +272,7 @@ def _report(
         startup_seconds=ready - started,
         bytes_checked=sum(result.bytes_checked for result in results),
         blocks=tuple(
-            replace(result.report, regions=part.regions)
+            result.report._replace(regions=part.regions)
             for part, result in zip(parts, results, strict=True)
         ),
         notes=(*(note for result in results for note in result.notes), *notes),

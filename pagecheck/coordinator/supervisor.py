@@ -11,7 +11,6 @@ processes, room in /dev/shm) is not the worker's failure: the next use tries aga
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +28,7 @@ from pagecheck.errors import (
     ResourceError,
     StartTimeout,
 )
+from pagecheck.logs import Log
 from pagecheck.native import Feed
 from pagecheck.shm.layout import QUEUE_STATE, STATS_WORDS
 from pagecheck.shm.owner import Owner
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pagecheck.clock import Allowance
     from pagecheck.coordinator.block import Block
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 FAILURES_MAX: Final = 5
 PATIENCE_NS: Final = 2_000_000_000  # for a shortage, while a job waits

@@ -17,7 +17,6 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -170,7 +169,7 @@ class Output:
 
     def _named(self, block: BlockReport) -> BlockReport:
         names = {kind: _file_name(block.block.name, kind) for kind in _bitmaps(block)}
-        return replace(block, files={kind: str(self._path / n) for kind, n in names.items()})
+        return block._replace(files={kind: str(self._path / n) for kind, n in names.items()})
 
     def _draft(self, drafts: contextlib.ExitStack, name: str, data: bytes | memoryview) -> Draft:
         with _refusals(self._path / name):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck.model import AnswerKind, Counts, Pause, RamBlock, Region
 from pagecheck.report.statistics import ChannelReport, Statistics
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-JSON_VERSION = 1
+JSON_VERSION: Final = 1
+NO_FILES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class BlockReport:
+class BlockReport(NamedTuple):
     """What a scan found in one block.
 
     Attributes:
@@ -30,10 +30,10 @@ class BlockReport:
 
     block: RamBlock
     counts: Counts
-    zero: memoryview = field(repr=False, compare=False)
-    normal: memoryview = field(repr=False, compare=False)
-    unchanged: memoryview | None = field(default=None, repr=False, compare=False)
-    files: dict[str, str] = field(default_factory=dict)
+    zero: memoryview
+    normal: memoryview
+    unchanged: memoryview | None = None
+    files: Mapping[str, str] = NO_FILES
     regions: tuple[Region, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class BlockReport:
             "name": self.block.name,
             "bytes": self.block.size,
             **self.counts._asdict(),
-            "files": self.files,
+            "files": dict(self.files),
             "regions": [region._asdict() for region in self.regions],
         }
 
@@ -58,8 +58,7 @@ def forgotten(block: BlockReport) -> BlockReport:
     """The same block with all results discarded: every page is undecided."""
     pages = block.counts.pages  # fewer than all where some were selected
     words = memoryview(bytes(len(block.zero)))
-    return replace(
-        block,
+    return block._replace(
         counts=Counts(pages=pages, undecided=pages),
         zero=words,
         normal=words,
@@ -67,8 +66,7 @@ def forgotten(block: BlockReport) -> BlockReport:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """The result of a scan.
 
     Attributes:
@@ -116,7 +114,7 @@ class Report:
 
     def with_blocks(self, blocks: tuple[BlockReport, ...]) -> Report:
         """The same report with other block reports, such as ones that name files."""
-        return replace(self, blocks=blocks)
+        return self._replace(blocks=blocks)
 
     def with_vm(self, notes: Iterable[str], unreadable: Iterable[BlockReport]) -> Report:
         """The same report with what was known of the VM before the scan.
@@ -126,11 +124,11 @@ class Report:
             unreadable: its blocks that cannot be read, undecided.
         """
         blocks = (*self.blocks, *unreadable)
-        return replace(self, blocks=blocks, notes=(*notes, *self.notes))
+        return self._replace(blocks=blocks, notes=(*notes, *self.notes))
 
     def noting(self, *lines: str) -> Report:
         """The same report with more notes."""
-        return replace(self, notes=(*self.notes, *lines))
+        return self._replace(notes=(*self.notes, *lines))
 
     def to_json(self) -> dict[str, Any]:
         """The report as the JSON document that `--json` prints."""

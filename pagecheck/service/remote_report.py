@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pagecheck.report.report import Report, undecided_block
@@ -58,4 +57,4 @@ def as_report(
     ).with_vm(blocks.notes, unreadable)
     if gpa:
         return report
-    return report.with_blocks(tuple(replace(each, regions=()) for each in report.blocks))
+    return report.with_blocks(tuple(each._replace(regions=()) for each in report.blocks))

@@ -149,7 +149,7 @@ class Interrupt:
             sys.meta_path.remove(self)
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupt())
-sys.argv[1:] = ["--version"]
+sys.argv[1:] = {arguments!r}
 from pagecheck.__main__ import main
 main()
 """
@@ -168,9 +168,21 @@ def test_interrupt_before_the_handlers_are_there(module: str):
     assert (done.returncode, done.stderr, done.stdout) == (-signal.SIGINT, "", "")
 
 
-def test_interrupt_while_the_command_line_is_imported():
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("pagecheck.cli.main", "--help"),
+        ("pagecheck.cli.plain", "--version"),
+        ("pagecheck.oneshot", "scan"),
+        ("pagecheck.coordinator.worker", "scan"),  # just before the first worker starts
+        ("pagecheck.coordinator.coordinator", "scan"),  # while it does
+        ("pagecheck.coordinator.runner", "scan"),  # once all of them do
+    ],
+)
+def test_interrupt_while_the_command_is_imported(module: str, command: str, dense: Path):
+    arguments = [command, str(dense)] if command == "scan" else [command]
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_IMPORT.format(module="pagecheck.cli.main")],
+        [sys.executable, "-c", INTERRUPTED_IMPORT.format(module=module, arguments=arguments)],
         capture_output=True,
         text=True,
         env=environment(),
@@ -182,5 +194,5 @@ def test_interrupt_while_the_command_line_is_imported():
 def _with_path(module: str) -> str:
     home = str(Path(package.__file__).parents[1])
     forget = f"sys.modules.pop({module!r}, None)"  # the hook's own `import signal` loaded it
-    text = INTERRUPTED_IMPORT.format(module=module)
+    text = INTERRUPTED_IMPORT.format(module=module, arguments=["--version"])
     return text.replace("sys.argv[1:]", f"sys.path.append({home!r}); {forget}; sys.argv[1:]")

@@ -13,13 +13,14 @@ import pagecheck
 
 PACKAGE = Path(pagecheck.__file__).parent
 TESTS = Path(__file__).parents[1]
-GROUND = {"errors", "clock", "model"}
+GROUND = {"errors", "clock", "model", "logs"}
 
 # Room: the rooms that it may import, itself and the ground floor aside.
 MAY_IMPORT = {
     "errors": set(),
     "clock": set(),
     "model": set(),
+    "logs": set(),
     "_version": set(),
     "native": set(),
     "plan": set(),
@@ -144,7 +145,7 @@ def loaded_by(code: str, *flags: str) -> set[str]:
     ran = subprocess.run(
         [sys.executable, "-P", *flags, "-c", program], capture_output=True, check=True, timeout=60
     )
-    return set(json.loads(ran.stdout))
+    return set(json.loads(ran.stdout.splitlines()[-1]))
 
 
 def test_importing_pagecheck_loads_nothing() -> None:
@@ -193,6 +194,25 @@ def test_a_plain_scan_loads_only_what_it_uses(tmp_path: Path) -> None:
     unused = ("numpy", "pagecheck.vmm", "pagecheck.service", "pagecheck.cli", "pagecheck.aside")
     assert not [name for name in loaded if name.startswith(unused)]
     assert not {"pagecheck.coordinator.check", "pagecheck.coordinator.select"} & loaded
+
+
+def test_a_plain_scan_command_loads_nothing_costly(tmp_path: Path) -> None:
+    """The whole command, its table too; `subprocess` and `threading` start and feed workers."""
+    ram = tmp_path / "ram"
+    ram.write_bytes(bytes(1 << 20))
+    loaded = loaded_by(
+        f"from pagecheck.cli import plain; assert plain.run(['scan', {str(ram)!r}]) == 0"
+    )
+    costly = COSTLY - {"collections", "contextlib", "enum", "functools", "mmap", "re"}
+    costly -= {"signal", "subprocess", "threading", "typing"}
+    assert loaded & (costly | {"click", "rich", "numpy", "copy", "ast", "traceback"}) == set()
+
+
+def test_the_version_loads_next_to_nothing() -> None:
+    loaded = loaded_by("from pagecheck.cli import plain; assert plain.run(['--version']) == 0")
+    assert {name for name in loaded if name.startswith("pagecheck")} == {
+        *("pagecheck", "pagecheck._version", "pagecheck.cli", "pagecheck.cli.plain")
+    }
 
 
 def test_the_command_line_is_light() -> None:

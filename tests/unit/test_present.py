@@ -1,7 +1,6 @@
 """What people see: sizes, columns, the table, runs."""
 
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,5 +127,5 @@ def test_runs_where_the_guest_sees_them() -> None:
         regions=regions,
     )
     assert list(guest_runs(block)) == [(0, 0x2000, "zero"), (1 << 32, 0x4000, "normal")]
-    cut = replace(block, regions=(Region(0x7000, 3 * 4096, 0, 0x10000 + 3 * 4096),))
+    cut = block._replace(regions=(Region(0x7000, 3 * 4096, 0, 0x10000 + 3 * 4096),))
     assert list(guest_runs(cut)) == [(0x7000, 0x1000, "zero"), (0x8000, 0x2000, "normal")]

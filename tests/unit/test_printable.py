@@ -55,7 +55,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     try:
-        streams.log_to_stderr(logging.INFO)
+        streams.log_to_stderr(verbose=True)
         yield stream
     finally:
         root.handlers[:], root.level = before

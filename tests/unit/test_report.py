@@ -1,6 +1,5 @@
 """The report and its JSON document."""
 
-import dataclasses
 import json
 
 import pytest
@@ -61,11 +60,11 @@ def test_with_blocks_keeps_the_rest() -> None:
     report = make_report(A, B)
     other = report.with_blocks(report.blocks[:1])
     assert other.total == A
-    assert dataclasses.replace(other, blocks=report.blocks) == report
+    assert other._replace(blocks=report.blocks) == report
 
 
 def test_a_report_is_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         make_report(A).seconds = 0.0  # type: ignore[misc]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.cli import main
+from pagecheck.cli import main, outcome
 from pagecheck.errors import InternalError
 
 
@@ -22,7 +22,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, built in (("native/core/pc.c", 100), ("native/_native.abi3.so", 200)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (built, built))
-    monkeypatch.setattr(main, "__file__", str(tmp_path / "cli/main.py"))
+    monkeypatch.setattr(outcome, "__file__", str(tmp_path / "cli/outcome.py"))
     return tmp_path
 
 
@@ -49,7 +49,7 @@ def test_what_is_said(
 
 def test_an_installed_one_has_no_sources(package: Path) -> None:
     (package / "native/core/pc.c").unlink()
-    assert not main._helper_is_stale()
+    assert not outcome.helper_is_stale()
 
 
 def test_a_helper_that_is_not_built(tmp_path: Path) -> None:
