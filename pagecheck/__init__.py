@@ -37,11 +37,11 @@ __all__ = [
 
 _HOMES = {
     "Answer": "pagecheck.report.report",
-    "Block": "pagecheck.coordinator",
+    "Block": "pagecheck.coordinator.block",
     "BlockReport": "pagecheck.report.report",
     "ChannelReport": "pagecheck.report.statistics",
     "Client": "pagecheck.service.client",
-    "Coordinator": "pagecheck.coordinator",
+    "Coordinator": "pagecheck.coordinator.coordinator",
     "Counts": "pagecheck.model",
     "PagecheckError": "pagecheck.errors",
     "RamBlock": "pagecheck.model",

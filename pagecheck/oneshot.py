@@ -7,8 +7,13 @@ import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck import clock
-from pagecheck.coordinator.coordinator import Coordinator
-from pagecheck.coordinator.settings import Engine, check_deadline, default_channels
+from pagecheck.coordinator.settings import (
+    CHANNELS_MAX,
+    Engine,
+    check_deadline,
+    check_start,
+    default_channels,
+)
 from pagecheck.errors import SourceError, StartTimeout, UsageError
 from pagecheck.model import Region
 from pagecheck.plan import PAUSE_MAX_S, make_block, require_qmp, require_regions, require_seconds
@@ -18,8 +23,10 @@ from pagecheck.shm.ram import RamSource, open_source
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pagecheck.coordinator.coordinator import Coordinator
     from pagecheck.coordinator.runner import Part
     from pagecheck.coordinator.scan import Progress
+    from pagecheck.coordinator.worker import WorkerProcess
     from pagecheck.model import Access, Format, Holes, Kind, RamBlock
     from pagecheck.report.bitmap_files import Output
     from pagecheck.report.report import Report
@@ -31,6 +38,7 @@ listener: Callable[[str, Any], None] | None = None
 
 START_S: Final = 30.0
 MAX_PAUSE_S: Final = 5.0
+_START: Final = ("engine", "wq", "fallback", "kernel", "batch_pages", "nice", "stall")
 
 
 class _Found(NamedTuple):
@@ -159,7 +167,14 @@ def _scan_opened(
     if channels is None and not options["wq"]:
         sizes = (min(found.ram.size, found.source.allocated) for found in opened.blocks)
         channels = default_channels(sum(sizes))
-    coordinator = _start(channels, options, started)
+    start = {name: options[name] for name in _START}
+    check_start(_count(channels, options["wq"]), **start)
+    first = None
+    if options["engine"] != "none":
+        from pagecheck.coordinator.worker import start_ahead
+
+        first = start_ahead(stack)
+    coordinator = _start(channels, start, options["deadline"], started, first)
     if coordinator is None:
         return _nothing_decided(
             opened,
@@ -185,13 +200,24 @@ def _scan_opened(
     return run_scan(coordinator, parts, request, pauser, progress)
 
 
-def _start(channels: int | None, options: dict[str, Any], started: float) -> Coordinator | None:
+def _count(channels: int | None, wq: Sequence[str]) -> int:
+    """How many workers there will be."""
+    return min(len(wq), CHANNELS_MAX) if channels is None else channels
+
+
+def _start(
+    channels: int | None,
+    start: dict[str, Any],
+    deadline: float | None,
+    started: float,
+    first: WorkerProcess | None,
+) -> Coordinator | None:
     """The coordinator, its workers ready; None where the deadline passed before they were."""
-    names = ("engine", "wq", "fallback", "kernel", "batch_pages", "nice", "stall")
-    deadline = options["deadline"]
+    from pagecheck.coordinator.coordinator import Coordinator
+
     most = START_S if deadline is None else min(deadline, START_S)
     try:
-        return Coordinator(channels, start_timeout=most, **{name: options[name] for name in names})
+        return Coordinator(channels, start_timeout=most, _first=first, **start)
     except StartTimeout:
         if deadline is None or clock.now_s() - started < deadline:
             raise

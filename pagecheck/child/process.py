@@ -8,22 +8,24 @@ could whose reader is gone.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed has none; `signal` adds names for humans
 import contextlib
 import os
-import signal
-import subprocess
 import sys
-import threading
-from typing import Any, Final
+from _thread import allocate_lock
 
 from pagecheck import clock
+from pagecheck.child.spawn import Process
 from pagecheck.child.wire import Closed, Link
 from pagecheck.errors import EngineError, PagecheckError
 from pagecheck.logs import Log
 from pagecheck.printable import printable
-from pagecheck.shortage import refused
 
-REAP_S: Final = 5.0
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+REAP_NS: Final = 5_000_000_000
 LAST_WORDS_NS: Final = 200_000_000  # to wait for the end of one that hung up
 LAST_BYTES: Final = 4096  # of its stderr, of which the last line is shown
 LAST_CHARACTERS: Final = 400
@@ -32,6 +34,13 @@ LAST_CHARACTERS: Final = 400
 # -E, -s: nothing of the environment and of the user's own packages.
 _ISOLATED: Final = ("-P", "-S", "-E", "-s")
 _WITH_SITE: Final = ("-P", "-S")
+
+# No descriptor that the host program made inheritable, and no folder of its: they may be where
+# nothing answers, or be waited for by others.
+_APART: Final = (
+    "[os.closerange(fd, fd + 1) for fd in map(int, os.listdir('/proc/self/fd')) "
+    "if fd > 2 and fd != int(sys.argv[2])]; os.chdir('/')"
+)
 
 log = Log(__name__)
 
@@ -68,7 +77,7 @@ class Program:
         # The standard library first, then pagecheck, then whatever else is installed.
         site = "import site; site.main(); " if needs_site else ""
         self.code = (
-            f"import os, sys; sys.path.append(sys.argv[1]); {site}"
+            f"import os, sys; {_APART}; sys.path.append(sys.argv[1]); {site}"
             f"{find_main}; os._exit(main(int(sys.argv[2]), *sys.argv[3:]))"
         )
         self.flags = _WITH_SITE if needs_site else _ISOLATED
@@ -96,8 +105,6 @@ class Child:
         words: tuple[str, ...] = (),
         *,
         where: str = "",
-        inherited: tuple[int, ...] = (),
-        cwd: str | None = "/",
     ) -> None:
         """Starts it. Call this with `signals_held`.
 
@@ -105,19 +112,14 @@ class Child:
             role: what messages call it, such as "worker".
             words: what the program is started with.
             where: what messages begin with, such as "channel 3: ".
-            inherited: descriptors of ours that it has under the same numbers; 0, 1 and 2 are
-                /dev/null and the memfd unless they are among them.
-            cwd: its folder; None: ours.
 
         Raises:
             EngineError: no process can be started here; ResourceError: not at this moment.
         """
         self.role = role
         self._where = where
-        self._inherited = inherited
-        self._cwd = cwd
         self._closed = False
-        self._once = threading.Lock()
+        self._once = allocate_lock()
         if not sys.executable:
             raise EngineError(f"{where}cannot start a {role}: sys.executable is not set")
         reap_left_behind()
@@ -130,27 +132,17 @@ class Child:
                     call = "memfd_create"
                     self._stderr = os.memfd_create(f"pagecheck-{role}-stderr")
                     undo.callback(os.close, self._stderr)
-                    call = "vfork, execve, pipe2 or setsid"
+                    call = "clone, execve or setsid"
                     fd = theirs.fileno()
                     self._process = self._spawn(program.command(fd, words), fd)
-                    undo.callback(self._process.wait)
-                    undo.callback(self._process.kill)
                 call = "pidfd_open"
-                self._pidfd = os.pidfd_open(self._process.pid)
+                self._process.open_pidfd()
             except OSError as error:
-                raise refused(f"{where}cannot start a {role}", error, call) from error
+                raise _refused(f"{where}cannot start a {role}", error, call) from error
             undo.pop_all()
 
-    def _spawn(self, command: list[str], fd: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command,
-            stdin=None if 0 in self._inherited else subprocess.DEVNULL,
-            stdout=None if 1 in self._inherited else subprocess.DEVNULL,
-            stderr=None if 2 in self._inherited else self._stderr,
-            pass_fds=(fd, *self._inherited),
-            start_new_session=True,
-            cwd=self._cwd,
-        )
+    def _spawn(self, command: list[str], fd: int) -> Process:
+        return Process(command, fd, self._stderr)
 
     @property
     def pid(self) -> int:
@@ -190,14 +182,14 @@ class Child:
             raise self._refused("read from", error) from error
 
     def _refused(self, what: str, error: OSError) -> PagecheckError:
-        return refused(f"{self._where}cannot {what} {self.role} {self.pid}", error)
+        return _refused(f"{self._where}cannot {what} {self.role} {self.pid}", error)
 
     def _ended(self, error: Closed) -> ChildEnded:
         return ChildEnded(self._last_words(str(error)))
 
     def is_alive(self) -> bool:
         """Whether it has not ended yet; does not wait."""
-        return not clock.wait_ready(self._pidfd, 0)
+        return not clock.wait_ready(self._process.pidfd, 0)
 
     def hang_up(self) -> None:
         """Closes our end of the socket pair: the process ends once it notices."""
@@ -207,16 +199,11 @@ class Child:
         """Waits for its end until the absolute time and reaps it. False: it still runs."""
         if self._closed:
             return True
-        if not clock.wait_ready(self._pidfd, deadline_ns):
-            return False
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1)
-        return True
+        return self._process.wait_ended(deadline_ns)
 
     def send_signal(self, number: int) -> None:
         """Sends it a signal, without waiting for what comes of it."""
-        with contextlib.suppress(OSError):  # it is gone already
-            signal.pidfd_send_signal(self._pidfd, number)
+        self._process.send_signal(number)
 
     def kill(self) -> bool:
         """Hangs up, kills and reaps it. False: it could not be reaped in 5 s (it waits for a device
@@ -224,10 +211,8 @@ class Child:
         if self._closed:
             return True
         self._link.close()
-        self.send_signal(signal.SIGKILL)
-        try:
-            self._process.wait(REAP_S)
-        except subprocess.TimeoutExpired:
+        self.send_signal(_signal.SIGKILL)
+        if not self._process.wait_ended(clock.now_ns() + REAP_NS):
             log.error("%s%s %d cannot be reaped", self._where, self.role, self.pid)
             return False
         return True
@@ -239,8 +224,8 @@ class Child:
             return
         self._closed = True
         self._link.close()
-        for fd in (self._pidfd, self._stderr):
-            os.close(fd)
+        self._process.close()
+        os.close(self._stderr)
         if self._process.poll() is None:
             with _left_behind_lock:
                 _left_behind.append(self._process)
@@ -273,17 +258,15 @@ class Child:
         return printable(text.rpartition("\n")[2].strip(), LAST_CHARACTERS)
 
 
-_left_behind: list[subprocess.Popen[bytes]] = []
-_left_behind_lock = threading.Lock()
+_left_behind: list[Process] = []
+_left_behind_lock = allocate_lock()
 
 
 def _forget_left_behind() -> None:
     """In a forked copy of the host program: they are not its children, and the thread that held the
     lock does not exist there."""
     global _left_behind_lock
-    _left_behind_lock = threading.Lock()
-    for each in _left_behind:
-        each.returncode = 0  # so that subprocess does not wait for it either
+    _left_behind_lock = allocate_lock()
     _left_behind.clear()
 
 
@@ -294,3 +277,9 @@ def reap_left_behind() -> None:
     """Reaps those that were left behind and have ended meanwhile."""
     with _left_behind_lock:
         _left_behind[:] = [each for each in _left_behind if each.poll() is None]
+
+
+def _refused(doing: str, error: OSError, call: str | None = None) -> PagecheckError:
+    from pagecheck.shortage import refused  # not needed where all goes well
+
+    return refused(doing, error, call)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, TypeVar
-
 from pagecheck import clock
 from pagecheck.child.process import ChildSilent
 from pagecheck.clock import STEP_NS, Allowance, Elapsed
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, TypeVar
+
+    IsOver = Callable[[], bool]
+    _Reply = TypeVar("_Reply")
+
 SLICE_NS: Final = STEP_NS  # between two looks at a process while something is asked of it
 START_NS: Final = 30_000_000_000
 REPLY_NS: Final = 10_000_000_000  # for one that works meanwhile; more with a longer stall
-
-IsOver = Callable[[], bool]
-_Reply = TypeVar("_Reply")
 
 
 class Watch:

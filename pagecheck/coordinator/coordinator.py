@@ -15,9 +15,7 @@ from pagecheck.coordinator.settings import (
     CHANNELS_MAX,
     Engine,
     Settings,
-    check_arguments,
-    check_kernel,
-    check_queues,
+    check_start,
     closed,
     deadline_ns,
     default_batch_pages,
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from pagecheck.coordinator.check import Checker
     from pagecheck.coordinator.scan import Progress, ScanResult
     from pagecheck.coordinator.select import Selection
+    from pagecheck.coordinator.worker import WorkerProcess
     from pagecheck.model import Access, Format, Holes, Kind
     from pagecheck.report.report import Answer, Report
     from pagecheck.report.statistics import ChannelReport
@@ -79,6 +78,7 @@ class Coordinator:
         nice: int = 0,
         stall: float = 30.0,
         start_timeout: float = 30.0,
+        _first: WorkerProcess | None = None,
     ) -> None:
         """Starts the workers and waits until they are ready.
 
@@ -96,6 +96,7 @@ class Coordinator:
             nice: added to the workers' nice value, -20 to 19.
             stall: seconds, more than 0; a worker that makes no progress that long is replaced.
             start_timeout: seconds until all workers must be ready.
+            _first: pagecheck's own: the first channel's worker, which was started ahead.
 
         Raises:
             UsageError: an argument is out of range, or no kernel has this name.
@@ -104,9 +105,16 @@ class Coordinator:
         """
         if channels is None:
             channels = min(len(wq), CHANNELS_MAX) or default_channels()
-        check_arguments(channels, engine, batch_pages, nice, stall)
-        check_queues(engine, wq, fallback=fallback)
-        check_kernel(kernel)
+        check_start(
+            channels,
+            engine,
+            wq=wq,
+            fallback=fallback,
+            kernel=kernel,
+            batch_pages=batch_pages,
+            nice=nice,
+            stall=stall,
+        )
         self._batch_pages = batch_pages
         self._creator = os.getpid()
         self._stop = threading.Event()
@@ -132,16 +140,23 @@ class Coordinator:
             stall=stall,
         )
         try:
-            self._pool = self._start(owner, self.settings, channels, start_timeout)
+            self._pool = self._start(owner, self.settings, channels, start_timeout, _first)
         except BaseException:
             self.close()
             raise
         log.info("%d channels ready, engine %s, kernel %s", channels, self.engine, self.kernel)
 
-    def _start(self, owner: Owner, settings: Settings, channels: int, timeout: float) -> Pool:
+    def _start(
+        self,
+        owner: Owner,
+        settings: Settings,
+        channels: int,
+        timeout: float,
+        first: WorkerProcess | None,
+    ) -> Pool:
         """The channels, every worker ready."""
         with signals_held():
-            pool = Pool(owner, settings, channels)
+            pool = Pool(owner, settings, channels, first)
             self._pools.append(pool)
         import pagecheck.coordinator.runner
         import pagecheck.coordinator.scan  # noqa: F401  # while the workers start

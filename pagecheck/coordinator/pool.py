@@ -12,7 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.clock import Allowance
@@ -25,6 +25,9 @@ from pagecheck.logs import Log
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
 from pagecheck.shortage import refused
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator.worker import WorkerProcess
 
 log = Log(__name__)
 
@@ -95,8 +98,13 @@ class Pool:
     `_idle`. One of the two sees the other.
     """
 
-    def __init__(self, owner: Owner, settings: Settings, count: int) -> None:
+    def __init__(
+        self, owner: Owner, settings: Settings, count: int, first: WorkerProcess | None = None
+    ) -> None:
         """Starts `count` channels; `await_ready` completes them.
+
+        Args:
+            first: the first channel's worker, if it was started ahead.
 
         Raises:
             EngineError: a worker does not start.
@@ -113,7 +121,8 @@ class Pool:
         self._closed = False
         try:
             for index in range(count):
-                self.channels.append(Channel(index, owner, settings))
+                self.channels.append(Channel(index, owner, settings, first))
+                first = None
         except BaseException:
             self._idle = list(self.channels)
             self.close()

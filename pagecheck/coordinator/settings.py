@@ -179,6 +179,24 @@ def make_settings(
     )
 
 
+def check_start(
+    channels: int,
+    engine: str,
+    *,
+    wq: Sequence[str],
+    fallback: bool,
+    kernel: str | None,
+    batch_pages: int | None,
+    nice: int,
+    stall: float,
+) -> None:
+    """Raises UsageError or EngineError where no worker can be started with these arguments of
+    `Coordinator`; everything that can be known without one."""
+    check_arguments(channels, engine, batch_pages, nice, stall)
+    check_queues(engine, wq, fallback=fallback)
+    check_kernel(kernel)
+
+
 def check_arguments(
     channels: int, engine: str, batch_pages: int | None, nice: int, stall: float
 ) -> None:

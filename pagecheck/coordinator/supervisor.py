@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pagecheck import clock
 from pagecheck.child.process import ChildDied
 from pagecheck.child.signals import signals_held
-from pagecheck.child.watch import IsOver, Watch, reply_limit, start_limit
+from pagecheck.child.watch import Watch, reply_limit, start_limit
 from pagecheck.coordinator.settings import Settings
 from pagecheck.coordinator.worker import ChannelLost, TooLate, WorkerProcess
 from pagecheck.errors import (
@@ -36,6 +36,7 @@ from pagecheck.shm.ring import NamedRing
 from pagecheck.shortage import explain
 
 if TYPE_CHECKING:
+    from pagecheck.child.watch import IsOver
     from pagecheck.clock import Allowance
     from pagecheck.coordinator.block import Block
 
@@ -50,8 +51,13 @@ LOOK_NS: Final = 20_000_000
 class WorkerSupervisor:
     """A ring, the worker behind it, and what that worker knows."""
 
-    def __init__(self, index: int, owner: Owner, settings: Settings) -> None:
+    def __init__(
+        self, index: int, owner: Owner, settings: Settings, first: WorkerProcess | None = None
+    ) -> None:
         """Creates the ring and starts the worker; `await_ready` completes it.
+
+        Args:
+            first: a worker that was started ahead, which is now ended here.
 
         Raises:
             ResourceError: /dev/shm has no room.
@@ -77,7 +83,7 @@ class WorkerSupervisor:
         # What the last worker that was ready said: `engine`, `queue`, `submit`, `why`, `kernel`.
         self.picked: dict[str, Any] = {}
         self._was_ready = False  # a worker of this channel has tested its engine
-        self._ring, self._process = self._start_first()
+        self._ring, self._process = self._start_first(first)
         self._feed: Feed | None = None
 
     @property
@@ -123,12 +129,13 @@ class WorkerSupervisor:
         """POSIX name of the ring's segment."""
         return self._ring.segment_name
 
-    def _start_first(self) -> tuple[NamedRing, WorkerProcess]:
+    def _start_first(self, ahead: WorkerProcess | None = None) -> tuple[NamedRing, WorkerProcess]:
         """A worker on a ring; where it is killed before it knows of it, another one."""
         while True:
             try:
-                return self._start_worker()
+                return self._start_worker(ahead)
             except ChildDied as error:
+                ahead = None
                 self._count_failed_start(str(error))
 
     def _count_failed_start(self, failure: str) -> None:
@@ -141,16 +148,16 @@ class WorkerSupervisor:
         log.warning("channel %d: %s while it started; trying again", self.index, failure)
         self.replaced += 1
 
-    def _start_worker(self) -> tuple[NamedRing, WorkerProcess]:
+    def _start_worker(self, ahead: WorkerProcess | None = None) -> tuple[NamedRing, WorkerProcess]:
         """Raises ChildDied where the worker is gone before it knows of its ring."""
         settings = self._settings
         self._generation += 1
         ring = NamedRing(
             self._owner, self.index, self._generation, settings.slots, settings.slot_pages
         )
-        process: WorkerProcess | None = None
+        process = ahead
         try:
-            process = WorkerProcess(self.index)
+            process = process or WorkerProcess(self.index)
             process.open(ring, settings.message(replacement=self._was_ready))
         except BaseException:
             if process is not None:

@@ -3,15 +3,18 @@ becomes of a channel that has none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
-
 from pagecheck.child.process import Child, Program
-from pagecheck.child.watch import IsOver, await_reply
+from pagecheck.child.signals import signals_held
+from pagecheck.child.watch import await_reply
 from pagecheck.errors import InternalError, from_wire
-from pagecheck.shortage import refused
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+    from typing import Any, Final
+
+    from pagecheck.child.watch import IsOver
     from pagecheck.shm.ring import Ring
 
 PROGRAM: Final = Program("from pagecheck.workers.program import main")
@@ -93,6 +96,8 @@ class WorkerProcess(Child):
         if "error" in message:
             error = from_wire(message["error"], self._where)
             if isinstance(error, OSError):
+                from pagecheck.shortage import refused  # not needed where all goes well
+
                 raise refused(f"{self._where}worker {self.pid} failed", error) from error
             raise error
         body = message.get(kind)
@@ -117,3 +122,19 @@ class WorkerProcess(Child):
             deadline_ns,
             f"worker {self.pid} did not say {kind!r} in time",
         )
+
+
+def start_ahead(stack: ExitStack) -> WorkerProcess:
+    """The first worker, which starts while all else that a coordinator needs is being loaded.
+
+    Args:
+        stack: ends it, unless its coordinator did so before.
+
+    Raises:
+        EngineError: no process can be started here; ResourceError: not at this moment.
+    """
+    with signals_held():
+        worker = WorkerProcess(0)
+        stack.callback(worker.close)
+        stack.callback(worker.kill)
+    return worker

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pagecheck import clock
 from pagecheck.child.process import ChildDied, ChildSilent
 from pagecheck.child.signals import signals_held
-from pagecheck.child.watch import IsOver, Watch, reply_limit, start_limit
+from pagecheck.child.watch import Watch, reply_limit, start_limit
 from pagecheck.coordinator.settings import Settings
 from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError
@@ -27,6 +27,7 @@ from pagecheck.shm.ring import read_statistics
 from pagecheck.shm.segments import Memfd
 
 if TYPE_CHECKING:
+    from pagecheck.child.watch import IsOver
     from pagecheck.coordinator.block import Block
 
 FAR_NS: Final = 1 << 62

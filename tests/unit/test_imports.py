@@ -139,7 +139,7 @@ def test_the_ground_floor_stands_on_the_standard_library() -> None:
 def loaded_by(code: str, *flags: str) -> set[str]:
     """Names in sys.modules after running code in a fresh interpreter."""
     program = (
-        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {code};"
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {code}\n"
         "seen = sorted(sys.modules); import json; print(json.dumps(seen))"
     )
     ran = subprocess.run(
@@ -197,14 +197,14 @@ def test_a_plain_scan_loads_only_what_it_uses(tmp_path: Path) -> None:
 
 
 def test_a_plain_scan_command_loads_nothing_costly(tmp_path: Path) -> None:
-    """The whole command, its table too; `subprocess` and `threading` start and feed workers."""
+    """The whole command, its table too; `threading` feeds workers."""
     ram = tmp_path / "ram"
     ram.write_bytes(bytes(1 << 20))
     loaded = loaded_by(
         f"from pagecheck.cli import plain; assert plain.run(['scan', {str(ram)!r}]) == 0"
     )
     costly = COSTLY - {"collections", "contextlib", "enum", "functools", "mmap", "re"}
-    costly -= {"signal", "subprocess", "threading", "typing"}
+    costly -= {"signal", "threading", "typing"}
     assert loaded & (costly | {"click", "rich", "numpy", "copy", "ast", "traceback"}) == set()
 
 
@@ -237,3 +237,19 @@ def test_every_public_name_can_be_had() -> None:
     assert sorted(pagecheck.__all__) == dir(pagecheck)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = pagecheck.nonsense
+
+
+def test_the_first_worker_starts_before_most_of_a_scan_is_loaded(tmp_path: Path) -> None:
+    ram = tmp_path / "ram"
+    ram.write_bytes(bytes(1 << 20))
+    loaded = loaded_by(
+        "import os, pagecheck; spawn = os.posix_spawn\n"
+        "def stop(*given, **options): raise InterruptedError\n"
+        "os.posix_spawn = stop\n"
+        f"try: pagecheck.scan({str(ram)!r})\n"
+        "except pagecheck.PagecheckError: pass\n"
+    )
+    later = ("pool", "channel", "coordinator", "scan", "runner")
+    assert "pagecheck.coordinator.worker" in loaded
+    assert not {f"pagecheck.coordinator.{name}" for name in later} & loaded
+    assert not {"posix_ipc", "pagecheck.report.report"} & loaded
