@@ -38,7 +38,17 @@ listener: Callable[[str, Any], None] | None = None
 
 START_S: Final = 30.0
 MAX_PAUSE_S: Final = 5.0
-_START: Final = ("engine", "wq", "fallback", "kernel", "batch_pages", "nice", "stall")
+_NOT_SENT: Final = ("progress", "coordinator")  # to a process that scans aside
+_START: Final = {  # what workers are started with
+    "engine": "auto",
+    "wq": (),
+    "fallback": False,
+    "kernel": None,
+    "channels": None,
+    "batch_pages": None,
+    "nice": 0,
+    "stall": 30.0,
+}
 
 
 class _Found(NamedTuple):
@@ -89,8 +99,12 @@ def scan(
     format: Format = "auto",
     out: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    coordinator: Coordinator | None = None,
 ) -> Report:
     """Decides every page of a RAM snapshot or of a running VM's RAM.
+
+    By itself it starts workers and ends them, which takes most of the time of a small scan. A
+    program that scans more than once keeps a `Coordinator` and gives it here.
 
     Args:
         source: a path, `fd:N` (inherited), `shm:/name`, `pid:PID`, `pid:PID:NAME` (a process's
@@ -113,6 +127,9 @@ def scan(
             Not for `pid:` and `qmp:`, whose RAM is RAM.
         out: a folder for the bitmap files and `report.json`; the report then names the files. The
             folder is made, and proved to be writable, before the scan.
+        coordinator: whose workers scan; it stays open. What its workers are started with (engine,
+            wq, fallback, kernel, channels, batch_pages, nice, stall) is said when it is made, not
+            here. A file whose file system may stall is scanned by other workers, started alike.
 
     The other arguments are those of `Coordinator`, `Coordinator.attach` and `Coordinator.scan`.
 
@@ -124,10 +141,13 @@ def scan(
             answer before the deadline; then a process of its own is left behind until it does.
         PagecheckError: the subclass says whose fault it is.
     """
-    options = {name: value for name, value in locals().items() if name != "progress"}
+    options = {name: value for name, value in locals().items() if name not in _NOT_SENT}
     started = clock.now_s()
     text = os.fspath(source)
     options |= {"source": text, "out": None if out is None else os.fspath(out)}
+    if coordinator is not None:
+        _require_defaults(options)
+        options |= coordinator.arguments
     check_deadline(deadline)
     require_seconds("max pause", max_pause, PAUSE_MAX_S)
     if leave_stopped and not pause:
@@ -141,7 +161,13 @@ def scan(
         _check_vm(opened, kind, pause=pause, gpa=gpa)
         _notify("blocks", [found.ram for found in opened.blocks])
         output = _output(stack, out, opened, kind)
-        report = _scan_opened(stack, opened, options, started, progress)
+        scanner = coordinator or _started(stack, opened, options, started)
+        if scanner is None:
+            report = _nothing_decided(opened, options, clock.now_s() - started)
+        else:
+            after = None if coordinator is None else stack  # else they end with their coordinator
+            parts = _attach(scanner, opened, options["holes"], after, gpa=gpa)
+            report = _scan_parts(scanner, parts, opened, options, started, progress)
         report = _with_unreadable(report, opened, gpa=gpa)
         if output is not None:
             report = output.write(report)
@@ -149,44 +175,48 @@ def scan(
         return report
 
 
-def _scan_opened(
-    stack: contextlib.ExitStack,
-    opened: _Opened,
-    options: dict[str, Any],
-    started: float,
-    progress: Progress | None,
-) -> Report:
-    """Starts workers, and scans with them.
+def _require_defaults(options: dict[str, Any]) -> None:
+    """Raises UsageError where something is chosen that the coordinator has chosen already."""
+    for name, default in _START.items():
+        if options[name] != default and (default != () or options[name]):
+            raise UsageError(f"{name}: is the coordinator's to choose; drop it or the coordinator")
+
+
+def _started(
+    stack: contextlib.ExitStack, opened: _Opened, options: dict[str, Any], started: float
+) -> Coordinator | None:
+    """A coordinator for this scan, its workers ready; None where the deadline passed before.
 
     Args:
-        stack: ends what is started.
+        stack: ends it.
         options: the arguments of `scan` by name.
         started: `clock.now_s` when the scan began.
     """
     channels = options["channels"]
     if channels is None and not options["wq"]:
         sizes = (min(found.ram.size, found.source.allocated) for found in opened.blocks)
-        channels = default_channels(sum(sizes))
+        channels = options["channels"] = default_channels(sum(sizes))
     start = {name: options[name] for name in _START}
-    check_start(_count(channels, options["wq"]), **start)
+    check_start(**{**start, "channels": channels or min(len(options["wq"]), CHANNELS_MAX)})
     first = None
     if options["engine"] != "none":
         from pagecheck.coordinator.worker import start_ahead
 
         first = start_ahead(stack)
-    coordinator = _start(channels, start, options["deadline"], started, first)
-    if coordinator is None:
-        return _nothing_decided(
-            opened,
-            options["engine"],
-            channels or len(options["wq"]),
-            clock.now_s() - started,
-            gpa=options["gpa"],
-        )
-    stack.enter_context(coordinator)
+    coordinator = _start(start, options["deadline"], started, first)
+    return None if coordinator is None else stack.enter_context(coordinator)
+
+
+def _scan_parts(
+    scanner: Coordinator,
+    parts: Sequence[Part],
+    opened: _Opened,
+    options: dict[str, Any],
+    started: float,
+    progress: Progress | None,
+) -> Report:
     from pagecheck.coordinator.runner import Request, run_scan
 
-    parts = _attach(coordinator, opened, options["holes"], gpa=options["gpa"])
     request = Request(
         opened.text,
         kind=options["kind"],
@@ -197,16 +227,10 @@ def _scan_opened(
         started=started,
     )
     pauser = opened.vm if options["pause"] else None
-    return run_scan(coordinator, parts, request, pauser, progress)
-
-
-def _count(channels: int | None, wq: Sequence[str]) -> int:
-    """How many workers there will be."""
-    return min(len(wq), CHANNELS_MAX) if channels is None else channels
+    return run_scan(scanner, parts, request, pauser, progress)
 
 
 def _start(
-    channels: int | None,
     start: dict[str, Any],
     deadline: float | None,
     started: float,
@@ -217,15 +241,26 @@ def _start(
 
     most = START_S if deadline is None else min(deadline, START_S)
     try:
-        return Coordinator(channels, start_timeout=most, _first=first, **start)
+        return Coordinator.taking_over(first, start_timeout=most, **start)
     except StartTimeout:
         if deadline is None or clock.now_s() - started < deadline:
             raise
         return None
 
 
-def _attach(coordinator: Coordinator, opened: _Opened, holes: Holes, *, gpa: bool) -> list[Part]:
-    """The blocks as the coordinator knows them, which now owns their files."""
+def _attach(
+    coordinator: Coordinator,
+    opened: _Opened,
+    holes: Holes,
+    after: contextlib.ExitStack | None,
+    *,
+    gpa: bool,
+) -> list[Part]:
+    """The blocks as the coordinator knows them, which now owns their files.
+
+    Args:
+        after: detaches them.
+    """
     from pagecheck.coordinator.runner import Part
 
     # One pass: for the CPU, reading costs less than mapping, whose pages would each fault once.
@@ -241,6 +276,8 @@ def _attach(coordinator: Coordinator, opened: _Opened, holes: Holes, *, gpa: boo
             holes=holes,
             access=access,
         )
+        if after is not None:
+            after.callback(coordinator.detach, block)
         parts.append(Part(block, opened.vm, found.regions if gpa else ()))
     return parts
 
@@ -324,9 +361,7 @@ def _check_vm(opened: _Opened, kind: Kind, *, pause: bool, gpa: bool) -> None:
         require_regions(text, [found.regions for found in opened.blocks])
 
 
-def _nothing_decided(
-    opened: _Opened, engine: str, channels: int, seconds: float, *, gpa: bool
-) -> Report:
+def _nothing_decided(opened: _Opened, options: dict[str, Any], seconds: float) -> Report:
     """The deadline passed while the workers started."""
     from pagecheck.coordinator.runner import asked_again
     from pagecheck.report.report import undecided_report
@@ -334,8 +369,9 @@ def _nothing_decided(
     notes = [note for found in opened.blocks for note in found.source.notes]
     notes.append("the deadline passed before the workers were ready: every page is undecided")
     blocks = [found.ram for found in opened.blocks]
-    report = undecided_report(opened.text, blocks, engine, channels, seconds, notes)
-    if gpa:
+    channels = options["channels"] or len(options["wq"])
+    report = undecided_report(opened.text, blocks, options["engine"], channels, seconds, notes)
+    if options["gpa"]:
         located = zip(report.blocks, opened.blocks, strict=True)
         report = report.with_blocks(tuple(b._replace(regions=f.regions) for b, f in located))
     return report if opened.vm is None else asked_again(report, [opened.vm])

@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.child.signals import signals_held
 from pagecheck.coordinator.block import Block, Blocks
@@ -63,8 +63,11 @@ class Coordinator:
     Use it as a context manager. Several threads may use one coordinator at once.
 
     Attributes:
+        arguments: what it was made with, by name.
         settings: what its workers are started with; None for engine `none`.
     """
+
+    _first: WorkerProcess | None = None
 
     def __init__(
         self,
@@ -78,7 +81,6 @@ class Coordinator:
         nice: int = 0,
         stall: float = 30.0,
         start_timeout: float = 30.0,
-        _first: WorkerProcess | None = None,
     ) -> None:
         """Starts the workers and waits until they are ready.
 
@@ -96,7 +98,6 @@ class Coordinator:
             nice: added to the workers' nice value, -20 to 19.
             stall: seconds, more than 0; a worker that makes no progress that long is replaced.
             start_timeout: seconds until all workers must be ready.
-            _first: pagecheck's own: the first channel's worker, which was started ahead.
 
         Raises:
             UsageError: an argument is out of range, or no kernel has this name.
@@ -105,17 +106,18 @@ class Coordinator:
         """
         if channels is None:
             channels = min(len(wq), CHANNELS_MAX) or default_channels()
-        check_start(
-            channels,
-            engine,
-            wq=wq,
-            fallback=fallback,
-            kernel=kernel,
-            batch_pages=batch_pages,
-            nice=nice,
-            stall=stall,
-        )
-        self._batch_pages = batch_pages
+        self.arguments: dict[str, Any] = {
+            "channels": channels,
+            "engine": engine,
+            "wq": wq,
+            "fallback": fallback,
+            "kernel": kernel,
+            "batch_pages": batch_pages,
+            "nice": nice,
+            "stall": stall,
+        }
+        check_start(**self.arguments)
+        self.arguments["wq"] = tuple(wq)
         self._creator = os.getpid()
         self._stop = threading.Event()
         self._pools: list[Pool] = []
@@ -140,23 +142,28 @@ class Coordinator:
             stall=stall,
         )
         try:
-            self._pool = self._start(owner, self.settings, channels, start_timeout, _first)
+            self._pool = self._start(owner, self.settings, channels, start_timeout)
         except BaseException:
             self.close()
             raise
         log.info("%d channels ready, engine %s, kernel %s", channels, self.engine, self.kernel)
 
-    def _start(
-        self,
-        owner: Owner,
-        settings: Settings,
-        channels: int,
-        timeout: float,
-        first: WorkerProcess | None,
-    ) -> Pool:
+    @classmethod
+    def taking_over(cls, first: WorkerProcess | None, **arguments: Any) -> Coordinator:
+        """One whose first channel has a worker that was started ahead, if there is one.
+
+        Args:
+            arguments: as to make any other; raises as that does.
+        """
+        made = cls.__new__(cls)
+        made._first = first
+        made.__init__(**arguments)  # type: ignore[misc]  # it has to know the worker before
+        return made
+
+    def _start(self, owner: Owner, settings: Settings, channels: int, timeout: float) -> Pool:
         """The channels, every worker ready."""
         with signals_held():
-            pool = Pool(owner, settings, channels, first)
+            pool = Pool(owner, settings, channels, self._first)
             self._pools.append(pool)
         import pagecheck.coordinator.runner
         import pagecheck.coordinator.scan  # noqa: F401  # while the workers start
@@ -364,7 +371,7 @@ class Coordinator:
         if max_rate is not None and max_rate <= 0:
             raise UsageError(f"max rate {max_rate}: must be more than 0 bytes per second")
         until_ns = deadline_ns(deadline)
-        batch_pages = self._batch_pages or default_batch_pages(block.ram.page_size)
+        batch_pages = self.arguments["batch_pages"] or default_batch_pages(block.ram.page_size)
         options = ScanOptions(kind, batch_pages, max_rate, until_ns, progress)
         scan.check_kind(block, kind, self.engine)
         block.begin_use()

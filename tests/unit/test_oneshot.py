@@ -16,7 +16,8 @@ def test_a_block_that_nobody_looked_at_has_its_place_in_the_guest(gpa: bool) -> 
     source: Any = SimpleNamespace(notes=("a doubt",))
     found = oneshot._Found(source, RamBlock("pc.ram", 1 << 20, 4096), (Region(0, 1 << 20, 0, 0),))
     opened = oneshot._Opened("qmp:/run/vm", 4096, [found], None)
-    report = oneshot._nothing_decided(opened, "cpu", 1, 0.5, gpa=gpa)
+    options = {"engine": "cpu", "channels": 1, "wq": (), "gpa": gpa}
+    report = oneshot._nothing_decided(opened, options, 0.5)
     (block,) = report.blocks
     assert block.counts.undecided == 256
     assert block.regions == (found.regions if gpa else ())

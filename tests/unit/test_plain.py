@@ -50,7 +50,7 @@ def test_what_is_not_given_has_clicks_default() -> None:
     assert shown == dict.fromkeys(PRINTED, False)
     left = {"via", "via_uid", *PRINTED}
     assert {n: v for n, v in DEFAULTS.items() if n not in left} == {
-        n: v for n, v in defaults.items() if n not in ("source", "progress")
+        n: v for n, v in defaults.items() if n not in ("source", "progress", "coordinator")
     }
 
 
