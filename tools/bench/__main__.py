@@ -23,6 +23,7 @@ from tools.bench import (
     pool,
     record,
     sidecar,
+    startup,
 )
 from tools.bench.data import BUILD
 from tools.bench.rows import Row, table
@@ -42,6 +43,7 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
     "disk": lambda repeats, _guest: disk.run(repeats),
     "dsa": dsa.run,
     "sidecar": lambda repeats, _guest: sidecar.run(repeats),
+    "startup": lambda repeats, _guest: startup.run(repeats),
 }
 
 
