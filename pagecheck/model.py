@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Literal, NamedTuple
+else:
+    from pagecheck.typed import Literal, NamedTuple
 
 Kind = Literal["full", "diff"]
 Holes = Literal["trust", "read"]

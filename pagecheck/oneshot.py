@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.coordinator.settings import (
@@ -20,8 +19,10 @@ from pagecheck.plan import PAUSE_MAX_S, make_block, require_qmp, require_regions
 from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource, open_source
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any, Final, NamedTuple
 
     from pagecheck.coordinator.coordinator import Coordinator
     from pagecheck.coordinator.runner import Part
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pagecheck.report.bitmap_files import Output
     from pagecheck.report.report import Report
     from pagecheck.vmm import Vm
+else:
+    from pagecheck.typed import NamedTuple
 
 # In a process that may have to be left behind: called with "blocks" (their RamBlocks) once they are
 # known, and with the "report" before anything is closed.

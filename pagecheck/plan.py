@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import Kind, RamBlock, Region
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import NamedTuple
+else:
+    from pagecheck.typed import NamedTuple
 
 PAGE_MIN = 4096
 PAUSE_MAX_S = 1e9

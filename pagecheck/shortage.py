@@ -6,9 +6,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from typing import Final
 
 from pagecheck.errors import EngineError, PagecheckError, ResourceError
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Final
 
 CGROUPS: Final = "/sys/fs/cgroup"
 FEWER: Final = "or use fewer channels"

@@ -8,7 +8,7 @@ could whose reader is gone.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # typeshed has none; `signal` adds names for humans
+import _signal  # `signal` adds names for people, at the cost of every start
 import contextlib
 import os
 import sys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # typeshed has none; `signal` adds names for humans
+import _signal  # `signal` adds names for people, at the cost of every start
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every worker
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ waited for keeps its number, so it is waited for under a lock.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # typeshed has none; `signal` adds names for humans
+import _signal  # `signal` adds names for people, at the cost of every start
 import os
 from _thread import allocate_lock
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
 
 from pagecheck import clock
 from pagecheck.model import Counts
@@ -13,7 +12,10 @@ from pagecheck.native import _native
 from pagecheck.printable import printable, printable_lines
 from pagecheck.report.report import BlockReport, Report
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from rich.progress import Progress, TaskID
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")

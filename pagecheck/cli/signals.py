@@ -8,7 +8,7 @@ counts: the clean-up that follows is bounded and must not be disturbed.
 
 from __future__ import annotations
 
-import signal
+import _signal  # `signal` adds names for people, at the cost of every start
 import sys
 
 TYPE_CHECKING = False  # nothing heavy is imported before the handlers are installed
@@ -27,15 +27,15 @@ class Terminated(BaseException):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__("interrupted" if number == signal.SIGINT else "ended by a signal")
+        super().__init__("interrupted" if number == _signal.SIGINT else "ended by a signal")
         self.exit_code = 128 + number
 
 
 def install() -> None:
     """Takes over SIGINT, SIGTERM and SIGHUP, unless they are ignored (nohup stays nohup)."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _on_signal)
+    for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, _on_signal)
     sys.unraisablehook = _drop_ours
 
 
@@ -52,7 +52,7 @@ def raise_pending() -> None:
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:
     global _pending
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
+    for each in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+        _signal.signal(each, _signal.SIG_IGN)
     _pending = number
     raise Terminated(number)

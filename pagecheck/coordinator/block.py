@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
 
 from pagecheck.child.watch import SLICE_NS
 from pagecheck.coordinator.settings import check_choice, closed
@@ -14,7 +13,10 @@ from pagecheck.native import _native
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import RamSource
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from typing import Final
+
     from pagecheck.shm.bitmaps import BlockBitmaps
     from pagecheck.shm.owner import Owner
 

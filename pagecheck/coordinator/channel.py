@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
 
 from pagecheck import clock
 from pagecheck.child.watch import SLICE_NS, Watch
@@ -19,7 +18,10 @@ from pagecheck.coordinator.worker import ChannelLost, TooLate
 from pagecheck.logs import Log
 from pagecheck.native import Feed, _native
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from typing import Final
+
     from pagecheck.coordinator.block import Block
     from pagecheck.native._native import Memory
 

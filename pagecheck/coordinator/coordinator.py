@@ -6,7 +6,6 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.child.signals import signals_held
 from pagecheck.coordinator.block import Block, Blocks
@@ -29,7 +28,10 @@ from pagecheck.shm.owner import Owner, sweep
 from pagecheck.shm.ram import RamSource, open_source
 from pagecheck.shortage import refused
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from numpy.typing import ArrayLike
 
     from pagecheck.coordinator.check import Checker

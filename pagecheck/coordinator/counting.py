@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
 
 from pagecheck.native import _native
 from pagecheck.report.statistics import ChannelReport, Failure, Statistics
 from pagecheck.shm.layout import queue_state
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from typing import Final
+
     from pagecheck.coordinator.pool import Pool
 
 QUEUE_ENDS: Final = {

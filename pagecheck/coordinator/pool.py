@@ -12,7 +12,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.clock import Allowance
@@ -26,8 +25,13 @@ from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
 from pagecheck.shortage import refused
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from typing import Final, NamedTuple
+
     from pagecheck.coordinator.worker import WorkerProcess
+else:
+    from pagecheck.typed import NamedTuple
 
 log = Log(__name__)
 

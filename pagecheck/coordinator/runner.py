@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pagecheck import clock
 from pagecheck.coordinator.counting import summed
@@ -21,12 +20,17 @@ from pagecheck.logs import Log
 from pagecheck.report.report import Report, forgotten
 from pagecheck.shm.rest import EVIDENT
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from typing import NamedTuple, Protocol
+
     from pagecheck.coordinator.block import Block
     from pagecheck.coordinator.scan import Progress, ScanResult
     from pagecheck.coordinator.select import Selection
     from pagecheck.model import AnswerKind, Kind, Pause, Region
     from pagecheck.shm.bitmaps import BlockBitmaps
+else:
+    from pagecheck.typed import NamedTuple, Protocol
 
 log = Log(__name__)
 

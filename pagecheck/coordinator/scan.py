@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
 from pagecheck import clock
 from pagecheck.coordinator.block import Block
@@ -20,6 +19,12 @@ from pagecheck.report.report import BlockReport
 from pagecheck.report.statistics import ChannelReport
 from pagecheck.shm.bitmaps import BlockBitmaps
 from pagecheck.shm.rest import Rest
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import NamedTuple
+else:
+    from pagecheck.typed import NamedTuple
 
 PACE_NS = 100_000_000
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, NamedTuple, get_args
 
 from pagecheck import clock
 from pagecheck.clock import Allowance
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.native import _native
 from pagecheck.plan import require_seconds
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Any, Final, Literal, NamedTuple
+else:
+    from pagecheck.typed import Literal, NamedTuple
 
 CHANNELS_MAX: Final = 256
 CHANNELS_DEFAULT_MAX: Final = 16
@@ -224,10 +229,10 @@ def check_queues(engine: str, wq: Sequence[str], *, fallback: bool) -> None:
         raise UsageError(f"fallback: only engine dsa can fall back, not {engine}")
 
 
-def check_choice(what: str, value: object, choices: object) -> None:
+def check_choice(what: str, value: object, choices: Any) -> None:
     """Raises UsageError unless `value` is one of a Literal's values."""
-    if value not in get_args(choices):
-        known = ", ".join(map(repr, get_args(choices)))
+    if value not in choices:
+        known = ", ".join(map(repr, choices))
         raise UsageError(f"{what} {value!r}: not one of {known}")
 
 

@@ -11,9 +11,8 @@ processes, room in /dev/shm) is not the worker's failure: the next use tries aga
 
 from __future__ import annotations
 
-import signal
+import _signal  # `signal` adds names for people, at the cost of every start
 import threading
-from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
 from pagecheck.child.process import ChildDied
@@ -35,7 +34,10 @@ from pagecheck.shm.owner import Owner
 from pagecheck.shm.ring import NamedRing
 from pagecheck.shortage import explain
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from pagecheck.child.watch import IsOver
     from pagecheck.clock import Allowance
     from pagecheck.coordinator.block import Block
@@ -366,7 +368,7 @@ class WorkerSupervisor:
     def wait_gone(self, deadline_ns: int) -> None:
         """Waits for the worker's end; after the deadline it is killed, but not waited for."""
         if not self._process.wait_gone(deadline_ns):
-            self._process.send_signal(signal.SIGKILL)
+            self._process.send_signal(_signal.SIGKILL)
 
     def close(self, deadline_ns: int, *, in_use: bool) -> None:
         """Reaps the worker and removes every name. May be called twice.
@@ -378,7 +380,7 @@ class WorkerSupervisor:
         self._ending = True
         ring, process = self._ring, self._process
         if not process.wait_gone(deadline_ns):
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(_signal.SIGKILL)
             log.error("channel %d: worker %d cannot be reaped", self.index, process.pid)
         process.close()
         ring.remove()

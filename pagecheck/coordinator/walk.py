@@ -8,13 +8,18 @@ every few pages.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from pagecheck.coordinator.block import Block
 from pagecheck.model import Kind
 from pagecheck.native import Walk, _native
 from pagecheck.plan import Run, page_runs
 from pagecheck.shm.bitmaps import BlockBitmaps
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import NamedTuple
+else:
+    from pagecheck.typed import NamedTuple
 
 
 class Stretch(NamedTuple):

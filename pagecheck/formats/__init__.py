@@ -12,9 +12,11 @@ format's module is loaded only where that format is possible.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from typing import Final
+
     from pagecheck.formats.found import Found
 
 HEAD_BYTES: Final = 512

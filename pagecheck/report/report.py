@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck.model import AnswerKind, Counts, Pause, RamBlock, Region
 from pagecheck.report.statistics import ChannelReport, Statistics
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from typing import Any, Final, NamedTuple
+
     import numpy as np
     from numpy.typing import NDArray
+else:
+    from pagecheck.typed import NamedTuple
 
 JSON_VERSION: Final = 1
 NO_FILES: Final[Mapping[str, str]] = MappingProxyType({})

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
 
 from pagecheck.shm.layout import STATS_WORDS, statistic, statistic_array
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Any, Final, NamedTuple
+else:
+    from pagecheck.typed import NamedTuple
 
 # Completion record status codes. Source: DSA specification, table 5-6.
 STATUS_NAMES: Final = {

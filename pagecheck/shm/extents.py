@@ -17,7 +17,12 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Final, NamedTuple
+else:
+    from pagecheck.typed import NamedTuple
 
 FS_IOC_FIEMAP: Final = 0xC020660B
 FLAG_SYNC: Final = 1

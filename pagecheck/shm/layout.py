@@ -12,9 +12,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Final, NamedTuple
 
 from pagecheck.native import _native
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Final, NamedTuple
+else:
+    from pagecheck.typed import NamedTuple
 
 
 class Field(NamedTuple):

@@ -6,8 +6,12 @@ Source: proc_pid_mountinfo(5).
 from __future__ import annotations
 
 import os
-import re
-from typing import Final, NamedTuple
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Final, NamedTuple
+else:
+    from pagecheck.typed import NamedTuple
 
 MOUNTINFO: Final = "/proc/self/mountinfo"
 # The kernel itself serves these, or an overlay of them.
@@ -102,14 +106,18 @@ def may_stall(path: str, mounts: list[Mount] | None = None) -> str | None:
 
 def source_may_stall(source: str) -> str | None:
     """The same for a source as users name it; for `qmp:`, what QEMU reports is not known yet."""
-    if (process := re.fullmatch(r"pid:([0-9]{1,9})(:.*)?", source, re.DOTALL)) is not None:
-        return process_may_stall(int(process[1]))
+    kind, _, rest = source.partition(":")
+    if kind == "pid" and _is_number(pid := rest.partition(":")[0]):
+        return process_may_stall(int(pid))
     if source.startswith("fd:"):
-        number = source.removeprefix("fd:")
-        return descriptor_may_stall(int(number)) if re.fullmatch("[0-9]{1,9}", number) else None
+        return descriptor_may_stall(int(rest)) if _is_number(rest) else None
     if source.startswith("shm:"):
         return may_stall("/dev/shm")
     return None if source.startswith(("pid:", "qmp:")) else may_stall(source)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9
 
 
 def process_may_stall(pid: int, proc: str = "/proc") -> str | None:

@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import stat
 import time
-from typing import Final
 
 from pagecheck.errors import ResourceError
 from pagecheck.shortage import explain
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Final
+
 SHM: Final = "/dev/shm"
+_HEX: Final = frozenset("0123456789abcdef")
 MIN_AGE_S: Final = 2.0
 
 
@@ -114,9 +117,34 @@ def _is_live(path: str) -> bool:
     return False
 
 
-_NAME: Final = re.compile(
-    r"(pagecheck-(\d+)-[0-9a-f]{16})-(owner|c\d+g\d+-(ring|control)|b\d+s\d+-bitmaps)"
-)
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _is_numbered(text: str, first: str, second: str) -> bool:
+    """Whether it is such as c0g1."""
+    one, between, two = text.removeprefix(first).partition(second)
+    return text.startswith(first) and bool(between) and _is_number(one) and _is_number(two)
+
+
+def _owner_of(name: str) -> tuple[str, int] | None:
+    """The prefix and the user id of a name of exactly our form, else None. No pattern: `re`
+    would be loaded for it alone."""
+    if name.count("-") not in (3, 4):
+        return None
+    word, uid, token, *what = name.split("-")
+    if word != "pagecheck" or not _is_number(uid) or len(token) != 16 or set(token) - _HEX:
+        return None
+    match what:
+        case ["owner"]:
+            pass
+        case [where, "ring" | "control"] if _is_numbered(where, "c", "g"):
+            pass
+        case [where, "bitmaps"] if _is_numbered(where, "b", "s"):
+            pass
+        case _:
+            return None
+    return f"{word}-{uid}-{token}", int(uid)
 
 
 def _names_by_token() -> dict[str, list[str]]:
@@ -124,9 +152,9 @@ def _names_by_token() -> dict[str, list[str]]:
     exactly our form, and files that this user owns."""
     found: dict[str, list[str]] = {}
     for name in os.listdir(SHM):
-        match = _NAME.fullmatch(name)
-        if match and int(match[2]) == os.geteuid() and _is_our_file(name):
-            found.setdefault(match[1], []).append(name)
+        owner = _owner_of(name)
+        if owner and owner[1] == os.geteuid() and _is_our_file(name):
+            found.setdefault(owner[0], []).append(name)
     return found
 
 

@@ -13,7 +13,6 @@ import fcntl
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING, Final
 
 from pagecheck.errors import PagecheckError, SourceError, UsageError
 from pagecheck.formats import identify
@@ -21,7 +20,10 @@ from pagecheck.native import _native
 from pagecheck.shm.extents import by_seeking
 from pagecheck.shortage import is_limit, refused
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from typing import Final
+
     from pagecheck.model import Format
 
 TMPFS: Final = 0x01021994  # also memfd; Source: linux/magic.h

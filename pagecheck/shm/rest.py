@@ -15,17 +15,22 @@ Source: generic_add_lease() in fs/locks.c; inotify(7); Documentation/filesystems
 
 from __future__ import annotations
 
+import _signal  # `signal` adds names for people, at the cost of every start
 import contextlib
 import fcntl
 import os
-import signal
 import threading
 import time
-from typing import Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.native import _native
 from pagecheck.shm.ram import RamSource
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Final, NamedTuple
+else:
+    from pagecheck.typed import NamedTuple
 
 _COARSE_CLOCK: Final = 5  # CLOCK_REALTIME_COARSE: what file times are taken from
 _TICK_NS: Final = 20_000_000  # longer than a tick
@@ -163,7 +168,7 @@ def _why_written(fd: int) -> str | None:
     us by a signal that is ignored by default.
     """
     try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETSIG, _signal.SIGURG)
         try:
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         finally:

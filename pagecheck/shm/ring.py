@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Protocol
 
 from pagecheck.native import _native
 from pagecheck.shm.layout import CONTROL, FAILURE, STATS_WORDS, segment_bytes
 from pagecheck.shm.owner import Owner
 from pagecheck.shm.segments import Segment
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    from pagecheck.typed import Protocol
 
 
 class Ring(Protocol):

@@ -13,12 +13,15 @@ import errno
 import fcntl
 import os
 import resource
-from typing import Final
 
 import posix_ipc
 
 from pagecheck.errors import ResourceError
 from pagecheck.shortage import explain, refused
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Final
 
 
 class Segment:

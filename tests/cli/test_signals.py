@@ -155,7 +155,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["pagecheck.cli.signals", "signal", "contextlib"])
+@pytest.mark.parametrize("module", ["pagecheck.cli.signals", "pagecheck.printable", "contextlib"])
 def test_interrupt_before_the_handlers_are_there(module: str):
     """As any program that has none: ended by the signal, without a word."""
     done = subprocess.run(
