@@ -51,6 +51,6 @@ class Log:
         import logging
 
         if _set_up is not None:
-            set_up, _set_up = _set_up, None
-            set_up()
+            _set_up()
+            _set_up = None
         return logging.getLogger(self._name)

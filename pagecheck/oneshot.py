@@ -200,7 +200,8 @@ def _started(
         sizes = (min(found.ram.size, found.source.allocated) for found in opened.blocks)
         channels = options["channels"] = default_channels(sum(sizes))
     start = {name: options[name] for name in _START}
-    check_start(**{**start, "channels": channels or min(len(options["wq"]), CHANNELS_MAX)})
+    count = min(len(options["wq"]), CHANNELS_MAX) if channels is None else channels
+    check_start(**{**start, "channels": count})
     first = None
     if options["engine"] != "none":
         from pagecheck.coordinator.worker import start_ahead

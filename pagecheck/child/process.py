@@ -38,8 +38,9 @@ _WITH_SITE: Final = ("-P", "-S")
 # No descriptor that the host program made inheritable, and no folder of its: they may be where
 # nothing answers, or be waited for by others.
 _APART: Final = (
-    "[os.closerange(fd, fd + 1) for fd in map(int, os.listdir('/proc/self/fd')) "
-    "if fd > 2 and fd != int(sys.argv[2])]; os.chdir('/')"
+    "own = '/proc/self/fd'; fds = os.listdir(own) if os.path.isdir(own) else range(4096); "
+    "[os.closerange(fd, fd + 1) for fd in map(int, fds) if fd > 2 and fd != int(sys.argv[2])]; "
+    "os.chdir('/')"
 )
 
 log = Log(__name__)

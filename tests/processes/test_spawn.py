@@ -138,6 +138,8 @@ def test_a_scan_starts_as_many_as_it_has_channels(ram: str, started: list[int]) 
     [
         ({"kernel": "nonsense"}, UsageError),
         ({"channels": 0}, UsageError),
+        ({"channels": 0, "wq": ["model:"]}, UsageError),
+        ({"wq": "model:"}, UsageError),
         ({"engine": "gpu"}, UsageError),
         ({"wq": ["/dev/dsa/wq0.0"], "engine": "cpu"}, UsageError),
         ({"fallback": True}, UsageError),
