@@ -53,7 +53,7 @@ check: $(TOOLS)
 	    -I$(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])') \
 	    pagecheck/native/*/*.c
 	$(BIN)/clang-format --dry-run --Werror $(wildcard pagecheck/native/*/*.[ch] pagecheck/include/*.h \
-	    tests/native/*.[ch] tools/bench/*.[ch] examples/*.c)
+	    tests/native/*.[ch] tests/abi/*.c tools/bench/*.[ch] examples/*.c)
 
 native native-sanitize native-tsan native-aarch64:
 	$(MAKE) --no-print-directory -C tests/native $(patsubst native-%,%,$(@:native=native-test))
