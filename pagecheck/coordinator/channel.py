@@ -32,6 +32,18 @@ DEATHS_PER_BATCH: Final = 2
 Take = Callable[[], "tuple[int, int] | None"]
 
 
+class Stop(threading.Event):
+    """Stops one job; it is also set when the whole coordinator stops."""
+
+    def __init__(self, parent: threading.Event) -> None:
+        super().__init__()
+        self._parent = parent
+
+    def is_set(self) -> bool:
+        """Whether the job is to end."""
+        return super().is_set() or self._parent.is_set()
+
+
 class Outcome:
     """What one run on one channel did.
 

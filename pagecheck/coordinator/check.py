@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pagecheck.coordinator.block import CHECK_PAGES, CHECK_PAGES_MAX, Block
-from pagecheck.coordinator.channel import Channel, Outcome
-from pagecheck.coordinator.pool import Job, Pool, Stop
+from pagecheck.coordinator.channel import Channel, Outcome, Stop
+from pagecheck.coordinator.pool import Job, Pool
 from pagecheck.coordinator.scan import why_undecided
 from pagecheck.coordinator.settings import closed, deadline_ns
 from pagecheck.errors import UsageError

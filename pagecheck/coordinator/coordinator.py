@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from pagecheck.child.signals import signals_held
 from pagecheck.coordinator.block import Block, Blocks
-from pagecheck.coordinator.pool import Pool, Stop, release_all
+from pagecheck.coordinator.channel import Stop
+from pagecheck.coordinator.pool import Pool
+from pagecheck.coordinator.release import release_all
 from pagecheck.coordinator.settings import (
     CHANNELS_MAX,
     Engine,

@@ -7,16 +7,14 @@ another scan waits.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from pagecheck import clock
 from pagecheck.clock import Allowance
-from pagecheck.coordinator.block import Block, Blocks
-from pagecheck.coordinator.channel import Channel, Outcome
+from pagecheck.coordinator.block import Block
+from pagecheck.coordinator.channel import Channel, Outcome, Stop
 from pagecheck.coordinator.settings import Settings, closed
 from pagecheck.coordinator.worker import ChannelLost, TooLate
 from pagecheck.errors import EngineError, ResourceError
@@ -41,18 +39,6 @@ PAUSE: Final = (0, 0)
 REST_NS: Final = 100_000_000  # after a shortage; twice as long after every further one
 REST_MAX_NS: Final = 5_000_000_000
 TURN_NS: Final = 50_000_000  # how long a scan keeps a channel that another scan waits for
-
-
-class Stop(threading.Event):
-    """Stops one job; it is also set when the whole coordinator stops."""
-
-    def __init__(self, parent: threading.Event) -> None:
-        super().__init__()
-        self._parent = parent
-
-    def is_set(self) -> bool:
-        """Whether the job is to end."""
-        return super().is_set() or self._parent.is_set()
 
 
 class Job(NamedTuple):
@@ -407,24 +393,3 @@ class Pool:
             with self._free:
                 in_use = channel in self._leased
             channel.close(end_ns, in_use=in_use)
-
-
-def release_all(
-    creator: int, stop: threading.Event, pools: list[Pool], blocks: Blocks, owner: Owner
-) -> None:
-    """Ends the workers and removes every name, also where the program forgot to close its
-    coordinator; in a forked child nothing is this process's to end."""
-    if os.getpid() != creator:
-        return
-    stop.set()
-    steps = [*(pool.close for pool in pools), *blocks.releases(), owner.close]
-    first: BaseException | None = None
-    for step in steps:
-        try:
-            step()
-        except BaseException as error:  # an interrupt in one step must not skip the others
-            first = first or error
-            with contextlib.suppress(BaseException):
-                step()
-    if first is not None:
-        raise first

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from pagecheck import clock
 from pagecheck.coordinator.block import Block
-from pagecheck.coordinator.pool import PAUSE, Job, Pool, Stop
+from pagecheck.coordinator.channel import Stop
+from pagecheck.coordinator.pool import PAUSE, Job, Pool
 from pagecheck.coordinator.settings import check_choice
 from pagecheck.coordinator.walk import Stretch, stretches
 from pagecheck.errors import SourceError, UsageError

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from pagecheck.coordinator.block import CHECK_PAGES, CHECK_PAGES_MAX
+from pagecheck.coordinator.channel import Stop
 from pagecheck.coordinator.check import Pieces
-from pagecheck.coordinator.pool import Job, Pool, Stop
+from pagecheck.coordinator.pool import Job, Pool
 from pagecheck.coordinator.scan import (
     ScanResult,
     block_report,
