@@ -51,7 +51,15 @@ ERRORS: Final = "errors.py"
 MADE: Final = ("Coordinator", "Client")  # by the caller; the constructors of others are internal
 INTERNAL: Final = {
     "taking_over",
-    *("scan_block", "execute", "own", "require_own", "require_trusted", "require_capability"),
+    *(
+        "taking_over",
+        "scan_block",
+        "execute",
+        "own",
+        "require_own",
+        "require_trusted",
+        "require_capability",
+    ),
     *("is_same_process", "require_same_process"),
 }
 LISTS: Final = ("Args", "Raises", "Attributes")
