@@ -1,19 +1,30 @@
 """What a small scan costs: the whole command against a bare interpreter, and a scan in a program
 that goes on."""
 
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pagecheck
-from tools.bench.data import RamFile
 from tools.bench.rows import Row, Spread
 
 SIZE = 1 << 20
 WARM_MS = 10.0
+
+
+@contextlib.contextmanager
+def _ram() -> Iterator[str]:
+    """The path of a file of zeros, in memory."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="pagecheck-bench-") as file:
+        file.write(bytes(SIZE))
+        file.flush()
+        yield file.name
 
 
 def _environment() -> dict[str, str]:
@@ -37,9 +48,9 @@ def whole_commands(repeats: int) -> list[Row]:
     """`pagecheck`, start to end, against a Python that does nothing, of the same environment."""
     bare = [sys.executable, "-c", "pass"]
     program = str(Path(sys.executable).parent / "pagecheck")
-    with RamFile("zero", SIZE) as ram:
+    with _ram() as ram:
         cases = (
-            ("pagecheck scan of 1 MiB", [program, "scan", str(ram.path)], 1 / 5),
+            ("pagecheck scan of 1 MiB", [program, "scan", ram], 1 / 5),
             ("pagecheck --version", [program, "--version"], 1 / 2.5),
         )
         return [_against_bare(repeats, what, ours, bare, aim) for what, ours, aim in cases]
@@ -64,10 +75,10 @@ def _against_bare(repeats: int, what: str, ours: list[str], bare: list[str], aim
 def warm(repeats: int) -> list[Row]:
     """`pagecheck.scan` with the workers of a coordinator that stays, all but the first."""
     taken = []
-    with RamFile("zero", SIZE) as ram, pagecheck.Coordinator() as coordinator:
+    with _ram() as ram, pagecheck.Coordinator() as coordinator:
         for _ in range(max(5, repeats) + 1):
             start = time.perf_counter()
-            pagecheck.scan(ram.path, coordinator=coordinator)
+            pagecheck.scan(ram, coordinator=coordinator)
             taken.append((time.perf_counter() - start) * 1e3)
         channels = coordinator.channels
     del taken[0]
