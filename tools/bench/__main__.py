@@ -30,7 +30,7 @@ from tools.bench.rows import Row, table
 
 
 def _kernels(repeats: int, guest: Path | None) -> list[Row]:
-    return kernels.run(repeats, 512 << 20, guest)
+    return kernels.run(repeats, 1 << 30, guest)
 
 
 SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {

@@ -1,10 +1,15 @@
 /* Times the zero-check kernels against their peers, interleaved in one process
  * on the same mapped memory, and prints one line of JSON per case:
- *   {"case", "order", "threads", "pages", "kernel", "ns": {contestant: [per repeat]}}
- * with nanoseconds per pass over all pages. It judges nothing; kernels.py does
- * the ratios.
+ *   {"case", "order", "memory", "threads", "pages", "kernel", "ns": {contestant: [per repeat]}}
+ * with nanoseconds of CPU time per pass over all pages (of several threads: of
+ * the one that took longest), so that what else runs on the machine counts for
+ * little. It judges nothing; kernels.py does the ratios.
  *
- * usage: kernel_bench KERNEL BYTES REPEATS BATCH_PAGES THREADS [GUEST_RAM_FILE]
+ * A pass goes slice by slice, and after each slice another contestant has its
+ * turn with another slice: what slows the machine for a while slows all of them.
+ *
+ * usage: kernel_bench KERNEL BYTES REPEATS BATCH_PAGES THREADS CASES [GUEST_RAM_FILE]
+ * CASES: "all", or "zero": the zero pages in order alone
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -19,17 +24,17 @@
 
 #include "peers.h"
 
-enum { PAGE = 4096, EVICT_BYTES = 96 << 20, MAX_REPEATS = 1000, MAX_THREADS = 256 };
+enum { PAGE = 4096, SLICES = 16, MAX_REPEATS = 1000, MAX_THREADS = 256 };
 
 typedef struct arena {
     unsigned char *bytes;
     size_t pages;
     uint64_t *shuffled; /* every page's offset once, in random order */
+    const char *memory; /* which pages the host maps it with */
 } arena;
 
 static const pc_kernel *kernel;
 static size_t batch_pages;
-static volatile uint64_t sink; /* keeps the reads of evict() alive */
 
 static void fail(const char *what)
 {
@@ -37,10 +42,11 @@ static void fail(const char *what)
     exit(1);
 }
 
-static uint64_t now_ns(void)
+/* Of the calling thread. */
+static uint64_t cpu_ns(void)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
@@ -54,23 +60,40 @@ static uint64_t random_word(void)
     return word ^ word >> 31;
 }
 
-/* Memory mapped with pages of 4 KiB, as guest RAM in tmpfs is, and touched. */
+/* Shared memory in pages of 4 KiB, as guest RAM is mapped. */
 static unsigned char *map_small_pages(size_t length)
+{
+    const int file = memfd_create("kernel_bench", MFD_CLOEXEC);
+    if (file < 0 || ftruncate(file, (off_t)length) < 0) {
+        fail("memfd_create");
+    }
+    unsigned char *bytes = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (bytes == MAP_FAILED) {
+        fail("mmap");
+    }
+    close(file);
+    madvise(bytes, length, MADV_NOHUGEPAGE);
+    return bytes;
+}
+
+/* The same in huge pages, where the host has them. */
+static unsigned char *map_huge_pages(size_t length)
 {
     unsigned char *bytes =
         mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (bytes == MAP_FAILED) {
         fail("mmap");
     }
-    madvise(bytes, length, MADV_NOHUGEPAGE);
-    memset(bytes, 0, length);
+    madvise(bytes, length, MADV_HUGEPAGE);
     return bytes;
 }
 
-static void arena_init(arena *of, size_t length)
+static void arena_init(arena *of, size_t length, bool huge)
 {
     of->pages = length / PAGE;
-    of->bytes = map_small_pages(length);
+    of->bytes = huge ? map_huge_pages(length) : map_small_pages(length);
+    of->memory = huge ? "huge pages" : "4 KiB pages";
+    memset(of->bytes, 0, length);
     of->shuffled = malloc(of->pages * sizeof *of->shuffled);
     if (!of->shuffled) {
         fail("malloc");
@@ -166,7 +189,7 @@ typedef struct contestant {
 static contestant ours = {.name = "ours", .count = ours_count};
 static contestant qemu = {.name = "qemu", .count = peer_qemu_count};
 static contestant isal = {.name = "isal", .count = peer_isal_count};
-static contestant pure = {.name = "read", .count = peer_read_count};
+static contestant pure = {.name = "read"};
 static bool have_isal;
 
 typedef struct work {
@@ -174,14 +197,15 @@ typedef struct work {
     const arena *of;
     bool shuffled;
     size_t begin, end;
-    uint64_t zero;
+    uint64_t zero, ns;
     pthread_barrier_t *start;
 } work;
 
-/* One pass over pages [begin, end), in batches as a caller would give them. */
+/* Pages [begin, end), in batches as a caller would submit them. */
 static void work_pass(work *job)
 {
     const size_t step = job->by->batch_pages ? job->by->batch_pages : job->end - job->begin;
+    const uint64_t before = cpu_ns();
     job->zero = 0;
     for (size_t at = job->begin; at < job->end; at += step) {
         const pc_pages pages = {
@@ -193,6 +217,7 @@ static void work_pass(work *job)
         };
         job->zero += job->by->count(&pages);
     }
+    job->ns = cpu_ns() - before;
 }
 
 static void *work_thread(void *argument)
@@ -200,72 +225,81 @@ static void *work_thread(void *argument)
     work *job = argument;
     pthread_barrier_wait(job->start);
     work_pass(job);
-    pthread_barrier_wait(job->start);
     return NULL;
 }
 
-/* Sampling touches a line or three per page: without this the next contestant
- * would find them in the cache. */
-static void evict(void)
+static void forget_line(const unsigned char *line)
 {
-    static unsigned char *other;
-    if (!other) {
-        other = map_small_pages(EVICT_BYTES);
-    }
-    uint64_t sum = 0;
-    for (size_t at = 0; at < EVICT_BYTES; at += 64) {
-        sum += other[at];
-    }
-    sink = sum;
+#if defined(__x86_64__)
+    __builtin_ia32_clflush(line);
+#elif defined(__aarch64__)
+    __asm__ volatile("dc civac, %0" ::"r"(line) : "memory");
+#else
+#error "how does this CPU drop a cache line?"
+#endif
 }
 
-static uint64_t time_threads(const contestant *by, const arena *of, size_t threads, uint64_t *zero)
+/* Takes the lines that are sampled, and those that come with them, out of all caches: the
+ * contestant before left them there. What is read whole goes by itself, given more memory than
+ * cache. */
+static void forget(const work *job)
+{
+    static const size_t lines[] = {0, 64, PAGE / 2, PAGE / 2 + 64, PAGE - 128, PAGE - 64};
+    for (size_t i = job->begin; i < job->end; i++) {
+        const size_t offset = job->shuffled ? job->of->shuffled[i] : i * PAGE;
+        for (size_t line = 0; line < sizeof lines / sizeof lines[0]; line++) {
+            forget_line(job->of->bytes + offset + lines[line]);
+        }
+    }
+    __sync_synchronize();
+}
+
+/* The job on several threads; the time is that of the one that took longest. */
+static void time_threads(work *whole, size_t threads)
 {
     pthread_t thread[MAX_THREADS];
     work job[MAX_THREADS];
     pthread_barrier_t start;
-    pthread_barrier_init(&start, NULL, (unsigned)threads + 1);
+    const size_t pages = whole->end - whole->begin;
+    pthread_barrier_init(&start, NULL, (unsigned)threads);
     for (size_t i = 0; i < threads; i++) {
-        job[i] = (work){by, of,    false, of->pages * i / threads, of->pages * (i + 1) / threads,
-                        0,  &start};
+        job[i] = *whole;
+        job[i].begin = whole->begin + pages * i / threads;
+        job[i].end = whole->begin + pages * (i + 1) / threads;
+        job[i].start = &start;
         if (pthread_create(&thread[i], NULL, work_thread, &job[i])) {
             fail("pthread_create");
         }
     }
-    pthread_barrier_wait(&start);
-    const uint64_t before = now_ns();
-    pthread_barrier_wait(&start);
-    const uint64_t after = now_ns();
-    *zero = 0;
     for (size_t i = 0; i < threads; i++) {
         pthread_join(thread[i], NULL);
-        *zero += job[i].zero;
+        whole->zero += job[i].zero;
+        whole->ns = whole->ns > job[i].ns ? whole->ns : job[i].ns;
     }
     pthread_barrier_destroy(&start);
-    return after - before;
 }
 
-static uint64_t time_one(const contestant *by, const arena *of, bool shuffled, size_t threads,
-                         uint64_t *zero)
+static void time_slice(work *job, size_t slice, size_t threads, bool whole)
 {
-    evict();
-    if (threads > 1) {
-        return time_threads(by, of, threads, zero);
+    job->begin = job->of->pages * slice / SLICES;
+    job->end = job->of->pages * (slice + 1) / SLICES;
+    job->zero = job->ns = 0;
+    if (!whole) {
+        forget(job);
     }
-    work job = {by, of, shuffled, 0, of->pages, 0, NULL};
-    const uint64_t before = now_ns();
-    work_pass(&job);
-    const uint64_t after = now_ns();
-    *zero = job.zero;
-    return after - before;
+    if (threads > 1) {
+        time_threads(job, threads);
+    } else {
+        work_pass(job);
+    }
 }
 
 static void print_case(const char *name, const arena *of, bool shuffled, size_t threads,
                        size_t repeats, contestant *const *field, size_t contestants)
 {
-    printf("{\"case\": \"%s\", \"order\": \"%s\", \"threads\": %zu, \"pages\": %zu, "
-           "\"kernel\": \"%s\", \"ns\": {",
-           name, shuffled ? "random" : "in order", threads, of->pages, kernel->name);
+    printf("{\"case\": \"%s\", \"order\": \"%s\", \"memory\": \"%s\", \"threads\": %zu, "
+           "\"pages\": %zu, \"kernel\": \"%s\", \"ns\": {",
+           name, shuffled ? "random" : "in order", of->memory, threads, of->pages, kernel->name);
     for (size_t i = 0; i < contestants; i++) {
         printf("%s\"%s\": [", i ? ", " : "", field[i]->name);
         for (size_t repeat = 0; repeat < repeats; repeat++) {
@@ -277,10 +311,27 @@ static void print_case(const char *name, const arena *of, bool shuffled, size_t 
     fflush(stdout);
 }
 
-/* Every repeat times each contestant once; who begins goes round. The first,
- * untimed one also compares the answers: a wrong peer proves nothing. */
+/* One pass of each contestant; at any time each is at another slice. */
+static void run_round(const arena *of, bool shuffled, size_t threads, contestant *const *field,
+                      size_t contestants, bool whole, uint64_t *ns, uint64_t *zero)
+{
+    memset(ns, 0, contestants * sizeof *ns);
+    memset(zero, 0, contestants * sizeof *zero);
+    for (size_t turn = 0; turn < SLICES; turn++) {
+        for (size_t n = 0; n < contestants; n++) {
+            const size_t i = (turn + n) % contestants; /* who begins goes round */
+            work job = {.by = field[i], .of = of, .shuffled = shuffled};
+            time_slice(&job, (turn + i * SLICES / contestants) % SLICES, threads, whole);
+            ns[i] += job.ns;
+            zero[i] += job.zero;
+        }
+    }
+}
+
+/* whole: every page is zero, and so is read whole by each contestant. The first, untimed round
+ * compares the answers: a wrong peer proves nothing. */
 static void run_case(const char *name, const arena *of, bool shuffled, size_t threads,
-                     size_t repeats, bool with_read)
+                     size_t repeats, bool whole)
 {
     contestant *field[4];
     size_t contestants = 0;
@@ -291,30 +342,39 @@ static void run_case(const char *name, const arena *of, bool shuffled, size_t th
             field[contestants++] = &isal;
         }
     }
-    if (with_read) {
+    if (whole && !shuffled) {
         field[contestants++] = &pure;
     }
-    uint64_t expected = 0;
+    uint64_t ns[4], zero[4];
     for (size_t round = 0; round <= repeats; round++) {
+        run_round(of, shuffled, threads, field, contestants, whole, ns, zero);
         for (size_t i = 0; i < contestants; i++) {
-            contestant *by = field[(i + round) % contestants];
-            uint64_t zero;
-            const uint64_t ns = time_one(by, of, shuffled, threads, &zero);
-            if (round > 0) {
-                by->ns[round - 1] = ns;
-            } else if (i == 0) {
-                expected = zero;
-            } else if (zero != expected) {
-                fprintf(stderr, "%s: %s found %llu zero pages, ours %llu\n", name, by->name,
-                        (unsigned long long)zero, (unsigned long long)expected);
+            if (zero[i] != zero[0]) {
+                fprintf(stderr, "%s: %s found %llu zero pages, ours %llu\n", name, field[i]->name,
+                        (unsigned long long)zero[i], (unsigned long long)zero[0]);
                 exit(1);
+            }
+            if (round > 0) {
+                field[i]->ns[round - 1] = ns[i];
             }
         }
     }
     print_case(name, of, shuffled, threads, repeats, field, contestants);
 }
 
-static void run_made_up(size_t length, size_t repeats, size_t threads)
+/* Zero pages in order: one thread and all of them. */
+static void run_zero(size_t length, size_t repeats, size_t threads, bool huge)
+{
+    arena of;
+    arena_init(&of, length, huge);
+    run_case("zero", &of, false, 1, repeats, true);
+    if (threads > 1) {
+        run_case("zero", &of, false, threads, repeats, true);
+    }
+    arena_deinit(&of);
+}
+
+static void run_made_up(size_t length, size_t repeats)
 {
     static const struct {
         const char *name;
@@ -326,15 +386,13 @@ static void run_made_up(size_t length, size_t repeats, size_t threads)
         {"last-byte", fill_last_byte},
     };
     arena of;
-    arena_init(&of, length);
+    arena_init(&of, length, false);
     for (size_t i = 0; i < sizeof contents / sizeof contents[0]; i++) {
         contents[i].fill(&of);
-        const bool zero = i == 0;
-        run_case(contents[i].name, &of, false, 1, repeats, zero);
-        run_case(contents[i].name, &of, true, 1, repeats, false);
-        if (zero && threads > 1) {
-            run_case(contents[i].name, &of, false, threads, repeats, true);
+        if (i > 0) {
+            run_case(contents[i].name, &of, false, 1, repeats, false);
         }
+        run_case(contents[i].name, &of, true, 1, repeats, i == 0);
     }
     arena_deinit(&of);
 }
@@ -347,7 +405,7 @@ static void run_guest(const char *path, size_t repeats)
         fail(path);
     }
     arena of;
-    arena_init(&of, (size_t)status.st_size / PAGE * PAGE);
+    arena_init(&of, (size_t)status.st_size / PAGE * PAGE, false);
     read_file(file, of.bytes, of.pages * PAGE);
     close(file);
     run_case("guest", &of, false, 1, repeats, false);
@@ -357,14 +415,16 @@ static void run_guest(const char *path, size_t repeats)
 
 int main(int argc, char **argv)
 {
-    if (argc < 6) {
-        fprintf(stderr, "usage: kernel_bench KERNEL BYTES REPEATS BATCH_PAGES THREADS [GUEST]\n");
+    if (argc < 7) {
+        fprintf(stderr,
+                "usage: kernel_bench KERNEL BYTES REPEATS BATCH_PAGES THREADS all|zero [GUEST]\n");
         return 2;
     }
     kernel = strcmp(argv[1], "auto") ? pc_kernel_find(argv[1]) : pc_kernel_auto();
     const size_t length = strtoull(argv[2], NULL, 0) / PAGE * PAGE;
     const size_t repeats = strtoull(argv[3], NULL, 0);
     const size_t threads = strtoull(argv[5], NULL, 0);
+    const bool all = strcmp(argv[6], "zero") != 0;
     batch_pages = strtoull(argv[4], NULL, 0);
     if (!kernel || pc_kernel_why_not(kernel) || !length || !repeats || repeats > MAX_REPEATS ||
         !batch_pages || threads > MAX_THREADS) {
@@ -372,10 +432,15 @@ int main(int argc, char **argv)
         return 2;
     }
     ours.batch_pages = batch_pages;
+    pure.count = peer_read_like(kernel);
     have_isal = peer_isal_open();
-    run_made_up(length, repeats, threads);
-    if (argc > 6) {
-        run_guest(argv[6], repeats);
+    run_zero(length, repeats, threads, false);
+    run_zero(length, repeats, threads, true);
+    if (all) {
+        run_made_up(length, repeats);
+    }
+    if (all && argc > 7) {
+        run_guest(argv[7], repeats);
     }
     return 0;
 }

@@ -93,10 +93,11 @@ uint64_t peer_isal_count(const pc_pages *pages)
     return zero;
 }
 
-/* One stream of loads in address order and a single test at the end. No
- * prefetch, as the kernels have none for what they read whole: with it, at any
+/* One stream of loads in address order and a single test at the end, by the widest loads that the
+ * kernel uses. No prefetch, as the kernels have none for what they read whole: with it, at any
  * distance from 512 bytes to 16 KiB, this loop is up to a quarter slower. */
-PEER_TARGET uint64_t peer_read_count(const pc_pages *pages)
+
+PEER_TARGET static uint64_t peer_read_32(const pc_pages *pages)
 {
     const unsigned char *bytes = peer_page(pages, 0);
     const size_t length = pages->count * pages->page_bytes;
@@ -106,3 +107,60 @@ PEER_TARGET uint64_t peer_read_count(const pc_pages *pages)
     }
     return PEER_NONZERO(bits) ? 0 : pages->count;
 }
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx512f"))) static uint64_t peer_read_64(const pc_pages *pages)
+{
+    const unsigned char *bytes = peer_page(pages, 0);
+    const size_t length = pages->count * pages->page_bytes;
+    __m512i bits[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
+                       _mm512_setzero_si512()};
+    for (size_t at = 0; at < length; at += 512) {
+#pragma GCC unroll 8
+        for (size_t line = 0; line < 8; line++) {
+            const void *from = bytes + at + line * 64;
+            bits[line / 2] = _mm512_or_si512(bits[line / 2], _mm512_loadu_si512(from));
+        }
+    }
+    const __m512i all =
+        _mm512_or_si512(_mm512_or_si512(bits[0], bits[1]), _mm512_or_si512(bits[2], bits[3]));
+    return _mm512_test_epi64_mask(all, all) ? 0 : pages->count;
+}
+
+static uint64_t peer_read_16(const pc_pages *pages)
+{
+    const unsigned char *bytes = peer_page(pages, 0);
+    const size_t length = pages->count * pages->page_bytes;
+    __m128i bits[4] = {_mm_setzero_si128(), _mm_setzero_si128(), _mm_setzero_si128(),
+                       _mm_setzero_si128()};
+    for (size_t at = 0; at < length; at += 128) {
+#pragma GCC unroll 8
+        for (size_t part = 0; part < 8; part++) {
+            const void *from = bytes + at + part * 16;
+            bits[part / 2] = _mm_or_si128(bits[part / 2], _mm_loadu_si128(from));
+        }
+    }
+    const __m128i all =
+        _mm_or_si128(_mm_or_si128(bits[0], bits[1]), _mm_or_si128(bits[2], bits[3]));
+    const __m128i zero = _mm_cmpeq_epi8(all, _mm_setzero_si128());
+    return _mm_movemask_epi8(zero) == 0xffff ? pages->count : 0;
+}
+
+peer_count peer_read_like(const pc_kernel *kernel)
+{
+    if (kernel == &pc_kernel_avx512) {
+        return peer_read_64;
+    }
+    return kernel == &pc_kernel_avx2 ? peer_read_32 : peer_read_16;
+}
+
+#else
+
+peer_count peer_read_like(const pc_kernel *kernel)
+{
+    (void)kernel;
+    return peer_read_32;
+}
+
+#endif

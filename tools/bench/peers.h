@@ -13,7 +13,9 @@ typedef uint64_t (*peer_count)(const pc_pages *pages);
 
 uint64_t peer_qemu_count(const pc_pages *pages);
 uint64_t peer_isal_count(const pc_pages *pages);
-uint64_t peer_read_count(const pc_pages *pages); /* in address order; the limit */
+
+/* The limit: a read in address order by the same loads as the kernel's. */
+peer_count peer_read_like(const pc_kernel *kernel);
 
 /* Loads libisal; false: it is not installed and peer_isal_count must not run. */
 bool peer_isal_open(void);
