@@ -72,14 +72,34 @@ void pc_bits_or_shared(uint64_t *words, uint64_t first, uint64_t bits, uint32_t 
         or_word(&words[first / 64 + 1], bits >> (64 - shift));
 }
 
+/* Inlined into one function for each set of instructions. */
+static inline __attribute__((always_inline)) uint64_t count_words(const uint64_t *words,
+                                                                  uint64_t count)
+{
+    uint64_t total = 0;
+    for (uint64_t i = 0; i < count; i++)
+        total += (uint64_t)__builtin_popcountll(words[i]);
+    return total;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("popcnt"))) static uint64_t count_by_popcnt(const uint64_t *words,
+                                                                  uint64_t count)
+{
+    return count_words(words, count);
+}
+#endif
+
 uint64_t pc_bits_count(const uint64_t *words, uint64_t bits)
 {
     uint64_t total = 0;
-    for (uint64_t i = 0; i < bits / 64; i++)
-        total += (uint64_t)__builtin_popcountll(words[i]);
     if (bits % 64 != 0)
-        total += (uint64_t)__builtin_popcountll(words[bits / 64] & mask_of(bits % 64));
-    return total;
+        total = (uint64_t)__builtin_popcountll(words[bits / 64] & mask_of(bits % 64));
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("popcnt"))
+        return total + count_by_popcnt(words, bits / 64);
+#endif
+    return total + count_words(words, bits / 64);
 }
 
 void pc_bits_to_bytes(const uint64_t *words, uint64_t bits, uint8_t *bytes)
