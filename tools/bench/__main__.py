@@ -23,6 +23,7 @@ from tools.bench import (
     pool,
     record,
     sidecar,
+    sparse,
     startup,
 )
 from tools.bench.data import BUILD
@@ -43,6 +44,7 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
     "disk": lambda repeats, _guest: disk.run(repeats),
     "dsa": dsa.run,
     "sidecar": lambda repeats, _guest: sidecar.run(repeats),
+    "sparse": lambda repeats, _guest: sparse.run(repeats),
     "startup": lambda repeats, _guest: startup.run(repeats),
 }
 
