@@ -146,7 +146,7 @@ static void test_replaced_worker(void)
     CHECK(pc_feed_pump(&f.feed, false, 0) == PC_PUMP_TIMEOUT, "nobody answers");
     CHECK(pc_feed_oldest(&f.feed, &oldest) && oldest.count == 100 && oldest.span > 100, "oldest");
 
-    fixture_new_ring(&f, &ours, &theirs);
+    ring_sides(SLOTS, &ours, &theirs);
     pc_feed_rebind(&f.feed, &ours);
     pc_feed_skip_oldest(&f.feed);
     memset(f.worker.blocks, 0, sizeof f.worker.blocks);
