@@ -61,8 +61,7 @@ static const check_target *target_of(PyObject *const *args, Py_ssize_t given, Py
 {
     if (given == wanted)
         return PyCapsule_GetPointer(args[0], target_name);
-    PyErr_Format(PyExc_TypeError, "takes exactly %zd arguments (%zd given)", wanted, given);
-    return NULL;
+    return py_fail_arguments(wanted, given);
 }
 
 static bool make_room(FeedObject *self, size_t count)

@@ -58,6 +58,12 @@ void *py_fail_errno(void)
     return py_fail(PC_ERROR_SYSTEM, "%s", "");
 }
 
+void *py_fail_arguments(Py_ssize_t wanted, Py_ssize_t given)
+{
+    PyErr_Format(PyExc_TypeError, "takes exactly %zd arguments (%zd given)", wanted, given);
+    return NULL;
+}
+
 int py_ring_open(int fd, int control_fd, pc_ring *ring)
 {
     pc_error error;

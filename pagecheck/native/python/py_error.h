@@ -12,6 +12,8 @@ void *py_raise(const pc_error *error);
 __attribute__((format(printf, 2, 3))) void *py_fail(pc_error_code code, const char *format, ...);
 /* OSError with errno and its text. */
 void *py_fail_errno(void);
+/* TypeError, for functions that count their arguments themselves. */
+void *py_fail_arguments(Py_ssize_t wanted, Py_ssize_t given);
 
 /* Opens a ring; on failure -1 with an exception. */
 int py_ring_open(int fd, int control_fd, pc_ring *ring);
