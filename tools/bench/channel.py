@@ -108,4 +108,5 @@ def _row(what: str, name: str, figures: dict[str, list[float]]) -> Row:
         theirs=statistics.median(allowed),
         limit=statistics.median(figures["ping"]),
         unit="us",
+        limited_by="two wake-ups; Python code and data that are not in the caches",
     )

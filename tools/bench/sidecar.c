@@ -3,9 +3,11 @@
  * `sidecar SOCKET MIB` attaches MIB of half zero, half normal pages (the first 128 are zero), reads
  * one command per line and answers each with numbers on one line:
  *   ping ROUNDS PACE_NS           ns per futex ping-pong with another process
- *   check ROUNDS PACE_NS          ns per check of one packet in this process
- *   trip ROUNDS PACE_NS SPIN_US   ns per packet through a channel and back
+ *   remote ROUNDS PACE_NS         the same with deadlines; the other one asks for the file's size
+ * and checks a packet through a mapping of its own check ROUNDS PACE_NS          ns per check of
+ * one packet in this process trip ROUNDS PACE_NS SPIN_US   ns per packet through a channel and back
  *   own THREADS PACKETS           wall ns, CPU ns: packets checked by THREADS here
+ *   read THREADS PACKETS          the same: their bytes only read
  *   flow THREADS PACKETS OUT PERCENT  wall ns, CPU ns of this process: the same through THREADS
  *                                 channels, OUT packets outstanding; every wait is for PERCENT of
  *                                 them
@@ -14,10 +16,12 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "pagecheck.h"
 #include "pc_kernel.h"
+#include "peers.h"
 
 #define PAGES 128u
 #define PAGE_BYTES 4096u
@@ -27,6 +31,7 @@
 static pagecheck_client client;
 static uint32_t block;
 static unsigned char *ram;
+static int ram_fd;
 static uint64_t ram_pages;
 static const pc_kernel *kernel;
 
@@ -83,6 +88,19 @@ static void *own_lane(void *argument)
     for (uint64_t i = 0; i < l->packets; i++) {
         offsets_of(l->first + i, offsets);
         l->normal += check_packet(offsets, sorted);
+    }
+    return NULL;
+}
+
+static void *read_lane(void *argument)
+{
+    lane *l = argument;
+    uint64_t offsets[PAGES];
+    for (uint64_t i = 0; i < l->packets; i++) {
+        offsets_of(l->first + i, offsets);
+        const pc_pages pages = {
+            .base = ram, .offsets = offsets, .count = PAGES, .page_bytes = PAGE_BYTES};
+        l->normal += peer_read_count(&pages);
     }
     return NULL;
 }
@@ -157,11 +175,11 @@ static void flow(int count, uint64_t packets, uint32_t outstanding, int percent)
         pagecheck_close_channel(&client, &lanes[i].channel, in(10));
 }
 
-static void own(int count, uint64_t packets)
+static void own(int count, uint64_t packets, void *(*body)(void *))
 {
     static lane lanes[THREADS_MAX];
     memset(lanes, 0, sizeof lanes);
-    run_lanes(lanes, count, packets, own_lane);
+    run_lanes(lanes, count, packets, body);
 }
 
 static void pause_for(long pace_ns)
@@ -208,10 +226,13 @@ static void check(int rounds, long pace_ns)
     printf("\n");
 }
 
-static void futex_wait(uint32_t *word, uint32_t seen)
+static void futex_wait(uint32_t *word, uint32_t seen, bool bounded)
 {
     while (__atomic_load_n(word, __ATOMIC_ACQUIRE) == seen)
-        syscall(SYS_futex, word, FUTEX_WAIT, seen, NULL, NULL, 0);
+        if (bounded)
+            pgck_futex_wait(word, seen, in(1));
+        else
+            syscall(SYS_futex, word, FUTEX_WAIT, seen, NULL, NULL, 0);
 }
 
 static void futex_raise(uint32_t *word)
@@ -220,25 +241,39 @@ static void futex_raise(uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
-static void ping(int rounds, long pace_ns)
+static void answer_for_ever(uint32_t *there, uint32_t *back, bool checks)
+{
+    uint64_t offsets[PAGES], sorted[PAGES];
+    struct stat st;
+    if (checks)
+        ram = mmap(NULL, ram_pages * PAGE_BYTES, PROT_READ, MAP_SHARED, ram_fd, 0);
+    if (ram == MAP_FAILED)
+        _exit(1);
+    offsets_of(0, offsets);
+    for (uint32_t seen = 0;; seen++) {
+        futex_wait(there, seen, checks);
+        if (checks && (fstat(ram_fd, &st) != 0 || check_packet(offsets, sorted) != 0))
+            _exit(1);
+        futex_raise(back);
+    }
+}
+
+static void ping(int rounds, long pace_ns, bool checks)
 {
     uint32_t *pair =
         mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    uint32_t *there = &pair[0], *back = &pair[64];
+    uint32_t *there = pair, *back = pair + 32;
     pid_t child = fork();
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        for (uint32_t seen = 0;; seen++) {
-            futex_wait(there, seen);
-            futex_raise(back);
-        }
+        answer_for_ever(there, back, checks);
     }
     for (int i = -8; i < rounds; i++) {
         pause_for(pace_ns);
         int64_t begin = pagecheck_now_ns();
         uint32_t seen = __atomic_load_n(back, __ATOMIC_RELAXED);
         futex_raise(there);
-        futex_wait(back, seen);
+        futex_wait(back, seen, checks);
         int64_t took = pagecheck_now_ns() - begin;
         if (i >= 0)
             printf("%" PRId64 " ", took);
@@ -271,7 +306,7 @@ int main(int argc, char **argv)
     char word[16];
     long a, b, c, d;
     char line[128];
-    int fd = argc == 3 ? make_ram((uint64_t)atol(argv[2]) << 20) : -1;
+    int fd = ram_fd = argc == 3 ? make_ram((uint64_t)atol(argv[2]) << 20) : -1;
     kernel = pc_kernel_auto();
     if (fd < 0 || pagecheck_connect(argv[1], in(10), &client) != 0 ||
         pagecheck_attach(&client, "bench", fd, PAGE_BYTES, NULL, 0, in(10), &block) != 0)
@@ -281,13 +316,17 @@ int main(int argc, char **argv)
         if (sscanf(line, "%15s %ld %ld %ld %ld", word, &a, &b, &c, &d) < 1)
             continue;
         if (strcmp(word, "ping") == 0)
-            ping((int)a, b);
+            ping((int)a, b, false);
+        else if (strcmp(word, "remote") == 0)
+            ping((int)a, b, true);
         else if (strcmp(word, "check") == 0)
             check((int)a, b);
         else if (strcmp(word, "trip") == 0)
             trip((int)a, b, (uint32_t)c);
         else if (strcmp(word, "own") == 0)
-            own((int)a, (uint64_t)b);
+            own((int)a, (uint64_t)b, own_lane);
+        else if (strcmp(word, "read") == 0)
+            own((int)a, (uint64_t)b, read_lane);
         else if (strcmp(word, "flow") == 0)
             flow((int)a, (uint64_t)b, (uint32_t)c, (int)d);
         fflush(stdout);
