@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 CHECK_DEADLINE_S: Final = 60.0
+_NOT_OF_WORKERS: Final = ("self", "start_timeout")  # of the arguments
 VISIT_S: Final = 1.0  # to bring idle workers up to date at once
 
 _process = os.getpid()  # a check reads this word; asking the kernel would cost it 2 us
@@ -110,18 +111,9 @@ class Coordinator:
         """
         if channels is None:
             channels = min(len(wq), CHANNELS_MAX) or default_channels()
-        self.arguments: dict[str, Any] = {
-            "channels": channels,
-            "engine": engine,
-            "wq": wq,
-            "fallback": fallback,
-            "kernel": kernel,
-            "batch_pages": batch_pages,
-            "nice": nice,
-            "stall": stall,
-        }
-        check_start(**self.arguments)
-        self.arguments["wq"] = tuple(wq)
+        given: dict[str, Any] = {k: v for k, v in locals().items() if k not in _NOT_OF_WORKERS}
+        check_start(**given)
+        self.arguments = {**given, "wq": tuple(wq)}
         self._creator = os.getpid()
         self._stop = threading.Event()
         self._pools: list[Pool] = []
@@ -136,15 +128,7 @@ class Coordinator:
             self._end = weakref.finalize(self, release_all, os.getpid(), *kept)
         if engine == "none":
             return
-        self.settings = make_settings(
-            engine,
-            wq,
-            fallback=fallback,
-            kernel=kernel,
-            batch_pages=batch_pages,
-            nice=nice,
-            stall=stall,
-        )
+        self.settings = make_settings(**{k: given[k] for k in given if k != "channels"})
         try:
             self._pool = self._start(owner, self.settings, channels, start_timeout)
         except BaseException:
@@ -154,11 +138,7 @@ class Coordinator:
 
     @classmethod
     def taking_over(cls, first: WorkerProcess | None, **arguments: Any) -> Coordinator:
-        """One whose first channel has a worker that was started ahead, if there is one.
-
-        Args:
-            arguments: as to make any other; raises as that does.
-        """
+        """Made with these arguments; the first channel's worker was started ahead, if it was."""
         made = cls.__new__(cls)
         made._first = first
         made.__init__(**arguments)  # type: ignore[misc]  # it has to know the worker before
