@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import pagecheck
-from pagecheck.native import _native
+from pagecheck.native import Feed, _native
+from tests.unit.native_entries import SLOT_PAGES, ring
 
 BITS = 320
 ROOT = Path(pagecheck.__file__).parents[1]
@@ -95,6 +96,20 @@ def test_read_only_words_are_refused() -> None:
 
 PAGE = 4096
 offset = st.integers(0, 40).map(lambda n: n * PAGE) | st.integers(0, 2**64 - 1)
+
+
+edges = st.sampled_from([2**63, 2**63 - PAGE, 2**63 + PAGE, 2**64 - PAGE])
+
+
+@given(st.lists(offset | edges, min_size=1, max_size=50), st.integers(1, 32))
+def test_a_check_takes_pages_of_its_block_only(offsets: list[int], pages: int) -> None:
+    target = _native.check_target(0, PAGE, pages * PAGE, SLOT_PAGES, 50, 0, pages * PAGE, 1)
+    good = not any(o % PAGE or o >= pages * PAGE for o in offsets)
+    with ring() as fds:
+        feed = Feed(*fds)
+        array = np.array(offsets, np.uint64)
+        assert feed.submit_check(target, array) == (len(offsets) if good else 0)
+        feed.close()
 
 
 @given(st.lists(offset, max_size=50), st.integers(1, 32))

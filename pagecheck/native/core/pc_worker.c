@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "pc_bits.h"
+#include "pc_offsets.h"
 
 typedef struct request {
     uint32_t kind;
@@ -119,14 +120,8 @@ const pc_block *pc_worker_block(const pc_worker *worker, uint32_t id)
 static bool copy_offsets(uint64_t *copy, struct pagecheck_slot *slot, const pc_block *block,
                          uint32_t count)
 {
-    uint64_t bad = 0;
     memcpy(copy, pgck_slot_offsets(slot), count * sizeof *copy);
-    for (uint32_t i = 0; i < count; i++) {
-        uint64_t offset = copy[i];
-        bad |= offset & (block->page_bytes - 1);
-        bad |= (uint64_t)(offset >= block->bytes);
-    }
-    return bad == 0;
+    return pc_offsets_are_pages(copy, count, block->page_bytes, block->bytes);
 }
 
 /* Returns 0 after it began to decide the batch into the slot, else why it is refused. */

@@ -103,7 +103,7 @@ PyObject *py_feed_submit_check(PyObject *object, PyObject *const *args, Py_ssize
     py_feed_drop_views(self);
     bool forked = getpid() != self->pid; /* the ring is the parent's */
     size_t count = forked ? 0 : copy_offsets(self, args[1], target->pages_max);
-    if (pc_offsets_check(self->copied, count, target->page_bytes, target->block_bytes) >= 0)
+    if (!pc_offsets_are_pages(self->copied, count, target->page_bytes, target->block_bytes))
         count = 0;
     /* The answers' places come with finish_check; before it nothing is collected. */
     const pc_job job = {.block = target->block,
