@@ -52,7 +52,6 @@ MADE: Final = ("Coordinator", "Client")  # by the caller; the constructors of ot
 INTERNAL: Final = {
     "taking_over",
     *(
-        "taking_over",
         "scan_block",
         "execute",
         "own",
