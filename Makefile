@@ -8,7 +8,7 @@
 # make models  the ring's protocol in Spin, and its mutants
 # make bounds  the tests at both ends of the supported range: oldest and newest dependencies, Pythons
 # make dist-check  an sdist and a wheel, built, installed outside the tree and used there
-# make bench   every benchmark (minutes)
+# make bench   every benchmark (minutes); make bench-quick  the ten rows that matter (two minutes)
 
 PYTHON ?= python3
 CC = gcc
@@ -19,7 +19,7 @@ TOOLS := $(VENV)/.tools
 SAMPLE := build/sample.ram
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 docs models bounds dist-check bench clean
+.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 docs models bounds dist-check bench bench-quick clean
 
 $(PACKAGE): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
 	@tools/needs "$(PYTHON)"
@@ -75,6 +75,9 @@ dist-check:
 
 bench: $(TOOLS)
 	$(BIN)/python -m tools.bench all
+
+bench-quick: $(TOOLS)
+	$(BIN)/python -m tools.bench quick
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) pagecheck/native/*.so

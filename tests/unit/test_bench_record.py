@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import page, record
+from tools.bench import page, quick, record
 from tools.bench.rows import Row, Spread
 
 
@@ -69,3 +69,10 @@ def test_a_table_says_what_limits_a_row(tmp_path: Path, monkeypatch: pytest.Monk
     assert "| the bus |" in text
     assert r"zero \| half; now" in text
     assert "old" not in text
+
+
+def test_the_quick_rows_are_found_by_name_or_missed_loudly() -> None:
+    rows = [_row("zero", 1, 1, 1), _row("half", 1, 1, 1)]
+    assert list(quick._kept(rows, (("scan", "half", "dd"),))) == rows[1:]
+    with pytest.raises(LookupError, match="no row"):
+        list(quick._kept(rows, (("scan", "random", "dd"),)))

@@ -21,6 +21,7 @@ from tools.bench import (
     dsa,
     kernels,
     pool,
+    quick,
     record,
     sidecar,
     sparse,
@@ -50,7 +51,7 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
 
 
 @click.command(help=__doc__)
-@click.argument("what", type=click.Choice([*SUITES, "against", "all"]))
+@click.argument("what", type=click.Choice([*SUITES, "quick", "against", "all"]))
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True)
 @click.option("--guest", type=click.Path(exists=True, path_type=Path), help="A real guest's RAM.")
 @click.option("--other", type=click.Path(exists=True, path_type=Path), help="For `against`.")
@@ -86,6 +87,8 @@ def main(
 
 
 def _suite(name: str, repeats: int, guest: Path | None, other: Path | None) -> list[Row]:
+    if name == "quick":
+        return quick.run(repeats)
     if name != "against":
         return SUITES[name](repeats, guest)
     if other is None:

@@ -102,7 +102,7 @@ def _row(
     )
 
 
-def _fragmented(repeats: int, kind: str, size: int) -> list[Row]:
+def fragmented(repeats: int, kind: str, size: int) -> list[Row]:
     """A file whose every second page is a hole, and one where chance decides."""
     rng = random.Random(2)
     where = f"{size / (1 << 30):g} GiB on {kind}"
@@ -167,7 +167,7 @@ def run(repeats: int) -> list[Row]:
     rows = []
     for kind in SYSTEMS:
         for size in (512 << 20, 1 << 30):
-            rows += _fragmented(repeats, kind, size)
+            rows += fragmented(repeats, kind, size)
     for kind in SYSTEMS:
         rows += _huge(repeats, kind)
     return rows
