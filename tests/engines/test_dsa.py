@@ -1,6 +1,7 @@
 """The DSA engine on the software device: every way to submit, under every fault plan, gives the
 answers of numpy, decides every page, changes nothing, and ends in time."""
 
+import contextlib
 import itertools
 import os
 import random
@@ -13,6 +14,7 @@ import pytest
 
 from pagecheck import Coordinator, Report, scan
 from pagecheck.coordinator import settings
+from pagecheck.coordinator.scan import ScanWork
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.shm.layout import statistic
 from tests.support.bitmaps import bits
@@ -288,21 +290,27 @@ def test_is_running_tells_the_truth(ram: Ram, clean: None) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_workers_that_are_killed_in_flight(ram: Ram, clean: None, mode: str) -> None:
-    queue = f"model:mode={mode},delay=200"
+def test_workers_that_are_killed_in_flight(
+    ram: Ram, clean: None, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = ScanWork.take
+    taken = itertools.count(1)
+
+    def take_and_kill(work: ScanWork) -> tuple[int, int] | None:
+        now = next(taken)
+        if now in (10, 20, 30):  # one of either channel at least, with pages left to decide
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(coordinator.worker_pids[now // 10 % 2], 9)
+        return take(work)
+
+    monkeypatch.setattr(ScanWork, "take", take_and_kill)
+    queue = f"model:mode={mode},delay=20000"
     with Coordinator(engine="dsa", wq=[queue] * 2, batch_pages=16, stall=4.0) as coordinator:
         block = coordinator.attach(ram.source)
-        killed: list[int] = []
-
-        def kill(_done: int, _total: int) -> None:
-            if len(killed) < 3:
-                killed.append(coordinator.worker_pids[len(killed) % 2])
-                os.kill(killed[-1], 9)
-
-        report = coordinator.scan(block, progress=kill)
-        assert_exact(report, ram)
         assert_exact(coordinator.scan(block), ram)
         assert coordinator.workers_replaced >= 1
+        assert next(taken) > 40
+        assert_exact(coordinator.scan(block), ram)
 
 
 @pytest.mark.parametrize("mode", MODES)
