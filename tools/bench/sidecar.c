@@ -95,12 +95,13 @@ static void *own_lane(void *argument)
 static void *read_lane(void *argument)
 {
     lane *l = argument;
+    const peer_count read_all = peer_read_like(kernel);
     uint64_t offsets[PAGES];
     for (uint64_t i = 0; i < l->packets; i++) {
         offsets_of(l->first + i, offsets);
         const pc_pages pages = {
             .base = ram, .offsets = offsets, .count = PAGES, .page_bytes = PAGE_BYTES};
-        l->normal += peer_read_count(&pages);
+        l->normal += read_all(&pages);
     }
     return NULL;
 }
