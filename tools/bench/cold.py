@@ -83,4 +83,5 @@ def _row(case: str, ours: str, peer: str, times: list[dict[str, float]]) -> Row:
         ours=float(np.median([each[ours] for each in times])) * per_page,
         theirs=float(np.median([each[peer] for each in times])) * per_page,
         limit=None,
+        limited_by="the kernel's copy, or its faults",
     )

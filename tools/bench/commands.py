@@ -55,6 +55,7 @@ def against_fallocate(repeats: int) -> list[Row]:
                 theirs=statistics.median(theirs) * 1e3,
                 limit=None,
                 unit="ms",
+                limited_by="the kernel's copy of tmpfs pages into a buffer, and the start",
             )
         )
     return rows
@@ -140,6 +141,7 @@ def _bound(
         limit=None,
         unit=unit,
         detail=detail,
+        limited_by="the start of two Pythons" if unit == "ms" else "two Pythons and their buffers",
     )
 
 

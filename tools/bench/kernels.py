@@ -36,6 +36,19 @@ _PEERS = {
     "read": "pure read",
 }
 
+_LIMITS = {
+    ("zero", "in order"): "memory bandwidth",
+    ("zero", "random"): "cache misses in flight, and the TLB",
+    ("half", "in order"): "memory bandwidth for the zero half, a cache miss for each normal page",
+    ("half", "random"): "cache misses in flight, and the TLB",
+    ("normal", "in order"): "a cache miss for each page",
+    ("normal", "random"): "a cache miss for each page, and the TLB",
+    ("last-byte", "in order"): "two cache misses for each page",
+    ("last-byte", "random"): "two cache misses for each page, and the TLB",
+    ("guest", "in order"): "memory bandwidth for its zero pages",
+    ("guest", "random"): "cache misses in flight, and the TLB",
+}
+
 # (case, order, peer) to the least ratio that is wanted.
 _AIMS = {
     ("zero", "in order", "read"): 0.95,
@@ -113,6 +126,7 @@ class _Case:
             theirs=statistics.median(theirs) if theirs else None,
             limit=limit,
             note="" if theirs else "absent: libisal.so.2 is not installed (Debian: libisal2)",
+            limited_by=_LIMITS[(self.name, self.order)],
         )
 
 

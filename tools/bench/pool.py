@@ -108,4 +108,5 @@ def _row(
         ours=float(np.median(ours)) * per_page,
         theirs=float(np.median(theirs)) * per_page,
         limit=float(np.median(limit)) * per_page,
+        limited_by="memory bandwidth",
     )

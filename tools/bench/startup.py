@@ -69,6 +69,7 @@ def _against_bare(repeats: int, what: str, ours: list[str], bare: list[str], aim
         theirs=statistics.median(theirs for _mine, theirs in pairs),
         limit=None,
         unit="ms",
+        limited_by="two starts of Python, and a worker's self-test" if "scan" in what else "Python",
     )
 
 
@@ -92,6 +93,7 @@ def warm(repeats: int) -> list[Row]:
         theirs=WARM_MS,
         limit=None,
         unit="ms",
+        limited_by="Python around two batches, and the report",
     )
     return [row]
 
