@@ -56,10 +56,10 @@ def looks(channel: DirectChannel, moved_clock: MovedClock, ns: int) -> int:
         Nanoseconds after which it was found gone; 0: it was not.
     """
     begun = moved_clock.ns
-    while moved_clock.ns - begun <= ns:
-        channel.supervise()
+    while (looked := moved_clock.ns - begun) <= ns:
+        channel.supervise()  # a kill moves the clock, too: it waits for the end
         if channel.is_gone:
-            return moved_clock.ns - begun
+            return looked
         moved_clock.ns += LOOK_NS
     return 0
 
