@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from pagecheck import clock, errors
+from pagecheck import clock
 from pagecheck.errors import (
     EngineError,
     SourceError,
@@ -34,6 +34,7 @@ from pagecheck.errors import (
     to_wire,
 )
 from pagecheck.logs import Log
+from pagecheck.shortage import no_process
 
 if TYPE_CHECKING:
     from pagecheck.model import RamBlock
@@ -129,9 +130,8 @@ class _Child:
         except BaseException as error:
             self._socket.close()
             if isinstance(error, OSError):
-                raise errors.ResourceError(
-                    f"{self._text}: cannot start a process that scans it: {error.strerror}"
-                ) from error
+                what = f"{self._text}: cannot start a process that scans it"
+                raise no_process(what, error, "vfork, execve, pipe2 or setsid") from error
             raise
 
     def receive(self, until: float | None) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sys
 
 from pagecheck.errors import EngineError, PagecheckError, ResourceError
 
@@ -48,6 +49,16 @@ def refused(doing: str, error: BaseException, call: str | None = None) -> Pagech
     if call is not None and number in _FORBIDDEN:
         return EngineError(f"{doing}: {forbidden(f'the system call {call}', number)}")
     return EngineError(f"{doing}: {os.strerror(number) if number else error}")
+
+
+def no_process(doing: str, error: OSError, call: str) -> PagecheckError:
+    """What to raise where a Python of ours cannot be started; arguments as of `refused`."""
+    if error.errno in (errno.EACCES, errno.ENOENT) and not os.access(sys.executable, os.X_OK):
+        return EngineError(
+            f"{doing}: {sys.executable}, or a folder that leads to it, is not there or not "
+            f"executable for uid {os.geteuid()}; install pagecheck where that user may run it"
+        )
+    return refused(doing, error, call)
 
 
 def no_thread(purpose: str, error: RuntimeError) -> PagecheckError:

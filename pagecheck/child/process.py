@@ -139,7 +139,9 @@ class Child:
                 call = "pidfd_open"
                 self._process.open_pidfd()
             except OSError as error:
-                raise _refused(f"{where}cannot start a {role}", error, call) from error
+                from pagecheck.shortage import no_process  # not needed where all goes well
+
+                raise no_process(f"{where}cannot start a {role}", error, call) from error
             undo.pop_all()
 
     def _spawn(self, command: list[str], fd: int) -> Process:
@@ -280,7 +282,7 @@ def reap_left_behind() -> None:
         _left_behind[:] = [each for each in _left_behind if each.poll() is None]
 
 
-def _refused(doing: str, error: OSError, call: str | None = None) -> PagecheckError:
-    from pagecheck.shortage import refused  # not needed where all goes well
+def _refused(doing: str, error: OSError) -> PagecheckError:
+    from pagecheck.shortage import refused
 
-    return refused(doing, error, call)
+    return refused(doing, error)

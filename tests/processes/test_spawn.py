@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
-from pagecheck import Coordinator, oneshot, scan
+from pagecheck import Coordinator, aside, oneshot, scan
 from pagecheck.child import process
 from pagecheck.child.spawn import Process
 from pagecheck.coordinator import worker as worker_module
@@ -203,3 +204,19 @@ def test_one_that_cannot_start(ram: str, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(EngineError, match=r"channel 0 lost 5 workers while they started: .*: no$"):
         scan(ram)
     process.reap_left_behind()
+
+
+@pytest.mark.parametrize("mode", [0o644, None])
+def test_a_python_that_cannot_be_executed_is_named(
+    ram: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int | None
+) -> None:
+    """As one in another user's home is for a service of its own uid."""
+    python = tmp_path / "python"
+    if mode is not None:
+        python.touch(mode)
+    monkeypatch.setattr(sys, "executable", str(python))
+    named = rf"{python}, or a folder that leads to it, is not there or not executable for uid \d+"
+    with pytest.raises(EngineError, match=f"cannot start a worker: {named}"):
+        scan(ram, channels=1)
+    with pytest.raises(EngineError, match=f"cannot start a process that scans it: {named}"):
+        aside.scan("nfs", {"source": ram, "deadline": None}, None)
