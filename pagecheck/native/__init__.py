@@ -2,12 +2,12 @@
 
 try:
     import pagecheck.native._native as _native
+    from pagecheck.native._native import Feed, Portal, Walk, Worker
 except ImportError as error:
     raise ImportError(
         f"the C helper cannot be loaded: {error}; install pagecheck (docs/installation.md) and use "
-        "it from outside its source tree",
+        "it from outside its source tree, or build the helper there again with 'pip install -e .'",
         name="pagecheck.native._native",
     ) from error
-from pagecheck.native._native import Feed, Portal, Walk, Worker
 
 __all__ = ["Feed", "Portal", "Walk", "Worker", "_native"]

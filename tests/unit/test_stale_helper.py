@@ -52,13 +52,21 @@ def test_an_installed_one_has_no_sources(package: Path) -> None:
     assert not outcome.helper_is_stale()
 
 
-def test_a_helper_that_is_not_built(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("helper", "said"),
+    [(None, "No module named"), ("Feed = Portal = Worker = None", "cannot import name 'Walk'")],
+)
+def test_a_helper_that_is_not_built_or_of_another_version(
+    tmp_path: Path, helper: str | None, said: str
+) -> None:
     source = Path(main.__file__).parents[1]
     unbuilt = shutil.ignore_patterns("*.so", "*.so.1", "__pycache__", "core", "model")
     shutil.copytree(source, tmp_path / "pagecheck", ignore=unbuilt)
+    if helper is not None:
+        (tmp_path / "pagecheck/native/_native.py").write_text(helper)
     command = [sys.executable, "-m", "pagecheck", "kernels"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 3
-    assert "the C helper cannot be loaded: No module named" in done.stderr
+    assert f"the C helper cannot be loaded: {said}" in done.stderr
     assert "docs/installation.md" in done.stderr
     assert done.stderr.count("\n") == 1
