@@ -20,6 +20,7 @@ from tools.bench import (
     disk,
     dsa,
     kernels,
+    neon,
     pool,
     quick,
     record,
@@ -37,6 +38,7 @@ def _kernels(repeats: int, guest: Path | None) -> list[Row]:
 
 SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
     "kernels": _kernels,
+    "neon": lambda _repeats, _guest: neon.run(),
     "pool": lambda repeats, _guest: pool.run(repeats),
     "channel": lambda repeats, _guest: channel.run(repeats),
     "cold": lambda repeats, _guest: cold.run(repeats),
