@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
+from pagecheck.child.process import leave_behind, reap_left_behind
 from pagecheck.errors import (
     EngineError,
     SourceError,
@@ -50,8 +51,6 @@ _BOOT: Final = (
     "from pagecheck import aside, oneshot; from pagecheck.cli import signals; "
     "os._exit(aside.serve(int(sys.argv[2]), oneshot, signals))"
 )
-
-_abandoned: list[subprocess.Popen[bytes]] = []  # not waited for
 
 log = Log(__name__)
 
@@ -109,6 +108,7 @@ class _Child:
     def __init__(self, options: dict[str, Any]) -> None:
         if not sys.executable:
             raise EngineError("cannot scan in a separate process: sys.executable is not set")
+        reap_left_behind()
         self._text = os.fspath(options["source"])
         self._buffer = bytearray()
         self._socket, theirs = socket.socketpair()
@@ -175,7 +175,7 @@ class _Child:
             self._process.kill()
         if not self._ended(SOON_S):
             log.info("process %d waits for its file system and is abandoned", self._process.pid)
-            _abandoned.append(self._process)
+            leave_behind(self._process)
 
     def _ended(self, seconds: float) -> bool:
         try:

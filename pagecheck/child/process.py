@@ -23,7 +23,14 @@ from pagecheck.printable import printable
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Any, Final, Protocol
+
+    class Pollable(Protocol):
+        """A process of ours; `poll` reaps it if it has ended."""
+
+        def poll(self) -> int | None:
+            """Its exit status; None: it runs."""
+
 
 REAP_NS: Final = 5_000_000_000
 LAST_WORDS_NS: Final = 200_000_000  # to wait for the end of one that hung up
@@ -230,8 +237,7 @@ class Child:
         self._process.close()
         os.close(self._stderr)
         if self._process.poll() is None:
-            with _left_behind_lock:
-                _left_behind.append(self._process)
+            leave_behind(self._process)
 
     def describe_end(self) -> str:
         """How it ended, for a message."""
@@ -261,7 +267,7 @@ class Child:
         return printable(text.rpartition("\n")[2].strip(), LAST_CHARACTERS)
 
 
-_left_behind: list[Process] = []
+_left_behind: list[Pollable] = []
 _left_behind_lock = allocate_lock()
 
 
@@ -274,6 +280,12 @@ def _forget_left_behind() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_left_behind)
+
+
+def leave_behind(process: Pollable) -> None:
+    """Takes over a process that does not end; the next one that is started reaps it if it has."""
+    with _left_behind_lock:
+        _left_behind.append(process)
 
 
 def reap_left_behind() -> None:

@@ -136,6 +136,17 @@ def test_the_function(fs: StallingFs) -> None:
     assert time.monotonic() - before < SOON_S
 
 
+def test_the_next_scan_reaps_what_was_left(fs: StallingFs, tmp_path: Path) -> None:
+    fs.stall("OPEN")
+    with pytest.raises(StorageStalled, match="did not answer"):
+        package.scan(fs.path, deadline=0.5)
+    (left,) = [each for each in psutil.Process().children() if "aside" in " ".join(each.cmdline())]
+    fs.end()
+    wait_for(lambda: left.status() == psutil.STATUS_ZOMBIE, "its end")
+    package.scan(sparse_file(tmp_path / "ram", 4, {}), channels=1)
+    assert not left.is_running()
+
+
 def test_whoever_asked_is_killed(fs: StallingFs) -> None:
     """What waits for the file system is left, and ends with it."""
     fs.stall("OPEN")

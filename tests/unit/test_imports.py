@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "workers": {"child", "shm", "hw", "native", "shortage"},
     "coordinator": {"child", "shm", "native", "plan", "report", "shortage"},
     "vmm": {"child", "shm", "native", "shortage", "printable"},
-    "aside": {"report", "shm", "shortage"},
+    "aside": {"child", "report", "shm", "shortage"},
     "oneshot": {"aside", "coordinator", "vmm", "shm", "plan", "report"},
     "service": {
         *("coordinator", "vmm", "shm", "native", "plan", "report", "_version", "shortage", "child"),
