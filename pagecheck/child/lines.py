@@ -21,6 +21,7 @@ class _Plain:
     strict = True
     object_hook = None
     object_pairs_hook = None
+    array_hook = None  # Python 3.15
     parse_float = float
     parse_int = int
     parse_constant = float

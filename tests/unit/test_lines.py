@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pagecheck.child import lines
 
-WAYS = [lines._by_c(), lines._by_json()]
+WAYS = [(lines.dumps, lines.loads), lines._by_json()]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
