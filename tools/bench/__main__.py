@@ -1,4 +1,4 @@
-"""`python -m tools.bench WHAT`: a table of ratios measured in one run, and the same as JSON.
+"""`python -m tools.bench WHAT...`: a table of ratios measured in one run, and the same as JSON.
 
 It asserts nothing. A ratio above 1 means that pagecheck is better than the peer; an aim is what the
 project wants the median to be.
@@ -53,7 +53,9 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
 
 
 @click.command(help=__doc__)
-@click.argument("what", type=click.Choice([*SUITES, "quick", "against", "all"]))
+@click.argument(
+    "what", type=click.Choice([*SUITES, "quick", "against", "all"]), nargs=-1, required=True
+)
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True)
 @click.option("--guest", type=click.Path(exists=True, path_type=Path), help="A real guest's RAM.")
 @click.option("--other", type=click.Path(exists=True, path_type=Path), help="For `against`.")
@@ -64,21 +66,21 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), default=BUILD / "bench.json")
 def main(
-    what: str,
+    what: tuple[str, ...],
     repeats: int,
     guest: Path | None,
     other: Path | None,
     compare: Path | None,
     json_path: Path,
 ) -> None:
-    """Runs one suite, or all."""
+    """Runs suites, or all of them."""
     try:
         old = record.read(compare) if compare else None
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     command = shlex.join(["python", "-m", "tools.bench", *sys.argv[1:]])
     run = record.Run(command, record.machine(), {})
-    for name in SUITES if what == "all" else (what,):
+    for name in SUITES if "all" in what else what:
         click.echo(f"{name} ...", err=True)
         run.suites[name] = _suite(name, repeats, guest, other)
     print(table(run.rows))
