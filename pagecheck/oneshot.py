@@ -208,7 +208,9 @@ def _started(
 
         first = start_ahead(stack)
     coordinator = _start(start, options["deadline"], started, first)
-    return None if coordinator is None else stack.enter_context(coordinator)
+    if coordinator is not None:
+        stack.callback(coordinator.close)  # enter_context loads inspect from Python 3.15 on
+    return coordinator
 
 
 def _scan_parts(
