@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
 from pagecheck.child.process import leave_behind, reap_left_behind
+from pagecheck.child.wire import above_standard
 from pagecheck.errors import (
     EngineError,
     SourceError,
@@ -111,7 +112,8 @@ class _Child:
         reap_left_behind()
         self._text = os.fspath(options["source"])
         self._buffer = bytearray()
-        self._socket, theirs = socket.socketpair()
+        self._socket, end = socket.socketpair()
+        theirs = socket.socket(fileno=above_standard(end.detach()))
         inherited = _descriptors(self._text)
         home = os.path.abspath(f"{__file__}/../..")
         command = [sys.executable, "-P", "-c", _BOOT, home, str(theirs.fileno())]

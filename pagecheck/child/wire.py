@@ -34,6 +34,26 @@ _GONE: Final = (
 )
 
 
+def above_standard(fd: int) -> int:
+    """Moves a descriptor for another program to a number that is none of 0 to 2, which such a
+    program has for other things and a host program may have closed.
+
+    Returns:
+        Its number now; `fd` is closed if that is another one, and after an error.
+
+    Raises:
+        OSError: no other number can be had.
+    """
+    if fd > 2:
+        return fd
+    from fcntl import F_DUPFD_CLOEXEC, fcntl  # rare
+
+    try:
+        return fcntl(fd, F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
 class Closed(Exception):
     """The other side closed its end: it is dead or dying."""
 
@@ -46,9 +66,14 @@ class Link:
 
     @classmethod
     def pair(cls) -> tuple[Link, Link]:
-        """Two connected ends; neither is inherited by a program that is started."""
+        """Two connected ends; neither is inherited by a program that is started. The second is
+        for such a program."""
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        return cls(ours), cls(theirs)
+        try:
+            return cls(ours), cls.inherited(above_standard(theirs.detach()))
+        except OSError:
+            ours.close()
+            raise
 
     @classmethod
     def inherited(cls, fd: int) -> Link:

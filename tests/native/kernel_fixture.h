@@ -74,4 +74,28 @@ static inline void unmap_fenced(unsigned char *bytes, size_t length)
     munmap(bytes - SMALL, length + 2 * SMALL);
 }
 
+typedef struct kernel_test {
+    const char *name;
+    void (*run)(const pc_kernel *kernel);
+} kernel_test;
+
+/* Runs every test with every kernel that this CPU runs; the program's exit status. */
+static inline int check_kernels(const kernel_test *tests, size_t count)
+{
+    for (size_t k = 0; k < pc_kernel_count(); k++) {
+        const pc_kernel *kernel = pc_kernel_at(k);
+        const char *why_not = pc_kernel_why_not(kernel);
+        if (why_not) {
+            printf("skip %s: %s\n", kernel->name, why_not);
+            continue;
+        }
+        for (size_t i = 0; i < count; i++) {
+            check_begin();
+            tests[i].run(kernel);
+            check_end(tests[i].name, kernel->name);
+        }
+    }
+    return check_summary();
+}
+
 #endif

@@ -189,25 +189,9 @@ static void test_written(const pc_kernel *kernel)
 
 int main(void)
 {
-    static const struct {
-        const char *name;
-        void (*run)(const pc_kernel *kernel);
-    } tests[] = {
+    static const kernel_test tests[] = {
         {"places", test_places}, {"lengths", test_lengths}, {"ranges", test_ranges},
         {"large", test_large},   {"written", test_written},
     };
-    for (size_t k = 0; k < pc_kernel_count(); k++) {
-        const pc_kernel *kernel = pc_kernel_at(k);
-        const char *why_not = pc_kernel_why_not(kernel);
-        if (why_not) {
-            printf("skip %s: %s\n", kernel->name, why_not);
-            continue;
-        }
-        for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
-            check_begin();
-            tests[i].run(kernel);
-            check_end(tests[i].name, kernel->name);
-        }
-    }
-    return check_summary();
+    return check_kernels(tests, sizeof tests / sizeof tests[0]);
 }

@@ -259,10 +259,7 @@ static void test_table(void)
 
 int main(void)
 {
-    static const struct {
-        const char *name;
-        void (*run)(const pc_kernel *kernel);
-    } tests[] = {
+    static const kernel_test tests[] = {
         {"lengths", test_lengths},       {"places", test_places}, {"batches", test_batches},
         {"fences", test_fences},         {"large", test_large},   {"prefetch", test_prefetch},
         {"self-check", test_self_check},
@@ -273,18 +270,5 @@ int main(void)
     check_begin();
     test_faults_are_found();
     check_end("faults are found", "");
-    for (size_t k = 0; k < pc_kernel_count(); k++) {
-        const pc_kernel *kernel = pc_kernel_at(k);
-        const char *why_not = pc_kernel_why_not(kernel);
-        if (why_not) {
-            printf("skip %s: %s\n", kernel->name, why_not);
-            continue;
-        }
-        for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
-            check_begin();
-            tests[i].run(kernel);
-            check_end(tests[i].name, kernel->name);
-        }
-    }
-    return check_summary();
+    return check_kernels(tests, sizeof tests / sizeof tests[0]);
 }

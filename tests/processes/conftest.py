@@ -1,5 +1,6 @@
 """After every test: no name in /dev/shm, no child, no descriptor and no feeder thread is left."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -28,3 +29,17 @@ def ram() -> Iterator[KnownRam]:
     ram = dense_ram(1024)
     yield ram
     ram.close()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The processes that were started meanwhile."""
+    pids: list[int] = []
+    spawn = os.posix_spawn
+
+    def noting(*given: object, **options: object) -> int:
+        pids.append(spawn(*given, **options))
+        return pids[-1]
+
+    monkeypatch.setattr(os, "posix_spawn", noting)
+    return pids

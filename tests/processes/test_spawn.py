@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,20 +26,6 @@ def ram(tmp_path: Path) -> str:
     path = tmp_path / "ram"
     path.write_bytes(bytes(64 << 10))
     return str(path)
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The processes that were started meanwhile."""
-    pids: list[int] = []
-    spawn = os.posix_spawn
-
-    def noting(*given: object, **options: object) -> int:
-        pids.append(spawn(*given, **options))
-        return pids[-1]
-
-    monkeypatch.setattr(os, "posix_spawn", noting)
-    return pids
 
 
 def words_of(pid: int, name: str) -> list[str]:
@@ -220,3 +208,36 @@ def test_a_python_that_cannot_be_executed_is_named(
         scan(ram, channels=1)
     with pytest.raises(EngineError, match=f"cannot start a process that scans it: {named}"):
         aside.scan("nfs", {"source": ram, "deadline": None}, None)
+
+
+@pytest.mark.parametrize("closed", [(0,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])
+def test_a_host_program_without_standard_descriptors(closed: tuple[int, ...]) -> None:
+    """Its new descriptors get their numbers, the worker's socket among them."""
+    program = (
+        "import os\n"
+        "from pagecheck import clock\n"
+        "from pagecheck.coordinator.worker import WorkerProcess\n"
+        "said = os.dup(1)\n"
+        f"for fd in {closed}: os.close(fd)\n"
+        "worker = WorkerProcess(0)\n"
+        "worker.hang_up()  # it ends when it sees that, and not for an error\n"
+        "assert worker.wait_gone(clock.now_ns() + 30 * 10**9)\n"
+        "os.write(said, worker.describe_end().encode())\n"
+        "worker.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert re.fullmatch(r"worker \d+ exited with status 0", done.stdout), done
+
+
+@pytest.mark.parametrize("closed", [(0, 1), (1, 2), (0, 1, 2)])
+def test_a_scan_aside_without_standard_descriptors(ram: str, closed: tuple[int, ...]) -> None:
+    program = (
+        "import os\n"
+        "from pagecheck import aside\n"
+        "said = os.dup(1)\n"
+        f"for fd in {closed}: os.close(fd)\n"
+        f"options = {{'source': {ram!r}, 'deadline': None, 'channels': 1}}\n"
+        "os.write(said, str(aside.scan('nfs', options, None).total.zero).encode())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "16", done

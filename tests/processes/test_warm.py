@@ -21,20 +21,6 @@ def ram(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The processes that were started meanwhile."""
-    pids: list[int] = []
-    spawn = os.posix_spawn
-
-    def noting(*given: object, **options: object) -> int:
-        pids.append(spawn(*given, **options))
-        return pids[-1]
-
-    monkeypatch.setattr(os, "posix_spawn", noting)
-    return pids
-
-
 def open_fds() -> list[str]:
     paths = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     return sorted(os.readlink(path) for path in paths if os.path.lexists(path))

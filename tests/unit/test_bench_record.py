@@ -56,6 +56,7 @@ def test_what_was_measured_beside_a_row_is_not_its_name() -> None:
 
 def test_the_page_is_current() -> None:
     text = page.PAGE.read_text()
+    assert page.PART.search(text), "no table of the page is generated"
     assert page.page(text) == text
 
 
