@@ -100,9 +100,8 @@ class Link:
             rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, body)] if fds else []
             self._socket.sendmsg([line], rights, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
         except OSError as error:
-            if error.errno not in _GONE:
-                raise
-            raise Closed(str(error)) from error
+            self._raise_if_gone(error)
+            raise
 
     def receive(self, deadline_ns: int) -> tuple[dict[str, Any], list[int]] | None:
         """Waits for one message until the absolute CLOCK_MONOTONIC time.
@@ -122,9 +121,8 @@ class Link:
         try:
             line, fds, flags = self._receive_with_fds()
         except OSError as error:
-            if error.errno not in _GONE:
-                raise
-            raise Closed(str(error)) from error
+            self._raise_if_gone(error)
+            raise
         if flags & _socket.MSG_CTRUNC:
             for fd in fds:
                 os.close(fd)
@@ -140,6 +138,12 @@ class Link:
         if not isinstance(message, dict):
             raise InternalError(f"not a message on the worker socket: {line[:80]!r}")
         return message, fds
+
+    def _raise_if_gone(self, error: OSError) -> None:
+        """Raises `Closed` where the error means that an end is closed: the other, or ours, which
+        another thread may close at any moment."""
+        if error.errno in _GONE or self._socket.fileno() < 0:
+            raise Closed(str(error)) from error
 
     def _receive_with_fds(self) -> tuple[bytes, list[int], int]:
         """What came, the descriptors with it, and the flags that it came with."""

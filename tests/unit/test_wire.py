@@ -108,3 +108,23 @@ def test_hostile_line(raw: tuple[Link, socket.socket], line: bytes) -> None:
 
 def test_ends_are_not_inherited(ends: tuple[Link, Link]) -> None:
     assert not any(os.get_inheritable(end.fileno()) for end in ends)
+
+
+def test_another_thread_closes_it_as_a_message_comes(
+    ends: tuple[Link, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look that finds something to read and the read."""
+
+    def ready(_fd: int, _deadline_ns: int) -> bool:
+        ends[0].close()
+        return True
+
+    monkeypatch.setattr("pagecheck.clock.wait_ready", ready)
+    with pytest.raises(Closed):
+        ends[0].receive(SOON)
+
+
+def test_send_after_another_thread_closed_it(ends: tuple[Link, Link]) -> None:
+    ends[0].close()
+    with pytest.raises(Closed):
+        ends[0].send({})
