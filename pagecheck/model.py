@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
-    from typing import Literal, NamedTuple
+    from typing import Final, Literal, NamedTuple
 else:
     from pagecheck.typed import Literal, NamedTuple
 
@@ -15,6 +15,25 @@ Holes = Literal["trust", "read"]
 Access = Literal["auto", "map", "read"]
 Format = Literal["auto", "raw"]
 AnswerKind = Literal["at-rest", "live", "paused"]
+
+# What the source of a running VM begins with, before a colon; behind it comes, but for `pid`, the
+# path of the socket that its VMM answers on.
+VM_KINDS: Final = ("pid", "qmp")
+
+
+def vm_source(text: str) -> tuple[str, str]:
+    """The source of a running VM taken apart: `qmp:/run/vm` is `("qmp", "/run/vm")`.
+
+    Returns:
+        One of `VM_KINDS`, and what comes behind the colon; two empty texts for any other source.
+    """
+    kind, colon, rest = text.partition(":")
+    return (kind, rest) if colon and kind in VM_KINDS else ("", "")
+
+
+def is_vm_source(text: str) -> bool:
+    """Whether a source is a running VM."""
+    return vm_source(text)[0] != ""
 
 
 class RamBlock(NamedTuple):

@@ -14,7 +14,7 @@ from pagecheck.coordinator.settings import (
     default_channels,
 )
 from pagecheck.errors import SourceError, StartTimeout, UsageError
-from pagecheck.model import Region
+from pagecheck.model import Region, is_vm_source
 from pagecheck.plan import PAUSE_MAX_S, make_block, require_qmp, require_regions, require_seconds
 from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource, open_source
@@ -326,7 +326,7 @@ def _open(
     """Opens the source; the stack closes it."""
     if trust_path:
         require_qmp(text)
-    if not text.startswith(("pid:", "qmp:")):
+    if not is_vm_source(text):
         ram = open_source(text, format)
         stack.callback(ram.close)
         try:

@@ -7,6 +7,7 @@ import sys
 from pagecheck import logs
 from pagecheck.cli.signals import raise_pending
 from pagecheck.cli.streams import log_to_stderr, require_reader, say
+from pagecheck.model import is_vm_source
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def perform(run: Callable[..., Report], source: str, options: dict[str, Any], sh
     Returns:
         The exit code.
     """
-    if shown.verbose or source.startswith(("pid:", "qmp:")):  # there, others log too
+    if shown.verbose or is_vm_source(source):  # there, others log too
         log_to_stderr(verbose=shown.verbose)
     else:
         logs.set_up_later(lambda: log_to_stderr(verbose=False))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
 from pagecheck.errors import PagecheckError
-from pagecheck.model import Region
+from pagecheck.model import Region, is_vm_source
 from pagecheck.plan import require_qmp, require_regions
 from pagecheck.service.passing import passed_on, require_same
 from pagecheck.service.protocol import close_all
@@ -92,7 +92,7 @@ class Client(Requests):
             reply, received = self.execute("attach", arguments, fds)
             close_all(received)
         found = attached(reply, page_size)
-        if not arguments.get("source", "").startswith(("pid:", "qmp:")):
+        if not is_vm_source(arguments.get("source", "")):
             require_same(found, offset, length)
         return Attached(map(self.own, found), found.unreadable, (*notes, *found.notes))
 

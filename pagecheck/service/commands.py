@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck._version import __version__
 from pagecheck.errors import AccessError, LimitError, UsageError
+from pagecheck.model import is_vm_source
 from pagecheck.native import _native
 from pagecheck.plan import check_page_size, make_block, require_qmp
 from pagecheck.service.arguments import Arguments, page_ranges, regions
@@ -158,7 +159,7 @@ class Commands:
                 "source: only root and the service's own user may name paths, processes and "
                 "shared memory; pass a descriptor on"
             )
-        if source.startswith(("pid:", "qmp:")):
+        if is_vm_source(source):
             if offset is not None or size is not None or given or name is not None:
                 raise UsageError(f"{source}: the VM defines its RAM: give page_size at most")
             return self._attach_vm(source, look, expected, trust_path=trust_path)

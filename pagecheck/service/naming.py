@@ -13,6 +13,7 @@ import os
 from typing import Final, NamedTuple
 
 from pagecheck.errors import SourceError, UsageError
+from pagecheck.model import vm_source
 from pagecheck.service.arguments import Arguments
 from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource, open_source, require_raw
@@ -21,8 +22,8 @@ PID_NAMESPACE: Final = "/proc/self/ns/pid"
 
 
 class Identity(NamedTuple):
-    """What a client sees under a name: st_dev and st_ino of the file, of the socket of `qmp:`, and
-    for `pid:` of its own pid namespace."""
+    """What a client sees under a name: st_dev and st_ino of the file, of a VMM's socket, and for
+    `pid:` of its own pid namespace."""
 
     device: int
     inode: int
@@ -59,13 +60,13 @@ def _may_stall(source: str) -> SourceError:
 
 
 def require_same_vm(source: str, expected: Identity | None) -> None:
-    """Raises SourceError where `pid:` or `qmp:` means another VM to us than to the client."""
+    """Raises SourceError where the source of a VM means another one to us than to the client."""
     if expected is None:
         return
-    by_process = source.startswith("pid:")
-    path = PID_NAMESPACE if by_process else source.removeprefix("qmp:")
+    kind, path = vm_source(source)
+    by_process = kind == "pid"
     try:
-        st = os.stat(path)
+        st = os.stat(PID_NAMESPACE if by_process else path)
     except OSError as error:
         raise SourceError(f"{source}: the service does not see it: {error.strerror}") from error
     if (st.st_dev, st.st_ino) != expected:

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.errors import PeerError, SourceError
+from pagecheck.model import is_vm_source, vm_source
 from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource, open_source
 
@@ -37,12 +38,10 @@ def passed_on(
     if isinstance(source, int):
         return [source], ()
     text = os.fspath(source)
-    if text.startswith(("pid:", "qmp:")):
-        path = os.path.abspath(text.removeprefix("qmp:"))
-        by_process = text.startswith("pid:")
-        fd = _held("/proc/self/ns/pid" if by_process else path, text)
+    if is_vm_source(text):
+        fd, text = _held_vm(text)
         stack.callback(os.close, fd)
-        return _named(requests, arguments, text if by_process else f"qmp:{path}", os.fstat(fd)), ()
+        return _named(requests, arguments, text, os.fstat(fd)), ()
     if (kind := mounts.source_may_stall(text)) is not None:
         raise SourceError(f"{text}: the service opens no file on such a file system ({kind})")
     ram: RamSource = stack.enter_context(open_source(text, format))
@@ -79,6 +78,15 @@ def require_same(found: Attached, offset: int, length: int | None) -> None:
             f"{ram.start:#x} on; {'all' if length is None else f'{length:#x}'} from {offset:#x} on "
             "were asked for"
         )
+
+
+def _held_vm(text: str) -> tuple[int, str]:
+    """What the source of a VM leads to, as `_held`; and the source with an absolute path."""
+    kind, path = vm_source(text)
+    if kind == "pid":
+        return _held("/proc/self/ns/pid", text), text
+    path = os.path.abspath(path)
+    return _held(path, text), f"{kind}:{path}"
 
 
 def _held(path: str, text: str) -> int:

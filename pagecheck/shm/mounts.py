@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from pagecheck.model import is_vm_source
+
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
     from typing import Final, NamedTuple
@@ -105,7 +107,7 @@ def may_stall(path: str, mounts: list[Mount] | None = None) -> str | None:
 
 
 def source_may_stall(source: str) -> str | None:
-    """The same for a source as users name it; for `qmp:`, what QEMU reports is not known yet."""
+    """The same for a source as users name it; what a VMM reports on its socket is not known yet."""
     kind, _, rest = source.partition(":")
     if kind == "pid" and _is_number(pid := rest.partition(":")[0]):
         return process_may_stall(int(pid))
@@ -113,7 +115,7 @@ def source_may_stall(source: str) -> str | None:
         return descriptor_may_stall(int(rest)) if _is_number(rest) else None
     if source.startswith("shm:"):
         return may_stall("/dev/shm")
-    return None if source.startswith(("pid:", "qmp:")) else may_stall(source)
+    return None if is_vm_source(source) else may_stall(source)
 
 
 def _is_number(text: str) -> bool:

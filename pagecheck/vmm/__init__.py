@@ -2,6 +2,6 @@
 
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.ram import GuestRam, PauseResult
-from pagecheck.vmm.vm import Vm, is_vm_source, open_vm
+from pagecheck.vmm.vm import Vm, open_vm
 
-__all__ = ["GuestRam", "PauseResult", "QemuMonitor", "Vm", "is_vm_source", "open_vm"]
+__all__ = ["GuestRam", "PauseResult", "QemuMonitor", "Vm", "open_vm"]

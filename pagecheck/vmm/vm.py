@@ -129,11 +129,6 @@ class Vm:
         return self._monitor
 
 
-def is_vm_source(text: str) -> bool:
-    """Whether it names a running VM: `pid:PID[:NAME]` or `qmp:SOCKET`."""
-    return text.startswith(("pid:", "qmp:"))
-
-
 def open_vm(text: str, *, trust_path: bool = False) -> Vm:
     """Opens the RAM of a running VM.
 

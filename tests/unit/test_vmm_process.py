@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pagecheck.errors import SourceError, UsageError
-from pagecheck.vmm import is_vm_source, open_vm
+from pagecheck.model import is_vm_source
+from pagecheck.vmm import open_vm
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import is_shared_memory
 from pagecheck.vmm.process import shared_blocks
