@@ -1,0 +1,109 @@
+"""Which VMM a process is, and what its command line says.
+
+Facts: a program is known by its file's name; a process of another user's shows no file, but its
+words. Decision: the file's name counts, then the first word.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import Final
+
+from pagecheck.vmm.maps import DELETED
+from pagecheck.vmm.memory import ProcessMemory
+from pagecheck.vmm.qemu_options import QEMU, read_qemu
+from pagecheck.vmm.ram_options import CommandLine
+from pagecheck.vmm.vmm_options import (
+    CLOUD_HYPERVISOR,
+    CROSVM,
+    FIRECRACKER,
+    VIRTUALBOX,
+    Reader,
+    read_cloud_hypervisor,
+    read_crosvm,
+    read_firecracker,
+    read_virtualbox,
+)
+
+# Names as distributions change them: qemu-system-x86_64-spice, .qemu-system-x86_64-wrapped.
+_NAMES: Final = {
+    QEMU: re.compile(r"\.?qemu-(system-.+|kvm)|kvm"),
+    CLOUD_HYPERVISOR: re.compile(r"\.?cloud-hypervisor([-._].*)?"),
+    FIRECRACKER: re.compile(r"\.?firecracker([-._].*)?"),
+    CROSVM: re.compile(r"\.?crosvm([-._].*)?"),
+    VIRTUALBOX: re.compile(r"\.?(VBoxHeadless|VirtualBoxVM|VBoxSDL|VirtualBox)([-._].*)?"),
+}
+_FILE_MAX: Final = 1 << 20
+
+
+def vmm_of(program: str, words: list[str]) -> str:
+    """The VMM that a process is.
+
+    Args:
+        program: the path of its program; empty where that is not known.
+        words: its command line.
+
+    Returns:
+        "QEMU", "Cloud Hypervisor", "Firecracker", "crosvm", "VirtualBox"; empty for another one.
+    """
+    for path in (program.removesuffix(DELETED), words[0] if words else ""):
+        for vmm, pattern in _NAMES.items():
+            if pattern.fullmatch(os.path.basename(path)) is not None:
+                return vmm
+    return ""
+
+
+def read_command_line(program: str, words: list[str], read: Reader | None = None) -> CommandLine:
+    """What a command line says of the VM.
+
+    Args:
+        program: the path of the process's program; empty where that is not known.
+        words: its command line, the program's name first.
+        read: gives the text of a file by the name that it has on the command line, or None; by
+            default no file is read.
+    """
+    vmm, left = vmm_of(program, words), words[1:]
+    read = read or _no_file
+    if vmm == QEMU:
+        return read_qemu(left)
+    if vmm == CLOUD_HYPERVISOR:
+        return read_cloud_hypervisor(left, read)
+    if vmm == FIRECRACKER:
+        return read_firecracker(left, read)
+    if vmm == CROSVM:
+        return read_crosvm(left, read)
+    if vmm == VIRTUALBOX:
+        return read_virtualbox(left, read)
+    return CommandLine("")
+
+
+def command_line_of(process: ProcessMemory) -> CommandLine:
+    """What the command line of a process says; what cannot be read says nothing."""
+
+    def read(path: str) -> str | None:
+        root = f"{process.folder}/{'root' if path.startswith('/') else 'cwd'}"
+        return _file_text(f"{root}/{path}")
+
+    return read_command_line(process.program(), process.command_line(), read)
+
+
+def _no_file(_path: str) -> None:
+    return None
+
+
+def _file_text(path: str) -> str | None:
+    """The text of a small regular file; a name in another process's root may lead anywhere."""
+    try:
+        # Looked at before it is opened: opening a device may do something.
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(place).st_mode):
+                return None
+            with open(f"/proc/self/fd/{place}", "rb") as file:
+                return os.fsdecode(file.read(_FILE_MAX))
+        finally:
+            os.close(place)
+    except (OSError, ValueError):
+        return None
