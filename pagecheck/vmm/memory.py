@@ -19,6 +19,7 @@ from typing import Final
 from pagecheck import clock
 from pagecheck.errors import PagecheckError, SourceError
 from pagecheck.shortage import errno_of, refused
+from pagecheck.vmm.access import may_inspect, may_read
 from pagecheck.vmm.maps import Mapping, is_still_mapped, parse_maps
 from pagecheck.vmm.proof import NoFile, OpenFile, Unproved, open_behind
 
@@ -210,16 +211,20 @@ class ProcessMemory:
 
     def _refused(self, error: OSError, what: str) -> SourceError:
         if error.errno in (errno.EACCES, errno.EPERM):
-            return SourceError(
-                f"process {self.pid}: {what}: not permitted; run pagecheck as the same user or as "
-                "root, with the right to trace it (CAP_SYS_PTRACE)"
-            )
+            return SourceError(f"process {self.pid}: {what}: not permitted{self._why_not()}")
         if error.errno in (errno.ENOENT, errno.ESRCH):
             with contextlib.suppress(OSError):
                 os.stat(f"{self.folder}/maps")
                 return SourceError(f"process {self.pid}: {what}: {error.strerror}")
             return SourceError(f"process {self.pid}: ended, or /proc hides it")
         return SourceError(f"process {self.pid}: {what}: {error.strerror}")
+
+    def _why_not(self) -> str:
+        number = self._number()
+        why = may_inspect(number)
+        if why is None and number == self.pid:
+            why = may_read(number)  # which descriptors of it take too
+        return "; run pagecheck as root" if why is None else f": {why}"
 
 
 def is_shared_memory(fd: int) -> bool:

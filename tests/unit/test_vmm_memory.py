@@ -139,7 +139,9 @@ def test_a_process_of_somebody_else() -> None:
     def look() -> None:
         with (
             ProcessMemory(target) as process,
-            pytest.raises(SourceError, match=r"not permitted; run pagecheck as the same user"),
+            pytest.raises(
+                SourceError, match=r"not permitted: it runs as uid 0, pagecheck as uid 65534; run"
+            ),
         ):
             process.mappings()
 
