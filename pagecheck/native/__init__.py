@@ -2,7 +2,7 @@
 
 try:
     import pagecheck.native._native as _native
-    from pagecheck.native._native import Feed, Portal, Walk, Worker
+    from pagecheck.native._native import Feed, Portal, ProcessWalk, Walk, Worker
 except ImportError as error:
     raise ImportError(
         f"the C helper cannot be loaded: {error}; install pagecheck (docs/installation.md) and use "
@@ -10,4 +10,4 @@ except ImportError as error:
         name="pagecheck.native._native",
     ) from error
 
-__all__ = ["Feed", "Portal", "Walk", "Worker", "_native"]
+__all__ = ["Feed", "Portal", "ProcessWalk", "Walk", "Worker", "_native"]

@@ -25,6 +25,11 @@ QUEUE_END_SHIFT: Final[int]
 TOUCH_FREELY: Final[int]
 TRUST_HOLES: Final[int]
 ASK_RESIDENT: Final[int]
+ABSENT_ZERO: Final[int]
+ABSENT_FILE: Final[int]
+ABSENT_UNDECIDED: Final[int]
+UNREADABLE: Final[int]
+PIECES_MAX: Final[int]
 PUMP_DONE: Final[int]
 PUMP_NEED_MORE: Final[int]
 PUMP_TIMEOUT: Final[int]
@@ -226,6 +231,42 @@ class Walk:
             Where a lookup fails, all pages from there on have data.
         """
 
+class ProcessWalk:
+    """Where private memory of another process has pages, looked up in its page tables as the walk
+    goes: pages that no page table has, in pieces where that means zero, are the holes.
+
+    One thread at a time may use it.
+    """
+
+    def __init__(
+        self,
+        pagemap_fd: int,
+        base: int,
+        page_bytes: int,
+        pages: int,
+        pieces: Memory,
+        hole: Memory,
+        zero: Memory,
+        /,
+    ) -> None:
+        """Nothing is looked up yet.
+
+        Args:
+            pagemap_fd: a /proc/PID/pagemap; stays the caller's.
+            base: address of page 0 in that process.
+            page_bytes, pages: size and number of the pages.
+            pieces: as `Worker.attach_process` takes them.
+            hole, zero: as `Walk` has them.
+
+        Raises:
+            ValueError: a number is out of range, the pieces are not the pages in order, or a bitmap
+                is too small.
+        """
+
+    def next(self, most: int, /) -> tuple[int, int, int] | None:
+        """The next pages that are no holes, as `Walk.next` does; no run of them is longer than
+        256 MiB. Where a look fails, all pages from there on have data. The GIL is released."""
+
 class Portal:
     """One work queue by hand, for probing: the caller's own descriptors go in.
 
@@ -320,6 +361,43 @@ class Worker:
         Raises:
             OSError: the mapping or the duplicate failed.
             ValueError: a number is out of range, or the id is taken.
+        """
+
+    def attach_process(
+        self,
+        block: int,
+        pagemap_fd: int,
+        file_fd: int,
+        pid: int,
+        base: int,
+        size: int,
+        page_bytes: int,
+        read_swapped: bool,
+        pieces: Memory,
+        /,
+    ) -> None:
+        """Makes `size` bytes of another process's private memory known as a block. The process is
+        never stopped, and pages are read only if they are in memory.
+
+        Args:
+            pagemap_fd: its /proc/PID/pagemap, which stays with the address space that it was opened
+                on. Duplicated.
+            file_fd: the file that ABSENT_FILE means, duplicated; or -1.
+            pid: the process, for process_vm_readv.
+            base: address of the block's byte 0 in it.
+            read_swapped: also read pages that are swapped out, which brings them in; else they
+                stay undecided.
+            pieces: native uint64 quadruples (begin, end, absent, file_offset), 1 to PIECES_MAX:
+                bytes of the block, whole pages of 4096, in order, without gaps. `absent` is what a
+                page means that no page table has: ABSENT_ZERO, ABSENT_FILE (`file_offset` is that
+                of `begin`), or ABSENT_UNDECIDED; or UNREADABLE: nothing of the piece is decided.
+
+        Raises:
+            OSError: a duplicate failed.
+            ValueError: a number is out of range, the pieces are not the block in order, or the id
+                is taken.
+
+        Source: Documentation/admin-guide/mm/pagemap.rst, process_vm_readv(2).
         """
 
     def detach(self, block: int, /) -> None:
@@ -428,9 +506,23 @@ def check_target(
         block: the id that the worker attached it under.
         batch_pages: the most pages per batch.
         pages_max: the most pages of a check.
-        fd: its file; open while a check runs.
+        fd: its file; open while a check runs. -1: it is in none.
         file_end: byte offset in the file where the block ends.
         slice_ns: the longest wait for answers.
+    """
+
+def swapped_pages(
+    pagemap_fd: int, base: int, page_bytes: int, pages: int, zero: Memory, normal: Memory, /
+) -> int:
+    """How many pages that have a bit in neither bitmap (uint64 words) are swapped out now, all of
+    them or a part of each. The GIL is released.
+
+    Args:
+        pagemap_fd: a /proc/PID/pagemap.
+        base: address of page 0 in that process.
+
+    Raises:
+        ValueError: a number is out of range, or a bitmap is too small.
     """
 
 def kernels() -> list[tuple[str, str | None, str | None]]:

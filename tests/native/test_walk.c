@@ -23,9 +23,9 @@ static struct {
     int64_t slow_ns;
 } file;
 
-static off_t fake_seek(int fd, off_t at, int whence)
+static off_t fake_seek(void *context, off_t at, int whence)
 {
-    (void)fd;
+    (void)context;
     int64_t until_ns = pagecheck_now_ns() + file.slow_ns;
     while (pagecheck_now_ns() < until_ns) {
     }
@@ -304,8 +304,8 @@ static void test_memfd(void)
     }
     fstat(fd, &before);
     pc_walk walk = walk_over(3 * PAGE, PAGE, PAGES, &f);
-    walk.seek = lseek;
-    walk.fd = fd;
+    walk.seek = pc_walk_seek_file;
+    walk.context = &fd;
     go(&walk, 100, UINT64_MAX, &f);
     fstat(fd, &after);
     check_found(&f, &walk, UINT64_MAX);

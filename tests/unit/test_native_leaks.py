@@ -12,10 +12,16 @@ import pytest
 
 from pagecheck.native import Feed, Portal, Walk, Worker, _native
 from tests.support.leaks import leaks
-from tests.unit import native_feed, native_functions, native_queues, native_walk
+from tests.unit import native_feed, native_functions, native_process, native_queues, native_walk
 from tests.unit.native_entries import CASES, World, entries
 
-PARTS = (native_functions, native_feed, native_queues, native_walk)  # which fill CASES
+PARTS = (
+    native_functions,
+    native_feed,
+    native_process,
+    native_queues,
+    native_walk,
+)  # which fill CASES
 TYPES = (Feed, Portal, Walk, Worker)
 
 

@@ -3,6 +3,7 @@
 import ast
 import mmap
 import re
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +11,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from pagecheck import native
-from pagecheck.native import Portal, Walk, _native
+from pagecheck.native import Portal, ProcessWalk, Walk, _native
 from tests.unit.native_entries import World
 
 STUB = ast.parse((Path(native.__file__).parent / "_native.pyi").read_text(encoding="utf-8"))
 ONLY_FOR_TYPES = {"CheckTarget", "Memory"}
+PIECES = struct.pack("4Q", 0, 64 * 4096, _native.ABSENT_ZERO, 0)
 GIVEN = 60  # more than any entry takes
 
 
@@ -104,6 +106,7 @@ def test_the_number_of_arguments(world: World, name: str) -> None:
             "Feed": world.feed,
             "Worker": world.worker,
             "Portal": Portal(mmap.mmap(-1, 4096)),
+            "ProcessWalk": ProcessWalk(0, 0, 4096, 64, PIECES, bytearray(8), bytearray(8)),
             "Walk": Walk(0, 0, 4096, 64, bytearray(8), bytearray(8)),
         }[owner]
     assert _taken(getattr(target, method)) == FUNCTIONS[name]

@@ -275,6 +275,10 @@ static void decide_range(pc_task *j, size_t begin, size_t end)
 {
     const pc_block *block = j->block;
     bool touch = false;
+    if (block->ops->decide != NULL) {
+        block->ops->decide(j, begin, end);
+        return;
+    }
     j->limit = block->ops->size(block, &touch);
     if (j->limit > block->bytes)
         j->limit = block->bytes;

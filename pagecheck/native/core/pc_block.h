@@ -1,10 +1,11 @@
 /* A RAM block as a worker sees it, and the decision of one batch of its pages.
  *
- * Where the block's bytes come from is a table of functions: a file today (pc_file_block.c).
- * Danger: reading a hole of tmpfs, memfd or hugetlbfs through a mapping allocates it. A mapping is
- * therefore touched only where that cannot happen: where `size` says so of the whole block, or at
- * pages that mincore reports resident. What is left: a hole punched between that look and the touch
- * is allocated again. For everything else the table is asked, whose functions allocate nothing. */
+ * Where the block's bytes come from is a table of functions: a file (pc_file_block.c), or the
+ * memory of another process (pc_process_block.c), which is never mapped. Danger: reading a hole of
+ * tmpfs, memfd or hugetlbfs through a mapping allocates it. A mapping is therefore touched only
+ * where that cannot happen: where `size` says so of the whole block, or at pages that mincore
+ * reports resident. What is left: a hole punched between that look and the touch is allocated
+ * again. For everything else the table is asked, whose functions allocate nothing. */
 #ifndef PC_BLOCK_H
 #define PC_BLOCK_H
 
@@ -19,6 +20,7 @@
 #define PC_BLOCK_ASK_RESIDENT 4u /* mincore tells the truth to this process */
 
 typedef struct pc_block pc_block;
+typedef struct pc_task pc_task;
 
 /* The memory behind a block. A page is decided by what these say, so each must be right or say
  * less: offsets are bytes from the block's start, inside the block. */
@@ -33,6 +35,9 @@ typedef struct pc_block_ops {
     /* Reads until `bytes` are there or no more can be had; returns how many there are. A hole reads
      * as zeros. */
     size_t (*read)(const pc_block *block, uint64_t offset, void *to, size_t bytes);
+    /* In place of the three above, or NULL: decides pages [begin, end) of the batch, whose bits are
+     * clear, and raises the progress word as it goes. */
+    void (*decide)(pc_task *task, size_t begin, size_t end);
     void (*free)(pc_block *block);
 } pc_block_ops;
 
@@ -61,8 +66,6 @@ typedef struct pc_decider {
     uint64_t *progress;      /* raised after every piece of work */
     uint64_t *holes;         /* pages that were answered as holes, or NULL: they are not counted */
 } pc_decider;
-
-typedef struct pc_task pc_task;
 
 /* Takes over pages [begin, end) of the batch, at most 64, all of them there and safe to touch; it
  * must not call this file. False: the CPU has to decide them. */

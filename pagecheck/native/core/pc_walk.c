@@ -18,6 +18,11 @@
 #define LOOKUPS_PER_CLOCK 16u
 #define EMPTY_MAX 1024u /* runs that end where they begin: the file changes under the walk */
 
+off_t pc_walk_seek_file(void *fd, off_t at, int whence)
+{
+    return lseek(*(const int *)fd, at, whence);
+}
+
 void pc_walk_begin(pc_walk *walk)
 {
     walk->done = 0;
@@ -48,7 +53,7 @@ static uint64_t page_from(const pc_walk *walk, uint64_t offset)
  * nothing, `at` itself: it is data, as all that follows. */
 static off_t look(pc_walk *walk, off_t at, int whence)
 {
-    off_t found = walk->seek(walk->fd, at, whence);
+    off_t found = walk->seek(walk->context, at, whence);
     if (found >= at)
         return found;
     if (found < 0 && errno == ENXIO)

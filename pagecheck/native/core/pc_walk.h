@@ -1,5 +1,6 @@
-/* A walk over a file's holes, page by page: what SEEK_DATA and SEEK_HOLE report becomes bits for
- * the pages in holes, and stretches of those that have to be looked at. */
+/* A walk over the holes of a file, or of another process's memory, page by page: what SEEK_DATA and
+ * SEEK_HOLE report becomes bits for the pages in holes, and stretches of those that have to be
+ * looked at. */
 #ifndef PC_WALK_H
 #define PC_WALK_H
 
@@ -17,9 +18,10 @@ typedef struct pc_stretch {
 } pc_stretch;
 
 typedef struct pc_walk {
-    off_t (*seek)(int fd, off_t at, int whence); /* lseek, but for tests */
-    int fd;                                      /* its offset is moved */
-    uint64_t start;                              /* byte offset in the file of page 0 */
+    /* As lseek; a hole may be reported to begin too early, but only behind `at`. */
+    off_t (*seek)(void *context, off_t at, int whence);
+    void *context;
+    uint64_t start; /* byte offset in the file of page 0 */
     uint64_t page_bytes;
     uint64_t pages;
     /* Bitmaps over the pages, shared with other threads. */
@@ -33,6 +35,9 @@ typedef struct pc_walk {
     bool all_data;    /* a lookup failed: nothing is known from `done` on */
     pc_bits_run next; /* the run that the next stretch begins with, if it is not empty */
 } pc_walk;
+
+/* The lseek of the file whose descriptor `fd` points to; the file's offset is moved. */
+off_t pc_walk_seek_file(void *fd, off_t at, int whence);
 
 /* Begins at page 0. */
 void pc_walk_begin(pc_walk *walk);

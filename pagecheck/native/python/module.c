@@ -3,6 +3,7 @@
 
 #include "../core/pc_file_block.h"
 #include "../core/pc_feed.h"
+#include "../core/pc_process_block.h"
 #include "../core/pc_worker.h"
 
 static int add_type(PyObject *module, PyType_Spec *spec, const char *name)
@@ -20,6 +21,11 @@ static const struct {
     {"TOUCH_FREELY", PC_BLOCK_TOUCH_FREELY},
     {"TRUST_HOLES", PC_BLOCK_TRUST_HOLES},
     {"ASK_RESIDENT", PC_BLOCK_ASK_RESIDENT},
+    {"ABSENT_ZERO", PC_ABSENT_ZERO},
+    {"ABSENT_FILE", PC_ABSENT_FILE},
+    {"ABSENT_UNDECIDED", PC_ABSENT_UNDECIDED},
+    {"UNREADABLE", PC_UNREADABLE},
+    {"PIECES_MAX", PC_PIECES_MAX},
     {"PUMP_DONE", PC_PUMP_DONE},
     {"PUMP_NEED_MORE", PC_PUMP_NEED_MORE},
     {"PUMP_TIMEOUT", PC_PUMP_TIMEOUT},
@@ -50,9 +56,11 @@ static int module_exec(PyObject *module)
         PyModule_AddFunctions(module, py_check_methods) != 0 ||
         PyModule_AddFunctions(module, py_cpu_methods) != 0 ||
         PyModule_AddFunctions(module, py_kernel_methods) != 0 ||
+        PyModule_AddFunctions(module, py_pieces_methods) != 0 ||
         PyModule_AddFunctions(module, py_watch_methods) != 0 ||
         add_type(module, &py_feed_spec, "Feed") != 0 ||
         add_type(module, &py_portal_spec, "Portal") != 0 ||
+        add_type(module, &py_process_walk_spec, "ProcessWalk") != 0 ||
         add_type(module, &py_walk_spec, "Walk") != 0 ||
         add_type(module, &py_worker_spec, "Worker") != 0)
         return -1;

@@ -14,6 +14,7 @@
 
 extern PyType_Spec py_feed_spec;
 extern PyType_Spec py_portal_spec;
+extern PyType_Spec py_process_walk_spec;
 extern PyType_Spec py_walk_spec;
 extern PyType_Spec py_worker_spec;
 extern PyMethodDef py_bits_methods[];
@@ -21,6 +22,7 @@ extern PyMethodDef py_check_methods[];
 extern PyMethodDef py_cpu_methods[];
 extern PyMethodDef py_kernel_methods[];
 extern PyMethodDef py_layout_methods[];
+extern PyMethodDef py_pieces_methods[];
 extern PyMethodDef py_watch_methods[];
 
 /* Offers the constants of the layout; on failure -1 with an exception. */

@@ -1,9 +1,11 @@
-/* `Walk`: where a file has data and holes. */
+/* `Walk` and `ProcessWalk`: where a file, or private memory, has data and holes. */
 #include "py_error.h"
 
-#include <unistd.h>
+#include <stdlib.h>
 
+#include "../core/pc_process_walk.h"
 #include "../core/pc_walk.h"
+#include "py_pieces.h"
 
 #define LOOK_NS INT64_C(10000000) /* then the caller looks at signals and deadlines */
 
@@ -12,6 +14,8 @@ typedef struct {
     int busy; /* a thread is inside next; the GIL guards this word */
     Py_buffer views[2];
     int view_count;
+    int fd;                   /* of `Walk` */
+    pc_process_walk *process; /* of `ProcessWalk` */
 } WalkObject;
 
 static void drop_views(WalkObject *self)
@@ -26,6 +30,22 @@ static int add_view(WalkObject *self, PyObject *object, uint64_t pages, const ch
     if (py_words_get(object, &self->views[self->view_count], 1, bytes, what) != 0)
         return -1;
     self->view_count++;
+    return 0;
+}
+
+/* Takes the bitmaps and begins; on failure -1 with an exception. */
+static int begin(WalkObject *self, const pc_walk *walk, PyObject *hole, PyObject *zero)
+{
+    if (add_view(self, hole, walk->pages, "hole") != 0 ||
+        add_view(self, zero, walk->pages, "zero") != 0) {
+        drop_views(self);
+        return -1;
+    }
+    self->walk = *walk;
+    self->walk.hole = self->views[0].buf;
+    self->walk.zero = self->views[1].buf;
+    self->walk.look_ns = LOOK_NS;
+    pc_walk_begin(&self->walk);
     return 0;
 }
 
@@ -46,26 +66,45 @@ static int walk_init(PyObject *object, PyObject *args, PyObject *kwargs)
         py_fail(PC_ERROR_INVALID, "pages outside of any file");
         return -1;
     }
-    if (add_view(self, hole, pages, "hole") != 0 || add_view(self, zero, pages, "zero") != 0) {
-        drop_views(self);
+    self->fd = fd;
+    const pc_walk walk = {.seek = pc_walk_seek_file,
+                          .context = &self->fd,
+                          .start = start,
+                          .page_bytes = page_bytes,
+                          .pages = pages};
+    return begin(self, &walk, hole, zero);
+}
+
+static int process_walk_init(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    WalkObject *self = (WalkObject *)object;
+    int fd;
+    unsigned long long address, page_bytes, pages;
+    PyObject *pieces, *hole, *zero;
+    (void)kwargs;
+    if (!PyArg_ParseTuple(args, "iKKKOOO", &fd, &address, &page_bytes, &pages, &pieces, &hole,
+                          &zero))
+        return -1;
+    if (self->view_count != 0) {
+        py_fail(PC_ERROR_BUSY, "walk has begun already");
         return -1;
     }
-    self->walk = (pc_walk){.seek = lseek,
-                           .fd = fd,
-                           .start = start,
-                           .page_bytes = page_bytes,
-                           .pages = pages,
-                           .hole = self->views[0].buf,
-                           .zero = self->views[1].buf,
-                           .look_ns = LOOK_NS};
-    pc_walk_begin(&self->walk);
-    return 0;
+    free(self->process); /* of an attempt that failed */
+    self->process = py_process_walk_new(fd, address, page_bytes, pages, pieces);
+    if (self->process == NULL)
+        return -1;
+    const pc_walk walk = {.seek = pc_process_walk_seek,
+                          .context = self->process,
+                          .page_bytes = page_bytes,
+                          .pages = pages};
+    return begin(self, &walk, hole, zero);
 }
 
 static void walk_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     drop_views((WalkObject *)object);
+    free(((WalkObject *)object)->process);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(object);
     Py_DECREF(type);
@@ -109,4 +148,18 @@ PyType_Spec py_walk_spec = {
     .basicsize = sizeof(WalkObject),
     .flags = Py_TPFLAGS_DEFAULT,
     .slots = walk_slots,
+};
+
+static PyType_Slot process_walk_slots[] = {
+    {Py_tp_init, (void *)process_walk_init},
+    {Py_tp_dealloc, (void *)walk_dealloc},
+    {Py_tp_methods, walk_methods},
+    {0, NULL},
+};
+
+PyType_Spec py_process_walk_spec = {
+    .name = "pagecheck.native._native.ProcessWalk",
+    .basicsize = sizeof(WalkObject),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = process_walk_slots,
 };

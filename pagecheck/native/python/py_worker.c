@@ -9,7 +9,9 @@
 #include "../core/pc_file_block.h"
 #include "../core/pc_guard.h"
 #include "../core/pc_portal_model.h"
+#include "../core/pc_process_block.h"
 #include "../core/pc_worker.h"
+#include "py_pieces.h"
 
 typedef struct {
     PyObject_HEAD pc_worker worker;
@@ -88,6 +90,27 @@ static PyObject *worker_close(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+/* False, with an exception: another block has it. */
+static bool id_is_free(const WorkerObject *self, unsigned int id)
+{
+    if (self->worker.blocks[id % PC_BLOCKS_MAX] == NULL)
+        return true;
+    py_fail(PC_ERROR_INVALID, "block %u: its id is in use", id);
+    return false;
+}
+
+/* Takes the block over, or raises why there is none. */
+static PyObject *attach(WorkerObject *self, unsigned int id, pc_block *block, const pc_error *error)
+{
+    if (block == NULL)
+        return py_raise(error);
+    if (!pc_worker_attach(&self->worker, id, block)) {
+        errno = ENOSPC;
+        return py_fail_errno();
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *worker_attach(PyObject *object, PyObject *args)
 {
     unsigned int id, flags;
@@ -98,17 +121,38 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
     if (self == NULL || !PyArg_ParseTuple(args, "IiKKKIKp", &id, &fd, &start, &bytes, &page_bytes,
                                           &flags, &dense_bytes, &map))
         return NULL;
-    if (self->worker.blocks[id % PC_BLOCKS_MAX] != NULL)
-        return py_fail(PC_ERROR_INVALID, "block %u: its id is in use", id);
+    if (!id_is_free(self, id))
+        return NULL;
     const pc_file_range range = {start, bytes, page_bytes, dense_bytes, flags, map != 0};
-    pc_block *block = pc_file_block_open(fd, &range, &error);
-    if (block == NULL)
-        return py_raise(&error);
-    if (!pc_worker_attach(&self->worker, id, block)) {
-        errno = ENOSPC;
-        return py_fail_errno();
-    }
-    Py_RETURN_NONE;
+    return attach(self, id, pc_file_block_open(fd, &range, &error), &error);
+}
+
+static PyObject *worker_attach_process(PyObject *object, PyObject *args)
+{
+    unsigned int id;
+    int pagemap_fd, file_fd, pid, read_swapped;
+    unsigned long long address, bytes, page_bytes;
+    PyObject *pieces;
+    Py_buffer view;
+    pc_error error;
+    WorkerObject *self = usable(object);
+    if (self == NULL ||
+        !PyArg_ParseTuple(args, "IiiiKKKpO", &id, &pagemap_fd, &file_fd, &pid, &address, &bytes,
+                          &page_bytes, &read_swapped, &pieces) ||
+        !id_is_free(self, id))
+        return NULL;
+    pc_process_range range = {.pagemap_fd = pagemap_fd,
+                              .file_fd = file_fd,
+                              .pid = pid,
+                              .address = address,
+                              .bytes = bytes,
+                              .page_bytes = page_bytes,
+                              .read_swapped = read_swapped != 0};
+    if (py_pieces_get(pieces, &view, &range) != 0)
+        return NULL;
+    pc_block *block = pc_process_block_open(&range, &error);
+    PyBuffer_Release(&view);
+    return attach(self, id, block, &error);
 }
 
 static PyObject *worker_detach(PyObject *object, PyObject *args)
@@ -242,6 +286,7 @@ static PyMethodDef worker_methods[] = {
     {"queue_state", worker_queue_state, METH_NOARGS, NULL},
     {"queue_failure", worker_queue_failure, METH_NOARGS, NULL},
     {"attach", worker_attach, METH_VARARGS, NULL},
+    {"attach_process", worker_attach_process, METH_VARARGS, NULL},
     {"detach", worker_detach, METH_VARARGS, NULL},
     {"serve", worker_serve, METH_VARARGS, NULL},
     {"close", worker_close, METH_NOARGS, NULL},
