@@ -30,6 +30,8 @@ class Listener:
         self.text = text
         self._made = made
         listening.setblocking(False)
+        # Who is accepted inherits it, so that the kernel says of every byte who sent it.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def __enter__(self) -> Listener:
         return self

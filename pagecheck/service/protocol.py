@@ -15,6 +15,7 @@ import json
 import os
 import select
 import socket
+import struct
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
@@ -37,6 +38,7 @@ CAPABILITIES: Final = (
 RECEIVE_STEP_NS: Final = 500_000_000  # a receiver wakes up at least this often
 
 _RECEIVE_BYTES: Final = 1 << 16
+_SENDER_BYTES: Final = struct.calcsize("3i")  # struct ucred
 
 
 # The host is short of what a message needs. Source: unix_stream_sendmsg() in net/unix/af_unix.c.
@@ -72,25 +74,38 @@ class Line(NamedTuple):
     Attributes:
         fds: the descriptors that came with it, which the receiver closes.
         is_short: more came with it than this process had free descriptors for.
+        sender: the process that sent all of it, as the kernel says; 0 where that is not known, or
+            where several did.
     """
 
     text: bytes
     fds: list[int]
     is_short: bool = False
+    sender: int = 0
 
 
 class Connection:
     """One end of a connected stream socket. One thread receives and one sends at a time."""
 
-    def __init__(self, connected: socket.socket, line_bytes: int = LINE_BYTES) -> None:
+    def __init__(
+        self, connected: socket.socket, line_bytes: int = LINE_BYTES, *, senders: bool = False
+    ) -> None:
         """Takes the socket over.
 
         Args:
             line_bytes: longer lines are refused.
+            senders: have the kernel say which process sent each line.
         """
         self._line_bytes = line_bytes
         self._socket = connected
         self._socket.setblocking(False)
+        # Room for as many descriptors as may come, and for no more. Source: cmsg(3), unix(7).
+        self._room = socket.CMSG_LEN(FDS_PER_LINE * array.array("i").itemsize)
+        if senders:
+            self._room += socket.CMSG_SPACE(_SENDER_BYTES)
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._sender = 0  # of the line that has begun, and of those behind it in the same read
+        self._next_sender = 0
         self._received = bytearray()
         self._searched = 0  # bytes of it in which no line ends
         self._taken = 0  # bytes of the lines that were returned
@@ -165,7 +180,8 @@ class Connection:
         is_short = self._taken in self._short
         self._short.discard(self._taken)
         self._taken += end + 1
-        return Line(text, fds, is_short)
+        sender, self._sender = self._sender, self._next_sender
+        return Line(text, fds, is_short, sender)
 
     def _require_short(self, line_bytes: int) -> None:
         if line_bytes > self._line_bytes:
@@ -173,13 +189,17 @@ class Connection:
 
     def _read(self) -> None:
         try:
-            data, fds, flags, _address = socket.recv_fds(
-                self._socket, _RECEIVE_BYTES, FDS_PER_LINE, socket.MSG_CMSG_CLOEXEC
+            data, beside, flags, _address = self._socket.recvmsg(
+                _RECEIVE_BYTES, self._room, socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return
         except OSError as error:
             raise _hung_up(error) from error
+        fds, sender = _taken_apart(beside)
+        # Nothing is read behind a whole line, and one read is of one sender.
+        self._sender = sender if not self._received or sender == self._sender else 0
+        self._next_sender = sender
         self._received += data
         if fds or flags & socket.MSG_CTRUNC:
             self._note(fds, is_cut=bool(flags & socket.MSG_CTRUNC))
@@ -220,6 +240,18 @@ class Connection:
         """Hangs up and closes descriptors that nobody received."""
         self._drop_fds()
         self._socket.close()
+
+
+def _taken_apart(beside: list[tuple[int, int, bytes]]) -> tuple[list[int], int]:
+    """The descriptors that came beside some bytes, and the process that sent them or 0."""
+    fds = array.array("i")
+    sender = 0
+    for level, kind, data in beside:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            sender = struct.unpack("3i", data)[0]
+    return list(fds), sender
 
 
 def _hung_up(error: OSError | None = None) -> PeerError:

@@ -62,7 +62,7 @@ class Session:
         self._reported_s = 0.0
         self.resources = ClientResources(service.coordinator, service.counters)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        self._connection = Connection(connected)
+        self._connection = Connection(connected, senders=True)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self.number = 0
         service.clients.enter(self, trusted=peer.trusted)  # others see it from here on
