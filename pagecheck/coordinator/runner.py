@@ -54,6 +54,9 @@ class Pauser(Protocol):
             leave_stopped: if its RAM did not change until now, it stays stopped.
         """
 
+    def why_moved(self) -> str | None:
+        """Why RAM may have changed in the last pause, where no VMM says so; or None."""
+
 
 class RunningVm(Protocol):
     """The running VM behind a block."""
@@ -234,8 +237,9 @@ class _Hold:
             return
         if self.pause.stood_still:
             return
-        why = self._why(self.pause)
-        self.ended = f"{why}, and ran on before the end"
+        moved = self._pauser.why_moved()
+        why = moved or self._why(self.pause)
+        self.ended = moved or f"{why}, and ran on before the end"
         if leave:
             raise SourceError(
                 f"{self._pauser.text}: {why}; it is not left stopped as it was asked for"

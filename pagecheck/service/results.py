@@ -184,3 +184,7 @@ class _Counting:
         self._counters.add("pause_seconds", pause.seconds)
         self._counters.add("pauses", pause.stopped_by_us)
         return pause
+
+    def why_moved(self) -> str | None:
+        """See `Pauser`."""
+        return self._vm.why_moved()

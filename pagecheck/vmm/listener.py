@@ -1,9 +1,10 @@
-"""The Unix socket of a QMP monitor: connected to, and to the same one again.
+"""The Unix socket that a VMM answers on: connected to, and to the same one again.
 
 Danger: the path is a name. After a connection is lost another VM may listen there, which must not
 be continued in place of ours; and where nobody does, ours may live on. Decision: it is our VM only
 where the kernel names the same listener and the same socket. It has ended where that socket
-refuses, or where the process that listened has ended (QEMU, unless a launcher made the socket).
+refuses, or where the process that listened has ended (the VMM, unless a launcher made the
+socket).
 Where that process cannot be seen the socket alone decides.
 """
 
@@ -19,13 +20,14 @@ from typing import Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.errors import PeerError, SourceError
+from pagecheck.vmm.kinds import VmmKind
 
 CONNECT_S: Final = 5.0
 BUSY_S: Final = 0.02
 
 
 class Gone(PeerError):
-    """Nobody listens on the socket any more: QEMU ended."""
+    """Nobody listens on the socket any more: the VMM ended."""
 
 
 class Listener(NamedTuple):
@@ -40,20 +42,22 @@ class Listener(NamedTuple):
     inode: int
 
 
-class QmpSocket:
-    """Where a VM's monitor listens.
+class VmmSocket:
+    """Where a VMM listens.
 
     Attributes:
         name: the source as in messages.
     """
 
-    def __init__(self, path: str, known: Listener | None) -> None:
+    def __init__(self, path: str, known: Listener | None, kind: VmmKind) -> None:
         """Nothing is asked yet.
 
         Args:
             known: who must listen there, if that is known.
+            kind: what VMM is expected, in messages.
         """
-        self.name = f"qmp:{path}"
+        self.name = f"{kind.prefix}:{path}"
+        self._kind = kind
         self._path = path
         self._known = known
         self._pidfd = None if known is None else _pidfd(known.pid)
@@ -83,13 +87,13 @@ class QmpSocket:
         try:
             if not stat.S_ISSOCK(os.stat(self._path).st_mode):
                 raise SourceError(
-                    f"{self.name}: is not a socket; give the path of QEMU's -qmp unix:PATH"
+                    f"{self.name}: is not a socket; give the path of {self._kind.socket}"
                 )
             while (connection := self._try_connect()) is None:
                 if clock.now_s() > deadline:
                     raise SourceError(
-                        f"{self.name}: accepts no connection in {CONNECT_S:.0f} s; other clients "
-                        "use this QMP socket: end them, or give QEMU a second -qmp"
+                        f"{self.name}: accepts no connection in {CONNECT_S:.0f} s; "
+                        f"{self._kind.busy}"
                     )
                 await asyncio.sleep(BUSY_S)
             try:
@@ -124,12 +128,9 @@ class QmpSocket:
             refused: the very socket that we were connected to has no listener any more.
         """
         if self._known is None:
-            return SourceError(
-                f"{self.name}: nobody listens ({why}); start QEMU with "
-                "-qmp unix:PATH,server=on,wait=off"
-            )
+            return SourceError(f"{self.name}: nobody listens ({why}); {self._kind.start}")
         if refused or self._pidfd is None or _has_ended(self._pidfd):
-            return Gone(f"{self.name}: nobody listens any more ({why}): QEMU ended")
+            return Gone(f"{self.name}: nobody listens any more ({why}): {self._kind.vmm} ended")
         return SourceError(
             f"{self.name}: cannot connect again ({why}), but process {self._known.pid}, which "
             "listened there, lives"

@@ -19,7 +19,9 @@ from pagecheck import clock
 from pagecheck.errors import PeerError
 from pagecheck.printable import printable
 from pagecheck.vmm.answers import Answer
-from pagecheck.vmm.listener import CONNECT_S, Listener, QmpSocket
+from pagecheck.vmm.controller import Lost, Refused, Silent
+from pagecheck.vmm.kinds import QEMU
+from pagecheck.vmm.listener import CONNECT_S, Listener, VmmSocket
 
 if TYPE_CHECKING:
     from qemu.qmp.message import Message
@@ -29,20 +31,8 @@ CLOSE_S: Final = 2.0
 EVENTS: Final = 1000  # kept; of a peer that sends more the oldest are dropped
 CAUSE_CHARS: Final = 200
 
-# Events after which guest RAM may have changed although the VM was stopped; see `hold.py`.
+# Events after which guest RAM may have changed although the VM was stopped.
 WATCHED: Final = ("RESUME", "RESET", "WAKEUP")
-
-
-class Refused(PeerError):
-    """QEMU answered a command with an error."""
-
-
-class Silent(PeerError):
-    """QEMU did not answer in time; the connection and the command stay."""
-
-
-class Lost(PeerError):
-    """The connection is lost, or was never made."""
 
 
 class Monitor:
@@ -50,6 +40,7 @@ class Monitor:
 
     Attributes:
         name: the source as in messages.
+        kind: QEMU.
     """
 
     def __init__(self, path: str, known: Listener | None = None) -> None:
@@ -58,7 +49,8 @@ class Monitor:
         Args:
             known: who must listen there; without it, whoever does at the first connection.
         """
-        self._place = QmpSocket(path, known)
+        self.kind = QEMU
+        self._place = VmmSocket(path, known, self.kind)
         self.name = self._place.name
         self._client: QMPClient | None = None
         self._in_progress: asyncio.Task[Any] | None = None  # the command that is not answered yet

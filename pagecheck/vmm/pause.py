@@ -1,8 +1,8 @@
-"""The owner's end of a watchdog: a QEMU that can be asked, paused and continued.
+"""The owner's end of a watchdog: a VMM that can be asked, and whose VM is paused and continued.
 
 Danger: this process, or the watchdog, may be killed or frozen while the VM is stopped. The
 watchdog continues the VM when this process dies (see `watchdog.py`); when the watchdog dies, a
-thread of ours notices, and another watchdog continues the VM. Where QEMU itself is frozen the
+thread of ours notices, and another watchdog continues the VM. Where the VMM itself is frozen the
 watchdog is left running, and nothing waits for it.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pagecheck.child.process import ChildDied, ChildEnded
 from pagecheck.child.signals import signals_held
@@ -25,6 +25,7 @@ from pagecheck.errors import (
     from_wire,
 )
 from pagecheck.vmm.guard import Guard
+from pagecheck.vmm.kinds import QEMU, VmmKind
 from pagecheck.vmm.ram import PauseResult
 from pagecheck.vmm.watchdog_process import WatchdogProcess
 
@@ -34,31 +35,37 @@ GRACE_S: Final = 5.0  # after the longest time of a pause, until the watchdog is
 log = logging.getLogger(__name__)
 
 
-class QemuMonitor:
-    """A connection to a QEMU's QMP socket; a context manager.
+class VmmMonitor:
+    """A connection to a VMM's socket; a context manager.
 
     Usable from any thread; calls wait for each other.
 
     Attributes:
         name: the source as in messages.
-        peer_pid: process id of the listener on the socket, which is QEMU unless another process
+        kind: which VMM it is.
+        why_moved: why guest RAM may have changed in the last pause, where no status shows it; else
+            empty.
+        peer_pid: process id of the listener on the socket, which is the VMM unless another process
             opened the socket for it; 0 where it cannot be seen from here.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, kind: VmmKind, path: str) -> None:
         """Starts a watchdog, which connects.
 
         Args:
-            path: QEMU's socket of -qmp unix:PATH.
+            kind: which VMM is expected there.
+            path: its socket.
 
         Raises:
             SourceError: the socket cannot be connected to.
-            PeerError: it does not speak QMP, or sends nothing.
-            EngineError: no process can be started here, or `qemu.qmp` is not installed.
+            PeerError: it is another program's, or nothing is answered.
+            EngineError: no process can be started here, or a library is not installed.
             ResourceError: no process can be started at this moment.
         """
-        self.name = f"qmp:{path}"
+        self.name = f"{kind.prefix}:{path}"
+        self.kind = kind
         self.peer_pid = 0
+        self.why_moved = ""
         self._path = os.path.abspath(path)
         self._one = threading.RLock()
         self._closed = False
@@ -69,7 +76,9 @@ class QemuMonitor:
         self._process: WatchdogProcess | None = None
         self._guard: Guard | None = None
         if not path or "\0" in path:
-            raise SourceError(f"{self.name!r}: not a path of a socket; write qmp:/path/to/socket")
+            raise SourceError(
+                f"{self.name!r}: not a path of a socket; write {kind.prefix}:/path/to/socket"
+            )
         try:
             self._start(force=False)
         except BaseException:
@@ -85,7 +94,9 @@ class QemuMonitor:
         """
         for left in reversed(range(STARTS_MAX)):
             with signals_held():
-                process = WatchdogProcess(self._path, self._known if force else None)
+                process = WatchdogProcess(
+                    self.kind.prefix, self._path, self._known if force else None
+                )
                 self._process = process
             try:
                 ready = self._value(process.greeting(), "ready")
@@ -101,17 +112,17 @@ class QemuMonitor:
         return process
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """Runs a QMP command.
+        """Runs a command.
 
         Args:
-            command: its name.
-            **arguments: its arguments; pass a name with a dash as `**{"mem-path": ...}`.
+            command: for QEMU a QMP command's name; for an API `GET` and a path.
+            **arguments: a QMP command's; pass a name with a dash as `**{"mem-path": ...}`.
 
         Returns:
             What it returned, as JSON values.
 
         Raises:
-            PeerError: QEMU refused it, does not answer in 10 s, or ended.
+            PeerError: the VMM refused it, does not answer in 10 s, or ended.
             SourceError: the watchdog died.
         """
         return self._ask({"execute": command, "arguments": arguments})
@@ -125,7 +136,7 @@ class QemuMonitor:
         Raises:
             UsageError: it is paused by us already, or the time is invalid.
             SourceError: a migration is going on, or the watchdog died.
-            PeerError: QEMU does not stop it.
+            PeerError: the VMM does not stop it.
         """
         if not 0 < max_seconds < 1e9:
             raise UsageError(f"{self.name}: cannot pause for {max_seconds} s; give more than 0")
@@ -133,7 +144,7 @@ class QemuMonitor:
             self._lost = None
             if not self._held:
                 # A watchdog that dies of this has stopped a VM that was running, and no other.
-                self._held = self._ask({"status": {}})["status"] == "running"
+                self._held = bool(self._ask({"status": {}})["runs"])
             self._ask({"pause": {"max_ns": int(max_seconds * 1e9)}})
             if self._held and self._process is not None and self._guard is None:
                 self._guard = self._guarding(self._process, max_seconds)
@@ -146,8 +157,8 @@ class QemuMonitor:
 
         Raises:
             UsageError: there was no pause.
-            PeerError: QEMU does not continue it, or ended; where it may still do so, a watchdog
-                stays for that.
+            PeerError: the VMM does not continue it, or ended; where it may still do so, a
+                watchdog stays for that.
             SourceError: the watchdog died, so that nothing is known of the pause; or a migration
                 took the VM away meanwhile.
         """
@@ -160,7 +171,9 @@ class QemuMonitor:
 
     def _resume(self, leave_stopped: bool) -> PauseResult:
         try:
-            return PauseResult(**self._ask({"resume": {"leave": leave_stopped}}))
+            result = self._ask({"resume": {"leave": leave_stopped}})
+            self.why_moved = result.pop("why")
+            return PauseResult(**result)
         except PeerError as error:
             if not self._held or self._process is None:
                 raise
@@ -171,13 +184,13 @@ class QemuMonitor:
         """Whether guest RAM is unchanged at this moment, whoever stopped the VM.
 
         Raises:
-            PeerError: QEMU does not answer or ended.
+            PeerError: the VMM does not answer or ended.
         """
         return bool(self._ask({"status": {}})["still"])
 
     def close(self) -> None:
         """Continues the VM if it is stopped by us, and ends the watchdog, unless that has to stay
-        because QEMU does not continue it. May be called twice."""
+        because the VMM does not continue it. May be called twice."""
         self._end_guard()
         with self._one:
             self._closed = True
@@ -212,7 +225,7 @@ class QemuMonitor:
         process.end()
         return True
 
-    def __enter__(self) -> QemuMonitor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -249,7 +262,7 @@ class QemuMonitor:
             self._value(process.ask({"status": {}}), "return")
         except ChildDied as error:
             self._lost = self._replaced(process, str(error))
-        except PagecheckError as error:  # QEMU's failure, which the watchdog handles
+        except PagecheckError as error:  # the VMM's failure, which the watchdog handles
             log.info("%s", error)
 
     def _end_guard(self) -> None:
@@ -265,7 +278,7 @@ class QemuMonitor:
             What to raise: the request has no answer.
         """
         self._process = None
-        _end(dead)  # one that only hangs has to release the QMP socket
+        _end(dead)  # one that only hangs has to release the socket
         did = "the connection was made again"
         if self._held:
             did = self._force_resume() or "the VM was continued"
@@ -292,7 +305,7 @@ class QemuMonitor:
                 self._reported = True
                 return f"{error}; {self._stays(self._process)}"
             self._process = None
-            return f"the VM may be stopped: run cont on its monitor ({error})"
+            return f"the VM may be stopped: {self.kind.by_hand} ({error})"
         return ""
 
     def _stays(self, process: WatchdogProcess) -> str:
@@ -306,6 +319,21 @@ class QemuMonitor:
         if key not in message:
             raise InternalError(f"{self.name}: watchdog said {str(message)[:80]}, not {key}")
         return message[key]
+
+
+class QemuMonitor(VmmMonitor):
+    """A connection to a QEMU's QMP socket; a context manager."""
+
+    def __init__(self, path: str) -> None:
+        """Starts a watchdog, which connects.
+
+        Args:
+            path: QEMU's socket of -qmp unix:PATH.
+
+        Raises:
+            SourceError, PeerError, EngineError, ResourceError: as a `VmmMonitor`.
+        """
+        super().__init__(QEMU, path)
 
 
 def _end(process: WatchdogProcess) -> None:

@@ -96,6 +96,10 @@ class Vm:
         result = self._require_monitor().resume(leave_stopped=leave_stopped)
         return Pause(result.paused_ns / 1e9, *result[1:])
 
+    def why_moved(self) -> str | None:
+        """Why RAM may have changed in the last pause, where no VMM says so; or None."""
+        return None if self._monitor is None else self._monitor.why_moved or None
+
     def is_stopped(self) -> bool | None:
         """Whether its RAM is unchanged at this moment; None where that cannot be asked.
 

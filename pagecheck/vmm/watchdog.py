@@ -1,14 +1,14 @@
-"""The program that holds a VM's QMP connection, and continues the VM when its owner dies.
+"""The program that holds the connection to a VMM, and continues its VM when its owner dies.
 
-Facts: a QMP socket serves one client at a time; a VM that was stopped stays stopped when its client
-goes away. Danger: the process that stopped the VM may be killed, and the guest is stopped for ever.
-Decision: one process of its own, in a session of its own that ignores signals, stops and continues
-the VM. It learns of its owner's death from the end of their socket pair, and from the owner's
-pidfd, should another process have inherited the owner's end.
+Facts: a VM that was stopped stays stopped when the client who did it goes away; a QMP socket serves
+one client at a time. Danger: the process that stopped the VM may be killed, and the guest is
+stopped for ever. Decision: one process of its own, in a session of its own that ignores signals,
+stops and continues the VM. It learns of its owner's death from the end of their socket pair, and
+from the owner's pidfd, should another process have inherited the owner's end.
 
-Where the VM cannot be continued, because QEMU is frozen or in the middle of something, it stays for
-as long as QEMU lives; nothing waits for it. It then reports to its stderr, which is a memfd, and to
-the system's log: neither can block it, as a pipe could whose reader is gone.
+Where the VM cannot be continued, because its VMM is frozen or in the middle of something, it stays
+for as long as the VMM lives; nothing waits for it. It then reports to its stderr, which is a memfd,
+and to the system's log: neither can block it, as a pipe could whose reader is gone.
 
 It receives and sends a line of JSON a packet (see `wire.py`): `execute` with `arguments`,
 `pause` with `max_ns`, `resume` with `leave`, `status`, `rescue` and `end`, each with an `id` and
@@ -30,12 +30,14 @@ from typing import TYPE_CHECKING, Any, Final
 from pagecheck.child.signals import release_signals
 from pagecheck.child.wire import Closed, Link
 from pagecheck.errors import EngineError, InternalError, PagecheckError, PeerError, to_wire
+from pagecheck.vmm.kinds import KINDS
 from pagecheck.vmm.listener import Gone, Listener
 from pagecheck.vmm.watchdog_log import write_line
 
 if TYPE_CHECKING:
+    from pagecheck.vmm.controller import Controller
     from pagecheck.vmm.hold import Hold
-    from pagecheck.vmm.monitor import Monitor
+    from pagecheck.vmm.kinds import VmmKind
 
 REQUEST_S: Final = 30.0
 BEAT_S: Final = 2.0  # between two `busy` while a request is carried out
@@ -45,12 +47,13 @@ PACKET_BYTES: Final = 32768
 _IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE)
 
 
-def main(fd: int, path: str, owner: str, known: str = "") -> int:
+def main(fd: int, prefix: str, path: str, owner: str, known: str = "") -> int:
     """Runs the watchdog on the inherited end of its socket pair.
 
     Args:
         fd: the end's descriptor.
-        path: the QMP socket.
+        prefix: of the VMM's kind.
+        path: the VMM's socket.
         owner: the owner's process id.
         known: empty, or who listens there, as JSON, for a watchdog that replaces a dead one
             which had stopped the VM.
@@ -62,14 +65,16 @@ def main(fd: int, path: str, owner: str, known: str = "") -> int:
         signal.signal(number, signal.SIG_IGN)
     release_signals()
     link = Link.inherited(fd)
+    kind = KINDS[prefix]
     try:
         from pagecheck.vmm.hold import Hold
-        from pagecheck.vmm.monitor import Monitor
+
+        vmm = _controller(kind, path, Listener(*json.loads(known)) if known else None)
     except ImportError as error:
-        _send(link, _failure(EngineError(f"qmp:{path}: {error}; pip install qemu.qmp")))
+        why = f"{prefix}:{path}: {error}; pip install {kind.library}"
+        _send(link, _failure(EngineError(why)))
         return 0
-    monitor = Monitor(path, Listener(*json.loads(known)) if known else None)
-    hold = Hold(monitor, write_line)
+    hold = Hold(vmm, write_line)
     if known:
         hold.adopt()
     try:
@@ -82,16 +87,24 @@ def main(fd: int, path: str, owner: str, known: str = "") -> int:
         link.close()
         pidfd = -1
     # Not asyncio.run: the process ends at once, whatever the library's tasks still wait for.
-    asyncio.new_event_loop().run_until_complete(Watchdog(link, monitor, hold).run(pidfd))
+    asyncio.new_event_loop().run_until_complete(Watchdog(link, vmm, hold).run(pidfd))
     return 0
+
+
+def _controller(kind: VmmKind, path: str, known: Listener | None) -> Controller:
+    """What asks a VMM of this kind; only its own library is loaded."""
+    assert kind.prefix == "qmp"
+    from pagecheck.vmm.qemu_control import QemuControl
+
+    return QemuControl(path, known)
 
 
 class Watchdog:
     """Serves one owner over one connection."""
 
-    def __init__(self, link: Link, monitor: Monitor, hold: Hold) -> None:
+    def __init__(self, link: Link, vmm: Controller, hold: Hold) -> None:
         self._link = link
-        self._monitor = monitor
+        self._vmm = vmm
         self._hold = hold
         self._asked: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._resuming: asyncio.Task[None] | None = None
@@ -115,7 +128,7 @@ class Watchdog:
                     await self._serve()
         finally:
             await self._hold.resume_if_ours()
-            await self._monitor.close()
+            await self._vmm.close()
 
     def _receive(self, owner: int) -> None:
         try:
@@ -135,7 +148,7 @@ class Watchdog:
 
     async def _connect(self) -> dict[str, Any]:
         try:
-            return {"ready": {"listener": await self._monitor.connect()}}
+            return {"ready": {"listener": await self._vmm.connect()}}
         except Gone as error:
             self._hold.is_ours = False
             return {**_failure(error), "held": False}
@@ -158,12 +171,12 @@ class Watchdog:
             _send(self._link, {"busy": True})
 
     async def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
-        name = self._monitor.name
+        name, vmm = self._vmm.name, self._vmm.kind.vmm
         try:
             async with asyncio.timeout(REQUEST_S):
                 return {"return": await self._carry_out(message)}
         except TimeoutError:
-            return _failure(PeerError(f"{name}: QEMU was not done in {REQUEST_S:.0f} s"))
+            return _failure(PeerError(f"{name}: {vmm} was not done in {REQUEST_S:.0f} s"))
         except PagecheckError as error:
             return _failure(error)
         except Exception as error:
@@ -172,7 +185,7 @@ class Watchdog:
     async def _carry_out(self, message: dict[str, Any]) -> Any:
         match message:
             case {"execute": str(command)}:
-                return await self._monitor.execute(command, message.get("arguments"))
+                return await self._vmm.execute(command, message.get("arguments"))
             case {"pause": {"max_ns": int(max_ns)}}:
                 return await self._hold.pause(max_ns)
             case {"resume": {"leave": bool(leave)}}:
@@ -183,7 +196,7 @@ class Watchdog:
                 return await self._hold.force_resume()
             case {"end": {}}:
                 return await self._hold.end(END_S)
-        raise InternalError(f"{self._monitor.name}: unknown request: {str(message)[:80]}")
+        raise InternalError(f"{self._vmm.name}: unknown request: {str(message)[:80]}")
 
 
 def _failure(error: Exception) -> dict[str, Any]:
@@ -195,7 +208,10 @@ def _send(link: Link, message: dict[str, Any]) -> bool:
     try:
         text = json.dumps(message).encode()
     except RecursionError:  # an answer that could just be read
-        message = {**_failure(PeerError("QEMU's answer is nested too deeply")), "id": message["id"]}
+        message = {
+            **_failure(PeerError("the VMM's answer is nested too deeply")),
+            "id": message["id"],
+        }
         text = json.dumps(message).encode()
     with contextlib.suppress(Closed):
         if len(text) <= PACKET_BYTES:

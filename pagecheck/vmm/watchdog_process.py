@@ -25,11 +25,12 @@ PROGRAM: Final = Program("from pagecheck.vmm.watchdog import main", needs_site=T
 class WatchdogProcess(Child):
     """A process of its own; see `watchdog.py` for what it receives and sends."""
 
-    def __init__(self, path: str, known: list[int] | None = None) -> None:
+    def __init__(self, prefix: str, path: str, known: list[int] | None = None) -> None:
         """Starts it; `greeting` has the result.
 
         Args:
-            path: the QMP socket, absolute.
+            prefix: of the VMM's kind.
+            path: the VMM's socket, absolute.
             known: who must listen there, if the VM may be stopped and is to be continued.
 
         Raises:
@@ -38,7 +39,7 @@ class WatchdogProcess(Child):
         """
         self._asked = 0
         listener = json.dumps(known) if known else ""
-        super().__init__("watchdog", PROGRAM, (path, str(os.getpid()), listener))
+        super().__init__("watchdog", PROGRAM, (prefix, path, str(os.getpid()), listener))
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Sends a request and waits for its answer; one to an earlier request, whose wait an

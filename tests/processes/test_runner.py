@@ -41,6 +41,9 @@ class Vm:
     def pause(self, max_seconds: float) -> None:
         self.calls.append(max_seconds)
 
+    def why_moved(self) -> str | None:
+        return None
+
     def resume(self, *, leave_stopped: bool = False) -> Pause:
         self.calls.append("leave" if leave_stopped else "resume")
         if self._error is not None:

@@ -59,6 +59,9 @@ class Vm:
     def pause(self, max_seconds: float) -> None:
         """Does nothing."""
 
+    def why_moved(self) -> str | None:
+        return None
+
     def resume(self, *, leave_stopped: bool = False) -> Pause:
         return Pause(3.0, stood_still=False, expired=True, stopped_by_us=not leave_stopped)
 

@@ -15,7 +15,8 @@ import pytest
 
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.vmm import listener
-from pagecheck.vmm.listener import Gone, Listener, QmpSocket
+from pagecheck.vmm.kinds import QEMU
+from pagecheck.vmm.listener import Gone, Listener, VmmSocket
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -27,7 +28,7 @@ def listening(path: Path) -> socket.socket:
     return made
 
 
-def connected(place: QmpSocket) -> Listener:
+def connected(place: VmmSocket) -> Listener:
     connection, found = asyncio.run(place.connect(time.monotonic() + 1))
     connection.close()
     place.keep(found)
@@ -35,10 +36,10 @@ def connected(place: QmpSocket) -> Listener:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[tuple[QmpSocket, Path]]:
+def place(tmp_path: Path) -> Iterator[tuple[VmmSocket, Path]]:
     """A socket of a process that ends with the test, connected to once."""
     path = tmp_path / "qmp"
-    place = QmpSocket(str(path), None)
+    place = VmmSocket(str(path), None, QEMU)
     with listening(path):
         assert connected(place).pid == os.getpid()
         assert connected(place) == connected(place)
@@ -49,10 +50,10 @@ def place(tmp_path: Path) -> Iterator[tuple[QmpSocket, Path]]:
 
 def test_nobody_listens_at_first(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"nobody listens.*start QEMU with"):
-        connected(QmpSocket(str(tmp_path / "qmp"), None))
+        connected(VmmSocket(str(tmp_path / "qmp"), None, QEMU))
 
 
-def test_another_socket_at_the_path(place: tuple[QmpSocket, Path]) -> None:
+def test_another_socket_at_the_path(place: tuple[VmmSocket, Path]) -> None:
     """Of the same process, which lives: it may be a launcher's, and this another VM."""
     place[1].rename(place[1].with_name("old"))
     with listening(place[1]), pytest.raises(SourceError, match=r"another socket.*lives") as caught:
@@ -62,7 +63,7 @@ def test_another_socket_at_the_path(place: tuple[QmpSocket, Path]) -> None:
     assert connected(place[0]).pid == os.getpid()
 
 
-def test_a_path_that_is_gone_for_a_while(place: tuple[QmpSocket, Path]) -> None:
+def test_a_path_that_is_gone_for_a_while(place: tuple[VmmSocket, Path]) -> None:
     place[1].rename(place[1].with_name("old"))
     with pytest.raises(SourceError, match=rf"process {os.getpid()}, which listened there, lives"):
         connected(place[0])
@@ -74,7 +75,7 @@ def test_a_process_that_cannot_be_seen(tmp_path: Path, monkeypatch: pytest.Monke
     """The socket alone decides."""
     monkeypatch.setattr(listener, "_pidfd", lambda _pid: None)
     path = tmp_path / "qmp"
-    place = QmpSocket(str(path), None)
+    place = VmmSocket(str(path), None, QEMU)
     with listening(path):
         connected(place)
         path.rename(path.with_name("old"))
@@ -85,13 +86,13 @@ def test_a_process_that_cannot_be_seen(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_socket_that_refuses(tmp_path: Path) -> None:
     """Its process lives, but nobody can ever connect to that socket again."""
     path = tmp_path / "qmp"
-    place = QmpSocket(str(path), None)
+    place = VmmSocket(str(path), None, QEMU)
     with listening(path):
         known = connected(place)
     with pytest.raises(Gone, match="QEMU ended") as caught:
         connected(place)
     assert isinstance(caught.value, PeerError)
-    other = QmpSocket(str(path), known)  # a watchdog in the place of a dead one
+    other = VmmSocket(str(path), known, QEMU)  # a watchdog in the place of a dead one
     with pytest.raises(Gone, match="QEMU ended"):
         connected(other)
     for each in (place, other):
@@ -105,7 +106,7 @@ def test_a_process_that_has_ended(tmp_path: Path) -> None:
         "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); "
         "print(flush=True); sys.stdin.read()"
     )
-    place = QmpSocket(str(path), None)
+    place = VmmSocket(str(path), None, QEMU)
     with subprocess.Popen(
         [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
