@@ -264,7 +264,7 @@ class ProcessWalk:
         """
 
     def next(self, most: int, /) -> tuple[int, int, int] | None:
-        """The next pages that are no holes, as `Walk.next` does; no run of them is longer than
+        """The next pages to look at, as `Walk.next` does; no run of them is longer than
         256 MiB. Where a look fails, all pages from there on have data. The GIL is released."""
 
 class Portal:

@@ -22,7 +22,7 @@ typedef struct pc_process_walk {
 /* `walk` is large: not on a stack. False: the error says why. */
 bool pc_process_walk_init(const pc_process_range *range, pc_process_walk *walk, pc_error *error);
 
-/* The next page (SEEK_DATA) that is no hole, or that is one (SEEK_HOLE), as a byte of the block: a
+/* The next page that is data (SEEK_DATA) or a hole (SEEK_HOLE), as a byte of the block: a
  * hole is what no page table has and what reads as zeros for that reason. */
 off_t pc_process_walk_seek(void *walk, off_t at, int whence);
 
