@@ -1,0 +1,149 @@
+"""What the private mappings of a process are, as far as the mappings themselves show it.
+
+Facts: a VMM's private guest RAM can be read and written, is not executable, and is anonymous or a
+private mapping of a file (huge pages of hugetlbfs, a snapshot). So are a heap, malloc's arenas, and
+a program's data; a dynamic translator's buffer is executable. Neighbouring anonymous mappings with
+equal flags become one, and a part with another protection or flag becomes a mapping of its own.
+Pure text; nothing is opened here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from pagecheck.vmm.maps import Mapping
+
+LEAST_BYTES: Final = 16 << 20
+
+# Source: HEAP_MAX_SIZE of 64-bit glibc's malloc/arena.c; an arena begins at a multiple of it.
+_ARENA: Final = 64 << 20
+
+RAM: Final = "RAM"
+NOT_RAM: Final = "not RAM"
+UNKNOWN: Final = "unknown"
+
+Row = tuple[Mapping, Sequence[str]]
+
+
+class Considered(NamedTuple):
+    """A mapping, and whether it is guest RAM.
+
+    Attributes:
+        mapping: from the process's maps.
+        flags: its two-letter flags, as in smaps.
+        verdict: RAM, NOT_RAM or UNKNOWN.
+        why: the reason.
+    """
+
+    mapping: Mapping
+    flags: tuple[str, ...]
+    verdict: str
+    why: str
+
+    @property
+    def shown(self) -> str:
+        """Its addresses and size, for messages."""
+        return stretch_text(self.mapping.start, self.mapping.end)
+
+
+def stretch_text(start: int, end: int) -> str:
+    """Addresses, and the size between them, for messages."""
+    return f"{start:#x}-{end:#x} ({size_mib(end - start)})"
+
+
+def size_mib(size: int) -> str:
+    """Bytes as MiB, for messages."""
+    return f"{size >> 20} MiB" if size % (1 << 20) == 0 else f"{size / (1 << 20):.1f} MiB"
+
+
+def is_anonymous(mapping: Mapping) -> bool:
+    """Whether no file is behind it."""
+    return not mapping.inode and not mapping.is_shared
+
+
+def considered(rows: Sequence[Row], sizes: frozenset[int] = frozenset()) -> list[Considered]:
+    """The mappings that are large enough to be guest RAM, each with what it is.
+
+    Args:
+        rows: all mappings of a process with their flags, in order of address.
+        sizes: bytes of RAM blocks; a mapping of such a size is considered, however small.
+
+    Returns:
+        One for each; the verdict is "unknown" where it may be guest RAM.
+    """
+    programs = {_file(each) for each, _ in rows if "x" in each.perms and each.inode}
+    found = []
+    for number, (each, flags) in enumerate(rows):
+        if each.size < LEAST_BYTES and each.size not in sizes:
+            continue
+        behind = rows[number + 1][0] if number + 1 < len(rows) else None
+        why = _why_not(each, behind, programs)
+        verdict = NOT_RAM if why else UNKNOWN
+        found.append(Considered(each, tuple(flags), verdict, why))
+    return found
+
+
+def _why_not(mapping: Mapping, behind: Mapping | None, programs: set[tuple[int, int]]) -> str:
+    """Why a mapping is not private guest RAM; empty where it may be."""
+    if "x" in mapping.perms:
+        return "executable: code, or what a translator made"
+    if mapping.is_shared:
+        return "shared: no private memory"
+    if mapping.inode and _file(mapping) in programs:
+        return "data of a program, whose file is mapped executable too"
+    if not mapping.is_writable:
+        return "cannot be written, or is reserved only"
+    if mapping.path.startswith(("[heap]", "[stack", "[anon: glibc: malloc")):
+        return "the heap or a stack"
+    if mapping.path.startswith("[") and not mapping.path.startswith("[anon:"):
+        return "the kernel's"
+    if _is_arena(mapping, behind):
+        return "an arena of malloc's"
+    return ""
+
+
+def _file(mapping: Mapping) -> tuple[int, int]:
+    return mapping.dev, mapping.inode
+
+
+def _is_arena(mapping: Mapping, behind: Mapping | None) -> bool:
+    """Whether it begins where an arena does, and the rest of one is reserved behind it."""
+    if not is_anonymous(mapping) or mapping.start % _ARENA or behind is None:
+        return False
+    reserved = behind.perms == "---p" and not behind.inode and behind.start == mapping.end
+    return reserved and behind.end >= mapping.start + _ARENA > mapping.end
+
+
+def pieced_together(rows: Sequence[Row], size: int) -> list[tuple[int, int]]:
+    """Neighbouring private mappings that together have a size: one block, of which parts have
+    another protection or other flags.
+
+    Args:
+        rows: all mappings of a process, in order of address.
+        size: bytes.
+
+    Returns:
+        The first and the last address, exclusive, of each.
+    """
+    mappings = [each for each, _ in rows]
+    found = []
+    for first, start in enumerate(mappings):
+        if not start.is_writable or start.is_shared or "x" in start.perms:
+            continue
+        last = start
+        for each in mappings[first + 1 :]:
+            if last.end - start.start >= size or not _continues(last, each):
+                break
+            last = each
+        if last is not start and last.is_writable and last.end - start.start == size:
+            found.append((start.start, last.end))
+    return found
+
+
+def _continues(last: Mapping, each: Mapping) -> bool:
+    if each.start != last.end or each.is_shared or "x" in each.perms:
+        return False
+    if not last.inode:
+        return not each.inode and each.path == last.path
+    return _file(each) == _file(last) and each.offset == last.offset + last.size
