@@ -6,11 +6,13 @@ words. Decision: the file's name counts, then the first word.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 from typing import Final
 
+from pagecheck.shm.mounts import may_stall
 from pagecheck.vmm.maps import DELETED
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.qemu_options import QEMU, read_qemu
@@ -81,10 +83,17 @@ def read_command_line(program: str, words: list[str], read: Reader | None = None
 
 def command_line_of(process: ProcessMemory) -> CommandLine:
     """What the command line of a process says; what cannot be read says nothing."""
+    folder = process.folder
 
     def read(path: str) -> str | None:
-        root = f"{process.folder}/{'root' if path.startswith('/') else 'cwd'}"
-        return _file_text(f"{root}/{path}")
+        with contextlib.suppress(OSError):
+            # Its mounts are ours, so that what may stall is known before it is accessed.
+            if os.stat(f"{folder}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino:
+                return None
+            start = os.readlink(f"{folder}/{'root' if path.startswith('/') else 'cwd'}")
+            whole = os.path.join(start, path.lstrip("/"))
+            return _file_text(whole) if may_stall(whole) is None else None
+        return None
 
     return read_command_line(process.program(), process.command_line(), read)
 
@@ -94,7 +103,7 @@ def _no_file(_path: str) -> None:
 
 
 def _file_text(path: str) -> str | None:
-    """The text of a small regular file; a name in another process's root may lead anywhere."""
+    """The text of a small regular file; the name is another process's and may lead anywhere."""
     try:
         # Looked at before it is opened: opening a device may do something.
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)

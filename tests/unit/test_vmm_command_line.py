@@ -1,10 +1,15 @@
 """What the command lines of VMMs say: RAM blocks, control sockets, names."""
 
+import os
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from pagecheck.vmm.command_line import read_command_line, vmm_of
+from pagecheck.vmm.command_line import command_line_of, read_command_line, vmm_of
+from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.ram_options import (
     CommandLine,
     ControlSocket,
@@ -275,6 +280,36 @@ def test_firecracker_by_its_file(text: str | None, size: int, *, is_default: boo
     assert found.ram_bytes == size
     assert found.is_default == is_default
     assert found.sockets == ()
+
+
+def started(at: Path, *words: str) -> CommandLine:
+    """What is read of a process with these words, started in a folder."""
+    code = "print(flush=True); input()"
+    with subprocess.Popen(
+        ["firecracker", "-c", code, *words],
+        executable=sys.executable,
+        cwd=at,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"\n"
+        with ProcessMemory(child.pid) as process:
+            found = command_line_of(process)
+        child.kill()
+    return found
+
+
+def test_the_file_is_found_from_the_folder_of_the_process(tmp_path: Path) -> None:
+    (tmp_path / "vm.json").write_text('{"machine-config": {"mem_size_mib": 64}}')
+    assert started(tmp_path, "--config-file", "vm.json").ram_bytes == 64 * MIB
+    assert started(tmp_path, "--config-file", f"{tmp_path}/vm.json").ram_bytes == 64 * MIB
+
+
+def test_what_is_not_a_file_says_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("pipe", "/dev/zero", "missing", "."):
+        assert started(tmp_path, "--config-file", path).ram == ()
 
 
 def test_crosvm() -> None:
