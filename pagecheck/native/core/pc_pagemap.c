@@ -76,8 +76,8 @@ static pc_page_state state_of_entry(uint64_t entry)
 static bool add_page(uint64_t address, pc_page_state state, pc_region *regions, size_t most,
                      size_t *count)
 {
-    pc_region *last = &regions[*count - 1];
-    if (*count != 0 && last->state == state && last->end == address) {
+    pc_region *last = *count != 0 ? &regions[*count - 1] : NULL;
+    if (last != NULL && last->state == state && last->end == address) {
         last->end += PC_HOST_PAGE;
         return true;
     }

@@ -101,10 +101,11 @@ static void add_vector(step *s, uint64_t offset, uint32_t part, uint32_t count)
     unsigned char *theirs = (unsigned char *)(uintptr_t)(s->block->address + offset);
     unsigned char *ours = s->decider->buffer + (size_t)part * PC_HOST_PAGE;
     size_t bytes = (size_t)count * PC_HOST_PAGE;
-    struct iovec *last = &s->theirs[s->vectors - 1];
-    if (s->vectors != 0 && (unsigned char *)last->iov_base + last->iov_len == theirs &&
-        (unsigned char *)s->ours[s->vectors - 1].iov_base + last->iov_len == ours) {
-        last->iov_len = s->ours[s->vectors - 1].iov_len += bytes;
+    size_t last = s->vectors - 1;
+    if (s->vectors != 0 &&
+        (unsigned char *)s->theirs[last].iov_base + s->theirs[last].iov_len == theirs &&
+        (unsigned char *)s->ours[last].iov_base + s->ours[last].iov_len == ours) {
+        s->theirs[last].iov_len = s->ours[last].iov_len += bytes;
         return;
     }
     s->theirs[s->vectors] = (struct iovec){theirs, bytes};
@@ -217,9 +218,9 @@ static bool take(step *s)
 
 static void add_run(step *s, uint64_t offset, uint64_t bytes)
 {
-    part_run *last = &s->runs[s->run_count - 1];
+    part_run *last = s->run_count != 0 ? &s->runs[s->run_count - 1] : NULL;
     uint32_t count = (uint32_t)(bytes / PC_HOST_PAGE);
-    if (s->run_count != 0 && last->offset + (uint64_t)last->count * PC_HOST_PAGE == offset)
+    if (last != NULL && last->offset + (uint64_t)last->count * PC_HOST_PAGE == offset)
         last->count += count;
     else
         s->runs[s->run_count++] = (part_run){offset, s->parts, count};
