@@ -8,12 +8,12 @@ nothing is not guessed, and the user may name it by hand.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final
 
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.vmm.command_line import command_line_of
-from pagecheck.vmm.considered import Considered
+from pagecheck.vmm.considered import Considered, Shared
 from pagecheck.vmm.maps import Mapping, covering
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.ram_options import CommandLine
@@ -28,7 +28,7 @@ def private_ram(
     text: str,
     said: CommandLine | None = None,
     *,
-    shared: Collection[str] = (),
+    shared: Shared,
     explain: Callable[[list[Considered]], None] | None = None,
 ) -> PrivateRam:
     """Finds the private guest RAM of a process.
@@ -37,7 +37,7 @@ def private_ram(
         process: the VMM.
         text: the source, for messages.
         said: what is known of the RAM, where that is not from the process's command line.
-        shared: names of the process's shared RAM blocks, which were found already.
+        shared: the process's shared RAM blocks, which were found already.
         explain: is given all mappings that were considered, before any error.
 
     Raises:

@@ -9,6 +9,7 @@ Pure text; nothing is opened here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping as Names
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -24,6 +25,7 @@ NOT_RAM: Final = "not RAM"
 UNKNOWN: Final = "unknown"
 
 Row = tuple[Mapping, Sequence[str]]
+Shared = Names[tuple[int, int], str]  # names of shared RAM blocks by their files' device and inode
 
 
 class Considered(NamedTuple):
@@ -62,24 +64,31 @@ def is_anonymous(mapping: Mapping) -> bool:
     return not mapping.inode and not mapping.is_shared
 
 
-def considered(rows: Sequence[Row], sizes: frozenset[int] = frozenset()) -> list[Considered]:
+def considered(
+    rows: Sequence[Row], shared: Shared, sizes: frozenset[int] = frozenset()
+) -> list[Considered]:
     """The mappings that are large enough to be guest RAM, each with what it is.
 
     Args:
         rows: all mappings of a process with their flags, in order of address.
+        shared: its shared RAM blocks, which are known already.
         sizes: bytes of RAM blocks; a mapping of such a size is considered, however small.
 
     Returns:
-        One for each; the verdict is "unknown" where it may be guest RAM.
+        One for each; the verdict is UNKNOWN where it may be private guest RAM.
     """
     programs = {_file(each) for each, _ in rows if "x" in each.perms and each.inode}
     found = []
     for number, (each, flags) in enumerate(rows):
-        if each.size < LEAST_BYTES and each.size not in sizes:
+        is_block = each.is_shared and each.is_readable and _file(each) in shared
+        if each.size < LEAST_BYTES and each.size not in sizes and not is_block:
             continue
-        behind = rows[number + 1][0] if number + 1 < len(rows) else None
-        why = _why_not(each, behind, programs)
-        verdict = NOT_RAM if why else UNKNOWN
+        if is_block:
+            verdict, why = RAM, f"shared memory: {shared[_file(each)]}"
+        else:
+            behind = rows[number + 1][0] if number + 1 < len(rows) else None
+            why = _why_not(each, behind, programs)
+            verdict = NOT_RAM if why else UNKNOWN
         found.append(Considered(each, tuple(flags), verdict, why))
     return found
 
@@ -88,10 +97,10 @@ def _why_not(mapping: Mapping, behind: Mapping | None, programs: set[tuple[int, 
     """Why a mapping is not private guest RAM; empty where it may be."""
     if "x" in mapping.perms:
         return "executable: code, or what a translator made"
-    if mapping.is_shared:
-        return "shared: no private memory"
     if mapping.inode and _file(mapping) in programs:
-        return "data of a program, whose file is mapped executable too"
+        return "of a file that is mapped executable too: a program, or what a translator made"
+    if mapping.is_shared:
+        return "shared, but no memory of the kinds that guest RAM is made of"
     if not mapping.is_writable:
         return "cannot be written, or is reserved only"
     if mapping.path.startswith(("[heap]", "[stack", "[anon: glibc: malloc")):

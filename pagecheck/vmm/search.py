@@ -10,7 +10,7 @@ mappings have the size.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from pagecheck.errors import SourceError
@@ -20,6 +20,7 @@ from pagecheck.vmm.considered import (
     UNKNOWN,
     Considered,
     Row,
+    Shared,
     considered,
     is_anonymous,
     pieced_together,
@@ -42,7 +43,7 @@ _MARKS: Final = {
 # Bytes below the hole for devices, where what is larger is split. Source: arch/src/x86_64 of both;
 # Firecracker's hole had 768 MiB, too.
 _BELOW_HOLE: Final = {CLOUD_HYPERVISOR: (3 << 30,), FIRECRACKER: (3 << 30, 3328 << 20)}
-_NEVER_PRIVATE: Final = {
+NEVER_PRIVATE: Final = {
     CROSVM: "crosvm's RAM is shared, and it shares none",
     VIRTUALBOX: "VirtualBox's RAM belongs to its driver, and no other process can read it; "
     "save it with VBoxManage debugvm VM dumpvmcore",
@@ -89,21 +90,20 @@ class Search:
         seen: the mappings that are considered, with what is known of each until now.
     """
 
-    def __init__(
-        self, text: str, said: CommandLine, rows: Sequence[Row], shared: Collection[str] = ()
-    ) -> None:
-        """Takes all mappings of the process with their flags, in order of address."""
+    def __init__(self, text: str, said: CommandLine, rows: Sequence[Row], shared: Shared) -> None:
+        """Takes all mappings of the process, in order of address, with their flags; without any
+        where these were not asked for, and then the size alone counts."""
         self._text = text
         self._said = said
         self._rows = rows
-        self._shared = shared
+        self._shared = shared or {}
         self._mark, self._marked = _MARKS.get(said.vmm, ("", ""))
         self._wanted = [
             each
             for each in said.ram
-            if each.is_shared is False or (each.is_shared is None and not shared)
+            if each.is_shared is False or (each.is_shared is None and not self._shared)
         ]
-        self.seen = considered(rows, frozenset(each.size for each in self._wanted))
+        self.seen = considered(rows, self._shared, frozenset(each.size for each in self._wanted))
         if said.vmm == QEMU:
             self._leave_out_unmarked()
         self._found = PrivateRam([], [], [])
@@ -112,7 +112,7 @@ class Search:
         """Finds it, or raises as `candidates.private_ram` does."""
         if self._wanted:
             self._match_all(self._wanted)
-        elif not self._shared and not self._said.ram and self._said.vmm not in _NEVER_PRIVATE:
+        elif not self._shared and not self._said.ram and self._said.vmm not in NEVER_PRIVATE:
             self._take_unnamed()
         self._rest()
         if not self._found.blocks and not self._shared:
@@ -122,7 +122,7 @@ class Search:
 
     def _leave_out_unmarked(self) -> None:
         for number, each in enumerate(self.seen):
-            if each.verdict == UNKNOWN and self._mark not in each.flags:
+            if each.verdict == UNKNOWN and each.flags and self._mark not in each.flags:
                 why = "fork copies it, as none of QEMU's RAM blocks"
                 self.seen[number] = each._replace(verdict=NOT_RAM, why=why)
 
@@ -240,7 +240,7 @@ class Search:
 
     def _number_names(self) -> None:
         """Gives the second block of a name, in order of address, the name NAME-2."""
-        taken = set(self._shared)
+        taken = set(self._shared.values())
         self._found.blocks.sort(key=lambda each: each.base)
         for place, each in enumerate(self._found.blocks):
             name, number = each.name, 1
@@ -267,7 +267,7 @@ class Search:
     def _nothing(self) -> SourceError:
         if self._found.missing:
             return SourceError(self._found.missing[0].why)
-        why = _NEVER_PRIVATE.get(self._said.vmm)
+        why = NEVER_PRIVATE.get(self._said.vmm)
         if why is None:
             why = (
                 "maps no memory of 16 MiB or more that could be guest RAM; give the pid of the VMM "

@@ -45,8 +45,9 @@ def rows(*lines: str) -> list[Row]:
     return found
 
 
-def search(line: str, *lines: str, shared: tuple[str, ...] = ()) -> PrivateRam:
-    return Search("pid:7", read_command_line("", shlex.split(line)), rows(*lines), shared).find()
+def search(line: str, *lines: str, shared: str = "") -> PrivateRam:
+    blocks = {(1, 1): shared} if shared else {}
+    return Search("pid:7", read_command_line("", shlex.split(line)), rows(*lines), blocks).find()
 
 
 def sizes(found: PrivateRam) -> list[tuple[str, int]]:
@@ -54,7 +55,7 @@ def sizes(found: PrivateRam) -> list[tuple[str, int]]:
 
 
 def verdicts(line: str, *lines: str) -> list[tuple[str, str]]:
-    done = Search("pid:7", read_command_line("", shlex.split(line)), rows(*lines))
+    done = Search("pid:7", read_command_line("", shlex.split(line)), rows(*lines), {})
     done.find()
     return [(each.verdict, each.why) for each in done.seen]
 
@@ -81,6 +82,12 @@ def test_memory_that_fork_copies_is_not_qemus_ram() -> None:
     assert sizes(found) == [("pc.ram", 64)]
     with pytest.raises(SourceError, match="no private mapping has the 64 MiB"):
         search("qemu-kvm -m 64M", PLAIN.format(64))
+
+
+def test_flags_that_were_not_asked_for_rule_nothing_out() -> None:
+    mappings = [(each, ()) for each, _ in rows(QEMU_RAM.format(64))]
+    found = Search("", read_command_line("", ["qemu-kvm", "-m", "64M"]), mappings).find()
+    assert sizes(found) == [("pc.ram", 64)]
 
 
 def test_video_memory_is_not_ram() -> None:
@@ -140,19 +147,19 @@ def test_three_that_can_be_two_nodes() -> None:
 
 def test_a_shared_and_a_private_node() -> None:
     line = TWO_NODES.replace("id=b,", "id=b,share=on,")
-    found = search(line, QEMU_RAM.format(128), GUARD, shared=("memory-backend-memfd",))
+    found = search(line, QEMU_RAM.format(128), GUARD, shared="memory-backend-memfd")
     assert sizes(found) == [("a", 128)]
     assert found.missing == []
 
 
 def test_all_shared_leaves_nothing_to_look_for() -> None:
     line = "qemu-kvm -m 256M -object memory-backend-memfd,id=m,size=256M -machine memory-backend=m"
-    found = search(line, QEMU_RAM.format(16), shared=("memory-backend-memfd",))
+    found = search(line, QEMU_RAM.format(16), shared="memory-backend-memfd")
     assert found == PrivateRam([], [], [])
 
 
 def test_names_differ_from_those_of_shared_blocks() -> None:
-    assert sizes(search("qemu-kvm -m 256M", QEMU_RAM.format(256), shared=("pc.ram",))) == [
+    assert sizes(search("qemu-kvm -m 256M", QEMU_RAM.format(256), shared="pc.ram")) == [
         ("pc.ram-2", 256)
     ]
 
@@ -192,7 +199,7 @@ def test_the_largest_first_and_each_by_its_name() -> None:
         "cloud-hypervisor --kernel k --memory size=0 --memory-zone id=a,size=64M id=b,size=128M "
         "id=c,size=32M,shared=on"
     )
-    found = search(line, RUST_RAM.format(64), "gap", RUST_RAM.format(128), shared=("ch_ram",))
+    found = search(line, RUST_RAM.format(64), "gap", RUST_RAM.format(128), shared="ch_ram")
     assert sizes(found) == [("a", 64), ("b", 128)]
 
 
@@ -200,7 +207,7 @@ def test_the_largest_first_and_each_by_its_name() -> None:
 def test_firecracker_splits_large_ram(below: int) -> None:
     lines = (RUST_RAM.format(5120 - below), "gap", PLAIN.format(64), "gap", RUST_RAM.format(below))
     said = read_command_line("", ["firecracker", "--config-file", "x"], _file_of(5120))
-    found = Search("pid:7", said, rows(*lines)).find()
+    found = Search("pid:7", said, rows(*lines), {}).find()
     assert sizes(found) == [("ram", 5120 - below), ("ram-2", below)]
     assert found.missing == []
     assert sizes(search("firecracker", *lines)) == sizes(found)
@@ -247,6 +254,25 @@ def test_a_programs_data_is_not_ram() -> None:
     assert sizes(found) == [("ram", 512)]
 
 
+def test_a_translators_buffer_that_is_mapped_twice_is_not_ram() -> None:
+    lines = ("r-xs 256 /memfd:tcg-jit", "gap", "rw-s 256 /memfd:tcg-jit", QEMU_RAM.format(256))
+    assert verdicts("qemu-kvm -m 256M", *lines)[1] == (
+        "not RAM",
+        "of a file that is mapped executable too: a program, or what a translator made",
+    )
+
+
+def test_shared_blocks_are_explained_too() -> None:
+    line = rows("rw-s 8 /memfd:ch_ram", PLAIN.format(512))
+    place = line[0][0].dev, line[0][0].inode
+    done = Search("pid:7", read_command_line("", ["vmm"]), line, {place: "ch_ram"})
+    done.find()
+    assert [(each.verdict, each.why) for each in done.seen] == [
+        ("RAM", "shared memory: ch_ram"),
+        ("unknown", "nothing names it"),
+    ]
+
+
 def test_a_mallocs_arena_is_not_ram() -> None:
     lines = ("@1", PLAIN.format(512), "@1024", PLAIN.format(40), "---p 24 mr mw me nr")
     assert sizes(search("vmm", *lines)) == [("ram", 512)]
@@ -274,7 +300,7 @@ def test_of_an_unknown_vmm_only_what_is_alone_is_taken() -> None:
 
 
 def test_private_memory_beside_shared_ram_of_an_unknown_vmm_is_left_out_with_a_note() -> None:
-    found = search("vmm", PLAIN.format(512), shared=("dimm",))
+    found = search("vmm", PLAIN.format(512), shared="dimm")
     assert found.blocks == []
     assert len(found.notes) == 1
     assert "(512 MiB) is private memory that may be guest RAM" in found.notes[0]
@@ -282,7 +308,7 @@ def test_private_memory_beside_shared_ram_of_an_unknown_vmm_is_left_out_with_a_n
 
 def test_ambiguous_mappings_are_explained() -> None:
     said = read_command_line("", ["vmm"])
-    done = Search("pid:7", said, rows(PLAIN.format(512), "gap", PLAIN.format(64), "gap"))
+    done = Search("pid:7", said, rows(PLAIN.format(512), "gap", PLAIN.format(64)), {})
     with pytest.raises(SourceError):
         done.find()
     assert {each.why for each in done.seen} == {"one of 2 that can be guest RAM"}
@@ -308,7 +334,7 @@ def test_verdicts_of_what_cannot_be_ram() -> None:
         *("gap", PLAIN.format(20)),
     )
     assert verdicts("vmm", *lines) == [
-        ("not RAM", "shared: no private memory"),
+        ("not RAM", "shared, but no memory of the kinds that guest RAM is made of"),
         ("not RAM", "cannot be written, or is reserved only"),
         ("not RAM", "cannot be written, or is reserved only"),
         ("not RAM", "executable: code, or what a translator made"),
