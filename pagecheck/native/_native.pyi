@@ -367,6 +367,7 @@ class Worker:
         self,
         block: int,
         pagemap_fd: int,
+        memory_fd: int,
         file_fd: int,
         pid: int,
         base: int,
@@ -382,6 +383,8 @@ class Worker:
         Args:
             pagemap_fd: its /proc/PID/pagemap, which stays with the address space that it was opened
                 on. Duplicated.
+            memory_fd: its /proc/PID/mem, opened on the same address space: what pages are read
+                through that it shares with other processes, so that they stay shared. Duplicated.
             file_fd: the file that ABSENT_FILE means, duplicated; or -1.
             pid: the process, for process_vm_readv.
             base: address of the block's byte 0 in it.

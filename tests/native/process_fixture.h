@@ -29,6 +29,7 @@ typedef enum kind { ABSENT, ZERO_PAGE, ZEROS, DATA, GUARD, KINDS } kind;
 typedef struct target {
     pid_t pid;
     int pagemap;
+    int memory;
     int commands;
     int answers;
     unsigned char *base;
@@ -99,7 +100,9 @@ static inline target target_start(uint64_t bytes, const unsigned char *kinds, ui
         target_run(&t);
     snprintf(name, sizeof name, "/proc/%d/pagemap", (int)t.pid);
     t.pagemap = open(name, O_RDONLY | O_CLOEXEC);
-    if (t.pid < 0 || t.pagemap < 0)
+    snprintf(name, sizeof name, "/proc/%d/mem", (int)t.pid);
+    t.memory = open(name, O_RDONLY | O_CLOEXEC);
+    if (t.pid < 0 || t.pagemap < 0 || t.memory < 0)
         abort();
     target_wait(&t);
     return t;
@@ -124,6 +127,7 @@ static inline void target_end(const target *t)
     close(t->commands);
     close(t->answers);
     close(t->pagemap);
+    close(t->memory);
     waitpid(t->pid, NULL, 0);
     munmap(t->base, t->bytes);
 }

@@ -69,6 +69,7 @@ static pc_process_block *open_block(const target *t, const looking *how)
     pc_error error;
     const pc_piece all = {.end = t->bytes, .absent = PC_ABSENT_ZERO};
     const pc_process_range range = {.pagemap_fd = t->pagemap,
+                                    .memory_fd = t->memory,
                                     .file_fd = how->pieces != NULL ? how->file_fd : -1,
                                     .pid = t->pid,
                                     .address = (uintptr_t)t->base,
@@ -300,6 +301,11 @@ static void act(const target *t, char command)
                            munmap(base + 300 * PAGE, 100 * PAGE) != 0 ||
                            madvise(base + 500 * PAGE, 100 * PAGE, MADV_DONTNEED) != 0))
         abort();
+    if (command == 'f' && fork() == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            pause();
+    }
     if (command == 'x') {
         dup2(t->commands, 0); /* these alone are kept */
         dup2(t->answers, 1);
@@ -325,6 +331,29 @@ static void test_changes(const looking *way)
     }
     target_end(&t);
     check_end("no access, not mapped, given back:", way->name);
+}
+
+/* Pages that a child has as well are read without a pin: a pinned one would be copied first. */
+static void test_shared_pages(const looking *way)
+{
+    unsigned char kinds[PAGES];
+    uint64_t random = 5;
+    check_begin();
+    fill_kinds(kinds, PAGES, 1, &random);
+    target t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
+    target_do(&t, 'f');
+    reset_reads();
+    long long before[USES], after[USES];
+    read_usage(t.pid, before);
+    words answer = decide(&t, way, NULL, 0, PAGES);
+    for (uint64_t i = 0; i < PAGES; i++)
+        CHECK(answered(&answer, i) == expected_page(kinds, i), "page %d", (int)i);
+    read_usage(t.pid, after);
+    for (int i = 0; i < USES; i++)
+        CHECK(after[i] == before[i], "%s %lld, was %lld", uses[i], after[i], before[i]);
+    CHECK(reads.calls == 0, "%d calls", (int)reads.calls);
+    target_end(&t);
+    check_end("pages that a child has as well:", way->name);
 }
 
 static void test_short_copies(const looking *way)
@@ -424,6 +453,7 @@ int main(void)
         test_nothing_changes(&ways[i]);
         test_pieces(&ways[i]);
         test_changes(&ways[i]);
+        test_shared_pages(&ways[i]);
         test_short_copies(&ways[i]);
         test_errors(&ways[i]);
         test_another_process(&ways[i]);

@@ -86,7 +86,7 @@ def _(_world: World) -> None:
 @case("Worker.attach_process")
 def _(world: World) -> None:
     with private() as (fd, address):
-        good = (1, fd, -1, os.getpid(), address, SIZE, PAGE, False, pieces(*ALL))
+        good = (1, fd, fd, -1, os.getpid(), address, SIZE, PAGE, False, pieces(*ALL))
         world.worker.attach_process(*good)
         refuses(world.worker.attach_process, *good)
         world.worker.detach(1)
@@ -95,13 +95,13 @@ def _(world: World) -> None:
             refuses(world.worker.attach_process, *good[:-1], pieces(*wrong))
         refuses(world.worker.attach_process, *good[:-1], bytes(31))
         for base, size, page in ((1, SIZE, PAGE), (address, SIZE, 1000), (1 << 63, SIZE, PAGE)):
-            refuses(world.worker.attach_process, *good[:4], base, size, page, *good[7:])
-        refuses(world.worker.attach_process, 1, NOWHERE, *good[2:])
-        refuses(world.worker.attach_process, 1, fd, NOWHERE, *good[3:])
-        refuses(world.worker.attach_process, *good[:3], 0, *good[4:])
+            refuses(world.worker.attach_process, *good[:5], base, size, page, *good[8:])
+        for which in (1, 2, 3):  # descriptors
+            refuses(world.worker.attach_process, *good[:which], NOWHERE, *good[which + 1 :])
+        refuses(world.worker.attach_process, *good[:4], 0, *good[5:])
         of_a_file = pieces(0, SIZE, _native.ABSENT_FILE, 0)
         refuses(world.worker.attach_process, *good[:-1], of_a_file)
-        world.worker.attach_process(1, fd, world.ram, *good[3:-1], of_a_file)
+        world.worker.attach_process(*good[:3], world.ram, *good[4:-1], of_a_file)
     world.worker.detach(1)
 
 

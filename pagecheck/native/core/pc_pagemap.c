@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "pc_bits.h"
 #include "pc_block.h"
 
 /* From Linux: include/uapi/linux/fs.h, since 6.7. */
@@ -36,6 +37,7 @@ struct scan_argument {
 /* From Linux: Documentation/admin-guide/mm/pagemap.rst. */
 #define ENTRY_PRESENT (UINT64_C(1) << 63)
 #define ENTRY_SWAPPED (UINT64_C(1) << 62)
+#define ENTRY_ALONE (UINT64_C(1) << 56)
 #define ENTRIES 1024u /* in one read */
 
 static pc_page_state state_of(uint64_t categories)
@@ -151,6 +153,24 @@ pc_page_state pc_view_at(pc_view *view, pc_pagemap *pagemap, uint64_t address, u
     if (until < *end)
         *end = until;
     return found ? (pc_page_state)region->state : PC_PAGE_UNMAPPED;
+}
+
+void pc_pagemap_alone(const pc_pagemap *pagemap, uint64_t address, uint32_t count, uint64_t *alone)
+{
+    uint64_t entries[ENTRIES];
+    pc_bits_clear(alone, 0, count);
+    for (uint32_t at = 0; at < count;) {
+        uint32_t most = count - at < ENTRIES ? count - at : ENTRIES;
+        off_t from = (off_t)((address / PC_HOST_PAGE + at) * sizeof *entries);
+        ssize_t got = pread(pagemap->fd, entries, most * sizeof *entries, from);
+        if (got < (ssize_t)sizeof *entries)
+            return;
+        uint32_t pages = (uint32_t)((size_t)got / sizeof *entries);
+        for (uint32_t i = 0; i < pages; i++)
+            if ((entries[i] & ENTRY_PRESENT) != 0 && (entries[i] & ENTRY_ALONE) != 0)
+                pc_bits_set(alone, at + i, 1);
+        at += pages;
+    }
 }
 
 bool pc_pagemap_is_mapped(pc_pagemap *pagemap, uint64_t address)

@@ -30,7 +30,8 @@ typedef struct pc_piece {
 /* What to look at. */
 typedef struct pc_process_range {
     int pagemap_fd;
-    int file_fd; /* what PC_ABSENT_FILE means, or -1 */
+    int memory_fd; /* its /proc/PID/mem, opened on the same address space */
+    int file_fd;   /* what PC_ABSENT_FILE means, or -1 */
     pid_t pid;
     uint64_t address; /* of the block's byte 0 in that process */
     uint64_t bytes;
@@ -43,6 +44,7 @@ typedef struct pc_process_range {
 typedef struct pc_process_block {
     pc_block head;
     pc_pagemap pagemap; /* its descriptor is owned */
+    int memory_fd;      /* owned */
     int file_fd;        /* owned, or -1 */
     pid_t pid;
     uint64_t address;

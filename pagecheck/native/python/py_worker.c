@@ -130,18 +130,19 @@ static PyObject *worker_attach(PyObject *object, PyObject *args)
 static PyObject *worker_attach_process(PyObject *object, PyObject *args)
 {
     unsigned int id;
-    int pagemap_fd, file_fd, pid, read_swapped;
+    int pagemap_fd, memory_fd, file_fd, pid, read_swapped;
     unsigned long long address, bytes, page_bytes;
     PyObject *pieces;
     Py_buffer view;
     pc_error error;
     WorkerObject *self = usable(object);
     if (self == NULL ||
-        !PyArg_ParseTuple(args, "IiiiKKKpO", &id, &pagemap_fd, &file_fd, &pid, &address, &bytes,
-                          &page_bytes, &read_swapped, &pieces) ||
+        !PyArg_ParseTuple(args, "IiiiiKKKpO", &id, &pagemap_fd, &memory_fd, &file_fd, &pid,
+                          &address, &bytes, &page_bytes, &read_swapped, &pieces) ||
         !id_is_free(self, id))
         return NULL;
     pc_process_range range = {.pagemap_fd = pagemap_fd,
+                              .memory_fd = memory_fd,
                               .file_fd = file_fd,
                               .pid = pid,
                               .address = address,
