@@ -12,7 +12,7 @@ from tools.guest.errors import GuestError
 from tools.guest.fetch import fetch as fetch_files
 from tools.guest.guest import Guest
 from tools.guest.snapshot import copy_sparse
-from tools.guest.spec import BACKENDS, MACHINES, MIB
+from tools.guest.spec import BACKENDS, MACHINES, MIB, PRIVATE_BACKENDS
 
 _UNITS = {"M": MIB, "G": 1024 * MIB}
 
@@ -70,6 +70,9 @@ def boot(
     keep: bool,
 ) -> None:
     """Boot a guest, wait until it has filled its memory, pause it, print where its RAM is."""
+    in_a_file = backend not in PRIVATE_BACKENDS
+    if snapshot is not None and not in_a_file:
+        raise click.UsageError(f"--snapshot: no file holds the RAM of --backend {backend}")
     signal.signal(signal.SIGTERM, _leave)
     try:
         with Guest.boot(
@@ -83,7 +86,7 @@ def boot(
         ) as guest:
             guest.pause()
             click.echo(f"filled after {guest.boot_s:.1f} s, paused, QEMU {guest.pid}", err=True)
-            click.echo(guest.ram_path)
+            click.echo(guest.ram_path if in_a_file else f"pid:{guest.pid}")
             if snapshot is not None:
                 copied = copy_sparse(guest.ram_path, snapshot)
                 click.echo(f"{snapshot}: {copied} of {size} bytes, the rest holes", err=True)

@@ -36,7 +36,8 @@ class Guest:
 
     Attributes:
         spec: What guest it is.
-        ram_path: Where its RAM can be opened; for a memfd, a path below /proc/PID/fd.
+        ram_path: Where its RAM can be opened; for a memfd, a path below /proc/PID/fd. The empty
+            path for "private" and "numa", whose RAM no one file holds.
         boot_s: Seconds from the start of QEMU until the guest had filled its memory.
     """
 
@@ -71,8 +72,8 @@ class Guest:
 
         Args:
             size_bytes: Guest RAM, a multiple of 1 MiB.
-            machine: "q35" or "microvm".
-            backend: "file", "memfd" or "devfd".
+            machine: "q35", "pc" or "microvm".
+            backend: "file", "memfd", "devfd", "private" or "numa".
             random_mb: MiB of random bytes that the guest keeps; it frees half as many again.
             zeros_mb: MiB of zero bytes that the guest keeps.
             timeout_s: How long boot and filling may take, in seconds.
@@ -107,7 +108,10 @@ class Guest:
             boot_s = time.monotonic() - started
             guest = cls(spec, qemu, console, Qmp(ours, deadline))
             guest.boot_s = boot_s
-            guest.ram_path = ram_file or _memfd_path(qemu.pid, spec.size_bytes)
+            if ram_file is not None:
+                guest.ram_path = ram_file
+            elif backend == "memfd":
+                guest.ram_path = _memfd_path(qemu.pid, spec.size_bytes)
             if memfd is not None:
                 guest.ram_path = Path(f"/proc/{os.getpid()}/fd/{memfd}")
             yield guest

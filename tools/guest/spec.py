@@ -10,8 +10,9 @@ from tools.guest.fetch import GuestFiles
 MIB = 1 << 20
 
 # microvm with ACPI hangs under TCG while the guest's kernel calibrates its clock.
-MACHINES = {"q35": "q35", "microvm": "microvm,acpi=off"}
-BACKENDS = ("file", "memfd", "devfd")
+MACHINES = {"q35": "q35", "pc": "pc", "microvm": "microvm,acpi=off"}
+BACKENDS = ("file", "memfd", "devfd", "private", "numa")
+PRIVATE_BACKENDS = ("private", "numa")  # no one file holds the RAM
 
 _KERNEL_MIB = 96  # what a stock kernel, its initramfs and busybox need to come up
 
@@ -23,8 +24,9 @@ class GuestSpec:
     Args:
         size_bytes: Guest RAM, a multiple of 1 MiB.
         machine: A key of MACHINES.
-        backend: "file" (memory-backend-file, shared), "memfd" (memory-backend-memfd), or "devfd"
-            (memory-backend-file on /dev/fd/N, a memfd that QEMU inherits).
+        backend: "file" (memory-backend-file, shared), "memfd" (memory-backend-memfd), "devfd"
+            (memory-backend-file on /dev/fd/N, a memfd that QEMU inherits), "private" (a plain -m)
+            or "numa" (two nodes with a half each: node0 private, node1 a shared memfd).
         random_mb: MiB of random bytes that the guest keeps; it frees half as many again.
         zeros_mb: MiB of zero bytes that the guest keeps.
 
@@ -68,20 +70,32 @@ class GuestSpec:
         Returns:
             The argument vector; the console is on standard output.
         """
-        kind = "memfd" if self.backend == "memfd" else "file"
-        backend = f"memory-backend-{kind},id=ram,size={self.size_bytes},share=on"
-        if ram_file is not None:
-            backend += f",mem-path={ram_file}"
         return [
             *(str(files.qemu), "-nodefaults", "-no-user-config", "-no-reboot"),
             *("-accel", "tcg", "-display", "none", "-serial", "stdio"),
-            *("-machine", f"{MACHINES[self.machine]},memory-backend=ram"),
-            *("-m", f"{self.size_bytes // MIB}M", "-object", backend),
+            *self._memory(ram_file),
             *("-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"),
             *("-kernel", str(files.kernel), "-initrd", str(files.initramfs)),
             *("-append", self._kernel_command_line()),
             *extra,
         ]
+
+    def _memory(self, ram_file: Path | None) -> list[str]:
+        machine = MACHINES[self.machine]
+        size = ["-m", f"{self.size_bytes // MIB}M"]
+        if self.backend == "private":
+            return ["-machine", machine, *size]
+        if self.backend == "numa":
+            half = self.size_bytes // 2
+            first = f"memory-backend-ram,id=node0,size={half}"
+            second = f"memory-backend-memfd,id=node1,size={half},share=on"
+            nodes = ["-numa", "node,memdev=node0", "-numa", "node,memdev=node1"]
+            return ["-machine", machine, *size, "-object", first, "-object", second, *nodes]
+        kind = "memfd" if self.backend == "memfd" else "file"
+        backend = f"memory-backend-{kind},id=ram,size={self.size_bytes},share=on"
+        if ram_file is not None:
+            backend += f",mem-path={ram_file}"
+        return ["-machine", f"{machine},memory-backend=ram", *size, "-object", backend]
 
     def _kernel_command_line(self) -> str:
         # panic=-1 and reboot=t turn a panic into a triple fault, which -no-reboot turns into
