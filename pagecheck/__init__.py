@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pagecheck.report.report import Answer, BlockReport, Report
     from pagecheck.report.statistics import ChannelReport, Statistics
     from pagecheck.service.client import Client
+    from pagecheck.vmm.listing import RunningVm, list_vms
 
 __all__ = [
     "Answer",
@@ -30,8 +31,10 @@ __all__ = [
     "PagecheckError",
     "RamBlock",
     "Report",
+    "RunningVm",
     "Statistics",
     "__version__",
+    "list_vms",
     "scan",
 ]
 
@@ -46,7 +49,9 @@ _HOMES = {
     "PagecheckError": "pagecheck.errors",
     "RamBlock": "pagecheck.model",
     "Report": "pagecheck.report.report",
+    "RunningVm": "pagecheck.vmm.listing",
     "Statistics": "pagecheck.report.statistics",
+    "list_vms": "pagecheck.vmm.listing",
     "scan": "pagecheck.oneshot",
 }
 

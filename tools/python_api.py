@@ -25,6 +25,7 @@ examples.
 # Names, and where each is defined; behind a colon a base class whose methods it has.
 CALLS: Final = {
     "scan": ("oneshot.py",),
+    "list_vms": ("vmm/listing.py",),
     "Coordinator": ("coordinator/coordinator.py",),
     "Client": ("service/client.py", "service/requests.py:Requests"),
     "RemoteChannel": ("service/remote_channel.py",),
@@ -41,6 +42,7 @@ VALUES: Final = {
     "Block": ("coordinator/block.py",),
     "RamBlock": ("model.py",),
     "Region": ("model.py",),
+    "RunningVm": ("vmm/listing.py",),
     "Attached": ("service/replies.py",),
     "RemoteBlock": ("service/replies.py",),
     "UnreadableBlock": ("service/replies.py",),

@@ -17,6 +17,7 @@ from pagecheck.cli.outcome import outcome
 from pagecheck.cli.scan import scan
 from pagecheck.cli.serve import serve
 from pagecheck.cli.status import status
+from pagecheck.cli.vms import vms
 from pagecheck.errors import EngineError, UsageError
 
 
@@ -68,7 +69,7 @@ def cli() -> None:
     """Finds the zero pages of a virtual machine's RAM."""
 
 
-for _command in (scan, serve, status, kernels, devices):
+for _command in (scan, vms, serve, status, kernels, devices):
     cli.add_command(_command)
 
 

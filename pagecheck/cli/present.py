@@ -30,13 +30,16 @@ def size_text(size: float) -> str:
     return f"{size:.0f} {_UNITS[unit]}" if size == int(size) else f"{size:.1f} {_UNITS[unit]}"
 
 
-def columns(rows: list[list[str]]) -> str:
-    """Rows of cells as aligned text: the first column to the left, the others to the right."""
+def columns(rows: list[list[str]], left: tuple[int, ...] = (0,)) -> str:
+    """Rows of cells as aligned text: the columns of these numbers to the left, the others to the
+    right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        cells = [
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
