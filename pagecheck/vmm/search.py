@@ -90,7 +90,9 @@ class Search:
         seen: the mappings that are considered, with what is known of each until now.
     """
 
-    def __init__(self, text: str, said: CommandLine, rows: Sequence[Row], shared: Shared) -> None:
+    def __init__(
+        self, text: str, said: CommandLine, rows: Sequence[Row], shared: Shared | None = None
+    ) -> None:
         """Takes all mappings of the process, in order of address, with their flags; without any
         where these were not asked for, and then the size alone counts."""
         self._text = text
