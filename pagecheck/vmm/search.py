@@ -53,6 +53,10 @@ _HUGE_PAGES: Final = (2 << 20, 1 << 30)
 _LISTED_MAX: Final = 8
 
 
+class NoRam(SourceError):
+    """A process maps nothing that can be guest RAM."""
+
+
 class Candidate(NamedTuple):
     """A private RAM block of a process.
 
@@ -114,6 +118,10 @@ class Search:
         """Finds it, or raises as `candidates.private_ram` does."""
         if self._wanted:
             self._match_all(self._wanted)
+            if self._said.is_default and self._found.missing:  # of another machine or version
+                self._found.missing.clear()
+                if not self._shared:
+                    self._take_unnamed()
         elif not self._shared and not self._said.ram and self._said.vmm not in NEVER_PRIVATE:
             self._take_unnamed()
         self._rest()
@@ -124,7 +132,9 @@ class Search:
 
     def _leave_out_unmarked(self) -> None:
         for number, each in enumerate(self.seen):
-            if each.verdict == UNKNOWN and each.flags and self._mark not in each.flags:
+            # QEMU's madvise fails where it names a part of a huge page (ht).
+            unmarked = each.flags and not {self._mark, "ht"} & set(each.flags)
+            if each.verdict == UNKNOWN and unmarked:
                 why = "fork copies it, as none of QEMU's RAM blocks"
                 self.seen[number] = each._replace(verdict=NOT_RAM, why=why)
 
@@ -266,13 +276,13 @@ class Search:
             f"{shown}; name one with --range START-END{by_qmp}"
         )
 
-    def _nothing(self) -> SourceError:
+    def _nothing(self) -> NoRam:
         if self._found.missing:
-            return SourceError(self._found.missing[0].why)
+            return NoRam(self._found.missing[0].why)
         why = NEVER_PRIVATE.get(self._said.vmm)
         if why is None:
             why = (
                 "maps no memory of 16 MiB or more that could be guest RAM; give the pid of the VMM "
                 "itself"
             )
-        return SourceError(f"{self._text}: {why}")
+        return NoRam(f"{self._text}: {why}")

@@ -164,12 +164,19 @@ def test_names_differ_from_those_of_shared_blocks() -> None:
     ]
 
 
+def test_a_default_that_is_not_there_is_of_another_machine() -> None:
+    assert sizes(search("qemu-system-arm", QEMU_RAM.format(1024))) == [("ram", 1024)]
+    found = search("qemu-system-arm", QEMU_RAM.format(16), shared="mem0")
+    assert found.blocks == []
+    assert found.missing == []
+
+
 def test_huge_pages_of_hugetlbfs() -> None:
     line = (
         "qemu-kvm -m 255M -object memory-backend-memfd,id=m,size=255M,hugetlb=on,share=off "
         "-machine memory-backend=m"
     )
-    found = search(line, "rw-p 256 rd wr mr mw me dc de ht hg /anon_hugepage")
+    found = search(line, "rw-p 256 rd wr mr mw me de ht /dev/hugepages/qemu")
     assert sizes(found) == [("m", 255)]
     assert "a private mapping of a file" in found.blocks[0].why
 
