@@ -14,6 +14,7 @@ Kind = Literal["full", "diff"]
 Holes = Literal["trust", "read"]
 Access = Literal["auto", "map", "read"]
 Format = Literal["auto", "raw"]
+Swapped = Literal["leave", "read"]
 AnswerKind = Literal["at-rest", "live", "paused"]
 
 # What the source of a running VM begins with, before a colon; behind it comes, but for `pid`, the
@@ -103,6 +104,7 @@ class Counts(NamedTuple):
         normal: at least one byte is not zero.
         undecided: not known; to be treated as normal.
         unchanged: holes of a diff snapshot.
+        swapped: undecided pages of private RAM that are swapped out, and stay so.
     """
 
     pages: int = 0
@@ -111,6 +113,7 @@ class Counts(NamedTuple):
     normal: int = 0
     undecided: int = 0
     unchanged: int = 0
+    swapped: int = 0
 
     @classmethod
     def sum(cls, counts: Iterable[Counts]) -> Counts:

@@ -13,27 +13,27 @@ from pagecheck.coordinator.settings import (
     check_start,
     default_channels,
 )
-from pagecheck.errors import SourceError, StartTimeout, UsageError
-from pagecheck.model import Region, is_vm_source
-from pagecheck.plan import PAUSE_MAX_S, make_block, require_qmp, require_regions, require_seconds
+from pagecheck.errors import StartTimeout, UsageError
+from pagecheck.plan import (
+    PAUSE_MAX_S,
+    make_block,
+    require_seconds,
+)
 from pagecheck.shm import mounts
-from pagecheck.shm.ram import RamSource, open_source
+from pagecheck.sources import Opened, check_vm, open_scanned
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, Final, NamedTuple
+    from typing import Any, Final
 
     from pagecheck.coordinator.coordinator import Coordinator
     from pagecheck.coordinator.runner import Part
     from pagecheck.coordinator.scan import Progress
     from pagecheck.coordinator.worker import WorkerProcess
-    from pagecheck.model import Access, Format, Holes, Kind, RamBlock
+    from pagecheck.model import Access, Format, Holes, Kind, Swapped
     from pagecheck.report.bitmap_files import Output
     from pagecheck.report.report import Report
-    from pagecheck.vmm import Vm
-else:
-    from pagecheck.typed import NamedTuple
 
 # In a process that may have to be left behind: called with "blocks" (their RamBlocks) once they are
 # known, and with the "report" before anything is closed.
@@ -52,28 +52,6 @@ _START: Final = {  # what workers are started with
     "nice": 0,
     "stall": 30.0,
 }
-
-
-class _Found(NamedTuple):
-    """One block that is to be scanned, and its open file."""
-
-    source: RamSource
-    ram: RamBlock
-    regions: tuple[Region, ...]
-
-
-class _Opened(NamedTuple):
-    """The source, open.
-
-    Attributes:
-        blocks: the readable ones; at least one.
-        vm: the running VM whose RAM they are, if it is one's.
-    """
-
-    text: str
-    page_size: int
-    blocks: list[_Found]
-    vm: Vm | None
 
 
 def scan(
@@ -99,6 +77,7 @@ def scan(
     leave_stopped: bool = False,
     gpa: bool = False,
     trust_path: bool = False,
+    swapped: Swapped = "leave",
     format: Format = "auto",
     out: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -125,6 +104,8 @@ def scan(
         gpa: the report's blocks say where they lie in guest-physical memory (`qmp:` only).
         trust_path: you vouch for the paths that QEMU reports (`qmp:` only): they are opened where
             nothing proves which file its RAM is, and the report says so.
+        swapped: private pages of a VM that are swapped out are undecided, and stay where they are
+            (`leave`), or are read, which brings them in (`read`).
         format: `auto` refuses a file that is certainly no raw RAM (a disk image, a core, a VM
             state, an archive, compressed data) and notes a doubt; `raw` takes any file for raw RAM.
             Not for `pid:` and `qmp:`, whose RAM is RAM.
@@ -160,8 +141,10 @@ def scan(
 
         return aside.scan(storage, options, progress)
     with contextlib.ExitStack() as stack:
-        opened = _open(stack, text, page_size, offset, length, format, trust_path=trust_path)
-        _check_vm(opened, kind, pause=pause, gpa=gpa)
+        opened = open_scanned(
+            stack, text, page_size, offset, length, format, trust_path=trust_path, swapped=swapped
+        )
+        check_vm(opened, kind, pause=pause, gpa=gpa)
         _notify("blocks", [found.ram for found in opened.blocks])
         output = _output(stack, out, opened, kind)
         scanner = coordinator or _started(stack, opened, options, started)
@@ -186,7 +169,7 @@ def _require_defaults(options: dict[str, Any]) -> None:
 
 
 def _started(
-    stack: contextlib.ExitStack, opened: _Opened, options: dict[str, Any], started: float
+    stack: contextlib.ExitStack, opened: Opened, options: dict[str, Any], started: float
 ) -> Coordinator | None:
     """A coordinator for this scan, its workers ready; None where the deadline passed before.
 
@@ -216,7 +199,7 @@ def _started(
 def _scan_parts(
     scanner: Coordinator,
     parts: Sequence[Part],
-    opened: _Opened,
+    opened: Opened,
     options: dict[str, Any],
     started: float,
     progress: Progress | None,
@@ -256,7 +239,7 @@ def _start(
 
 def _attach(
     coordinator: Coordinator,
-    opened: _Opened,
+    opened: Opened,
     holes: Holes,
     after: contextlib.ExitStack | None,
     *,
@@ -300,7 +283,7 @@ def _notify(what: str, value: Any) -> None:
 
 
 def _output(
-    stack: contextlib.ExitStack, out: str | os.PathLike[str] | None, opened: _Opened, kind: Kind
+    stack: contextlib.ExitStack, out: str | os.PathLike[str] | None, opened: Opened, kind: Kind
 ) -> Output | None:
     """The results' folder, checked before any work is done; the stack closes it."""
     if out is None:
@@ -309,65 +292,11 @@ def _output(
 
     names = [found.ram.name for found in opened.blocks]
     names += [each.name for each in opened.vm.unreadable] if opened.vm is not None else []
-    files = [f"/proc/self/fd/{found.source.fd}" for found in opened.blocks]
+    files = [f"/proc/self/fd/{each.source.fd}" for each in opened.blocks if each.source.is_file]
     return stack.enter_context(Output(out, names, kind, files))
 
 
-def _open(
-    stack: contextlib.ExitStack,
-    text: str,
-    page_size: int,
-    offset: int,
-    length: int | None,
-    format: Format,
-    *,
-    trust_path: bool,
-) -> _Opened:
-    """Opens the source; the stack closes it."""
-    if trust_path:
-        require_qmp(text)
-    if not is_vm_source(text):
-        ram = open_source(text, format)
-        stack.callback(ram.close)
-        try:
-            block = make_block(ram.name, ram.size, page_size, offset, length)
-        except SourceError as error:  # of a wrong size; what the file may be instead is known
-            raise SourceError("; ".join((str(error), *ram.notes))) from error
-        return _Opened(text, page_size, [_Found(ram, block, ())], None)
-    if offset or length is not None:
-        raise UsageError(
-            f"{text}: the VM says what its RAM is; --offset and --length are for files"
-        )
-    from pagecheck.vmm import open_vm
-
-    vm = stack.enter_context(open_vm(text, trust_path=trust_path))
-    blocks = [
-        _Found(
-            ram.source,
-            make_block(ram.source.name, ram.source.size, page_size, ram.start, ram.size),
-            ram.regions,
-        )
-        for ram in vm.rams
-    ]
-    for each in vm.unreadable:  # before a scan, not after it
-        make_block(each.name, each.size, page_size)
-    return _Opened(text, page_size, blocks, vm)
-
-
-def _check_vm(opened: _Opened, kind: Kind, *, pause: bool, gpa: bool) -> None:
-    text, vm = opened.text, opened.vm
-    if vm is not None and kind == "diff":
-        raise UsageError(f"{text}: a VM's RAM is not a diff snapshot: its holes are zero")
-    if pause and (vm is None or not vm.can_pause):
-        raise UsageError(
-            f"{text}: only QEMU can be paused from here: give qmp:SOCKET, or pause it with the "
-            "VMM's own tool"
-        )
-    if gpa:
-        require_regions(text, [found.regions for found in opened.blocks])
-
-
-def _nothing_decided(opened: _Opened, options: dict[str, Any], seconds: float) -> Report:
+def _nothing_decided(opened: Opened, options: dict[str, Any], seconds: float) -> Report:
     """The deadline passed while the workers started."""
     from pagecheck.coordinator.runner import asked_again
     from pagecheck.report.report import undecided_report
@@ -383,7 +312,7 @@ def _nothing_decided(opened: _Opened, options: dict[str, Any], seconds: float) -
     return report if opened.vm is None else asked_again(report, [opened.vm])
 
 
-def _with_unreadable(report: Report, opened: _Opened, *, gpa: bool) -> Report:
+def _with_unreadable(report: Report, opened: Opened, *, gpa: bool) -> Report:
     """The report with what is known of the VM's other blocks, which are undecided."""
     if opened.vm is None:
         return report

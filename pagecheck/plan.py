@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from pagecheck.errors import SourceError, UsageError
-from pagecheck.model import Kind, RamBlock, Region
+from pagecheck.model import Kind, RamBlock, Region, is_vm_source
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
@@ -57,6 +57,17 @@ def require_qmp(source: str) -> None:
         raise UsageError(
             f"{source}: --trust-path is for the paths that QEMU reports, with qmp:SOCKET"
         )
+
+
+def require_vm(source: str, swapped: str) -> None:
+    """Raises UsageError where `--swapped read` is given for a source other than a VM."""
+    if swapped != "leave" and not is_vm_source(source):
+        raise UsageError(f"{source}: --swapped is for the private RAM of a running VM")
+
+
+def no_diff(source: str) -> UsageError:
+    """What to raise where a running VM's RAM is to be scanned as a diff snapshot."""
+    return UsageError(f"{source}: a VM's RAM is not a diff snapshot: its holes are zero")
 
 
 def require_regions(source: str, regions: Iterable[Sequence[Region]]) -> None:

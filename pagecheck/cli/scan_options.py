@@ -73,6 +73,14 @@ VM: Final = (
         help="Show guest-physical addresses (qmp: only); with --ranges too.",
     ),
     click.Option(
+        ["--swapped"],
+        type=click.Choice(["leave", "read"]),
+        default="leave",
+        show_default=True,
+        help="Pages of private RAM that are swapped out. leave: they stay so, and are undecided. "
+        "read: read them, which brings them in.",
+    ),
+    click.Option(
         ["--trust-path"],
         is_flag=True,
         help="Open the path that QEMU reports where the kernel cannot prove which file holds the "

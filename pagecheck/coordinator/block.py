@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pagecheck.child.watch import SLICE_NS
 from pagecheck.coordinator.settings import check_choice, closed
-from pagecheck.errors import UsageError
+from pagecheck.errors import InternalError, UsageError
 from pagecheck.model import Access, Holes, RamBlock
 from pagecheck.native import _native
 from pagecheck.plan import make_block
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from pagecheck.shm.bitmaps import BlockBitmaps
     from pagecheck.shm.owner import Owner
+    from pagecheck.shm.process_ram import ProcessRam
+
+    Source = RamSource | ProcessRam
 
 CHECK_PAGES: Final = 128  # pages per batch of a check: one multifd packet
 CHECK_PAGES_MAX: Final = 4 * CHECK_PAGES  # of a check on one channel, or of a thread's share
@@ -39,7 +42,7 @@ class Block:
     """
 
     def __init__(
-        self, block_id: int, source: RamSource, ram: RamBlock, holes: Holes, access: Access
+        self, block_id: int, source: Source, ram: RamBlock, holes: Holes, access: Access
     ) -> None:
         """Decides how the block is looked at.
 
@@ -53,10 +56,7 @@ class Block:
         check_choice("access", access, Access)
         can_map = source.can_map(ram.start, ram.size)
         if access == "map" and not can_map:
-            raise UsageError(
-                f"{source.text}: cannot be mapped without changing it on this file system; "
-                "use access='read'"
-            )
+            raise UsageError(f"{source.text}: {source.why_not_mapped}; use access='read'")
         self.id = block_id
         self.detached = False
         self._uses: list[None] = []  # one entry each
@@ -67,35 +67,48 @@ class Block:
         self.trust_holes = holes == "trust" and source.holes_are_proof
         self.map = can_map and access != "read"
         self.file_end = ram.start + ram.size
-        self._flags = source.flags(trust_holes=self.trust_holes)
-        self._dense_bytes = source.dense_bytes() if self.map else 0
+        self._attachment = source.attachment(
+            ram.start, trust_holes=self.trust_holes, mapped=self.map
+        )
         self.target = _native.check_target(
             block_id,
             ram.page_size,
             ram.size,
             CHECK_PAGES,
             CHECK_PAGES_MAX,
-            source.fd,
+            source.fd,  # the size of which is asked for; of a process's pagemap it is 0: see verify
             self.file_end,
             SLICE_NS,
         )
 
     @property
-    def fd(self) -> int:
-        """The source's descriptor, -1 once it is closed."""
-        return self.source.fd
+    def file(self) -> RamSource:
+        """The source, of a block that lies in a file."""
+        if isinstance(self.source, RamSource):
+            return self.source
+        raise InternalError(f"{self.source.text}: is not a file")
 
     def attach_message(self) -> dict[str, object]:
-        """What a worker needs to know beside the descriptor."""
+        """What a worker needs to know beside the descriptors."""
         return {
             "block": self.id,
-            "start": self.ram.start,
             "size": self.ram.size,
             "page_size": self.ram.page_size,
-            "flags": self._flags,
-            "dense_bytes": self._dense_bytes,
-            "map": self.map,
+            **self._attachment,
         }
+
+    def notes(self, engine: str) -> tuple[str, ...]:
+        """What is known of the source before a scan by that engine."""
+        if engine != "dsa" or self.source.is_file:
+            return self.source.notes
+        copied = "its pages are copied here, and decided by the CPU, not by the device"
+        return (*self.source.notes, f"{self.source.text}: {copied}")
+
+    def verify(self) -> str | None:
+        """The note on answers of which none can be believed, since the memory was exchanged under
+        them: every page is undecided then. None: all is well."""
+        why = self.source.verify()
+        return None if why is None else f"{self.source.text}: {why}: every page is undecided"
 
     def is_dense(self) -> bool:
         """Whether the file has no hole, as far as is known without a walk: then a walk
@@ -169,7 +182,7 @@ class Blocks:
 
     def add(
         self,
-        source: RamSource,
+        source: Source,
         page_size: int,
         offset: int,
         length: int | None,
@@ -184,6 +197,8 @@ class Blocks:
         with self._lock:
             if self._stop.is_set():
                 raise closed()
+            if not source.is_file and (offset or length not in (None, source.size)):
+                raise UsageError(f"{source.text}: is attached whole, or not at all")
             free = set(range(_native.BLOCKS_MAX)) - self._blocks.keys()
             if not free:
                 raise UsageError(f"{source.text}: {_native.BLOCKS_MAX} blocks are attached")

@@ -173,6 +173,9 @@ class Checker:
         """
         zero, decided = bits
         notes = notes + _forget_past_end(block, pages, zero, decided)
+        if (why := block.verify()) is not None:
+            zero[:] = decided[:] = False
+            notes.append(why)
         if not notes and not decided.all():
             if self._stop.is_set():
                 raise closed()

@@ -27,7 +27,7 @@ from pagecheck.coordinator.settings import (
 from pagecheck.errors import UsageError
 from pagecheck.logs import Log
 from pagecheck.shm.owner import Owner, sweep
-from pagecheck.shm.ram import RamSource, open_source
+from pagecheck.shm.ram import open_source
 from pagecheck.shortage import refused
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from pagecheck.coordinator.block import Source
     from pagecheck.coordinator.check import Checker
     from pagecheck.coordinator.scan import Progress, ScanResult
     from pagecheck.coordinator.select import Selection
@@ -207,7 +208,7 @@ class Coordinator:
 
     def attach(
         self,
-        source: str | os.PathLike[str] | RamSource,
+        source: str | os.PathLike[str] | Source,
         *,
         page_size: int = 4096,
         offset: int = 0,
@@ -235,7 +236,7 @@ class Coordinator:
             SourceError: the source cannot be used.
             UsageError: a number is wrong, or 256 blocks are attached.
         """
-        if not isinstance(source, RamSource):
+        if isinstance(source, (str, os.PathLike)):
             self._require_open()
             source = open_source(source, format)
         try:
@@ -375,7 +376,7 @@ class Coordinator:
                 result = select.scan_selected(*chosen)
             workers = counting.since(before, self.statistics())
             notes = tuple(counting.queue_notes(self._pool, workers))
-            notes = (*block.source.notes, *result.notes, *notes)
+            notes = (*block.notes(self.engine), *result.notes, *notes)
             return result._replace(workers=workers, notes=notes)
         finally:
             block.end_use()

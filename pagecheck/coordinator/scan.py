@@ -15,15 +15,17 @@ from pagecheck.coordinator.walk import Stretch, stretches
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import Counts, Kind
 from pagecheck.native import Feed, _native
-from pagecheck.plan import PartialPage, common_page_size, page_runs
+from pagecheck.plan import PartialPage, common_page_size, no_diff, page_runs
 from pagecheck.report.report import BlockReport
 from pagecheck.report.statistics import ChannelReport
 from pagecheck.shm.bitmaps import BlockBitmaps
-from pagecheck.shm.rest import Rest
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
     from typing import NamedTuple
+
+    from pagecheck.shm.process_ram import Running
+    from pagecheck.shm.rest import Rest
 else:
     from pagecheck.typed import NamedTuple
 
@@ -150,9 +152,9 @@ class ScanWork:
         from pagecheck.shm import diffs
 
         source, ram = self._block.source, self._block.ram
-        fits = common_page_size(diffs.data(source, ram.start, ram.start + ram.size), ram)
+        fits = common_page_size(diffs.data(self._block.file, ram.start, ram.start + ram.size), ram)
         way_out = f"use --page-size {fits}" if fits >= 4096 else "no page size fits this file"
-        if fits < 4096 and diffs.is_inline(source):
+        if fits < 4096 and diffs.is_inline(self._block.file):
             way_out = "the file system keeps the file's first bytes inline, in its inode"
         return SourceError(
             f"{source.text}: a page of {ram.page_size} bytes is part hole, part data at offset "
@@ -180,18 +182,20 @@ def check_kind(block: Block, kind: Kind, engine: str) -> None:
     check_choice("kind", kind, Kind)
     if kind == "full":
         return
+    if not block.source.is_file:
+        raise no_diff(block.source.text)
     if engine == "none":
         raise UsageError("a diff snapshot cannot be scanned with engine none: it reads no holes")
     if block.holes == "read":
         raise UsageError("a diff snapshot needs its holes: do not combine it with holes='read'")
     from pagecheck.shm.diffs import require_exact
 
-    require_exact(block.source, block.ram.page_size)
+    require_exact(block.file, block.ram.page_size)
 
 
 def scan_none(block: Block, bitmaps: BlockBitmaps) -> ScanResult:
     """Engine `none`: every page is normal, holes too, and nothing is read."""
-    rest = Rest(block.source)
+    rest = block.source.watch()
     _native.bits_set(bitmaps.normal, 0, bitmaps.pages)
     report = block_report(block, bitmaps, bitmaps.counts(diff=False))
     return ScanResult(report, 0, (), why_live=rest.end())
@@ -201,12 +205,17 @@ def scan(
     pool: Pool, block: Block, bitmaps: BlockBitmaps, options: ScanOptions, stop: Stop
 ) -> ScanResult:
     """Scans a block on all channels; see `Coordinator.scan`."""
-    with contextlib.closing(Rest(block.source)) as rest:
+    with contextlib.closing(block.source.watch()) as rest:
         return _scan(pool, block, bitmaps, options, stop, rest)
 
 
 def _scan(
-    pool: Pool, block: Block, bitmaps: BlockBitmaps, options: ScanOptions, stop: Stop, rest: Rest
+    pool: Pool,
+    block: Block,
+    bitmaps: BlockBitmaps,
+    options: ScanOptions,
+    stop: Stop,
+    rest: Rest | Running,
 ) -> ScanResult:
     work = ScanWork(block, bitmaps, options, len(pool.channels), pool.slots, stop)
 
@@ -236,7 +245,10 @@ def _scan(
             f"{block.source.text}: grew from {rest.size:#x} to {rest.size_after:#x} bytes during "
             "the scan; the new part was not looked at"
         )
+    notes += forget_exchanged(block, bitmaps)
     counts = bitmaps.counts(diff=options.kind == "diff")
+    counts, swapped = count_swapped(block, bitmaps, counts)
+    notes += swapped
     if counts.undecided and not notes:
         notes.append(why_undecided(counts.undecided, options.deadline_ns, stop))
     looked_at = sum(outcome.decided for outcome in outcomes) * block.ram.page_size
@@ -257,6 +269,30 @@ def forget_past_end(block: Block, bitmaps: BlockBitmaps, smallest: int) -> list[
     return [block.past_end(smallest)]
 
 
+def forget_exchanged(block: Block, bitmaps: BlockBitmaps) -> list[str]:
+    """Makes every page undecided where another process's memory was not what it was at the
+    beginning; returns the notes."""
+    why = block.verify()
+    if why is None:
+        return []
+    bitmaps.forget_from(0)
+    return [why]
+
+
+def count_swapped(block: Block, bitmaps: BlockBitmaps, counts: Counts) -> tuple[Counts, list[str]]:
+    """The counts with the undecided pages that are swapped out, and a note on them."""
+    if not counts.undecided:
+        return counts, []
+    swapped = block.source.swapped(block.ram, bitmaps.zero, bitmaps.normal)
+    if not swapped:
+        return counts, []
+    note = (
+        f"{block.source.text}: {swapped} pages are swapped out, and undecided; --swapped read "
+        "reads them, which brings them in"
+    )
+    return counts._replace(swapped=min(swapped, counts.undecided)), [note]
+
+
 def _forget_uncertain(block: Block, bitmaps: BlockBitmaps) -> list[str]:
     """Makes pages of a diff undecided that a last look at its file does not confirm.
 
@@ -270,7 +306,7 @@ def _forget_uncertain(block: Block, bitmaps: BlockBitmaps) -> list[str]:
     where = (ram.start, block.file_end)
     notes = []
     before = bitmaps.counts(diff=True).undecided
-    for run in page_runs(diffs.data(block.source, *where), ram, "full"):
+    for run in page_runs(diffs.data(block.file, *where), ram, "full"):
         if run.hole:  # pages that were holes before have neither bit
             _native.bits_clear(bitmaps.zero, run.first, run.pages)
             _native.bits_clear(bitmaps.normal, run.first, run.pages)
@@ -279,7 +315,7 @@ def _forget_uncertain(block: Block, bitmaps: BlockBitmaps) -> list[str]:
         notes.append(
             f"{block.source.text}: {new_holes} pages became holes during the scan: undecided"
         )
-    for run in page_runs(diffs.unallocated_data(block.source, *where), ram, "full"):
+    for run in page_runs(diffs.unallocated_data(block.file, *where), ram, "full"):
         if not run.hole:
             _native.bits_clear(bitmaps.zero, run.first, run.pages)
     reserved = bitmaps.counts(diff=True).undecided - before - new_holes

@@ -20,12 +20,12 @@ from pagecheck.coordinator.pool import Job, Pool
 from pagecheck.coordinator.scan import (
     ScanResult,
     block_report,
+    forget_exchanged,
     forget_past_end,
     why_undecided,
 )
 from pagecheck.errors import UsageError
 from pagecheck.model import Counts
-from pagecheck.shm.rest import Rest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,7 +137,7 @@ def scan_selected(
         UsageError: the selection's file was truncated.
         EngineError: no channel is left.
     """
-    with contextlib.closing(Rest(block.source)) as rest:
+    with contextlib.closing(block.source.watch()) as rest:
         page = block.ram.page_size
         outcomes: list[Outcome] = []
         selected = 0
@@ -158,6 +158,7 @@ def scan_selected(
         why_live = rest.end()
         notes = [note for outcome in outcomes for note in outcome.notes]
         notes += forget_past_end(block, bitmaps, min(rest.size, rest.size_after))
+        notes += forget_exchanged(block, bitmaps)
         everything = bitmaps.counts(diff=False)
         undecided = selected - everything.zero - everything.normal
         counts = Counts(selected, everything.zero, 0, everything.normal, undecided)

@@ -241,7 +241,8 @@ class WorkerSupervisor:
                         self._await("detached", each, deadline_ns)
                 if block is not None and block.id not in self._attached:
                     message = block.attach_message()
-                    self._process.attach(message, block.fd, self.feed.raise_attention)
+                    fds = block.source.attachment_fds
+                    self._process.attach(message, fds, self.feed.raise_attention)
                     self._await("attached", block, deadline_ns)
                 return
             except ChildDied as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from pagecheck.coordinator.block import Block
 from pagecheck.model import Kind
-from pagecheck.native import Walk, _native
+from pagecheck.native import _native
 from pagecheck.plan import Run, page_runs
 from pagecheck.shm.bitmaps import BlockBitmaps
 
@@ -50,13 +50,12 @@ def stretches(block: Block, bitmaps: BlockBitmaps, kind: Kind, most: int) -> Ite
     if kind == "diff":
         from pagecheck.shm import diffs
 
-        extents = diffs.data(block.source, ram.start, ram.start + ram.size)
+        extents = diffs.data(block.file, ram.start, ram.start + ram.size)
         yield from _gathered(page_runs(extents, ram, kind), bitmaps, most)
     elif not block.trust_holes or block.is_dense():
         yield Stretch(0, ram.pages, ram.pages)
     else:
-        where = (ram.start, ram.page_size, ram.pages)
-        walk = Walk(block.fd, *where, bitmaps.hole, bitmaps.zero)
+        walk = block.source.walk(ram, bitmaps.hole, bitmaps.zero)
         while (found := walk.next(most)) is not None:
             yield Stretch(*found)
 

@@ -59,7 +59,9 @@ class WorkerProcess(Child):
         """
         self.send({"open": {"channel": self.channel, **settings}}, (ring.fd, ring.control_fd))
 
-    def attach(self, message: dict[str, Any], fd: int, wake: Callable[[], None]) -> None:
+    def attach(
+        self, message: dict[str, Any], fds: tuple[int, ...], wake: Callable[[], None]
+    ) -> None:
         """Asks it to attach a RAM block; the reply is `attached`.
 
         Args:
@@ -69,7 +71,7 @@ class WorkerProcess(Child):
         Raises:
             ChildDied: it is gone.
         """
-        self.send({"attach": message}, (fd,))
+        self.send({"attach": message}, fds)
         wake()
 
     def detach(self, block: int, wake: Callable[[], None]) -> None:

@@ -25,7 +25,7 @@ from pagecheck.service.replies import (
 from pagecheck.service.requests import NEVER_NS, Requests
 
 if TYPE_CHECKING:
-    from pagecheck.model import Format, Kind
+    from pagecheck.model import Format, Kind, Swapped
     from pagecheck.report.report import Report
     from pagecheck.service.remote_channel import RemoteChannel
 
@@ -56,6 +56,7 @@ class Client(Requests):
         holes: str = "trust",
         access: str = "auto",
         trust_path: bool = False,
+        swapped: Swapped = "leave",
         format: Format = "auto",
     ) -> Attached:
         """Makes guest RAM known to the service.
@@ -71,7 +72,7 @@ class Client(Requests):
             regions: where its parts lie in guest-physical memory.
             holes: as in `Coordinator.attach`, with `page_size`.
             access: `read` for a single pass, see `Coordinator.attach`.
-            trust_path: you vouch for the paths that QEMU reports, see `pagecheck.scan`.
+            trust_path, swapped: see `pagecheck.scan`.
             format: of a named file: `auto` refuses one that is certainly not raw RAM, `raw` takes
                 any. A descriptor is taken for RAM.
 
@@ -86,6 +87,9 @@ class Client(Requests):
         given = [region._asdict() for region in regions]
         arguments |= _asked_for(name=name, offset=offset or None, size=length)
         arguments |= _asked_for(regions=given or None, trust_path=trust_path or None)
+        if swapped != "leave":
+            self.require_capability("swapped")
+            arguments["swapped"] = swapped
         with contextlib.ExitStack() as stack:
             fds, notes = passed_on(self, stack, source, arguments, format)
             self.require_trusted()
@@ -194,6 +198,7 @@ class Client(Requests):
         leave_stopped: bool = False,
         gpa: bool = False,
         trust_path: bool = False,
+        swapped: Swapped = "leave",
         format: Format = "auto",
         out: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
@@ -222,6 +227,7 @@ class Client(Requests):
             "holes": holes,
             "access": "read",
             "trust_path": trust_path,
+            "swapped": swapped,
             "format": format,
         }
         pages: dict[str, Any] = {"kind": kind, "max_rate": max_rate, "deadline": deadline}

@@ -14,7 +14,7 @@ from pagecheck._version import __version__
 from pagecheck.errors import AccessError, LimitError, UsageError
 from pagecheck.model import is_vm_source
 from pagecheck.native import _native
-from pagecheck.plan import check_page_size, make_block, require_qmp
+from pagecheck.plan import check_page_size, make_block, require_qmp, require_vm
 from pagecheck.service.arguments import Arguments, page_ranges, regions
 from pagecheck.service.limits import BLOCKS_PER_CLIENT, NUMBER_MAX, SLOTS_MAX, SPIN_US_MAX, Peer
 from pagecheck.service.naming import (
@@ -38,9 +38,9 @@ from pagecheck.service.results import Check
 from pagecheck.shm.ram import adopt
 
 if TYPE_CHECKING:
+    from pagecheck.coordinator.block import Source
     from pagecheck.model import Region
     from pagecheck.service.service import Service
-    from pagecheck.shm.ram import RamSource
     from pagecheck.vmm import Vm
 
 PAGE_SIZE_MAX: Final = 1 << 30
@@ -145,6 +145,7 @@ class Commands:
             "access": arguments.choice("access", "auto", "map", "read"),
         }
         trust_path = arguments.flag("trust_path")
+        swapped = arguments.choice("swapped", "leave", "read")
         form = arguments.choice("format", "auto", "raw")
         expected = expected_identity(arguments)
         arguments.done()
@@ -162,20 +163,22 @@ class Commands:
         if is_vm_source(source):
             if offset is not None or size is not None or given or name is not None:
                 raise UsageError(f"{source}: the VM defines its RAM: give page_size at most")
-            return self._attach_vm(source, look, expected, trust_path=trust_path)
+            how = {"trust_path": trust_path, "read_swapped": swapped == "read"}
+            return self._attach_vm(source, look, expected, how)
         if trust_path:
             require_qmp(source)
+        require_vm(source, swapped)
         ram = open_named(source, name, expected, form)
         return self._answer_attach([self._add(ram, look, offset or 0, size, given, None)])
 
     def _attach_vm(
-        self, source: str, look: dict[str, Any], expected: Identity | None, *, trust_path: bool
+        self, source: str, look: dict[str, Any], expected: Identity | None, how: dict[str, bool]
     ) -> Reply:
         from pagecheck.vmm import open_vm
 
         require_steady(source)
         require_same_vm(source, expected)
-        vm = open_vm(source, trust_path=trust_path)
+        vm = open_vm(source, **how)
         added: list[HeldBlock] = []
         try:
             require_same_vm(source, expected)  # a socket that took the other's place meanwhile
@@ -193,7 +196,7 @@ class Commands:
 
     def _add(
         self,
-        ram: RamSource,
+        ram: Source,
         look: dict[str, Any],
         offset: int,
         size: int | None,

@@ -164,8 +164,10 @@ class DirectChannel:
             raise EngineError(f"channel {self.number}: {error}; open another one") from error
 
     def _attach(self, number: int, block: Block) -> None:
+        if not block.source.is_file:
+            return  # nobody verifies a channel's answers: what it asks of such a block is refused
         message = block.attach_message() | {"block": number}
-        self._exchange("attached", {"attach": message}, (block.fd,))
+        self._exchange("attached", {"attach": message}, block.source.attachment_fds)
 
     def _exchange(self, reply: str, message: dict[str, object], fds: tuple[int, ...]) -> None:
         """Raises ChildDied where it is gone, or does not send `reply` in time."""

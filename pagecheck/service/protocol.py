@@ -32,7 +32,7 @@ FDS_PER_LINE: Final = 8
 HALF_LINE_NS: Final = 2_000_000_000
 CAPABILITIES: Final = (
     *("bitmap", "direct-channels", "expect", "formats", "gpa", "layouts", "leave-stopped"),
-    *("pause", "ranges", "sources", "trust-path"),
+    *("pause", "ranges", "sources", "swapped", "trust-path"),
 )
 
 RECEIVE_STEP_NS: Final = 500_000_000  # a receiver wakes up at least this often

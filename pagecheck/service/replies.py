@@ -309,12 +309,15 @@ class _Bitmaps:
         """The counts of the answer, if they are those of the bitmaps."""
         known = {"zero": zero, "normal": normal, **third}
         counted = {name: _native.bits_count(words, pages) for name, words in known.items()}
-        counts = Counts(*(given.integer(name, 0, pages) for name in Counts._fields))
+        swapped = given.integer("swapped", 0, pages, 0)  # an older service does not report it
+        named = {name: given.integer(name, 0, pages) for name in Counts._fields[:-1]}
+        counts = Counts(**named, swapped=swapped)
         decided = counts.zero + counts.normal + counts.unchanged
         if (
             any(getattr(counts, name) != count for name, count in counted.items())
             or ("unchanged" not in third and counts.unchanged)
             or counts.hole > counts.zero
+            or counts.swapped > counts.undecided
             or decided + counts.undecided != counts.pages
             or (self._whole and counts.pages != pages)
         ):

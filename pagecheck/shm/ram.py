@@ -16,7 +16,7 @@ import stat
 
 from pagecheck.errors import PagecheckError, SourceError, UsageError
 from pagecheck.formats import identify
-from pagecheck.native import _native
+from pagecheck.native import Walk, _native
 from pagecheck.shm.extents import by_seeking
 from pagecheck.shortage import is_limit, refused
 
@@ -24,7 +24,8 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from typing import Final
 
-    from pagecheck.model import Format
+    from pagecheck.model import Format, RamBlock
+    from pagecheck.shm.rest import Rest
 
 TMPFS: Final = 0x01021994  # also memfd; Source: linux/magic.h
 HUGETLBFS: Final = 0x958458F6
@@ -43,6 +44,9 @@ class RamSource:
             are ours.
         notes: for the user, independent of what a scan finds.
     """
+
+    is_file: Final = True
+    why_not_mapped: Final = "cannot be mapped without changing it on this file system"
 
     def __init__(self, text: str, name: str, fd: int, *, own_description: bool = True) -> None:
         """Takes over `fd`.
@@ -86,6 +90,47 @@ class RamSource:
     def is_known_file_system(self) -> bool:
         """Whether the kernel itself serves it, so that a read cannot hang."""
         return self.is_shared_memory or self.magic in DISK
+
+    def attachment(self, start: int, *, trust_holes: bool, mapped: bool) -> dict[str, object]:
+        """What a worker needs to know of it, beside what a block is; see `workers/program.py`.
+
+        Args:
+            start: byte offset of the block in the file.
+            mapped: workers map it; else they read it.
+        """
+        return {
+            "start": start,
+            "flags": self.flags(trust_holes=trust_holes),
+            "dense_bytes": self.dense_bytes() if mapped else 0,
+            "map": mapped,
+        }
+
+    @property
+    def attachment_fds(self) -> tuple[int, ...]:
+        """The descriptors that go with it, which stay its own."""
+        return (self.fd,)
+
+    def walk(self, ram: RamBlock, hole: memoryview, zero: memoryview) -> Walk:
+        """A walk over a block's pages.
+
+        Args:
+            hole, zero: bitmaps, which get the bits of the pages in holes.
+        """
+        return Walk(self.fd, ram.start, ram.page_size, ram.pages, hole, zero)
+
+    def watch(self) -> Rest:
+        """Watches from now on whether it is at rest."""
+        from pagecheck.shm.rest import Rest
+
+        return Rest(self)
+
+    def verify(self) -> str | None:
+        """Why nothing that was read until now can be believed; None: an open file stays itself."""
+        return None
+
+    def swapped(self, _ram: RamBlock, _zero: memoryview, _normal: memoryview) -> int:
+        """How many undecided pages are swapped out: none, a file is read wherever it is."""
+        return 0
 
     def flags(self, *, trust_holes: bool) -> int:
         """What workers may do with it: TOUCH_FREELY, TRUST_HOLES, ASK_RESIDENT."""

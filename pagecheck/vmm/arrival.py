@@ -14,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from pagecheck.vmm.answers import Answer
-from pagecheck.vmm.memory import ProcessMemory
+from pagecheck.vmm.memory import DetailedMapping, ProcessMemory
 from pagecheck.vmm.pause import QemuMonitor
 
 # Source: fill_destination_migration_info() and fill_source_migration_info() in QEMU's
@@ -73,12 +74,17 @@ def missing_files(process: ProcessMemory, at_most_pages: int = _WALK_PAGES) -> s
     Raises:
         SourceError: its memory may not be inspected, or it ended.
     """
-    if _shared_pages(process) > at_most_pages and not _holds_userfaultfd(process):
+    if _shared_pages(process) > at_most_pages and not holds_userfaultfd(process):
         return set()
+    return files_that_arrive(process.detailed_mappings())
+
+
+def files_that_arrive(details: Iterable[DetailedMapping]) -> set[tuple[int, int]]:
+    """The files among mappings that a userfaultfd is registered on for absent pages."""
     return {
-        (each.dev, each.inode)
-        for each, flags in process.mappings_with_flags()
-        if each.inode and not _MISSING_FLAGS.isdisjoint(flags)
+        (each.mapping.dev, each.mapping.inode)
+        for each in details
+        if each.mapping.inode and not _MISSING_FLAGS.isdisjoint(each.flags)
     }
 
 
@@ -88,7 +94,8 @@ def _shared_pages(process: ProcessMemory) -> int:
     return 0
 
 
-def _holds_userfaultfd(process: ProcessMemory) -> bool:
+def holds_userfaultfd(process: ProcessMemory) -> bool:
+    """Whether the process itself has a userfaultfd open, as far as that can be seen."""
     with contextlib.suppress(OSError):
         for name in os.listdir(f"{process.folder}/fd"):
             with contextlib.suppress(OSError):  # closed since

@@ -14,7 +14,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.errors import PagecheckError, SourceError
@@ -25,7 +25,11 @@ from pagecheck.vmm.proof import NoFile, OpenFile, Unproved, open_behind
 
 F_GET_SEALS: Final = 1034  # Source: linux/fcntl.h; Python has no name for it before 3.12
 
+PF_EXITING: Final = 0x4  # Source: linux/sched.h
+_SIGKILL_PENDING: Final = 1 << 8
+
 _MAPPING: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
+_PRESENT: Final = ("Rss:", "Private_Hugetlb:", "Shared_Hugetlb:")
 _PID: Final = re.compile(r"^Pid:\t(-?\d+)$", re.MULTILINE)
 
 
@@ -49,6 +53,19 @@ def _leader_of(number: int) -> int:
     except OSError:
         return 0
     return int(found[1]) if found else 0
+
+
+class DetailedMapping(NamedTuple):
+    """A mapping with more of what /proc/PID/smaps says.
+
+    Attributes:
+        flags: its two-letter flags, such as "um".
+        present: bytes of it that are in memory, of huge pages too.
+    """
+
+    mapping: Mapping
+    flags: frozenset[str]
+    present: int
 
 
 class ProcessMemory:
@@ -107,20 +124,54 @@ class ProcessMemory:
             raise SourceError(f"process {self.pid}: maps no memory; it is ending, or is not a VMM")
         return parse_maps(text)
 
-    def mappings_with_flags(self) -> Iterator[tuple[Mapping, list[str]]]:
-        """What it maps now, each with its two-letter flags, such as "um".
+    def duplicate(self) -> ProcessMemory:
+        """The same process, open on its own; nothing of it was used yet.
+
+        Raises:
+            OSError: there is no descriptor left.
+        """
+        other = object.__new__(ProcessMemory)
+        other.pid, other.folder, other.used = self.pid, self.folder, []
+        other._pidfd = fcntl.fcntl(self._pidfd, fcntl.F_DUPFD_CLOEXEC, 0)
+        return other
+
+    def open_pagemap(self) -> int:
+        """Opens what says which pages are present. The descriptor stays with the address space that
+        the process has now, whatever becomes of the process.
+
+        Raises:
+            SourceError: its memory may not be read, or it ended.
+        """
+        what = "its memory cannot be read"
+        try:
+            with open(f"{self.folder}/mem", "rb"):  # asks for the right that copying needs
+                pass
+            found = os.open(f"{self.folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._refused(error, what) from error
+        try:
+            self._require_alive()
+        except BaseException:
+            os.close(found)
+            raise
+        return found
+
+    def detailed_mappings(self) -> Iterator[DetailedMapping]:
+        """What it maps now, with more on each mapping; the kernel walks all page tables for it.
 
         Raises:
             SourceError: as `mappings`.
 
-        Source: show_smap_vma_flags() in the kernel's fs/proc/task_mmu.c.
+        Source: show_smap() in the kernel's fs/proc/task_mmu.c.
         """
-        line = ""
+        line, present = "", 0
         for each in self._map_text("smaps").split("\n"):
             if each.startswith("VmFlags:"):
-                yield parse_maps(line)[0], each.split()[1:]
+                yield DetailedMapping(parse_maps(line)[0], frozenset(each.split()[1:]), present)
+            elif each.startswith(_PRESENT):
+                present += int(each.split()[1]) << 10
             elif _MAPPING.match(each):
-                line = each
+                line, present = each, 0
 
     def _map_text(self, name: str) -> str:
         try:
@@ -130,6 +181,24 @@ class ProcessMemory:
             raise self._refused(error, "its memory map cannot be read") from error
         self._require_alive()
         return text
+
+    def require_whole(self) -> None:
+        """Raises SourceError where the process is being killed: the kernel may take the pages of
+        such a process away before it ends, and they look as if they never were.
+
+        Source: __oom_reap_task_mm() in the kernel's mm/oom_kill.c, process_mrelease(2); flags and
+        pending signals in Documentation/filesystems/proc.rst.
+        """
+        try:
+            with open(f"{self.folder}/status", "rb") as file:
+                pending = re.search(rb"^SigPnd:\s*([0-9a-f]+)$", file.read(), re.MULTILINE)
+            with open(f"{self.folder}/stat", "rb") as file:
+                flags = int(file.read().rpartition(b")")[2].split()[6])
+        except (OSError, ValueError, IndexError) as error:
+            raise SourceError(f"process {self.pid}: ended while it was inspected") from error
+        killed = pending is None or int(pending[1], 16) & _SIGKILL_PENDING
+        if killed or flags & PF_EXITING:
+            raise SourceError(f"process {self.pid}: is being killed")
 
     def program(self) -> str:
         """The path of its program; empty where it cannot be read."""

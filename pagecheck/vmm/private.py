@@ -1,74 +1,240 @@
-"""Private memory of a VMM, which no other process can see: the messages on it, and what to do.
+"""Private memory of a VMM as a RAM block: what it is made of, and what an absent page of it means.
 
-Danger: it looks like RAM, and the file of a private mapping reads as zero all over. Decision: it is
-named and never scanned.
+Facts: an absent page of an anonymous mapping is zero; of a private mapping of a file it is the
+file's; where a userfaultfd is registered it may not have arrived. What is mapped can be unmapped or
+exchanged at any moment. Decision: the block is taken apart along its mappings, an absent page is
+believed only where it has one meaning, and at the end the same mappings must be there.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from pagecheck.errors import SourceError
+from pagecheck.native import _native
+from pagecheck.shm.process_ram import Piece, ProcessRam
 from pagecheck.vmm.maps import Mapping
-from pagecheck.vmm.memory import ProcessMemory, is_shared_memory
+from pagecheck.vmm.memory import DetailedMapping, ProcessMemory
 
 LEAST_BYTES: Final = 16 << 20
 
-QEMU_SHARE: Final = (
-    "start QEMU with -object memory-backend-memfd,id=mem0,size=SIZE,share=on "
-    "-machine ...,memory-backend=mem0"
-)
-_SHARE: Final = {
-    "cloud-hyperviso": "start Cloud Hypervisor with --memory size=SIZE,shared=on",
-    "firecracker": "Firecracker shares its RAM only with a vhost-user drive; scan a snapshot",
-}
+# Source: show_smap_vma_flags() in the kernel's fs/proc/task_mmu.c.
+NOT_ARRIVED_FLAGS: Final = frozenset({"um", "uw", "ui"})
+_ANON_HUGETLB: Final = "/anon_hugepage"  # Source: HUGETLB_ANON_FILE in linux/hugetlb.h
 
 
-def private_block(text: str, name: str, size: int, way_out: str = QEMU_SHARE) -> str:
-    """The message on a private RAM block of QEMU's."""
-    return (
-        f"{text}: RAM block {name} ({size >> 20} MiB) is private to QEMU, so that no other process "
-        f"can see it; {way_out}"
+class _Part(NamedTuple):
+    """A stretch of a block that one mapping, or none, is behind.
+
+    Attributes:
+        begin, end: addresses.
+        mapping: None where nothing is mapped.
+        flags: the mapping's.
+        present: bytes of it that are in memory.
+    """
+
+    begin: int
+    end: int
+    mapping: Mapping | None
+    flags: frozenset[str] = frozenset()
+    present: int = 0
+
+
+def open_private(
+    process: ProcessMemory,
+    text: str,
+    name: str,
+    base: int,
+    size: int,
+    *,
+    details: Sequence[DetailedMapping] | None = None,
+    read_swapped: bool = False,
+) -> ProcessRam:
+    """Opens a block of private guest RAM.
+
+    Args:
+        process: whose memory it is; stays the caller's.
+        text: the source, as messages name it.
+        base: address of its first byte, a multiple of 4096.
+        size: bytes, likewise.
+        details: what the process maps, if that was asked for already.
+        read_swapped: read pages that are swapped out, which brings them in.
+
+    Returns:
+        The open block; its notes say what of it cannot be decided.
+
+    Raises:
+        SourceError: its memory may not be read, or none of it is private memory.
+    """
+    own = process.duplicate()
+    pagemap = file = -1
+    try:
+        pagemap = own.open_pagemap()
+        found = details if details is not None else list(own.detailed_mappings())
+        parts = list(_parts(found, base, size))
+        opened = _File(own)
+        try:
+            pieces, notes = _pieces(text, parts, opened, base)
+        finally:
+            file = opened.fd
+        before = _layout(own.mappings(), base, size)
+        if details is not None and before != _layout((each.mapping for each in found), base, size):
+            raise SourceError(f"{text}: its mappings changed while it was inspected; try again")
+        if all(piece.absent == _native.UNREADABLE for piece in pieces):
+            raise SourceError(
+                f"{text}: at {base:#x} process {own.pid} maps no private memory of {size:#x} bytes"
+            )
+    except BaseException:
+        for fd in {pagemap, file} - {-1}:
+            os.close(fd)
+        own.close()
+        raise
+
+    def verify() -> str | None:
+        try:
+            own.require_whole()  # before the mappings, which go last
+            now = _layout(own.mappings(), base, size)
+        except SourceError as error:
+            return str(error)
+        if now == before:
+            return None
+        return f"process {own.pid} unmapped or exchanged it during the scan, or became another one"
+
+    return ProcessRam(
+        text,
+        name,
+        size,
+        fd=pagemap,
+        pid=own.pid,
+        base=base,
+        pieces=pieces,
+        file_fd=file,
+        read_swapped=read_swapped,
+        allocated=sum(part.present for part in parts),
+        notes=tuple(notes),
+        verify=verify,
+        release=own.close,
     )
 
 
-def nothing_shared(text: str, process: ProcessMemory, mappings: list[Mapping]) -> SourceError:
-    """Why there is nothing to scan, with the private memory that could be the guest's."""
-    way_out = _SHARE.get(process.comm(), QEMU_SHARE)
-    large = [
-        each
-        for each in mappings
-        if each.perms == "rw-p" and each.size >= LEAST_BYTES  # not QEMU's own code, which is rwxp
-    ]
-    files = [each for each in large if each.inode and _is_private_copy(process, each)]
-    if files:
-        worst = max(files, key=lambda each: each.size)
-        return SourceError(
-            f"{text}: {worst.path} ({worst.size >> 20} MiB) is mapped privately, so that its file "
-            f"does not show guest RAM; {way_out}"
-        )
-    anonymous = [each for each in large if not each.inode]
-    if anonymous:
-        worst = max(anonymous, key=lambda each: each.size)
-        return SourceError(
-            f"{text}: process {process.pid} shares no guest RAM; the {worst.size >> 20} MiB at "
-            f"{worst.start:#x} are private memory, which no other process can see; {way_out}"
-        )
-    return SourceError(
-        f"{text}: process {process.pid} ({process.comm() or 'no name'}) maps no memory of 16 MiB "
-        "or more that could be guest RAM; give the pid of the VMM itself"
-    )
+def arrives(details: Iterable[DetailedMapping], base: int, size: int) -> bool:
+    """Whether a userfaultfd is registered on a part of a block, so that pages may not have
+    arrived."""
+    return any(not part.flags.isdisjoint(NOT_ARRIVED_FLAGS) for part in _parts(details, base, size))
 
 
-def _is_private_copy(process: ProcessMemory, mapping: Mapping) -> bool:
-    try:
-        file = process.open_file(mapping)
-    except SourceError:
+class _File:
+    """The one file that a block may map privately.
+
+    Attributes:
+        fd: -1 before one was opened.
+    """
+
+    def __init__(self, process: ProcessMemory) -> None:
+        self.fd = -1
+        self._process = process
+        self._place: tuple[int, int, str] | None = None
+
+    def why_not(self, mapping: Mapping) -> str | None:
+        """Opens the file behind a mapping.
+
+        Returns:
+            None: it is open. Else why not.
+        """
+        place = mapping.dev, mapping.inode, mapping.path
+        if self._place is not None:
+            return None if place == self._place else f"{mapping.path} is a second file"
+        try:
+            file = self._process.open_file(mapping)
+        except SourceError as error:
+            return str(error)
+        if file is None:
+            return f"{mapping.path} is a device"
+        self.fd, self._place = file.fd, place
+        return None
+
+
+def _parts(details: Iterable[DetailedMapping], base: int, size: int) -> Iterator[_Part]:
+    """A block cut along the mappings, in order and without a gap."""
+    at, end = base, base + size
+    for each in details:
+        begin, stop = max(each.mapping.start, at), min(each.mapping.end, end)
+        if begin >= stop:
+            continue
+        if begin > at:
+            yield _Part(at, begin, None)
+        yield _Part(begin, stop, each.mapping, each.flags, min(each.present, stop - begin))
+        at = stop
+    if at < end:
+        yield _Part(at, end, None)
+
+
+def _pieces(
+    text: str, parts: Iterable[_Part], file: _File, base: int
+) -> tuple[list[Piece], list[str]]:
+    """What absent pages mean, part by part, and notes on what cannot be decided."""
+    pieces: list[Piece] = []
+    notes: dict[str, int] = {}
+    for part in parts:
+        absent, at, why = _meaning(part, file)
+        if why is not None:
+            notes[why] = notes.get(why, 0) + part.end - part.begin
+        piece = Piece(part.begin - base, part.end - base, absent, at)
+        if pieces and _is_continued(pieces[-1], piece):
+            piece = pieces.pop()._replace(end=piece.end)
+        pieces.append(piece)
+    if len(pieces) > _native.PIECES_MAX:
+        raise SourceError(
+            f"{text}: is made of {len(pieces)} mappings of different kinds; "
+            f"at most {_native.PIECES_MAX} can be read"
+        )
+    return pieces, [f"{text}: {size >> 10} KiB: {why}" for why, size in notes.items()]
+
+
+def _is_continued(piece: Piece, more: Piece) -> bool:
+    if piece.absent != more.absent:
         return False
-    if file is None:
-        return False
-    try:
-        return is_shared_memory(file.fd)
-    finally:
-        os.close(file.fd)
+    is_file = piece.absent == _native.ABSENT_FILE
+    return not is_file or piece.file_offset + piece.end - piece.begin == more.file_offset
+
+
+def _meaning(part: _Part, file: _File) -> tuple[int, int, str | None]:
+    """What an absent page means, the file offset of the first, and why pages stay undecided."""
+    mapping = part.mapping
+    if mapping is None or mapping.is_shared or not mapping.is_readable or _is_special(mapping):
+        why = "not mapped" if mapping is None else "not private memory that may be read"
+        return _native.UNREADABLE, 0, f"{why}, and undecided"
+    if not part.flags.isdisjoint(NOT_ARRIVED_FLAGS):
+        why = "absent pages may not have arrived (userfaultfd), and are undecided"
+        return _native.ABSENT_UNDECIDED, 0, why
+    if not mapping.inode or (mapping.path == _ANON_HUGETLB and mapping.deleted):
+        return _native.ABSENT_ZERO, 0, None
+    if (why_not := file.why_not(mapping)) is not None:
+        why = f"absent pages are those of a file, and undecided: {why_not}"
+        return _native.ABSENT_UNDECIDED, 0, why
+    return _native.ABSENT_FILE, mapping.offset + part.begin - mapping.start, None
+
+
+def _is_special(mapping: Mapping) -> bool:
+    """Whether it is the kernel's, such as [vvar]; [heap] and [anon:NAME] are plain memory."""
+    return mapping.path.startswith("[") and not mapping.path.startswith(("[heap]", "[anon:"))
+
+
+def _layout(mappings: Iterable[Mapping], base: int, size: int) -> list[tuple[object, ...]]:
+    """What is mapped in a block, whatever lines describe it: equal before and after, it is the same
+    memory."""
+    found: list[tuple[object, ...]] = []
+    at = base
+    for each in mappings:
+        begin, end = max(each.start, base), min(each.end, base + size)
+        if begin >= end:
+            continue
+        shift = each.offset - each.start if each.inode else 0
+        kind = (each.is_shared, each.is_readable, each.dev, each.inode, shift)
+        if found and begin == at and found[-1][2:] == kind:
+            begin = found.pop()[0]  # type: ignore[assignment]
+        found.append((begin, end, *kind))
+        at = end
+    return found

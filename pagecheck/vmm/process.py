@@ -19,7 +19,7 @@ from pagecheck.shm.ram import RamSource
 from pagecheck.vmm.arrival import may_be_destination, missing_files
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import ProcessMemory, is_shared_memory
-from pagecheck.vmm.private import LEAST_BYTES, nothing_shared
+from pagecheck.vmm.private import LEAST_BYTES, open_private
 from pagecheck.vmm.proof import OpenFile, file_system_type
 from pagecheck.vmm.ram import GuestRam, UnreadableRam, VmRam
 
@@ -81,11 +81,12 @@ def shared_blocks(mappings: Iterable[Mapping]) -> list[Block]:
     return blocks
 
 
-def open_process(text: str) -> tuple[VmRam, ProcessMemory]:
+def open_process(text: str, *, read_swapped: bool = False) -> tuple[VmRam, ProcessMemory]:
     """Opens the guest RAM of `pid:PID[:NAME]`.
 
     Args:
         text: the source; with NAME only the block of that name is opened.
+        read_swapped: private pages that are swapped out are read.
 
     Returns:
         The blocks, in order of address; where they lie in guest memory is not known. And the
@@ -105,8 +106,10 @@ def open_process(text: str) -> tuple[VmRam, ProcessMemory]:
             found.rams.append(_open_named(text, process, blocks, name))
         else:
             _open_guest_ram(text, process, blocks, found)
+        if not found.rams and not found.unreadable:
+            _open_private(text, process, mappings, found, read_swapped=read_swapped)
         if not found.rams:
-            raise _nothing_found(text, process, mappings, found)
+            raise _nothing_found(text, process, found)
         if may_be_destination(process):
             found.notes.append(
                 f"{text}: a process id does not show whether RAM has yet to arrive from a "
@@ -235,11 +238,30 @@ def _is_ram(process: ProcessMemory, block: Block) -> bool:
         return is_shared_memory(opened.source.fd)
 
 
-def _nothing_found(
-    text: str, process: ProcessMemory, mappings: list[Mapping], found: VmRam
-) -> SourceError:
+def _open_private(
+    text: str,
+    process: ProcessMemory,
+    mappings: list[Mapping],
+    found: VmRam,
+    *,
+    read_swapped: bool,
+) -> None:
+    """Opens the one private mapping that can be guest RAM."""
+    large = [each for each in mappings if each.perms == "rw-p" and each.size >= LEAST_BYTES]
+    if len(large) > 1:
+        places = ", ".join(f"{each.start:#x}-{each.end:#x}" for each in large)
+        raise SourceError(f"{text}: guest RAM may be any of the private mappings {places}")
+    for each in large:
+        ram = open_private(process, text, "ram", each.start, each.size, read_swapped=read_swapped)
+        found.rams.append(GuestRam(ram, 0, each.size, ()))
+
+
+def _nothing_found(text: str, process: ProcessMemory, found: VmRam) -> SourceError:
     if found.unreadable:
         return SourceError(found.unreadable[0].why)
     if found.notes:
         return SourceError(f"{text}: shares no memory that must be guest RAM; {found.notes[0]}")
-    return nothing_shared(text, process, mappings)
+    return SourceError(
+        f"{text}: process {process.pid} ({process.comm() or 'no name'}) maps no memory of 16 MiB "
+        "or more that could be guest RAM; give the pid of the VMM itself"
+    )

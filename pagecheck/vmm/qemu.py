@@ -20,10 +20,10 @@ from pagecheck.model import Region
 from pagecheck.vmm.answers import SIZE_MAX, Answer
 from pagecheck.vmm.arrival import missing_files
 from pagecheck.vmm.maps import Mapping, covering
-from pagecheck.vmm.memory import ProcessMemory
+from pagecheck.vmm.memory import DetailedMapping, ProcessMemory
 from pagecheck.vmm.mtree import RamRange, parse_mtree
 from pagecheck.vmm.pause import QemuMonitor
-from pagecheck.vmm.private import QEMU_SHARE, private_block
+from pagecheck.vmm.private import open_private
 from pagecheck.vmm.process import as_ram
 from pagecheck.vmm.proof import OpenFile, Unproved, is_behind
 from pagecheck.vmm.ram import GuestRam, UnreadableRam, VmRam
@@ -52,13 +52,16 @@ class _Unreachable(SourceError):
     """One block cannot be read; others may."""
 
 
-def open_qemu(text: str, monitor: QemuMonitor, *, trust_path: bool = False) -> VmRam:
+def open_qemu(
+    text: str, monitor: QemuMonitor, *, trust_path: bool = False, read_swapped: bool = False
+) -> VmRam:
     """Opens the RAM blocks of the VM behind a monitor.
 
     Args:
         text: the source as the user wrote it.
         monitor: connected to the VM.
         trust_path: the user vouches for the paths that QEMU reports.
+        read_swapped: private pages that are swapped out are read.
 
     Returns:
         The blocks that are guest memory now, by their first guest-physical address.
@@ -71,13 +74,11 @@ def open_qemu(text: str, monitor: QemuMonitor, *, trust_path: bool = False) -> V
     backends = _backends(monitor)
     pieces = _pieces(text, monitor, backends)
     _require_mapped(text, monitor, pieces)
-    if not any(backends[name].is_shared for name in pieces):
-        first = backends[next(iter(pieces))]
-        raise SourceError(private_block(text, first.id, first.size))
     found = VmRam([], [], [])
     try:
         # Keeps QEMU's process open from before to after the queries.
-        with _Files(text, monitor, found.notes, trust_path=trust_path) as files:
+        options = (found.notes, trust_path, read_swapped)
+        with _Files(text, monitor, *options) as files:
             for name, ranges in pieces.items():
                 try:
                     found.rams.append(files.open(backends[name], ranges))
@@ -108,8 +109,8 @@ def _pieces(
             pieces.setdefault(each.block, []).append(each)
     if not pieces:
         raise SourceError(
-            f"{text}: QEMU's memory map shows none of its {len(backends)} memory backends; "
-            f"{QEMU_SHARE}"
+            f"{text}: QEMU's memory map shows none of its {len(backends)} memory backends; give "
+            "pid:PID of QEMU"
         )
     return pieces
 
@@ -170,7 +171,12 @@ class _Files:
     """Opens the files behind backends; keeps QEMU's process open meanwhile."""
 
     def __init__(
-        self, text: str, monitor: QemuMonitor, notes: list[str], *, trust_path: bool
+        self,
+        text: str,
+        monitor: QemuMonitor,
+        notes: list[str],
+        trust_path: bool,
+        read_swapped: bool,
     ) -> None:
         """Opens the process that listens on the monitor, if it can be seen.
 
@@ -181,9 +187,11 @@ class _Files:
         self._monitor = monitor
         self._notes = notes
         self._trust_path = trust_path
+        self._read_swapped = read_swapped
         self._places: list[tuple[Backend, list[RamRange], int]] = []
         self._process: ProcessMemory | None = None
         self._mappings: list[Mapping] = []
+        self._details: list[DetailedMapping] = []  # the same with more, if that was asked for
         self._missing: set[tuple[int, int]] = set()
         self._why_unseen = "QEMU's process cannot be seen from here (another pid namespace)"
         if monitor.peer_pid > 0:
@@ -215,14 +223,13 @@ class _Files:
         """Opens one backend as a RAM block with its regions.
 
         Raises:
-            _Unreachable: it is private, no way leads to it, or nothing proves which file it is.
+            _Unreachable: no way leads to it, or nothing proves which file it is.
             SourceError: it is not guest memory any more.
         """
-        if not backend.is_shared:
-            way_out = "give its memory backend share=on"
-            raise _Unreachable(private_block(self._text, backend.id, backend.size, way_out))
         base = self._address(backend, ranges)
         self._places.append((backend, ranges, base))
+        if not backend.is_shared:
+            return self._open_private(backend, ranges, base)
         file, start = self._by_mapping(backend, base) or self._by_path(backend, base)
         text = f"{self._text}:{backend.id}"
         try:
@@ -233,6 +240,31 @@ class _Files:
             Region(each.gpa, each.size, base + each.offset, start + each.offset) for each in ranges
         )
         return ram._replace(regions=tuple(regions))
+
+    def _open_private(self, backend: Backend, ranges: list[RamRange], base: int) -> GuestRam:
+        if self._process is None or not self._mappings:
+            raise _Unreachable(
+                f"{self._text}: RAM block {backend.id} is private to QEMU, whose memory cannot be "
+                f"read: {self._why_unseen}; run pagecheck as root or QEMU's user on QEMU's host, "
+                "in its pid namespace"
+            )
+        text = f"{self._text}:{backend.id}"
+        try:
+            if not self._details:
+                self._details = list(self._process.detailed_mappings())
+            ram = open_private(
+                self._process,
+                text,
+                backend.id,
+                base,
+                backend.size,
+                details=self._details,
+                read_swapped=self._read_swapped,
+            )
+        except SourceError as error:
+            raise _Unreachable(str(error)) from error
+        regions = (Region(each.gpa, each.size, base + each.offset, each.offset) for each in ranges)
+        return GuestRam(ram, 0, backend.size, tuple(regions))
 
     def _address(self, backend: Backend, ranges: list[RamRange]) -> int:
         """Where in QEMU's memory the backend begins."""

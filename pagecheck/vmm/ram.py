@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pagecheck.model import Region
+from pagecheck.shm.process_ram import ProcessRam
 from pagecheck.shm.ram import RamSource
 
 
@@ -12,13 +13,14 @@ class GuestRam(NamedTuple):
     """One RAM block of a running VM.
 
     Attributes:
-        source: its file, open and read-only; the caller's to close.
-        start: byte offset of the block in the file.
+        source: its file, open and read-only, or the memory of the process whose private RAM it is;
+            the caller's to close.
+        start: byte offset of the block in the file; 0 for private RAM.
         size: bytes.
         regions: where its parts lie in guest-physical memory; empty where that is not known.
     """
 
-    source: RamSource
+    source: RamSource | ProcessRam
     start: int
     size: int
     regions: tuple[Region, ...]

@@ -6,10 +6,12 @@ import contextlib
 
 from pagecheck.errors import PeerError, SourceError, UsageError
 from pagecheck.model import Pause
-from pagecheck.vmm.arrival import missing_files, not_arrived
+from pagecheck.shm.process_ram import ProcessRam
+from pagecheck.vmm.arrival import files_that_arrive, holds_userfaultfd, not_arrived
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.plugged import changes, plugged
+from pagecheck.vmm.private import arrives
 from pagecheck.vmm.process import open_process
 from pagecheck.vmm.qemu import open_qemu
 from pagecheck.vmm.ram import VmRam
@@ -55,9 +57,14 @@ class Vm:
         with contextlib.suppress(SourceError, PeerError):
             if self._monitor is not None:
                 return not_arrived(self._monitor)
-            if self._process is not None:
+            if self._process is not None and holds_userfaultfd(self._process):
+                details = list(self._process.detailed_mappings())
                 used = {(each.dev, each.inode) for each in self._process.used}
-                if not used.isdisjoint(missing_files(self._process, at_most_pages=0)):
+                if not used.isdisjoint(files_that_arrive(details)) or any(
+                    arrives(details, each.source.base, each.source.size)
+                    for each in self.rams
+                    if isinstance(each.source, ProcessRam)
+                ):
                     return f"{self.text}: pages of its RAM have yet to arrive (userfaultfd)"
         return None
 
@@ -133,13 +140,14 @@ class Vm:
         return self._monitor
 
 
-def open_vm(text: str, *, trust_path: bool = False) -> Vm:
+def open_vm(text: str, *, trust_path: bool = False, read_swapped: bool = False) -> Vm:
     """Opens the RAM of a running VM.
 
     Args:
         text: `pid:PID`, `pid:PID:NAME` or `qmp:SOCKET`.
         trust_path: the user vouches for the paths that QEMU reports: they are opened where nothing
             proves which file a block is.
+        read_swapped: private pages that are swapped out are read, which brings them in.
 
     Raises:
         SourceError: there is no such VM, it may not be inspected, none of its RAM can be read, or
@@ -148,7 +156,7 @@ def open_vm(text: str, *, trust_path: bool = False) -> Vm:
         UsageError: the text is not the name of a VM.
     """
     if text.startswith("pid:"):
-        found, process = open_process(text)
+        found, process = open_process(text, read_swapped=read_swapped)
         return Vm(text, found, process=process)
     if not text.startswith("qmp:"):
         raise UsageError(f"{text}: is not the name of a VM; write pid:PID or qmp:/path/to/socket")
@@ -156,7 +164,7 @@ def open_vm(text: str, *, trust_path: bool = False) -> Vm:
     try:
         _require_arrived(monitor)
         at_first = plugged(monitor)
-        found = open_qemu(text, monitor, trust_path=trust_path)
+        found = open_qemu(text, monitor, trust_path=trust_path, read_swapped=read_swapped)
         vm = Vm(text, found, monitor, at_first=at_first)
     except BaseException:
         monitor.close()

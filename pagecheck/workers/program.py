@@ -116,7 +116,8 @@ def answer(link: Link, worker: Worker, message: dict[str, Any], fds: list[int]) 
     """Does what one message asks for and replies."""
     if "attach" in message:
         block = message["attach"]
-        link.send({"attached": {"block": block["block"], "mapped": attach(worker, block, fds[0])}})
+        add = attach_process if "pid" in block else attach
+        link.send({"attached": {"block": block["block"], "mapped": add(worker, block, fds)}})
     elif "detach" in message:
         worker.detach(message["detach"]["block"])
         link.send({"detached": {}})
@@ -124,13 +125,41 @@ def answer(link: Link, worker: Worker, message: dict[str, Any], fds: list[int]) 
         raise InternalError(f"unknown message {message!r}")
 
 
-def attach(worker: Worker, block: dict[str, Any], fd: int) -> bool:
+def attach_process(worker: Worker, block: dict[str, Any], fds: list[int]) -> bool:
+    """Attaches a block of another process's memory.
+
+    Args:
+        fds: the process's pagemap and, where there is one, the file that it maps privately.
+
+    Returns:
+        False: it is never mapped.
+    """
+    try:
+        worker.attach_process(
+            block["block"],
+            fds[0],
+            fds[1] if len(fds) > 1 else -1,
+            block["pid"],
+            block["base"],
+            block["size"],
+            block["page_size"],
+            block["read_swapped"],
+            bytes.fromhex(block["pieces"]),
+        )
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return False
+
+
+def attach(worker: Worker, block: dict[str, Any], fds: list[int]) -> bool:
     """Attaches a block; where the mapping fails it is read instead.
 
     Returns:
         Whether it was mapped.
     """
     mapped = bool(block["map"])
+    (fd,) = fds
     try:
         _attach(worker, block, fd, mapped=mapped)
     except OSError:

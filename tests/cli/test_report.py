@@ -64,7 +64,8 @@ def test_json_schema(ram: Path):
     assert report["notes"] == []
     assert_sums(report)
     assert report["total"] == {
-        "pages": 70, "zero": 67, "hole": 65, "normal": 3, "undecided": 0, "unchanged": 0
+        "pages": 70, "zero": 67, "hole": 65, "normal": 3, "undecided": 0, "unchanged": 0,
+        "swapped": 0,
     }  # fmt: skip
     assert report["bytes_checked"] == 5 * PAGE
 

@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "coordinator": {"child", "shm", "native", "plan", "report", "shortage"},
     "vmm": {"child", "shm", "native", "shortage", "printable"},
     "aside": {"child", "report", "shm", "shortage"},
-    "oneshot": {"aside", "coordinator", "vmm", "shm", "plan", "report"},
+    "sources": {"coordinator", "vmm", "shm", "plan"},
+    "oneshot": {"aside", "coordinator", "sources", "shm", "plan", "report"},
     "service": {
         *("coordinator", "vmm", "shm", "native", "plan", "report", "_version", "shortage", "child"),
     },

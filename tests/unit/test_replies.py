@@ -65,6 +65,7 @@ GOOD: dict[str, Any] = {
                 "normal": 2,
                 "undecided": PAGES - 6,
                 "unchanged": 0,
+                "swapped": 0,
             },
             "bitmaps": {
                 "zero": {"offset": 0, "bytes": WORDS},

@@ -66,6 +66,7 @@ def test_counts_of_a_full_scan(owner: Owner) -> None:
         "normal": 30,
         "undecided": 30,
         "unchanged": 0,
+        "swapped": 0,
     }
 
 
@@ -80,6 +81,7 @@ def test_counts_of_a_diff(owner: Owner) -> None:
         "normal": 30,
         "undecided": 30,
         "unchanged": 10,
+        "swapped": 0,
     }
 
 

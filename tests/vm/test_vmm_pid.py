@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import pagecheck
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.vmm import Vm, open_vm
 from tests.vm.bare_qemu import bare_qemu, file_backend, memfd_backend, same_file
@@ -102,18 +103,16 @@ def test_a_memfd_of_the_launcher() -> None:
         os.close(memfd)
 
 
-def test_private_ram_is_refused(shm_folder: Path) -> None:
-    with (
-        bare_qemu("-S") as qemu,
-        pytest.raises(SourceError, match=r"64 MiB .* private memory.*share=on"),
-    ):
-        open_vm(f"pid:{qemu.pid}")
-    backend = file_backend("64M", shm_folder / "private", ",share=off")
-    with (
-        bare_qemu("-S", *backend, machine="q35,memory-backend=mem0") as qemu,
-        pytest.raises(SourceError, match=r"/private \(64 MiB\) is mapped privately.*share=on"),
-    ):
-        open_vm(f"pid:{qemu.pid}")
+@pytest.mark.parametrize("backend", [False, True])
+def test_private_ram(backend: bool, shm_folder: Path) -> None:
+    args = file_backend("64M", shm_folder / "private", ",share=off") if backend else ()
+    machine = "q35,memory-backend=mem0" if backend else "q35"
+    with bare_qemu("-S", *args, machine=machine) as qemu:
+        report = pagecheck.scan(f"pid:{qemu.pid}")
+        by_monitor = pagecheck.scan(f"qmp:{qemu.socket}")
+    assert (report.answer, report.total.undecided) == ("live", 0)
+    assert report.total == by_monitor.total
+    assert bytes(report.blocks[0].zero) == bytes(by_monitor.blocks[0].zero)
 
 
 def test_a_qemu_that_ended(guest_files: GuestFiles) -> None:

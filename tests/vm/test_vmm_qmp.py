@@ -15,7 +15,9 @@ import pytest
 import pagecheck
 from pagecheck.errors import SourceError
 from pagecheck.model import Region
+from pagecheck.shm.ram import RamSource
 from pagecheck.vmm import GuestRam, Vm, open_vm
+from tests.support.bitmaps import bits
 from tests.support.oracle import zero_pages
 from tests.vm.bare_qemu import BareQemu, bare_qemu, file_backend, memfd_backend, same_file
 from tools.guest import Guest
@@ -44,12 +46,15 @@ def guest_bytes(qemu: BareQemu, gpa: int, folder: Path) -> bytes:
 
 def check_regions(qemu: BareQemu, ram: GuestRam, folder: Path) -> None:
     """Writes a tag at both ends of every region and asks QEMU for it by its address."""
-    fd = os.open(f"/proc/self/fd/{ram.source.fd}", os.O_RDWR)
+    is_file = isinstance(ram.source, RamSource)
+    path = f"/proc/self/fd/{ram.source.fd}" if is_file else f"/proc/{qemu.pid}/mem"
+    fd = os.open(path, os.O_RDWR)
     try:
         for region in ram.regions:
             for at in (0, region.memory_size - TAG):
                 tag = os.urandom(TAG)
-                os.pwrite(fd, tag, region.mmap_offset + at)
+                start = region.mmap_offset if is_file else region.userspace_addr
+                os.pwrite(fd, tag, start + at)
                 assert guest_bytes(qemu, region.guest_phys_addr + at, folder) == tag
     finally:
         os.close(fd)
@@ -196,18 +201,29 @@ def test_a_virtio_mem_device() -> None:
         assert ram.regions == (Region(4 * GIB, 256 * MIB, ram.regions[0].userspace_addr, 0),)
 
 
-@pytest.mark.parametrize("more", ["private", "plain"])
-def test_private_ram_is_refused(more: str, shm_folder: Path) -> None:
+@pytest.mark.parametrize("more", ["file", "plain", "microvm"])
+def test_private_ram(more: str, shm_folder: Path, tmp_path: Path) -> None:
     private = file_backend("64M", shm_folder / "ram", ",share=off")
     args, machine, name = {
-        "private": (private, "q35,memory-backend=mem0", "mem0"),
+        "file": (private, "q35,memory-backend=mem0", "mem0"),
         "plain": ((), "q35", "pc.ram"),
+        "microvm": ((), "microvm", "microvm.ram"),
     }[more]
-    with (
-        bare_qemu("-S", *args, machine=machine, size="64M") as qemu,
-        pytest.raises(SourceError, match=rf"{name} \(64 MiB\) is private.*share=on"),
-    ):
-        opened(qemu)
+    with bare_qemu("-S", *args, machine=machine, size="64M") as qemu:
+        with opened(qemu) as vm:
+            (ram,) = vm.rams
+            assert (ram.source.name, ram.start, ram.size) == (name, 0, 64 * MIB)
+            assert not vm.unreadable
+            check_regions(qemu, ram, tmp_path)
+        report = pagecheck.scan(f"qmp:{qemu.socket}", pause=True)
+        saved = tmp_path / "all"
+        qemu.qmp("pmemsave", val=1 << 20, size=63 * MIB, filename=str(saved))
+    assert report.answer == "paused"
+    assert report.total.undecided == 0
+    assert 0 < report.total.normal < 200
+    assert report.total.hole > 15000
+    expected = zero_pages(saved.read_bytes())  # above what QEMU maps over RAM
+    assert (bits(report.blocks[0].zero, 64 * 256)[256:] == expected).all()
 
 
 def test_a_private_node_beside_a_shared_one(tmp_path: Path) -> None:
@@ -215,16 +231,20 @@ def test_a_private_node_beside_a_shared_one(tmp_path: Path) -> None:
     second = memfd_backend("64M", "mem1", ",share=off")
     with bare_qemu("-S", *memfd_backend("64M"), *second, *numa, size="128M") as qemu:
         with opened(qemu) as vm:
-            (ram,), (hidden,) = vm.rams, vm.unreadable
-            assert (ram.source.name, hidden.name) == ("mem0", "mem1")
-            assert hidden.regions == (Region(64 * MIB, 64 * MIB, 0, 0),)
-            check_regions(qemu, ram, tmp_path)
+            shared, private = vm.rams
+            assert (shared.source.name, private.source.name) == ("mem0", "mem1")
+            assert private.regions[0][:2] == (64 * MIB, 64 * MIB)
+            check_regions(qemu, shared, tmp_path)
+            check_regions(qemu, private, tmp_path)
         report = pagecheck.scan(f"qmp:{qemu.socket}", gpa=True, out=tmp_path / "out")
     assert [each.block.name for each in report.blocks] == ["mem0", "mem1"]
-    assert report.total.undecided == report.blocks[1].counts.undecided == 64 * MIB // 4096
-    assert report.blocks[1].regions == hidden.regions
-    assert any("mem1 (64 MiB) is private" in note for note in report.notes)
-    assert not any((tmp_path / "out" / "mem1.zero").read_bytes())
+    assert report.answer == "live"
+    assert "mem1: it is the private memory of a running process" in (report.why_live or "")
+    assert report.total.undecided == 0
+    assert report.blocks[1].counts.normal == 2
+    assert report.blocks[1].regions == private.regions
+    bitmap = (tmp_path / "out" / "mem1.zero").read_bytes()
+    assert sum(map(int.bit_count, bitmap)) == 64 * 256 - 2
 
 
 @contextlib.contextmanager
