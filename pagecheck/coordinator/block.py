@@ -12,6 +12,7 @@ from pagecheck.model import Access, Holes, RamBlock
 from pagecheck.native import _native
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import RamSource
+from pagecheck.shm.rest import Rest
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from pagecheck.shm.bitmaps import BlockBitmaps
     from pagecheck.shm.owner import Owner
-    from pagecheck.shm.process_ram import ProcessRam
+    from pagecheck.shm.process_ram import ProcessRam, Running
 
     Source = RamSource | ProcessRam
 
@@ -87,6 +88,10 @@ class Block:
         if isinstance(self.source, RamSource):
             return self.source
         raise InternalError(f"{self.source.text}: is not a file")
+
+    def watch(self) -> Rest | Running:
+        """Watches from now on whether it is at rest."""
+        return Rest(self.source) if isinstance(self.source, RamSource) else self.source.watch()
 
     def attach_message(self) -> dict[str, object]:
         """What a worker needs to know beside the descriptors."""

@@ -195,7 +195,7 @@ def check_kind(block: Block, kind: Kind, engine: str) -> None:
 
 def scan_none(block: Block, bitmaps: BlockBitmaps) -> ScanResult:
     """Engine `none`: every page is normal, holes too, and nothing is read."""
-    rest = block.source.watch()
+    rest = block.watch()
     _native.bits_set(bitmaps.normal, 0, bitmaps.pages)
     report = block_report(block, bitmaps, bitmaps.counts(diff=False))
     return ScanResult(report, 0, (), why_live=rest.end())
@@ -205,7 +205,7 @@ def scan(
     pool: Pool, block: Block, bitmaps: BlockBitmaps, options: ScanOptions, stop: Stop
 ) -> ScanResult:
     """Scans a block on all channels; see `Coordinator.scan`."""
-    with contextlib.closing(block.source.watch()) as rest:
+    with contextlib.closing(block.watch()) as rest:
         return _scan(pool, block, bitmaps, options, stop, rest)
 
 

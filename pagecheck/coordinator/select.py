@@ -137,7 +137,7 @@ def scan_selected(
         UsageError: the selection's file was truncated.
         EngineError: no channel is left.
     """
-    with contextlib.closing(block.source.watch()) as rest:
+    with contextlib.closing(block.watch()) as rest:
         page = block.ram.page_size
         outcomes: list[Outcome] = []
         selected = 0

@@ -54,6 +54,7 @@ class ProcessRam:
         size: bytes; it does not change.
         allocated: bytes that were present, or had to be copied, when it was opened.
         fd: the process's pagemap.
+        memory_fd: the process's memory, for pages that it shares with other processes.
         pid: the process, in our namespace.
         base: address of the block's first byte.
         pieces: in order and without a gap, from 0 to `size`; at most `_native.PIECES_MAX`.
@@ -75,6 +76,7 @@ class ProcessRam:
         size: int,
         *,
         fd: int,
+        memory_fd: int,
         pid: int,
         base: int,
         pieces: Sequence[Piece],
@@ -85,7 +87,7 @@ class ProcessRam:
         verify: Callable[[], str | None],
         release: Callable[[], None] | None = None,
     ) -> None:
-        """Takes over both descriptors.
+        """Takes over the descriptors.
 
         Args:
             verify: why nothing that was read can be believed; None: the process and its mappings
@@ -95,7 +97,7 @@ class ProcessRam:
         self.text, self.name, self.size = text, name, size
         self.fd, self.pid, self.base = fd, pid, base
         self.pieces = tuple(pieces)
-        self.file_fd = file_fd
+        self.memory_fd, self.file_fd = memory_fd, file_fd
         self.read_swapped = read_swapped
         self.allocated = size if allocated is None else allocated
         self.notes = notes
@@ -120,14 +122,15 @@ class ProcessRam:
     @property
     def attachment_fds(self) -> tuple[int, ...]:
         """As `RamSource.attachment_fds`."""
-        return (self.fd,) if self.file_fd < 0 else (self.fd, self.file_fd)
+        fds = self.fd, self.memory_fd
+        return fds if self.file_fd < 0 else (*fds, self.file_fd)
 
     def walk(self, ram: RamBlock, hole: memoryview, zero: memoryview) -> ProcessWalk:
         """A walk over its pages; as `RamSource.walk`."""
         return ProcessWalk(self.fd, self.base, ram.page_size, ram.pages, self._packed, hole, zero)
 
     def watch(self) -> Running:
-        """As `RamSource.watch`."""
+        """What `Rest` is for a file."""
         return Running(self.size)
 
     def verify(self) -> str | None:
@@ -139,10 +142,10 @@ class ProcessRam:
         return _native.swapped_pages(self.fd, self.base, ram.page_size, ram.pages, zero, normal)
 
     def close(self) -> None:
-        """Closes both descriptors. May be called twice."""
-        for fd in {self.fd, self.file_fd} - {-1}:
+        """Closes the descriptors. May be called twice."""
+        for fd in {self.fd, self.memory_fd, self.file_fd} - {-1}:
             os.close(fd)
-        self.fd = self.file_fd = -1
+        self.fd = self.memory_fd = self.file_fd = -1
         release, self._release = self._release, None
         if release is not None:
             release()

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from typing import Final
 
     from pagecheck.model import Format, RamBlock
-    from pagecheck.shm.rest import Rest
 
 TMPFS: Final = 0x01021994  # also memfd; Source: linux/magic.h
 HUGETLBFS: Final = 0x958458F6
@@ -117,12 +116,6 @@ class RamSource:
             hole, zero: bitmaps, which get the bits of the pages in holes.
         """
         return Walk(self.fd, ram.start, ram.page_size, ram.pages, hole, zero)
-
-    def watch(self) -> Rest:
-        """Watches from now on whether it is at rest."""
-        from pagecheck.shm.rest import Rest
-
-        return Rest(self)
 
     def verify(self) -> str | None:
         """Why nothing that was read until now can be believed; None: an open file stays itself."""

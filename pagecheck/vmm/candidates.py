@@ -45,7 +45,12 @@ def private_ram(
             shared; or its maps cannot be read.
     """
     said = command_line_of(process) if said is None else said
-    search = Search(text, said, list(process.mappings_with_flags()), shared)
+    search = Search(
+        text,
+        said,
+        [(each.mapping, sorted(each.flags)) for each in process.detailed_mappings()],
+        shared,
+    )
     try:
         return search.find()
     finally:

@@ -135,26 +135,25 @@ class ProcessMemory:
         other._pidfd = fcntl.fcntl(self._pidfd, fcntl.F_DUPFD_CLOEXEC, 0)
         return other
 
-    def open_pagemap(self) -> int:
-        """Opens what says which pages are present. The descriptor stays with the address space that
-        the process has now, whatever becomes of the process.
+    def open_memory(self) -> tuple[int, int]:
+        """Opens what says which pages are present, /proc/PID/pagemap, and the memory itself. Both
+        descriptors stay with the address space that the process has now, whatever becomes of it.
 
         Raises:
             SourceError: its memory may not be read, or it ended.
         """
-        what = "its memory cannot be read"
-        try:
-            with open(f"{self.folder}/mem", "rb"):  # asks for the right that copying needs
-                pass
-            found = os.open(f"{self.folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise self._refused(error, what) from error
-        try:
+        with contextlib.ExitStack() as undo:
+            found = []
+            for name in ("pagemap", "mem"):
+                try:
+                    found.append(os.open(f"{self.folder}/{name}", os.O_RDONLY | os.O_CLOEXEC))
+                except OSError as error:
+                    raise self._refused(error, "its memory cannot be read") from error
+                undo.callback(os.close, found[-1])
             self._require_alive()
-        except BaseException:
-            os.close(found)
-            raise
-        return found
+            undo.pop_all()
+        pagemap, memory = found
+        return pagemap, memory
 
     def detailed_mappings(self) -> Iterator[DetailedMapping]:
         """What it maps now, with more on each mapping; the kernel walks all page tables for it.
@@ -195,7 +194,7 @@ class ProcessMemory:
             with open(f"{self.folder}/stat", "rb") as file:
                 flags = int(file.read().rpartition(b")")[2].split()[6])
         except (OSError, ValueError, IndexError) as error:
-            raise SourceError(f"process {self.pid}: ended while it was inspected") from error
+            raise self._ended() from error
         killed = pending is None or int(pending[1], 16) & _SIGKILL_PENDING
         if killed or flags & PF_EXITING:
             raise SourceError(f"process {self.pid}: is being killed")
@@ -264,7 +263,10 @@ class ProcessMemory:
 
     def _require_alive(self) -> None:
         if clock.wait_ready(self._pidfd, 0):
-            raise SourceError(f"process {self.pid}: ended while it was inspected")
+            raise self._ended()
+
+    def _ended(self) -> SourceError:
+        return SourceError(f"process {self.pid}: ended while it was inspected")
 
     def close(self) -> None:
         """Closes the process."""

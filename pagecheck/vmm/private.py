@@ -69,9 +69,9 @@ def open_private(
         SourceError: its memory may not be read, or none of it is private memory.
     """
     own = process.duplicate()
-    pagemap = file = -1
+    pagemap = memory = file = -1
     try:
-        pagemap = own.open_pagemap()
+        pagemap, memory = own.open_memory()
         found = details if details is not None else list(own.detailed_mappings())
         parts = list(_parts(found, base, size))
         opened = _File(own)
@@ -87,7 +87,7 @@ def open_private(
                 f"{text}: at {base:#x} process {own.pid} maps no private memory of {size:#x} bytes"
             )
     except BaseException:
-        for fd in {pagemap, file} - {-1}:
+        for fd in {pagemap, memory, file} - {-1}:
             os.close(fd)
         own.close()
         raise
@@ -107,6 +107,7 @@ def open_private(
         name,
         size,
         fd=pagemap,
+        memory_fd=memory,
         pid=own.pid,
         base=base,
         pieces=pieces,

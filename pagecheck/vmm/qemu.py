@@ -226,6 +226,12 @@ class _Files:
             _Unreachable: no way leads to it, or nothing proves which file it is.
             SourceError: it is not guest memory any more.
         """
+        if not backend.is_shared and (self._process is None or not self._mappings):
+            raise _Unreachable(
+                f"{self._text}: RAM block {backend.id} is private to QEMU, whose memory cannot be "
+                f"read: {self._why_unseen}; run pagecheck as root or QEMU's user on QEMU's host, "
+                "in its pid namespace"
+            )
         base = self._address(backend, ranges)
         self._places.append((backend, ranges, base))
         if not backend.is_shared:
@@ -242,12 +248,7 @@ class _Files:
         return ram._replace(regions=tuple(regions))
 
     def _open_private(self, backend: Backend, ranges: list[RamRange], base: int) -> GuestRam:
-        if self._process is None or not self._mappings:
-            raise _Unreachable(
-                f"{self._text}: RAM block {backend.id} is private to QEMU, whose memory cannot be "
-                f"read: {self._why_unseen}; run pagecheck as root or QEMU's user on QEMU's host, "
-                "in its pid namespace"
-            )
+        assert self._process is not None
         text = f"{self._text}:{backend.id}"
         try:
             if not self._details:

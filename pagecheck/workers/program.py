@@ -129,7 +129,8 @@ def attach_process(worker: Worker, block: dict[str, Any], fds: list[int]) -> boo
     """Attaches a block of another process's memory.
 
     Args:
-        fds: the process's pagemap and, where there is one, the file that it maps privately.
+        fds: the process's pagemap and memory and, where there is one, the file that it maps
+            privately.
 
     Returns:
         False: it is never mapped.
@@ -138,7 +139,8 @@ def attach_process(worker: Worker, block: dict[str, Any], fds: list[int]) -> boo
         worker.attach_process(
             block["block"],
             fds[0],
-            fds[1] if len(fds) > 1 else -1,
+            fds[1],
+            fds[2] if len(fds) > 2 else -1,
             block["pid"],
             block["base"],
             block["size"],

@@ -10,7 +10,7 @@ import pytest
 from tests.support.command import pagecheck, scan_json
 from tests.support.rams import PAGE, sparse_file
 
-COUNTS = ["pages", "zero", "hole", "normal", "undecided", "unchanged"]
+COUNTS = ["pages", "zero", "hole", "normal", "undecided", "unchanged", "swapped"]
 TYPES = {
     "version": int,
     "source": str,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pagecheck.model import Counts, RamBlock
 
-NAMES = ["pages", "zero", "hole", "normal", "undecided", "unchanged"]
+NAMES = ["pages", "zero", "hole", "normal", "undecided", "unchanged", "swapped"]
 
 counts = st.builds(Counts, *[st.integers(0, 1 << 40)] * len(NAMES))
 

@@ -54,7 +54,10 @@ def test_an_installed_one_has_no_sources(package: Path) -> None:
 
 @pytest.mark.parametrize(
     ("helper", "said"),
-    [(None, "No module named"), ("Feed = Portal = Worker = None", "cannot import name 'Walk'")],
+    [
+        (None, "No module named"),
+        ("Feed = Portal = Worker = None", "cannot import name 'ProcessWalk'"),
+    ],
 )
 def test_a_helper_that_is_not_built_or_of_another_version(
     tmp_path: Path, helper: str | None, said: str

@@ -13,10 +13,11 @@ import pytest
 
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import is_vm_source
+from pagecheck.shm.process_ram import ProcessRam
 from pagecheck.vmm import open_vm
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import is_shared_memory
-from pagecheck.vmm.process import shared_blocks
+from pagecheck.vmm.process import open_process, shared_blocks
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -182,30 +183,14 @@ def test_numbers_that_repeat() -> None:
     assert [each.mapping for each in shared_blocks([one, other])] == [one, other]
 
 
-def test_private_memory_is_named_and_not_scanned(shm_folder: Path) -> None:
-    ram = shm_folder / "vm1"
-    ram.touch()
-    os.truncate(ram, 32 * MIB)
-    with (
-        vmm(str(ram), "anon") as pid,
-        pytest.raises(SourceError, match=r"vm1 \(32 MiB\) is mapped privately.*share=on"),
-    ):
-        found(f"pid:{pid}")
-    with (
-        vmm("anon") as pid,
-        pytest.raises(SourceError, match=r"shares no guest RAM; the \d+ MiB at 0x.*share=on"),
-    ):
-        found(f"pid:{pid}")
-
-
-def test_the_way_out_is_the_vmms_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pagecheck.vmm.memory import ProcessMemory
-
-    for comm, way_out in {"cloud-hyperviso": "shared=on", "firecracker": "snapshot"}.items():
-        monkeypatch.setattr(ProcessMemory, "comm", lambda _self, comm=comm: comm)
-        with vmm("anon") as pid, pytest.raises(SourceError, match=way_out) as caught:
-            found(f"pid:{pid}")
-        assert "QEMU" not in str(caught.value)
+def test_private_memory_is_a_block() -> None:
+    with vmm("anon") as pid:
+        ram, process = open_process(f"pid:{pid}")
+        process.close()
+        (block,) = ram.rams
+        assert isinstance(block.source, ProcessRam)
+        assert block.source.pid == pid
+        block.source.close()
 
 
 def test_a_process_that_is_no_vmm() -> None:

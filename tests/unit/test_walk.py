@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pagecheck.coordinator import walk
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.walk import Stretch, stretches
 from pagecheck.model import Holes, Kind
@@ -115,7 +114,7 @@ def test_holes_that_are_read(fd: int) -> None:
 
 def test_a_dense_file_is_not_walked(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     write(fd, np.ones(PAGES, bool))
-    monkeypatch.setattr(walk, "Walk", None)
+    monkeypatch.setattr("pagecheck.shm.ram.Walk", None)
     assert walked(fd)[0] == [Stretch(0, PAGES, PAGES)]
 
 
