@@ -61,6 +61,7 @@ class Guest:
         backend: str = "file",
         random_mb: int = 8,
         zeros_mb: int = 8,
+        check_every_s: int = 2,
         timeout_s: float = 120.0,
         ram_folder: Path = Path("/dev/shm"),
         extra: Sequence[str] = (),
@@ -76,6 +77,7 @@ class Guest:
             backend: "file", "memfd", "devfd", "private" or "numa".
             random_mb: MiB of random bytes that the guest keeps; it frees half as many again.
             zeros_mb: MiB of zero bytes that the guest keeps.
+            check_every_s: Seconds between two checks of the guest's memory.
             timeout_s: How long boot and filling may take, in seconds.
             ram_folder: Where the RAM file is made.
             extra: More arguments for QEMU.
@@ -89,7 +91,7 @@ class Guest:
             GuestError: The values make no guest, or QEMU ended.
         """
         deadline = time.monotonic() + timeout_s
-        spec = GuestSpec(size_bytes, machine, backend, random_mb, zeros_mb)
+        spec = GuestSpec(size_bytes, machine, backend, random_mb, zeros_mb, check_every_s)
         files = locate()
         with ExitStack() as stack:
             ram_file = _ram_file(stack, spec, ram_folder) if backend == "file" else None

@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # The guest's only program. It fills a tmpfs with known patterns, says so on the console, and
-# then checks for ever that they are still there. PC_RANDOM_MB and PC_ZEROS_MB come from the
-# kernel's command line, which hands words that it does not know to init as environment.
-# The patterns are described again, for the host, in patterns.py.
+# then checks for ever that they are still there. PC_RANDOM_MB, PC_ZEROS_MB and PC_CHECK_EVERY_S
+# come from the kernel's command line, which hands words that it does not know to init as
+# environment. The patterns are described again, for the host, in patterns.py.
 
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -57,7 +57,7 @@ want=$(sums) || fail "md5sum"
 echo "GUEST FILLED"
 
 n=1
-while sleep 2; do
+while sleep "$PC_CHECK_EVERY_S"; do
     if [ "$(sums)" = "$want" ]; then echo "CHECK $n OK"; else echo "CHECK $n BAD"; fi
     n=$((n + 1))
 done

@@ -29,6 +29,7 @@ class GuestSpec:
             or "numa" (two nodes with a half each: node0 private, node1 a shared memfd).
         random_mb: MiB of random bytes that the guest keeps; it frees half as many again.
         zeros_mb: MiB of zero bytes that the guest keeps.
+        check_every_s: seconds between two checks of the guest's memory; 0: one after the other.
 
     Raises:
         GuestError: A value is out of range, or what the guest is to keep does not fit.
@@ -39,6 +40,7 @@ class GuestSpec:
     backend: str = "file"
     random_mb: int = 8
     zeros_mb: int = 8
+    check_every_s: int = 2
 
     def __post_init__(self) -> None:
         if self.machine not in MACHINES:
@@ -102,5 +104,6 @@ class GuestSpec:
         # the end of QEMU, so that a broken guest is noticed at once.
         return (
             "console=ttyS0 quiet panic=-1 reboot=t mitigations=off "
-            f"PC_RANDOM_MB={self.random_mb} PC_ZEROS_MB={self.zeros_mb}"
+            f"PC_RANDOM_MB={self.random_mb} PC_ZEROS_MB={self.zeros_mb} "
+            f"PC_CHECK_EVERY_S={self.check_every_s}"
         )
