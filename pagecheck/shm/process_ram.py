@@ -15,6 +15,7 @@ import os
 import sys
 
 from pagecheck.native import ProcessWalk, _native
+from pagecheck.shm.rest import PROCESS_RUNS
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from pagecheck.model import RamBlock
 else:
     from pagecheck.typed import NamedTuple
-
-RUNS: Final = "it is the private memory of a running process"  # why an answer is live
 
 
 class Piece(NamedTuple):
@@ -165,7 +164,7 @@ class Running:
 
     def end(self) -> str:
         """Why the answer is live."""
-        return RUNS
+        return PROCESS_RUNS
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -50,7 +50,8 @@ _NAMES: Final = {
 }
 _WRITTEN: Final = "somebody has it open for writing"
 _NAMELESS: Final = "it is shared memory without a name, whose writers the kernel does not report"
-EVIDENT: Final = (_WRITTEN, _NAMELESS)  # as the RAM of any running VM
+PROCESS_RUNS: Final = "it is the private memory of a running process"
+EVIDENT: Final = (_WRITTEN, _NAMELESS, PROCESS_RUNS)  # as the RAM of any running VM
 
 
 class _State(NamedTuple):

@@ -97,9 +97,15 @@ def test_nothing_there(area: Area) -> None:
         opened(area)
 
 
+def map_new_file(area: Area) -> None:
+    fd = os.memfd_create("other")
+    area.map_file(3, 1, fd, 0)
+    os.close(fd)
+
+
 CHANGES: dict[str, Callable[[Area], None]] = {
     "unmapped": lambda area: area.unmap(3, 1),
-    "a file in its place": lambda area: area.map_file(3, 1, os.memfd_create("x"), 0),
+    "a file in its place": map_new_file,
     "not readable": lambda area: area.protect(0, PAGES, 0),
 }
 
