@@ -2,7 +2,8 @@
 
 Facts: an absent page of an anonymous mapping is zero; of a private mapping of a file it is the
 file's; where a userfaultfd is registered it may not have arrived. What is mapped can be unmapped or
-exchanged at any moment. Decision: the block is taken apart along its mappings, an absent page is
+exchanged at any moment. Danger: a page of hugetlb that is being copied or moved is
+reported as absent. Decision: the block is taken apart along its mappings, an absent page is
 believed only where it has one meaning, and at the end the same mappings must be there.
 """
 
@@ -22,7 +23,6 @@ LEAST_BYTES: Final = 16 << 20
 
 # Source: show_smap_vma_flags() in the kernel's fs/proc/task_mmu.c.
 NOT_ARRIVED_FLAGS: Final = frozenset({"um", "uw", "ui"})
-_ANON_HUGETLB: Final = "/anon_hugepage"  # Source: HUGETLB_ANON_FILE in linux/hugetlb.h
 
 
 class _Part(NamedTuple):
@@ -210,7 +210,12 @@ def _meaning(part: _Part, file: _File) -> tuple[int, int, str | None]:
     if not part.flags.isdisjoint(NOT_ARRIVED_FLAGS):
         why = "absent pages may not have arrived (userfaultfd), and are undecided"
         return _native.ABSENT_UNDECIDED, 0, why
-    if not mapping.inode or (mapping.path == _ANON_HUGETLB and mapping.deleted):
+    if "ht" in part.flags:
+        # The kernel looks at hugetlb's entries without their lock: one that is being copied or
+        # moved is seen as absent. Source: pagemap_scan_hugetlb_entry() in fs/proc/task_mmu.c.
+        why = "absent pages of hugetlb may be on their way (a copy, a move), and are undecided"
+        return _native.ABSENT_UNDECIDED, 0, why
+    if not mapping.inode:
         return _native.ABSENT_ZERO, 0, None
     if (why_not := file.why_not(mapping)) is not None:
         why = f"absent pages are those of a file, and undecided: {why_not}"

@@ -142,3 +142,12 @@ def test_userfaultfd(flags: str, expected: bool) -> None:
     details = [DetailedMapping(mapping, frozenset(flags.split()), 0)]
     assert arrives(details, mapping.start, mapping.size) is expected
     assert not arrives(details, mapping.end, 4096)
+
+
+def test_absent_huge_pages_are_undecided(area: Area) -> None:
+    with ProcessMemory(os.getpid()) as process:
+        found = list(process.detailed_mappings())
+        details = [each._replace(flags=each.flags | {"ht"}) for each in found]
+    with opened(area, details=details) as ram:
+        assert pieces(ram) == [(0, PAGES, UNDECIDED)]
+        assert "hugetlb" in ram.notes[0]
