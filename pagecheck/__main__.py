@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal  # `signal` adds names for people, at the cost of every start
+import os
 import sys
 
 # Until `install` an interrupt ends the program as it ends any other: Python's own handler would
@@ -38,6 +39,10 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
+    if (instruction := os.environ.get("_PAGECHECK_COMPLETE")) is not None:  # set by the shell
+        from pagecheck.cli.main import complete
+
+        return complete(instruction)
     from pagecheck.cli import plain
 
     code = plain.run(arguments)

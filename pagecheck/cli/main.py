@@ -82,6 +82,13 @@ def run_command(arguments: list[str]) -> int:
     return outcome(lambda: _invoke(arguments), as_json="--json" in arguments)
 
 
+def complete(instruction: str) -> int:
+    """Does what a shell asks for to complete words; arguments and result are `completion.run`'s."""
+    from pagecheck.cli.completion import run
+
+    return run(cli, instruction)
+
+
 def _invoke(arguments: list[str]) -> int:
     try:
         # click would turn a closed pipe into exit code 1; the context manager does not.

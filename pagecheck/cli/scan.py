@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 _OPTIONS: Final = (*WORKERS, *PAGES, *VM, *VIA, *OUTPUT)
 
 
+def _complete(_context: click.Context, _source: click.Parameter, incomplete: str) -> list[Any]:
+    from pagecheck.cli.completion import complete_source
+
+    return complete_source(incomplete)
+
+
 @click.command(
-    params=[click.Argument(["source"]), *_OPTIONS],
+    params=[click.Argument(["source"], shell_complete=_complete), *_OPTIONS],
     epilog=EXIT_CODES,
     short_help="Find the zero pages of a RAM snapshot or a running VM.",
 )
