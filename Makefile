@@ -66,8 +66,8 @@ models: $(TOOLS)
 	$(BIN)/python -m tools.check_models
 
 bounds:
-	tools/bounds oldest
-	tools/bounds newest
+	tools/bounds oldest & oldest=$$!; newest=0; tools/bounds newest || newest=$$?; \
+	    wait $$oldest && exit $$newest
 
 dist-check:
 	@tools/needs "$(PYTHON)"
