@@ -201,3 +201,28 @@ def run():
     sys.stdin.read()
 threading.Thread(target=run).start()
 """
+
+
+@pytest.mark.parametrize(
+    ("pending", "flags", "killed"),
+    [
+        ("0000000000000000", 0x400040, False),
+        ("0000000000004000", 0x400040, False),  # another signal
+        ("0000000000000100", 0x400040, True),
+        ("0000000000000000", 0x400044, True),  # on its way out
+    ],
+)
+def test_a_process_that_is_being_killed(
+    tmp_path: Path, pending: str, flags: int, killed: bool
+) -> None:
+    """The files of a process that the kernel takes memory away from, which takes a short while."""
+    (tmp_path / "status").write_text(f"Name:\tqemu\nSigPnd:\t{pending}\nShdPnd:\t{pending}\n")
+    (tmp_path / "stat").write_text(f"7 (a) b) R 1 7 7 0 -1 {flags} 0 0\n")
+    with ProcessMemory(os.getpid()) as process:
+        process.require_whole()
+        process.folder = str(tmp_path)
+        if not killed:
+            process.require_whole()
+            return
+        with pytest.raises(SourceError, match="is being killed"):
+            process.require_whole()
