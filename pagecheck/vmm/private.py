@@ -4,7 +4,8 @@ Facts: an absent page of an anonymous mapping is zero; of a private mapping of a
 file's; where a userfaultfd is registered it may not have arrived. What is mapped can be unmapped or
 exchanged at any moment. Danger: a page of hugetlb that is being copied or moved is
 reported as absent. Decision: the block is taken apart along its mappings, an absent page is
-believed only where it has one meaning, and at the end the same mappings must be there.
+believed only where it has one meaning, and at the end the same mappings must be there, of the same
+address space.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final, NamedTuple
 from pagecheck.errors import SourceError
 from pagecheck.native import _native
 from pagecheck.shm.process_ram import Piece, ProcessRam
+from pagecheck.vmm.arrival import holds_userfaultfd
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import DetailedMapping, ProcessMemory
 
@@ -79,8 +81,8 @@ def open_private(
             pieces, notes = _pieces(text, parts, opened, base)
         finally:
             file = opened.fd
-        before = _layout(own.mappings(), base, size)
-        if details is not None and before != _layout((each.mapping for each in found), base, size):
+        before, arriving = _layout(own.mappings(), base, size), _arriving(parts)
+        if before != _layout((each.mapping for each in found), base, size):
             raise SourceError(f"{text}: its mappings changed while it was inspected; try again")
         if all(piece.absent == _native.UNREADABLE for piece in pieces):
             raise SourceError(
@@ -95,12 +97,17 @@ def open_private(
     def verify() -> str | None:
         try:
             own.require_whole()  # before the mappings, which go last
-            now = _layout(own.mappings(), base, size)
+            if _layout(own.mappings(), base, size) != before:
+                return f"process {own.pid} unmapped or exchanged it during the scan"
+            if not os.pread(pagemap, 8, base // 4096 * 8):  # its address space is gone
+                return f"process {own.pid} executed another program during the scan"
+            if holds_userfaultfd(own):
+                now = _arriving(_parts(own.detailed_mappings(), base, size))
+                if not now <= arriving:
+                    return f"process {own.pid} registered a userfaultfd on it during the scan"
         except SourceError as error:
             return str(error)
-        if now == before:
-            return None
-        return f"process {own.pid} unmapped or exchanged it during the scan, or became another one"
+        return None
 
     return ProcessRam(
         text,
@@ -118,6 +125,16 @@ def open_private(
         verify=verify,
         release=own.close,
     )
+
+
+def _arriving(parts: Iterable[_Part]) -> set[tuple[int, int]]:
+    """The addresses of what a userfaultfd is registered on."""
+    found: list[tuple[int, int]] = []
+    for part in parts:
+        if not part.flags.isdisjoint(NOT_ARRIVED_FLAGS):
+            joins = bool(found) and found[-1][1] == part.begin
+            found.append((found.pop()[0] if joins else part.begin, part.end))
+    return set(found)
 
 
 def arrives(details: Iterable[DetailedMapping], base: int, size: int) -> bool:
@@ -180,7 +197,8 @@ def _pieces(
     notes: dict[str, int] = {}
     for part in parts:
         absent, at, why = _meaning(part, file)
-        if why is not None:
+        all_present = absent == _native.ABSENT_UNDECIDED and part.present == part.end - part.begin
+        if why is not None and not all_present:
             notes[why] = notes.get(why, 0) + part.end - part.begin
         piece = Piece(part.begin - base, part.end - base, absent, at)
         if pieces and _is_continued(pieces[-1], piece):

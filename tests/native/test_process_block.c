@@ -330,7 +330,7 @@ static void test_changes(const looking *way)
               want);
     }
     target_end(&t);
-    check_end("no access, not mapped, given back:", way->name);
+    check_end("no access, not mapped, released:", way->name);
 }
 
 /* Pages that a child has as well are read without a pin: a pinned one would be copied first. */

@@ -150,6 +150,7 @@ def hugetlb(target: Target, stack: contextlib.ExitStack) -> Area:
     area = Area(target, target.map(PAGES, flags=flags), PAGES)
     area.byte(PER_HUGE + 9, PAGE - 1)
     area.zeros(2 * PER_HUGE)
+    area.may[:PER_HUGE] = t.UNDECIDED  # absent: it may be about to be replaced
     return area
 
 
@@ -161,7 +162,6 @@ def hugetlb_file(target: Target, stack: contextlib.ExitStack) -> Area:
     shared = Area(target, target.map(PAGES, flags=t.SHARED, fd=fd), PAGES)
     shared.byte(3, 0)
     area = Area(target, target.map(PAGES, flags=t.PRIVATE, fd=fd), PAGES)
-    area.may[:] = t.RIGHT_ZERO
-    area.may[3] = t.RIGHT_NORMAL
+    area.may[:PER_HUGE] = area.may[2 * PER_HUGE :] = t.UNDECIDED
     area.byte(PER_HUGE + 9, PAGE - 1)
     return area
