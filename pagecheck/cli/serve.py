@@ -43,6 +43,13 @@ _LIMITS: Final = (
         help="Accept this user, too; repeat it for several. The socket's mode is 0666 then, and "
         "the kernel identifies clients. Root and our own user are always accepted.",
     ),
+    click.Option(
+        ["--policy"],
+        type=click.Path(),
+        metavar="FILE",
+        help="Whose VMs other users may look at, or stop, beyond what the kernel lets them; TOML. "
+        "Those whom it names are accepted, as by --allow-uid.",
+    ),
     click.Option(["--max-clients"], type=int, default=32, show_default=True, help="At a time."),
     click.Option(
         ["--max-channels"],
@@ -92,6 +99,7 @@ def serve(
     fd: int | None,
     *,
     allowed_uids: tuple[int, ...],
+    policy: str | None,
     max_clients: int,
     max_channels: int,
     max_block_size: int | None,
@@ -122,10 +130,12 @@ def serve(
         return 0
     log_to_stderr(verbose=verbose)
     from pagecheck.service.log_limit import limit_log
+    from pagecheck.service.policy import NO_POLICY, load_policy
     from pagecheck.service.run import Where, run_service
 
     limits = _limits(max_clients, max_channels, max_pause, max_memory, max_block_size)
-    where = Where(os.fspath(path) if path else None, fd, allowed_uids, metrics)
+    rules = NO_POLICY if policy is None else load_policy(policy)
+    where = Where(os.fspath(path) if path else None, fd, allowed_uids, metrics, rules)
     limit_log()
     run_service(where, limits, **engine)
     return 0

@@ -64,8 +64,9 @@ class Client(Requests):
         Args:
             source: a descriptor of a memfd or of a file on tmpfs or hugetlbfs, which stays the
                 caller's; or a path, `shm:/name`, `pid:PID[:NAME]` or `qmp:SOCKET`. A file on tmpfs
-                is opened here and passed on; everything else the service opens, which it does for
-                root and its own user only.
+                is opened here and passed on. A VM, by its process or its VMM's socket, is opened
+                by the service with our rights; everything else by its own, for root and its own
+                user only.
             name: of the block, for messages and reports; by default the source's.
             offset, length: the part of the source, in bytes, multiples of the page size; not for
                 `pid:` and `qmp:`.
@@ -96,7 +97,7 @@ class Client(Requests):
             reply, received = self.execute("attach", arguments, fds)
             close_all(received)
         found = attached(reply, page_size)
-        if not is_vm_source(arguments.get("source", "")):
+        if isinstance(source, int) or not is_vm_source(os.fspath(source)):
             require_same(found, offset, length)
         return Attached(map(self.own, found), found.unreadable, (*notes, *found.notes))
 

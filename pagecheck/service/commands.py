@@ -12,14 +12,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck._version import __version__
 from pagecheck.errors import AccessError, LimitError, UsageError
-from pagecheck.model import is_vm_source
+from pagecheck.model import is_vm_source, vm_source
 from pagecheck.native import _native
 from pagecheck.plan import check_page_size, make_block, require_qmp, require_vm
 from pagecheck.service.arguments import Arguments, page_ranges, regions
-from pagecheck.service.limits import BLOCKS_PER_CLIENT, NUMBER_MAX, SLOTS_MAX, SPIN_US_MAX, Peer
+from pagecheck.service.limits import (
+    BLOCKS_PER_CLIENT,
+    NUMBER_MAX,
+    SLOTS_MAX,
+    SPIN_US_MAX,
+    VMS_PER_CLIENT,
+    Peer,
+)
 from pagecheck.service.naming import (
+    PATH_CHARS,
     Identity,
+    Named,
     expected_identity,
+    named_vm,
     open_named,
     require_same_vm,
     require_steady,
@@ -35,6 +45,7 @@ from pagecheck.service.protocol import (
 )
 from pagecheck.service.resources import ClientResources, HeldBlock
 from pagecheck.service.results import Check
+from pagecheck.service.rights import Rights, require_may_pause
 from pagecheck.shm.ram import adopt
 
 if TYPE_CHECKING:
@@ -64,17 +75,21 @@ class Commands:
         self,
         service: Service,
         peer: Peer,
+        rights: Rights,
         resources: ClientResources,
         on_progress: Callable[[dict[str, int] | None], None],
     ) -> None:
         """Nothing is done yet.
 
         Args:
+            rights: what the client may have done to running VMs.
             on_progress: called about ten times a second by commands that take long, with what to
                 report to the client, or None; raises where the client is gone.
         """
         self._service = service
         self._peer = peer
+        self._rights = rights
+        self._sender = 0
         self._resources = resources
         self._on_progress = on_progress
         self._known: dict[str, Callable[[Arguments, list[int]], Reply]] = {
@@ -112,11 +127,12 @@ class Commands:
             }
         }
 
-    def run(self, message: dict[str, Any], fds: list[int]) -> Reply:
+    def run(self, message: dict[str, Any], fds: list[int], sender: int = 0) -> Reply:
         """Runs one request.
 
         Args:
             fds: what came with it; stays the caller's.
+            sender: the process that sent it, as the kernel says; 0 where that is not known.
 
         Raises:
             PagecheckError: it cannot be done; the subclass says whose fault that is.
@@ -129,11 +145,14 @@ class Commands:
             known = ", ".join(self._known)
             raise UsageError(f"execute: {str(command)[:40]!r} is not one of {known}")
         arguments = Arguments(message.get("arguments", {}))
-        return self._known[command](arguments, fds)
+        self._sender = sender
+        with self._rights.logged():
+            return self._known[command](arguments, fds)
 
     def _attach(self, arguments: Arguments, fds: list[int]) -> Reply:
-        source = arguments.text("source", None, chars=4096)
+        source = arguments.text("source", None, chars=PATH_CHARS)
         name = arguments.text("name", None)
+        named = named_vm(arguments, name)
         page_size = arguments.integer("page_size", 4096, PAGE_SIZE_MAX, 4096)
         check_page_size(page_size)
         offset = arguments.integer("offset", 0, 1 << 62, None)
@@ -149,44 +168,59 @@ class Commands:
         form = arguments.choice("format", "auto", "raw")
         expected = expected_identity(arguments)
         arguments.done()
-        _require_fds("attach", fds, 0 if source is not None else 1)
+        _require_fds("attach", fds, 1 if source is None and named is None else 0)
         if source is None and (trust_path or expected is not None):
             raise UsageError("trust_path, expect: go with a source, and a descriptor is not one")
+        whole = offset is None and size is None and not given
+        how = {"trust_path": trust_path, "read_swapped": swapped == "read"}
+        if named is not None:
+            _require_whole(
+                named.kind, source is None and whole and (name is None or named.kind == "pid")
+            )
+            self._rights.require_same_names(named.source, named.kind, self._sender)
+            return self._attach_vm(named, look, None, how)
         if source is None:
             ram = adopt(fds[0], name or "descriptor", name or "ram")
-            return self._answer_attach([self._add(ram, look, offset or 0, size, given, None)])
+            return self._answer_attach([self._add(ram, look, offset or 0, size, given)])
         if not self._peer.trusted:
             raise AccessError(
-                "source: only root and the service's own user may name paths, processes and "
-                "shared memory; pass a descriptor on"
+                "source: only root and the service's own user may name paths and shared memory; "
+                "pass a descriptor on, or name a VM by pid or qmp"
             )
         if is_vm_source(source):
-            if offset is not None or size is not None or given or name is not None:
-                raise UsageError(f"{source}: the VM defines its RAM: give page_size at most")
-            how = {"trust_path": trust_path, "read_swapped": swapped == "read"}
-            return self._attach_vm(source, look, expected, how)
+            _require_whole(source, whole and name is None)
+            kind, _rest = vm_source(source)
+            return self._attach_vm(Named(kind, source), look, expected, how)
         if trust_path:
             require_qmp(source)
         require_vm(source, swapped)
         ram = open_named(source, name, expected, form)
-        return self._answer_attach([self._add(ram, look, offset or 0, size, given, None)])
+        return self._answer_attach([self._add(ram, look, offset or 0, size, given)])
 
     def _attach_vm(
-        self, source: str, look: dict[str, Any], expected: Identity | None, how: dict[str, bool]
+        self, named: Named, look: dict[str, Any], expected: Identity | None, how: dict[str, bool]
     ) -> Reply:
         from pagecheck.vmm import open_vm
 
-        require_steady(source)
-        require_same_vm(source, expected)
-        vm = open_vm(source, **how)
+        kind, source = named
+        with self._rights.ask(source, kind, self._sender) as admission:
+            if admission.is_full:
+                require_steady(source)
+            elif how["trust_path"]:
+                raise AccessError(f"{source}: trust_path: is for who has the service's own rights")
+            elif self._resources.vms() >= VMS_PER_CLIENT:
+                raise LimitError(f"{VMS_PER_CLIENT} VMs are attached; detach one first")
+            require_same_vm(source, expected)
+            vm = open_vm(source, users=admission.users, admit=admission, **how)
+            may_pause = admission.may_pause(vm)
         added: list[HeldBlock] = []
         try:
             require_same_vm(source, expected)  # a socket that took the other's place meanwhile
             for each in vm.unreadable:
                 make_block(each.name, each.size, look["page_size"])
             for ram in vm.rams:
-                held = self._add(ram.source, look, ram.start, ram.size, ram.regions, vm)
-                added.append(held)
+                where = (ram.start, ram.size, ram.regions)
+                added.append(self._add(ram.source, look, *where, vm, may_pause=may_pause))
         except BaseException:
             for held in added:
                 self._resources.remove(held.number)
@@ -201,7 +235,9 @@ class Commands:
         offset: int,
         size: int | None,
         given: tuple[Region, ...],
-        vm: Vm | None,
+        vm: Vm | None = None,
+        *,
+        may_pause: bool = False,
     ) -> HeldBlock:
         try:
             self._resources.require_name(ram.name)
@@ -222,7 +258,7 @@ class Commands:
         except BaseException:
             ram.close()
             raise
-        return self._resources.add(block, given, vm)
+        return self._resources.add(block, given, vm, may_pause=may_pause)
 
     def _answer_attach(self, held: list[HeldBlock], vm: Vm | None = None) -> Reply:
         blocks = [describe(each) for each in held]
@@ -276,6 +312,8 @@ class Commands:
         )
         arguments.done()
         _require_fds("check", fds, 1 if with_bitmap else 0)
+        if check.pause:
+            require_may_pause(held)
         if check.max_pause is not None and check.max_pause > self._service.limits.pause_seconds:
             raise LimitError(
                 f"max_pause: this service allows {self._service.limits.pause_seconds} s"
@@ -361,6 +399,11 @@ def describe(held: HeldBlock) -> dict[str, Any]:
         "page_size": ram.page_size,
         "regions": [region._asdict() for region in held.regions],
     }
+
+
+def _require_whole(what: str, is_whole: bool) -> None:
+    if not is_whole:
+        raise UsageError(f"{what}: the VM defines its RAM: give page_size at most")
 
 
 def _require_fds(command: str, fds: list[int], wanted: int) -> None:

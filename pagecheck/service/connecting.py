@@ -10,16 +10,30 @@ from pagecheck import clock
 from pagecheck.errors import PeerError
 
 QUEUE_S: Final = 0.01
+SO_PEERGROUPS: Final = 59  # Source: asm-generic/socket.h
+GROUPS_MAX: Final = 256  # getsockopt of Python gives 1024 bytes at most
 
 
-def credentials(connected: socket.socket) -> tuple[int, int]:
-    """(process, user) of the other end as it connected or began to listen.
+def credentials(connected: socket.socket) -> tuple[int, int, int]:
+    """(process, user, group) of the other end as it connected or began to listen.
 
     Source: unix(7), SO_PEERCRED.
     """
     raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _gid = struct.unpack("3i", raw)
-    return pid, uid
+    pid, uid, gid = struct.unpack("iII", raw)
+    return pid, uid, gid
+
+
+def groups(connected: socket.socket) -> tuple[int, ...]:
+    """The supplementary groups of the other end as it connected.
+
+    Raises:
+        OSError: there are more than 256, or the kernel does not tell.
+
+    Source: sock_getsockopt() in the kernel's net/core/sock.c, SO_PEERGROUPS.
+    """
+    raw = connected.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * GROUPS_MAX)
+    return struct.unpack(f"{len(raw) // 4}I", raw)
 
 
 def connect(path: str, timeout: float) -> socket.socket:

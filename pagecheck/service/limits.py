@@ -9,11 +9,13 @@ from typing import Final, NamedTuple
 from pagecheck.errors import AccessError, UsageError
 from pagecheck.native import _native
 from pagecheck.plan import PAUSE_MAX_S, require_seconds
-from pagecheck.service.connecting import credentials
+from pagecheck.service.connecting import credentials, groups
+from pagecheck.service.policy import NO_POLICY, Policy
 
 BLOCKS_PER_CLIENT: Final = 32
 CLIENTS_MAX: Final = _native.BLOCKS_MAX // BLOCKS_PER_CLIENT  # so that each has its blocks
 REGIONS_PER_BLOCK: Final = 1024
+VMS_PER_CLIENT: Final = 8  # of one without the service's rights: each may cost a watchdog process
 RANGES_PER_CHECK: Final = 8192
 PIECES_PER_CHECK: Final = 65536  # what ranges of guest-physical addresses come to
 NAME_CHARS: Final = 128
@@ -80,14 +82,20 @@ class Peer(NamedTuple):
     trusted: bool
 
 
-def admit(connected: socket.socket, allowed_uids: frozenset[int]) -> Peer:
+def admit(
+    connected: socket.socket, allowed_uids: frozenset[int], policy: Policy = NO_POLICY
+) -> Peer:
     """Checks who connected.
+
+    Args:
+        policy: whom it names may connect, too.
 
     Raises:
         AccessError: this user may not.
     """
-    pid, uid = credentials(connected)
+    pid, uid, gid = credentials(connected)
     trusted = uid in (0, os.geteuid())
-    if not trusted and uid not in allowed_uids:
+    allowed = trusted or uid in allowed_uids
+    if not allowed and not policy.names(uid, (gid, *groups(connected))):
         raise AccessError(f"user {uid} may not use this service; start it with --allow-uid {uid}")
     return Peer(pid, uid, trusted)

@@ -18,6 +18,9 @@ from pagecheck.service.arguments import Arguments
 from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource, open_source, require_raw
 
+PATH_CHARS: Final = 4096
+PID_MAX: Final = (1 << 31) - 1
+SOCKET_KINDS: Final = ("qmp",)  # of VMMs whose socket a client may name
 PID_NAMESPACE: Final = "/proc/self/ns/pid"
 
 
@@ -45,6 +48,47 @@ def expected_identity(arguments: Arguments) -> Identity | None:
     return found
 
 
+class Named(NamedTuple):
+    """A VM as a client named it: not a text of the service's, but of the client's namespaces.
+
+    Attributes:
+        kind: what a source of it begins with.
+        source: as `open_vm` takes it.
+    """
+
+    kind: str
+    source: str
+
+
+def named_vm(arguments: Arguments, name: str | None) -> Named | None:
+    """The member `pid`, or that of a VMM's socket; None where there is none.
+
+    Args:
+        name: of the block that alone is meant; for a process only.
+
+    Raises:
+        UsageError: it is invalid, or there are several.
+    """
+    found: list[Named] = []
+    pid = arguments.integer("pid", 1, PID_MAX, None)
+    if pid is not None:
+        found.append(Named("pid", f"pid:{pid}" if name is None else f"pid:{pid}:{name}"))
+    for kind in SOCKET_KINDS:
+        path = arguments.text(kind, None, chars=PATH_CHARS)
+        if path is None:
+            continue
+        _require_absolute(kind, path)
+        found.append(Named(kind, f"{kind}:{path}"))
+    if len(found) > 1:
+        raise UsageError(f"{', '.join(each.kind for each in found)}: exclude each other")
+    return found[0] if found else None
+
+
+def _require_absolute(member: str, path: str) -> None:
+    if not os.path.isabs(path):
+        raise UsageError(f"{member}: {path!r} is not an absolute path")
+
+
 def require_steady(source: str) -> None:
     """Raises SourceError, without opening it, where a path, or a file that a process shares, is
     on a file system that could stall us for ever."""
@@ -70,11 +114,20 @@ def require_same_vm(source: str, expected: Identity | None) -> None:
     except OSError as error:
         raise SourceError(f"{source}: the service does not see it: {error.strerror}") from error
     if (st.st_dev, st.st_ino) != expected:
-        what = "process: it is in another pid" if by_process else "socket: it is in another mount"
-        raise SourceError(
-            f"{source}: is for the service another {what} namespace; start a service in yours, or "
-            "scan without it"
-        )
+        raise elsewhere(source, kind)
+
+
+def elsewhere(source: str, kind: str) -> SourceError:
+    """What to raise where a process or a socket is another one to the service than to the client.
+
+    Args:
+        kind: what the source begins with.
+    """
+    what = "process: it is in another pid" if kind == "pid" else "socket: it is in another mount"
+    return SourceError(
+        f"{source}: is for the service another {what} namespace; start a service in yours, or "
+        "scan without it"
+    )
 
 
 def open_named(source: str, name: str | None, expected: Identity | None, form: str) -> RamSource:
@@ -91,8 +144,8 @@ def open_named(source: str, name: str | None, expected: Identity | None, form: s
     """
     if source.startswith("fd:"):
         raise UsageError("source: a descriptor of the service cannot be named")
-    if not source.startswith("shm:") and not os.path.isabs(source):
-        raise UsageError(f"source: {source!r} is not an absolute path")
+    if not source.startswith("shm:"):
+        _require_absolute("source", source)
     require_steady(source)
     ram = open_source(source, "raw")  # it is read only where that cannot stall
     try:

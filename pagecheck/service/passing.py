@@ -39,6 +39,8 @@ def passed_on(
         return [source], ()
     text = os.fspath(source)
     if is_vm_source(text):
+        if _named_by_its_member(requests, arguments, text):
+            return [], ()
         fd, text = _held_vm(text)
         stack.callback(os.close, fd)
         return _named(requests, arguments, text, os.fstat(fd)), ()
@@ -78,6 +80,27 @@ def require_same(found: Attached, offset: int, length: int | None) -> None:
             f"{ram.start:#x} on; {'all' if length is None else f'{length:#x}'} from {offset:#x} on "
             "were asked for"
         )
+
+
+def _named_by_its_member(requests: Requests, arguments: dict[str, Any], text: str) -> bool:
+    """Names a VM so that the service opens it with our rights, if it can. It cannot with a member
+    that only a `source` has."""
+    kind, rest = vm_source(text)
+    known = f"attach-{kind}" in requests.greeting["capabilities"]
+    if not known or arguments.keys() & {"name", "trust_path"}:
+        return False
+    if kind != "pid":
+        path = os.path.abspath(rest)
+        os.close(_held(path, text))
+        arguments[kind] = path
+        return True
+    pid, _, name = rest.partition(":")
+    if not (pid.isascii() and pid.isdecimal() and len(pid) < 10) or rest.endswith(":"):
+        return False
+    arguments["pid"] = int(pid)
+    if name:
+        arguments["name"] = name
+    return True
 
 
 def _held_vm(text: str) -> tuple[int, str]:

@@ -31,8 +31,8 @@ REPLY_BYTES: Final = 1 << 26
 FDS_PER_LINE: Final = 8
 HALF_LINE_NS: Final = 2_000_000_000
 CAPABILITIES: Final = (
-    *("bitmap", "direct-channels", "expect", "formats", "gpa", "layouts", "leave-stopped"),
-    *("pause", "ranges", "sources", "swapped", "trust-path"),
+    *("attach-pid", "attach-qmp", "bitmap", "direct-channels", "expect", "formats", "gpa"),
+    *("layouts", "leave-stopped", "pause", "ranges", "sources", "swapped", "trust-path"),
 )
 
 RECEIVE_STEP_NS: Final = 500_000_000  # a receiver wakes up at least this often

@@ -79,7 +79,7 @@ class Requests:
         self._number = int.from_bytes(os.urandom(8), "little")  # no other connection has it
         limit = allowance(timeout)
         connected = connect(self.path, timeout)
-        _pid, self._runs_as = credentials(connected)
+        _pid, self._runs_as, _gid = credentials(connected)
         self._trusted = {0, os.geteuid(), service_uid}
         self._connection = Connection(connected, REPLY_BYTES)
         try:

@@ -27,12 +27,14 @@ class HeldBlock(NamedTuple):
     Attributes:
         number: the client's number for it, in commands and in the rings of its channels.
         vm: where it came from, if the service opened it as `pid:` or `qmp:`.
+        may_pause: whether the client may stop that VM.
     """
 
     number: int
     block: Block
     regions: tuple[Region, ...]
     vm: Vm | None
+    may_pause: bool = False
 
 
 class ClientResources:
@@ -67,6 +69,10 @@ class ClientResources:
         if len(self.blocks) >= BLOCKS_PER_CLIENT:
             raise LimitError(f"{BLOCKS_PER_CLIENT} blocks are attached; detach one first")
 
+    def vms(self) -> int:
+        """How many VMs its blocks are of."""
+        return len({id(held.vm) for held in self.blocks.values() if held.vm is not None})
+
     def _next_block(self) -> int:
         """A number that no block of this client had before, so that a late message never meets
         another block; workers keep blocks by its lowest bits."""
@@ -82,7 +88,14 @@ class ClientResources:
         """
         return _require_number(next(self._channel_numbers), "channels")
 
-    def add(self, block: Block, regions: tuple[Region, ...], vm: Vm | None) -> HeldBlock:
+    def add(
+        self,
+        block: Block,
+        regions: tuple[Region, ...],
+        vm: Vm | None = None,
+        *,
+        may_pause: bool = False,
+    ) -> HeldBlock:
         """Takes the block over and makes it known to the client's channels.
 
         Raises:
@@ -94,7 +107,7 @@ class ClientResources:
         except LimitError:
             self._coordinator.detach(block)
             raise
-        held = HeldBlock(number, block, regions, vm)
+        held = HeldBlock(number, block, regions, vm, may_pause)
         self.blocks[number] = held
         for channel in self._running():
             try:

@@ -11,6 +11,7 @@ from pagecheck.coordinator import Coordinator
 from pagecheck.errors import UsageError
 from pagecheck.service.activation import listen
 from pagecheck.service.limits import Limits
+from pagecheck.service.policy import NO_POLICY, Policy
 from pagecheck.service.server import serve
 from pagecheck.service.service import Service
 
@@ -30,12 +31,14 @@ class Where(NamedTuple):
         fd: `--fd`, or None; with neither, systemd's.
         allowed_uids: users beside root and our own.
         metrics: HOST:PORT for Prometheus, or None.
+        policy: what clients may do beyond their own rights; those whom it names are let in, too.
     """
 
     path: str | None
     fd: int | None
     allowed_uids: Sequence[int] = ()
     metrics: str | None = None
+    policy: Policy = NO_POLICY
 
 
 def run_service(where: Where, limits: Limits, **engine: Any) -> None:
@@ -58,11 +61,11 @@ def run_service(where: Where, limits: Limits, **engine: Any) -> None:
         address = parse_address(where.metrics)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(
-            listen(where.path, where.fd, for_others=bool(where.allowed_uids))
+            listen(where.path, where.fd, for_others=bool(where.allowed_uids or where.policy.rules))
         )
         coordinator = stack.enter_context(Coordinator(**engine))
         assert coordinator.settings is not None
-        service = Service(coordinator, coordinator.settings, limits)
+        service = Service(coordinator, coordinator.settings, limits, where.policy)
         stack.callback(service.close)
         if address is not None:
             scrapes, shown = start_metrics(service, address)

@@ -105,7 +105,7 @@ def _accept(listener: Listener, service: Service, allowed_uids: frozenset[int]) 
         clock.sleep_s(SHORTAGE_S)
         return
     try:
-        peer = admit(connected, allowed_uids)
+        peer = admit(connected, allowed_uids, service.policy)
         Session(service, connected, peer).start()  # from here on the session closes it
     except (AccessError, LimitError) as error:
         service.counters.add("clients_refused")

@@ -14,6 +14,7 @@ from pagecheck.report.statistics import Statistics
 from pagecheck.service.answers import Answers
 from pagecheck.service.counters import Counters
 from pagecheck.service.direct import LOOK_NS, DirectChannel
+from pagecheck.service.policy import NO_POLICY, Policy
 from pagecheck.service.registry import Registry
 from pagecheck.shm.layout import statistic, statistic_array
 from pagecheck.shortage import no_thread
@@ -36,14 +37,22 @@ class Service:
         ending: set when clients are to be disconnected.
     """
 
-    def __init__(self, coordinator: Coordinator, settings: Settings, limits: Limits) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        settings: Settings,
+        limits: Limits,
+        policy: Policy = NO_POLICY,
+    ) -> None:
         """Starts to supervise channels.
 
         Args:
             settings: the settings of the workers of direct channels.
+            policy: what clients may do beyond their own rights.
         """
         self.coordinator = coordinator
         self.limits = limits
+        self.policy = policy
         self.counters = Counters(coordinator)
         self.clients = Registry(limits.clients)
         self.answers = Answers(limits.memory_bytes, limits.memory_all_bytes)

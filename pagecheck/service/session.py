@@ -24,10 +24,12 @@ from pagecheck.errors import (
     UsageError,
     to_wire,
 )
+from pagecheck.service.client_process import ClientProcess
 from pagecheck.service.commands import Commands, Reply
 from pagecheck.service.limits import NAME_CHARS, SEND_BUFFER_BYTES, SEND_NS, Peer
 from pagecheck.service.protocol import RECEIVE_STEP_NS, Connection, Line, close_all, parse
 from pagecheck.service.resources import ClientResources
+from pagecheck.service.rights import Rights
 from pagecheck.shortage import explain, refused
 
 if TYPE_CHECKING:
@@ -62,7 +64,9 @@ class Session:
         self._reported_s = 0.0
         self.resources = ClientResources(service.coordinator, service.counters)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._connected = connected
         self._connection = Connection(connected, senders=True)
+        self._process: ClientProcess | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self.number = 0
         service.clients.enter(self, trusted=peer.trusted)  # others see it from here on
@@ -119,7 +123,11 @@ class Session:
         log.info("client %d: process %d, user %d", self.number, self._peer.pid, self._peer.uid)
         why = "the service ends"
         try:
-            self._commands = Commands(self._service, self._peer, self.resources, self._on_progress)
+            # Before it is greeted; see `client_process.py`.
+            self._process = ClientProcess(self._connected)
+            rights = Rights(self._peer, self._process, self._service.policy)
+            client = (self._peer, rights, self.resources)
+            self._commands = Commands(self._service, *client, self._on_progress)
             self._send(Reply(self._commands.greeting()))
             while not self._service.ending.is_set():
                 line = self._connection.receive(clock.now_ns() + SLICE_NS)
@@ -138,6 +146,8 @@ class Session:
             log.exception("client %d", self.number)
         finally:
             self.resources.release_all()
+            if self._process is not None:
+                self._process.close()
             self._service.clients.leave(self.number)
             self._connection.close()
             log.info("client %d left: %s", self.number, why)
@@ -155,7 +165,7 @@ class Session:
                 )
             self._doing = str(message.get("execute"))[:40]
             self._service.counters.add("commands")
-            reply = self._commands.run(message, line.fds)
+            reply = self._commands.run(message, line.fds, line.sender)
             answer = Reply({"return": reply.members}, reply.fds)
         except PagecheckError as error:
             self._service.counters.add("errors")

@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from pagecheck import clock
@@ -31,6 +31,9 @@ _SIGKILL_PENDING: Final = 1 << 8
 _MAPPING: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
 _PRESENT: Final = ("Rss:", "Private_Hugetlb:", "Shared_Hugetlb:")
 _PID: Final = re.compile(r"^Pid:\t(-?\d+)$", re.MULTILINE)
+
+
+Admit = Callable[["ProcessMemory"], None]
 
 
 def _not_opened(pid: int, error: OSError | OverflowError) -> PagecheckError:
@@ -68,22 +71,52 @@ class DetailedMapping(NamedTuple):
     present: int
 
 
+def number_in_proc(pidfd: int, pid: int) -> int:
+    """What /proc calls a process: another number where /proc is of another pid namespace.
+
+    Args:
+        pid: as it was given.
+
+    Raises:
+        SourceError: it ended, or /proc does not show it.
+
+    Source: pidfd_show_fdinfo() in the kernel's fs/pidfs.c (kernel/fork.c before 6.9).
+    """
+    try:
+        with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+            found = _PID.search(file.read())
+    except OSError as error:
+        raise SourceError(
+            f"process {pid}: /proc is not ours; mount one in this pid namespace"
+        ) from error
+    number = pid if found is None else int(found[1])
+    if number <= 0:
+        raise SourceError(f"process {pid}: ended, or /proc is of another pid namespace")
+    return number
+
+
 class ProcessMemory:
     """One process, by its pidfd, and what it maps.
 
     Attributes:
         pid: as it was given.
+        number: what /proc calls it.
         folder: the process's in /proc.
         used: mappings whose files were opened.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, admit: Admit | None = None) -> None:
         """Opens the process.
+
+        Args:
+            admit: called before anything of it is looked at, and by `verify` again; raises where it
+                may not be.
 
         Raises:
             SourceError: there is no such process, or /proc does not show it.
         """
         self.pid = pid
+        self._admit = admit
         self._pidfd = -1
         self.used: list[Mapping] = []
         try:
@@ -91,27 +124,14 @@ class ProcessMemory:
         except (OSError, OverflowError) as error:
             raise _not_opened(pid, error) from error
         try:
-            self.folder = f"/proc/{self._number()}"
+            self.number = number_in_proc(self._pidfd, pid)
+            self.folder = f"/proc/{self.number}"
+            if admit is not None:
+                admit(self)
+                self._require_alive()
         except BaseException:
             self.close()
             raise
-
-    def _number(self) -> int:
-        """What /proc calls the process: another number where /proc is of another pid namespace.
-
-        Source: pidfd_show_fdinfo() in the kernel's fs/pidfs.c (kernel/fork.c before 6.9).
-        """
-        try:
-            with open(f"/proc/self/fdinfo/{self._pidfd}", encoding="ascii") as file:
-                found = _PID.search(file.read())
-        except OSError as error:
-            raise SourceError(
-                f"process {self.pid}: /proc is not ours; mount one in this pid namespace"
-            ) from error
-        number = self.pid if found is None else int(found[1])
-        if number <= 0:
-            raise SourceError(f"process {self.pid}: ended, or /proc is of another pid namespace")
-        return number
 
     def mappings(self) -> list[Mapping]:
         """What it maps now, in order of address.
@@ -131,7 +151,8 @@ class ProcessMemory:
             OSError: there is no descriptor left.
         """
         other = object.__new__(ProcessMemory)
-        other.pid, other.folder, other.used = self.pid, self.folder, []
+        other.pid, other.number, other.folder = self.pid, self.number, self.folder
+        other.used, other._admit = [], None
         other._pidfd = fcntl.fcntl(self._pidfd, fcntl.F_DUPFD_CLOEXEC, 0)
         return other
 
@@ -259,6 +280,8 @@ class ProcessMemory:
                         f"process {self.pid}: {_named(each)} was unmapped or exchanged while it "
                         "was inspected; try again"
                     )
+        if self._admit is not None:
+            self._admit(self)
         self._require_alive()
 
     def _require_alive(self) -> None:
@@ -291,7 +314,7 @@ class ProcessMemory:
         return SourceError(f"process {self.pid}: {what}: {error.strerror}")
 
     def _why_not(self) -> str:
-        number = self._number()
+        number = number_in_proc(self._pidfd, self.pid)
         why = may_inspect(number)
         if why is None and number == self.pid:
             why = may_read(number)  # which descriptors of it take too

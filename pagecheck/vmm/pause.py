@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any, Final, Self
 
 from pagecheck.child.process import ChildDied, ChildEnded
@@ -24,6 +25,7 @@ from pagecheck.errors import (
     UsageError,
     from_wire,
 )
+from pagecheck.vmm.acting import User
 from pagecheck.vmm.guard import Guard
 from pagecheck.vmm.kinds import QEMU, VmmKind
 from pagecheck.vmm.ram import PauseResult
@@ -47,16 +49,19 @@ class VmmMonitor:
             empty.
         peer_pid: process id of the listener on the socket, which is the VMM unless another process
             opened the socket for it; 0 where it cannot be seen from here.
+        connected_as: the place in `users` of the one that it was connected as.
     """
 
-    def __init__(self, kind: VmmKind, path: str) -> None:
+    def __init__(self, kind: VmmKind, path: str, users: Sequence[User | None] = (None,)) -> None:
         """Starts a watchdog, which connects.
 
         Args:
             kind: which VMM is expected there.
             path: its socket.
+            users: those in whose names it may be connected to, in order; None is ourselves.
 
         Raises:
+            AccessError: none of several users, or not the other user, may connect to it.
             SourceError: the socket cannot be connected to.
             PeerError: it is another program's, or nothing is answered.
             EngineError: no process can be started here, or a library is not installed.
@@ -66,6 +71,8 @@ class VmmMonitor:
         self.kind = kind
         self.peer_pid = 0
         self.why_moved = ""
+        self.connected_as = 0
+        self._users = users
         self._path = os.path.abspath(path)
         self._one = threading.RLock()
         self._closed = False
@@ -94,9 +101,9 @@ class VmmMonitor:
         """
         for left in reversed(range(STARTS_MAX)):
             with signals_held():
-                process = WatchdogProcess(
-                    self.kind.prefix, self._path, self._known if force else None
-                )
+                # Only our own rights are certain to continue a VM that we stopped.
+                known, users = (self._known, (None,)) if force else (None, self._users)
+                process = WatchdogProcess(self.kind.prefix, self._path, known, users)
                 self._process = process
             try:
                 ready = self._value(process.greeting(), "ready")
@@ -109,6 +116,8 @@ class VmmMonitor:
                 log.warning("%s: %s, before it was ready; starting another", self.name, error)
         self._known = [int(each) for each in ready["listener"]]
         self.peer_pid = self._known[0]
+        if not force:
+            self.connected_as = int(ready["user"])
         return process
 
     def execute(self, command: str, **arguments: Any) -> Any:
@@ -324,16 +333,17 @@ class VmmMonitor:
 class QemuMonitor(VmmMonitor):
     """A connection to a QEMU's QMP socket; a context manager."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, users: Sequence[User | None] = (None,)) -> None:
         """Starts a watchdog, which connects.
 
         Args:
             path: QEMU's socket of -qmp unix:PATH.
+            users: as of a `VmmMonitor`.
 
         Raises:
-            SourceError, PeerError, EngineError, ResourceError: as a `VmmMonitor`.
+            AccessError, SourceError, PeerError, EngineError, ResourceError: as a `VmmMonitor`.
         """
-        super().__init__(QEMU, path)
+        super().__init__(QEMU, path, users)
 
 
 def _end(process: WatchdogProcess) -> None:

@@ -18,7 +18,7 @@ from pagecheck.errors import SourceError
 from pagecheck.shm.ram import RamSource
 from pagecheck.vmm.arrival import may_be_destination, missing_files
 from pagecheck.vmm.maps import Mapping
-from pagecheck.vmm.memory import ProcessMemory, is_shared_memory
+from pagecheck.vmm.memory import Admit, ProcessMemory, is_shared_memory
 from pagecheck.vmm.private import LEAST_BYTES, open_private
 from pagecheck.vmm.proof import OpenFile, file_system_type
 from pagecheck.vmm.ram import GuestRam, UnreadableRam, VmRam
@@ -81,12 +81,15 @@ def shared_blocks(mappings: Iterable[Mapping]) -> list[Block]:
     return blocks
 
 
-def open_process(text: str, *, read_swapped: bool = False) -> tuple[VmRam, ProcessMemory]:
+def open_process(
+    text: str, *, read_swapped: bool = False, admit: Admit | None = None
+) -> tuple[VmRam, ProcessMemory]:
     """Opens the guest RAM of `pid:PID[:NAME]`.
 
     Args:
         text: the source; with NAME only the block of that name is opened.
         read_swapped: private pages that are swapped out are read.
+        admit: as of a `ProcessMemory`.
 
     Returns:
         The blocks, in order of address; where they lie in guest memory is not known. And the
@@ -97,7 +100,7 @@ def open_process(text: str, *, read_swapped: bool = False) -> tuple[VmRam, Proce
             shared guest RAM that has arrived.
     """
     pid, name = _parsed(text)
-    process = ProcessMemory(pid)
+    process = ProcessMemory(pid, admit)
     found = VmRam([], [], [])
     try:
         mappings = process.mappings()

@@ -20,7 +20,7 @@ from pagecheck.model import Region
 from pagecheck.vmm.answers import SIZE_MAX, Answer
 from pagecheck.vmm.arrival import missing_files
 from pagecheck.vmm.maps import Mapping, covering
-from pagecheck.vmm.memory import DetailedMapping, ProcessMemory
+from pagecheck.vmm.memory import Admit, DetailedMapping, ProcessMemory
 from pagecheck.vmm.mtree import RamRange, parse_mtree
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.private import open_private
@@ -53,7 +53,12 @@ class _Unreachable(SourceError):
 
 
 def open_qemu(
-    text: str, monitor: QemuMonitor, *, trust_path: bool = False, read_swapped: bool = False
+    text: str,
+    monitor: QemuMonitor,
+    *,
+    trust_path: bool = False,
+    read_swapped: bool = False,
+    admit: Admit | None = None,
 ) -> VmRam:
     """Opens the RAM blocks of the VM behind a monitor.
 
@@ -62,6 +67,7 @@ def open_qemu(
         monitor: connected to the VM.
         trust_path: the user vouches for the paths that QEMU reports.
         read_swapped: private pages that are swapped out are read.
+        admit: as of a `ProcessMemory`.
 
     Returns:
         The blocks that are guest memory now, by their first guest-physical address.
@@ -77,7 +83,7 @@ def open_qemu(
     found = VmRam([], [], [])
     try:
         # Keeps QEMU's process open from before to after the queries.
-        options = (found.notes, trust_path, read_swapped)
+        options = (found.notes, trust_path, read_swapped, admit)
         with _Files(text, monitor, *options) as files:
             for name, ranges in pieces.items():
                 try:
@@ -177,6 +183,7 @@ class _Files:
         notes: list[str],
         trust_path: bool,
         read_swapped: bool,
+        admit: Admit | None,
     ) -> None:
         """Opens the process that listens on the monitor, if it can be seen.
 
@@ -196,7 +203,7 @@ class _Files:
         self._why_unseen = "QEMU's process cannot be seen from here (another pid namespace)"
         if monitor.peer_pid > 0:
             try:
-                self._process = ProcessMemory(monitor.peer_pid)
+                self._process = ProcessMemory(monitor.peer_pid, admit)
                 self._mappings = self._process.mappings()
                 self._missing = missing_files(self._process, at_most_pages=0)
             except SourceError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from pagecheck.errors import PeerError, SourceError, UsageError
 from pagecheck.model import Pause
 from pagecheck.shm.process_ram import ProcessRam
+from pagecheck.vmm.acting import User
 from pagecheck.vmm.arrival import files_that_arrive, holds_userfaultfd, not_arrived
-from pagecheck.vmm.memory import ProcessMemory
+from pagecheck.vmm.memory import Admit, ProcessMemory
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.plugged import changes, plugged
 from pagecheck.vmm.private import arrives
@@ -26,6 +28,7 @@ class Vm:
         unreadable: those that cannot be read.
         notes: one line each on what a user should know of them.
         can_pause: whether `pause` and `resume` work; True for `qmp:`.
+        connected_as: the place, in the users of `open_vm`, of the one whose rights were needed.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Vm:
         self.unreadable = found.unreadable
         self.notes = [*found.notes, *(each.why for each in found.unreadable)]
         self.can_pause = monitor is not None
+        self.connected_as = 0 if monitor is None else monitor.connected_as
         self._monitor = monitor
         self._process = process
         self._at_first = at_first or {}
@@ -140,7 +144,14 @@ class Vm:
         return self._monitor
 
 
-def open_vm(text: str, *, trust_path: bool = False, read_swapped: bool = False) -> Vm:
+def open_vm(
+    text: str,
+    *,
+    trust_path: bool = False,
+    read_swapped: bool = False,
+    users: Sequence[User | None] = (None,),
+    admit: Admit | None = None,
+) -> Vm:
     """Opens the RAM of a running VM.
 
     Args:
@@ -148,23 +159,28 @@ def open_vm(text: str, *, trust_path: bool = False, read_swapped: bool = False) 
         trust_path: the user vouches for the paths that QEMU reports: they are opened where nothing
             proves which file a block is.
         read_swapped: private pages that are swapped out are read, which brings them in.
+        users: those in whose names a socket may be connected to, in order; None is ourselves.
+        admit: called with the VM's process before anything of it is looked at, and after that;
+            raises where it may not be.
 
     Raises:
+        AccessError: none of the users may connect there.
         SourceError: there is no such VM, it may not be inspected, none of its RAM can be read, or
             it has not arrived.
         EngineError: the watchdog of a QMP connection cannot be started.
         UsageError: the text is not the name of a VM.
     """
     if text.startswith("pid:"):
-        found, process = open_process(text, read_swapped=read_swapped)
+        found, process = open_process(text, read_swapped=read_swapped, admit=admit)
         return Vm(text, found, process=process)
     if not text.startswith("qmp:"):
         raise UsageError(f"{text}: is not the name of a VM; write pid:PID or qmp:/path/to/socket")
-    monitor = QemuMonitor(text.removeprefix("qmp:"))
+    monitor = QemuMonitor(text.removeprefix("qmp:"), users)
     try:
         _require_arrived(monitor)
         at_first = plugged(monitor)
-        found = open_qemu(text, monitor, trust_path=trust_path, read_swapped=read_swapped)
+        how = {"trust_path": trust_path, "read_swapped": read_swapped}
+        found = open_qemu(text, monitor, admit=admit, **how)
         vm = Vm(text, found, monitor, at_first=at_first)
     except BaseException:
         monitor.close()

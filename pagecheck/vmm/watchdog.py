@@ -29,12 +29,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.child.signals import release_signals
 from pagecheck.child.wire import Closed, Link
-from pagecheck.errors import EngineError, InternalError, PagecheckError, PeerError, to_wire
+from pagecheck.errors import (
+    AccessError,
+    EngineError,
+    InternalError,
+    PagecheckError,
+    PeerError,
+    SourceError,
+    to_wire,
+)
+from pagecheck.vmm.acting import acting_as, from_text
 from pagecheck.vmm.kinds import KINDS
 from pagecheck.vmm.listener import Gone, Listener
 from pagecheck.vmm.watchdog_log import write_line
 
 if TYPE_CHECKING:
+    from pagecheck.vmm.acting import User
     from pagecheck.vmm.controller import Controller
     from pagecheck.vmm.hold import Hold
     from pagecheck.vmm.kinds import VmmKind
@@ -47,7 +57,7 @@ PACKET_BYTES: Final = 32768
 _IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE)
 
 
-def main(fd: int, prefix: str, path: str, owner: str, known: str = "") -> int:
+def main(fd: int, prefix: str, path: str, owner: str, known: str = "", users: str = "") -> int:
     """Runs the watchdog on the inherited end of its socket pair.
 
     Args:
@@ -57,6 +67,7 @@ def main(fd: int, prefix: str, path: str, owner: str, known: str = "") -> int:
         owner: the owner's process id.
         known: empty, or who listens there, as JSON, for a watchdog that replaces a dead one
             which had stopped the VM.
+        users: those in whose names the first connection may be made, in order; see `acting.py`.
 
     Returns:
         The process's exit status, 0.
@@ -87,7 +98,9 @@ def main(fd: int, prefix: str, path: str, owner: str, known: str = "") -> int:
         link.close()
         pidfd = -1
     # Not asyncio.run: the process ends at once, whatever the library's tasks still wait for.
-    asyncio.new_event_loop().run_until_complete(Watchdog(link, vmm, hold).run(pidfd))
+    asyncio.new_event_loop().run_until_complete(
+        Watchdog(link, vmm, hold, from_text(users)).run(pidfd)
+    )
     return 0
 
 
@@ -102,10 +115,13 @@ def _controller(kind: VmmKind, path: str, known: Listener | None) -> Controller:
 class Watchdog:
     """Serves one owner over one connection."""
 
-    def __init__(self, link: Link, vmm: Controller, hold: Hold) -> None:
+    def __init__(
+        self, link: Link, vmm: Controller, hold: Hold, users: tuple[User | None, ...] = (None,)
+    ) -> None:
         self._link = link
         self._vmm = vmm
         self._hold = hold
+        self._users = users
         self._asked: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._resuming: asyncio.Task[None] | None = None
 
@@ -148,12 +164,29 @@ class Watchdog:
 
     async def _connect(self) -> dict[str, Any]:
         try:
-            return {"ready": {"listener": await self._vmm.connect()}}
+            for number, user in enumerate(self._users):
+                if (listener := await self._connect_as(user)) is not None:
+                    return {"ready": {"listener": listener, "user": number}}
+            shown = ", ".join(str(os.geteuid() if u is None else u.uid) for u in self._users)
+            raise AccessError(f"{self._vmm.name}: may not be connected to by user {shown}")
         except Gone as error:
             self._hold.is_ours = False
             return {**_failure(error), "held": False}
         except PagecheckError as error:
             return {**_failure(error), "held": self._hold.is_ours}
+
+    async def _connect_as(self, user: User | None) -> Listener | None:
+        """Who listens there; None where others may connect, but this user may not."""
+        try:
+            with acting_as(user):
+                return await self._vmm.connect()
+        except (OSError, SourceError) as error:
+            not_permitted = isinstance(error, OSError) or isinstance(
+                error.__cause__, PermissionError
+            )
+            if self._users == (None,) or not not_permitted:
+                raise
+            return None
 
     async def _serve(self) -> None:
         while (message := await self._asked.get()) is not None:

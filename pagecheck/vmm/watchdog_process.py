@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pagecheck import clock
 from pagecheck.child.process import Child, ChildSilent, Program
+from pagecheck.vmm.acting import User, to_text
 
 START_S: Final = 30.0  # a fresh interpreter, then 5 s for the connection
 ANSWER_S: Final = 45.0  # the watchdog reports a timeout after 30 s
@@ -25,13 +27,20 @@ PROGRAM: Final = Program("from pagecheck.vmm.watchdog import main", needs_site=T
 class WatchdogProcess(Child):
     """A process of its own; see `watchdog.py` for what it receives and sends."""
 
-    def __init__(self, prefix: str, path: str, known: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        path: str,
+        known: list[int] | None = None,
+        users: Sequence[User | None] = (None,),
+    ) -> None:
         """Starts it; `greeting` has the result.
 
         Args:
             prefix: of the VMM's kind.
             path: the VMM's socket, absolute.
             known: who must listen there, if the VM may be stopped and is to be continued.
+            users: those in whose names it may connect, in order; see `acting.py`.
 
         Raises:
             EngineError: no process can be started here.
@@ -39,7 +48,8 @@ class WatchdogProcess(Child):
         """
         self._asked = 0
         listener = json.dumps(known) if known else ""
-        super().__init__("watchdog", PROGRAM, (prefix, path, str(os.getpid()), listener))
+        arguments = (prefix, path, str(os.getpid()), listener, to_text(users))
+        super().__init__("watchdog", PROGRAM, arguments)
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Sends a request and waits for its answer; one to an earlier request, whose wait an

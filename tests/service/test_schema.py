@@ -188,7 +188,7 @@ def test_errors_have_their_class(service: ServiceProcess, checked: Checked) -> N
 
 
 def test_its_commands_are_the_service_s() -> None:
-    known = set(Commands(None, None, None, lambda _data: None)._known)  # type: ignore[arg-type]
+    known = set(Commands(None, None, None, None, lambda _data: None)._known)  # type: ignore[arg-type]
     assert known == set(COMMANDS)
     for command in known:
         assert f"{command}-arguments" in DEFS
