@@ -115,6 +115,14 @@ static inline void target_do(const target *t, char command)
     target_wait(t);
 }
 
+/* What the target does once it has answered is over, and has been done before: it uses no more
+ * memory. */
+static inline void target_settle(const target *t)
+{
+    for (int twice = 0; twice < 2; twice++)
+        target_do(t, ' ');
+}
+
 static inline void target_kill(const target *t)
 {
     if (kill(t->pid, SIGKILL) != 0 || waitpid(t->pid, NULL, 0) != t->pid)

@@ -210,10 +210,12 @@ enum { USES = 6 };
 static const char *const uses[USES] = {
     "Rss:", "Anonymous:", "AnonHugePages:", "Swap:", "VmPTE:", "faults"};
 
-static void read_usage(pid_t pid, long long usage[USES])
+static void read_usage(const target *t, long long usage[USES])
 {
+    pid_t pid = t->pid;
     char text[8192];
     size_t length;
+    target_settle(t);
     read_proc(pid, "smaps_rollup", text, sizeof text / 2);
     length = strlen(text);
     read_proc(pid, "status", text + length, sizeof text - length);
@@ -237,12 +239,12 @@ static void test_nothing_changes(const looking *way)
     target t = target_start((uint64_t)64 << 20, kinds, PAGES, NULL);
     looking how = *way;
     long long before[USES], after[USES];
-    read_usage(t.pid, before);
+    read_usage(&t, before);
     for (uint64_t at = 0; at < t.bytes / PAGE; at += PAGES)
         decide(&t, &how, NULL, at * PAGE, PAGES);
     how.page_bytes = (uint64_t)2 << 20;
     decide(&t, &how, NULL, 0, 32);
-    read_usage(t.pid, after);
+    read_usage(&t, after);
     for (int i = 0; i < USES; i++)
         CHECK(before[i] >= 0 && after[i] == before[i], "%s %lld, was %lld", uses[i], after[i],
               before[i]);
@@ -344,11 +346,11 @@ static void test_shared_pages(const looking *way)
     target_do(&t, 'f');
     reset_reads();
     long long before[USES], after[USES];
-    read_usage(t.pid, before);
+    read_usage(&t, before);
     words answer = decide(&t, way, NULL, 0, PAGES);
     for (uint64_t i = 0; i < PAGES; i++)
         CHECK(answered(&answer, i) == expected_page(kinds, i), "page %d", (int)i);
-    read_usage(t.pid, after);
+    read_usage(&t, after);
     for (int i = 0; i < USES; i++)
         CHECK(after[i] == before[i], "%s %lld, was %lld", uses[i], after[i], before[i]);
     CHECK(reads.calls == 0, "%d calls", (int)reads.calls);
@@ -443,6 +445,33 @@ static void test_another_process(const looking *way)
     check_end("another process:", way->name);
 }
 
+/* A process that ends loses its pages one by one, while they are looked at. */
+static void test_ending(const looking *way)
+{
+    enum { MANY = 16 * PAGES };
+    unsigned char *kinds = malloc(MANY);
+    check_begin();
+    if (kinds == NULL)
+        abort();
+    memset(kinds, DATA, MANY);
+    for (int round = 0; round < 10; round++) {
+        target t = target_start((uint64_t)MANY * PAGE, kinds, MANY, NULL);
+        const looking how = {.page_bytes = 16 * PAGE, .by_read = way->by_read, .name = way->name};
+        if (kill(t.pid, SIGKILL) != 0)
+            abort();
+        for (bool ended = false; !ended;) {
+            siginfo_t info = {0};
+            ended = waitid(P_PID, (id_t)t.pid, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0;
+            words answer = decide(&t, &how, NULL, 0, PAGES);
+            CHECK(pc_bits_count(answer.zero, PAGES) == 0, "%d pages are zero",
+                  (int)pc_bits_count(answer.zero, PAGES));
+        }
+        target_end(&t);
+    }
+    free(kinds);
+    check_end("a process that ends meanwhile:", way->name);
+}
+
 int main(void)
 {
     reset_reads();
@@ -457,6 +486,7 @@ int main(void)
         test_short_copies(&ways[i]);
         test_errors(&ways[i]);
         test_another_process(&ways[i]);
+        test_ending(&ways[i]);
     }
     return check_summary();
 }

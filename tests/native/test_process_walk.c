@@ -144,6 +144,33 @@ static void test_ended(int way)
     check_end("a process that ended has data everywhere:", names[way]);
 }
 
+/* A process that ends loses its pages one by one, while they are looked at. */
+static void test_ending(int way)
+{
+    enum { MANY = 4 * PAGES };
+    static const pc_piece all[] = {{0, (uint64_t)MANY * PAGE, PC_ABSENT_ZERO, 0}};
+    static unsigned char kinds[MANY];
+    check_begin();
+    memset(kinds, DATA, sizeof kinds);
+    for (int round = 0; round < 10; round++) {
+        target t = target_start((uint64_t)MANY * PAGE, kinds, MANY, NULL);
+        pc_process_walk *walk = open_walk(&t, by_read[way], 4 * PAGE, all, 1);
+        if (kill(t.pid, SIGKILL) != 0)
+            abort();
+        for (bool ended = false; !ended;) {
+            found f;
+            siginfo_t info = {0};
+            ended = waitid(P_PID, (id_t)t.pid, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0;
+            walk->view.look = (pc_look){0, 0};
+            go(walk, 4 * PAGE, 64, &f);
+            CHECK(f.asked == PAGES, "%d pages", (int)f.asked);
+        }
+        free(walk);
+        target_end(&t);
+    }
+    check_end("a process that ends meanwhile:", names[way]);
+}
+
 static void test_swapped(int way)
 {
     static const pc_piece all[] = {{0, (uint64_t)PAGES * PAGE, PC_ABSENT_ZERO, 0}};
@@ -181,6 +208,7 @@ int main(void)
         test_holes(way);
         test_large(way);
         test_ended(way);
+        test_ending(way);
         test_swapped(way);
     }
     return check_summary();

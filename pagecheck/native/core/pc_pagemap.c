@@ -4,7 +4,10 @@
  * moved, is never seen as absent. That is not so of the pages of hugetlbfs. The call reports pages
  * of a mapping that no page table has, with the categories of the mapping alone, and leaves out
  * what is not mapped. The file's entries say of both 0, and which page is the zero page only to who
- * may see physical addresses; so that one is read there, as any other, which changes nothing. */
+ * may see physical addresses; so that one is read there, as any other, which changes nothing.
+ * Danger: a process that ends loses its pages before its mappings, so that the call reports pages
+ * as absent that were data. A read of the file gives nothing from the moment on that no process has
+ * the address space any more, which is before the first page is lost; it takes 0.3 us. */
 #include "pc_pagemap.h"
 
 #include <errno.h>
@@ -129,7 +132,7 @@ static bool look_anew(pc_view *view, pc_pagemap *pagemap, uint64_t address, uint
     view->begin = address;
     view->next = 0;
     if (pc_pagemap_look(pagemap, address, end, view->regions, view->most, &view->look) &&
-        view->look.end > address)
+        view->look.end > address && (!view->prove || pc_pagemap_is_there(pagemap)))
         return true;
     view->look = (pc_look){0, 0};
     return false;
@@ -173,10 +176,8 @@ void pc_pagemap_alone(const pc_pagemap *pagemap, uint64_t address, uint32_t coun
     }
 }
 
-bool pc_pagemap_is_mapped(pc_pagemap *pagemap, uint64_t address)
+bool pc_pagemap_is_there(const pc_pagemap *pagemap)
 {
-    pc_region region;
-    pc_look look;
-    return pc_pagemap_look(pagemap, address, address + PC_HOST_PAGE, &region, 1, &look) &&
-           look.count != 0;
+    uint64_t entry;
+    return pread(pagemap->fd, &entry, sizeof entry, 0) == (ssize_t)sizeof entry;
 }

@@ -49,6 +49,7 @@ typedef struct pc_view {
     pc_look look; /* all zeros: there was none yet */
     uint64_t begin;
     size_t next; /* the region where the last search ended */
+    bool prove;  /* a look fails if pc_pagemap_is_there does not hold after it */
 } pc_view;
 
 /* The state of the page at `address`, and of those behind it before `*end`, which is lowered. Pages
@@ -60,8 +61,8 @@ pc_page_state pc_view_at(pc_view *view, pc_pagemap *pagemap, uint64_t address, u
  * i. Not those that are swapped, nor any where nothing is known. */
 void pc_pagemap_alone(const pc_pagemap *pagemap, uint64_t address, uint32_t count, uint64_t *alone);
 
-/* Whether the page at `address` is still mapped in this address space; by reads: whether the
- * address space is still there. */
-bool pc_pagemap_is_mapped(pc_pagemap *pagemap, uint64_t address);
+/* Whether the address space is still whole: no process that had it has begun to tear it down. What
+ * a look saw before counts only then. */
+bool pc_pagemap_is_there(const pc_pagemap *pagemap);
 
 #endif

@@ -10,10 +10,11 @@
  * Danger: between the look and the copy a running process may give the page back, so that the copy
  * makes it allocate. That cannot be prevented; the answer is right all the same.
  * Decision: one look and one copy for each PC_READ_BYTES, of pages that are in memory alone; those
- * that are not this process's alone are read. A copy counts only if the address space, which the
- * descriptor of the page tables stays with, still has the page that was copied last: one that has
- * ended or executed another program has not. Who is called to believe the whole scan asks once more
- * afterwards: an address space that is being torn down loses its pages before its mappings. */
+ * that are not this process's alone are read. All of it counts only if the address space that the
+ * descriptor of the page tables stays with is still whole afterwards: that of a process which
+ * ended, or executed another program, is not. What is left to whoever believes the whole scan:
+ * another mapping at the same addresses, an address space that outlives its process because others
+ * hold it, memory that the kernel takes from a process which it kills for want of memory. */
 #include "pc_process_block.h"
 
 #include <errno.h>
@@ -197,23 +198,20 @@ static void pass(step *s, size_t *at, size_t bytes, bool copied)
 }
 
 /* Copies what was planned, without the pages that cannot be had. False: the process is gone, or it
- * must not be read any more, or it is another one. */
+ * is another one, or it must not be read any more. */
 static bool copy(step *s)
 {
-    uint64_t last = 0;
     for (size_t at = 0; at < s->vectors;) {
         ssize_t got = process_vm_readv(s->block->pid, s->ours + at, s->vectors - at, s->theirs + at,
                                        s->vectors - at, 0);
         if (got < 0 && errno != EFAULT)
             return false;
         size_t whole = got < 0 ? 0 : (size_t)got / PC_HOST_PAGE * PC_HOST_PAGE;
-        if (whole > 0)
-            last = (uintptr_t)s->theirs[at].iov_base;
         pass(s, &at, whole, true);
         if (at < s->vectors)
             pass(s, &at, PC_HOST_PAGE, false);
     }
-    return last == 0 || pc_pagemap_is_mapped(&s->block->pagemap, last);
+    return pc_pagemap_is_there(&s->block->pagemap);
 }
 
 static void compare(step *s)
@@ -328,7 +326,9 @@ static bool decide_large_page(const pc_task *task, step *s, size_t index)
 
 static void process_decide(pc_task *task, size_t begin, size_t end)
 {
-    step s = {.block = (pc_process_block *)(uintptr_t)task->block, .decider = task->decider};
+    step s; /* large: only what is used is set */
+    s.block = (pc_process_block *)(uintptr_t)task->block;
+    s.decider = task->decider;
     uint64_t page_bytes = task->block->page_bytes;
     bool large = page_bytes > PC_READ_BYTES;
     size_t most = large ? 1 : (size_t)(PC_READ_BYTES / page_bytes);

@@ -22,7 +22,8 @@ bool pc_process_walk_init(const pc_process_range *range, pc_process_walk *walk, 
     walk->pagemap = (pc_pagemap){.fd = range->pagemap_fd};
     walk->address = range->address;
     walk->bytes = range->bytes;
-    walk->view = (pc_view){.regions = walk->regions, .most = PC_PROCESS_WALK_REGIONS};
+    walk->view =
+        (pc_view){.regions = walk->regions, .most = PC_PROCESS_WALK_REGIONS, .prove = true};
     walk->piece_count = range->piece_count;
     memcpy(walk->pieces, range->pieces, range->piece_count * sizeof *range->pieces);
     return true;
