@@ -8,7 +8,7 @@
 # make models  the ring's protocol in Spin, and its mutants
 # make bounds  the tests at both ends of the supported range: oldest and newest dependencies, Pythons
 # make dist-check  an sdist and a wheel, built, installed outside the tree and used there
-# make bench   every benchmark (minutes); make bench-quick  the ten rows that matter (two minutes)
+# make bench   every benchmark (minutes); make bench-quick  the twelve rows that matter (two minutes)
 
 PYTHON ?= python3
 CC = gcc

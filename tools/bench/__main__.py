@@ -22,6 +22,9 @@ from tools.bench import (
     kernels,
     neon,
     pool,
+    private,
+    private_guest,
+    private_loop,
     quick,
     record,
     sidecar,
@@ -36,6 +39,10 @@ def _kernels(repeats: int, guest: Path | None) -> list[Row]:
     return kernels.run(repeats, 1 << 30, guest)
 
 
+def _private(repeats: int) -> list[Row]:
+    return [*private.run(repeats), *private_loop.run(repeats), *private_guest.run(repeats)]
+
+
 SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
     "kernels": _kernels,
     "neon": lambda _repeats, _guest: neon.run(),
@@ -46,6 +53,7 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
     "costs": lambda repeats, _guest: costs.run(repeats),
     "disk": lambda repeats, _guest: disk.run(repeats),
     "dsa": dsa.run,
+    "private": lambda repeats, _guest: _private(repeats),
     "sidecar": lambda repeats, _guest: sidecar.run(repeats),
     "sparse": lambda repeats, _guest: sparse.run(repeats),
     "startup": lambda repeats, _guest: startup.run(repeats),

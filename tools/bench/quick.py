@@ -1,9 +1,9 @@
-"""The ten rows that matter from day to day, in less than two minutes: `make bench-quick`."""
+"""The twelve rows that matter from day to day, in less than two minutes: `make bench-quick`."""
 
 from collections.abc import Iterator
 from typing import Final
 
-from tools.bench import channel, commands, kernels, pool, sparse, startup
+from tools.bench import channel, commands, kernels, pool, private, sparse, startup
 from tools.bench.rows import Row
 
 RAM_BYTES: Final = 512 << 20  # past the last cache of most machines
@@ -40,13 +40,15 @@ def run(repeats: int) -> list[Row]:
         repeats: of each, seven at most.
 
     Returns:
-        Ten rows.
+        Twelve rows.
     """
     repeats = min(repeats, MOST)
     return [
         *_kept(kernels.run(repeats, RAM_BYTES, None), KERNELS),
         *_kept(pool.run(repeats), POOL),
         *_kept(channel.run(repeats), CHANNEL),
+        private.dense(repeats, "half", "small", 1),
+        private.untouched(repeats),
         *commands.against_fallocate(repeats),
         *_kept(sparse.fragmented(repeats, "tmpfs", 512 << 20), FRAGMENTED),
         *startup.whole_commands(repeats),
