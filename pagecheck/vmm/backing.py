@@ -15,10 +15,10 @@ from pagecheck.errors import SourceError
 from pagecheck.vmm.considered import LEAST_BYTES
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.process import Block, shared_blocks
 from pagecheck.vmm.proof import file_system_type
 from pagecheck.vmm.ram_options import CommandLine, RamOption
 from pagecheck.vmm.search import Search
+from pagecheck.vmm.shared import Block, shared_blocks
 
 SHARED: Final = "shared"
 PRIVATE: Final = "private"

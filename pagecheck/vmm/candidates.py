@@ -8,54 +8,61 @@ nothing is not guessed, and the user may name it by hand.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Final
 
 from pagecheck.errors import SourceError, UsageError
-from pagecheck.vmm.command_line import command_line_of
-from pagecheck.vmm.considered import Considered, Shared
+from pagecheck.vmm.considered import Shared
 from pagecheck.vmm.maps import Mapping, covering
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.ram_options import CommandLine
-from pagecheck.vmm.search import Candidate, PrivateRam, Search
+from pagecheck.vmm.search import PLUGGED_BYTES, Candidate, PrivateRam, Search
 
 _RANGE: Final = re.compile(r"(?:0x)?([0-9a-f]{1,16})-(?:0x)?([0-9a-f]{1,16})", re.IGNORECASE)
 _PAGE: Final = 4096
 
 
 def private_ram(
-    process: ProcessMemory,
-    text: str,
-    said: CommandLine | None = None,
-    *,
-    shared: Shared,
-    explain: Callable[[list[Considered]], None] | None = None,
+    process: ProcessMemory, text: str, said: CommandLine, *, shared: Shared
 ) -> PrivateRam:
     """Finds the private guest RAM of a process.
 
     Args:
         process: the VMM.
         text: the source, for messages.
-        said: what is known of the RAM, where that is not from the process's command line.
+        said: what its command line says, or what is known of the RAM otherwise.
         shared: the process's shared RAM blocks, which were found already.
-        explain: is given all mappings that were considered, before any error.
 
     Raises:
-        SourceError: nothing tells two mappings apart, or there is no RAM, neither private nor
-            shared; or its maps cannot be read.
+        SourceError: nothing tells two mappings apart, or its maps cannot be read.
+        NoRam: there is no RAM, neither private nor shared.
     """
-    said = command_line_of(process) if said is None else said
-    search = Search(
-        text,
-        said,
-        [(each.mapping, sorted(each.flags)) for each in process.detailed_mappings()],
-        shared,
+    mappings = process.mappings()
+    if not may_be_private(mappings, said, shared):
+        return Search(text, said, [(each, ()) for each in mappings], shared).find()
+    return search_of(process, text, said, shared).find()
+
+
+def search_of(process: ProcessMemory, text: str, said: CommandLine, shared: Shared) -> Search:
+    """The search among the mappings of a process; the arguments are those of `private_ram`."""
+    rows = [(each.mapping, sorted(each.flags)) for each in process.detailed_mappings()]
+    return Search(text, said, rows, shared)
+
+
+def may_be_private(mappings: list[Mapping], said: CommandLine, shared: Shared) -> bool:
+    """Whether some RAM may be private, so that the flags of all mappings are worth the time in
+    which the kernel walks the process's page tables."""
+    if not shared or not all(each.is_shared for each in said.ram):
+        return True
+    return any(
+        each.is_writable and not each.is_shared and "x" not in each.perms
+        for each in mappings
+        if each.size >= PLUGGED_BYTES
     )
-    try:
-        return search.find()
-    finally:
-        if explain is not None:
-            explain(search.seen)
+
+
+def is_range(name: str) -> bool:
+    """Whether a block's name is a range of addresses, `@START-END`."""
+    return name.startswith("@") and _RANGE.fullmatch(name[1:]) is not None
 
 
 def parse_range(text: str) -> tuple[int, int]:
@@ -64,7 +71,7 @@ def parse_range(text: str) -> tuple[int, int]:
     Raises:
         UsageError: it is no such range, or not of whole pages.
     """
-    match = _RANGE.fullmatch(text.strip())
+    match = _RANGE.fullmatch(text)
     if match is None:
         raise UsageError(
             f"range {text!r}: is not START-END in hex; take it from --explain or /proc/PID/maps"

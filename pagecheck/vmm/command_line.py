@@ -92,7 +92,8 @@ def command_line_of(process: ProcessMemory) -> CommandLine:
                 return None
             start = os.readlink(f"{folder}/{'root' if path.startswith('/') else 'cwd'}")
             whole = os.path.join(start, path.lstrip("/"))
-            return _file_text(whole) if may_stall(whole) is None else None
+            if may_stall(whole) is None:
+                return _file_text(whole, os.stat(folder).st_uid)
         return None
 
     return read_command_line(process.program(), process.command_line(), read)
@@ -102,13 +103,15 @@ def _no_file(_path: str) -> None:
     return None
 
 
-def _file_text(path: str) -> str | None:
-    """The text of a small regular file; the name is another process's and may lead anywhere."""
+def _file_text(path: str, owner: int) -> str | None:
+    """The text of a small regular file of a user's; the name is another process's and may lead
+    anywhere, also to what that process could not read."""
     try:
         # Looked at before it is opened: opening a device may do something.
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
-            if not stat.S_ISREG(os.fstat(place).st_mode):
+            found = os.fstat(place)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != owner:
                 return None
             with open(f"/proc/self/fd/{place}", "rb") as file:
                 return os.fsdecode(file.read(_FILE_MAX))

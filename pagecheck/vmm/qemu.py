@@ -19,14 +19,15 @@ from pagecheck.errors import PeerError, SourceError
 from pagecheck.model import Region
 from pagecheck.vmm.answers import SIZE_MAX, Answer
 from pagecheck.vmm.arrival import missing_files
+from pagecheck.vmm.confidential import refuse_confidential_vm
 from pagecheck.vmm.maps import Mapping, covering
 from pagecheck.vmm.memory import Admit, DetailedMapping, ProcessMemory
 from pagecheck.vmm.mtree import RamRange, parse_mtree
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.private import open_private
-from pagecheck.vmm.process import as_ram
 from pagecheck.vmm.proof import OpenFile, Unproved, is_behind
 from pagecheck.vmm.ram import GuestRam, UnreadableRam, VmRam
+from pagecheck.vmm.shared import as_ram
 
 # Source: hmp_gpa2hva() in QEMU's monitor/misc.c (7.2), monitor/hmp-cmds.c.
 _HVA: Final = re.compile(r"Host virtual address for 0x[0-9a-f]+ \((.+)\) is 0x([0-9a-f]+)\s*")
@@ -73,10 +74,11 @@ def open_qemu(
         The blocks that are guest memory now, by their first guest-physical address.
 
     Raises:
-        SourceError: none of the VM's RAM can be read, or some was plugged or unplugged
-            meanwhile.
+        SourceError: none of the VM's RAM can be read, it is a confidential VM, or RAM was plugged
+            or unplugged meanwhile.
         PeerError: QEMU refuses a command, or its answer is invalid.
     """
+    refuse_confidential_vm(text, monitor)
     backends = _backends(monitor)
     pieces = _pieces(text, monitor, backends)
     _require_mapped(text, monitor, pieces)

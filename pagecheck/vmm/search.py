@@ -48,7 +48,7 @@ NEVER_PRIVATE: Final = {
     VIRTUALBOX: "VirtualBox's RAM belongs to its driver, and no other process can read it; "
     "save it with VBoxManage debugvm VM dumpvmcore",
 }
-_PLUGGED_BYTES: Final = 128 << 20  # a DIMM that Linux takes, and more than most video memory
+PLUGGED_BYTES: Final = 128 << 20  # a DIMM that Linux takes, and more than most video memory
 _HUGE_PAGES: Final = (2 << 20, 1 << 30)
 _LISTED_MAX: Final = 8
 
@@ -213,7 +213,11 @@ class Search:
         for number, each in enumerate(self.seen):
             if start <= each.mapping.start < end:
                 mark = [self._marked] if self._mark in each.flags else []
-                kind = "private" if is_anonymous(each.mapping) else "a private mapping of a file"
+                kind = (
+                    "private"
+                    if is_anonymous(each.mapping)
+                    else "private, of a file or in huge pages"
+                )
                 reasons = [how, kind, *mark]
                 why = why if len(why) > len(reasons) else reasons
                 self.seen[number] = each._replace(verdict=RAM, why="; ".join(reasons))
@@ -244,7 +248,7 @@ class Search:
                 continue
             why = "video memory, or RAM that was plugged later" if marked else "nothing names it"
             self.seen[number] = each._replace(why=each.why or why)
-            if each.mapping.size >= _PLUGGED_BYTES:
+            if each.mapping.size >= PLUGGED_BYTES:
                 self._found.notes.append(
                     f"{self._text}: {each.shown} is private memory that may be guest RAM ({why}), "
                     "and is left out; --range START-END takes it"

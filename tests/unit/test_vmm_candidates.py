@@ -178,7 +178,7 @@ def test_huge_pages_of_hugetlbfs() -> None:
     )
     found = search(line, "rw-p 256 rd wr mr mw me de ht /dev/hugepages/qemu")
     assert sizes(found) == [("m", 255)]
-    assert "a private mapping of a file" in found.blocks[0].why
+    assert "private, of a file or in huge pages" in found.blocks[0].why
 
 
 def test_a_block_whose_middle_is_protected_is_one_block() -> None:

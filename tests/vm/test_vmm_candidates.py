@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pagecheck import scan
 from pagecheck.errors import SourceError
-from pagecheck.vmm.candidates import private_ram
+from pagecheck.vmm import open_vm
+from pagecheck.vmm.candidates import search_of
+from pagecheck.vmm.command_line import command_line_of
 from pagecheck.vmm.considered import Considered
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.search import PrivateRam
@@ -33,9 +36,9 @@ def place(qemu: BareQemu, address: int = 0) -> tuple[str, int]:
 
 
 def found_in(qemu: BareQemu) -> tuple[PrivateRam, list[Considered]]:
-    seen: list[Considered] = []
     with ProcessMemory(qemu.pid) as process:
-        return private_ram(process, f"pid:{qemu.pid}", shared={}, explain=seen.extend), seen
+        search = search_of(process, f"pid:{qemu.pid}", command_line_of(process), {})
+    return search.find(), search.seen
 
 
 @pytest.mark.parametrize(
@@ -131,4 +134,38 @@ def test_huge_pages() -> None:
     with bare_qemu("-object", backend, machine="q35,memory-backend=m") as qemu:
         found, _ = found_in(qemu)
         assert [(each.name, each.base) for each in found.blocks] == [place(qemu)]
-    assert "a private mapping of a file" in found.blocks[0].why
+    assert "private, of a file or in huge pages" in found.blocks[0].why
+
+
+def test_all_of_a_private_vm_by_its_process_id() -> None:
+    """The blocks are those that QMP names, and what is not RAM is not among them."""
+    words = f"{NODE.format('a')} -object memory-backend-memfd,id=b,size=16M -numa node,memdev=b"
+    with bare_qemu(*words.split(), "-accel", "tcg,split-wx=on,tb-size=32", size="48M") as qemu:
+        qemu.qmp("stop")
+        with open_vm(f"pid:{qemu.pid}") as vm:
+            assert [(each.source.name, each.size) for each in vm.rams] == [
+                ("memory-backend-memfd", 16 * MIB),
+                ("a", 32 * MIB),
+            ]
+            assert vm.unreadable == []
+        report = scan(f"pid:{qemu.pid}:a")
+        assert [each.block.name for each in report.blocks] == ["a"]
+        with pytest.raises(SourceError, match=r"no RAM named 'x'; there is .*'a'"):
+            open_vm(f"pid:{qemu.pid}:x")
+
+
+def test_a_range_by_hand() -> None:
+    with bare_qemu("-device", "VGA,vgamem_mb=64") as qemu:
+        qemu.qmp("stop")
+        base = place(qemu)[1]
+        report = scan(f"pid:{qemu.pid}:@{base:x}-{base + 64 * MIB:x}")
+        whole = scan(f"qmp:{qemu.socket}")
+    assert [each.block.name for each in report.blocks] == ["range"]
+    assert bytes(report.blocks[0].zero) == bytes(whole.blocks[0].zero)
+    assert report.total.undecided == 0
+
+
+def test_qemu_says_that_it_is_no_confidential_vm() -> None:
+    """The property that a confidential VM is refused by exists."""
+    with bare_qemu() as qemu:
+        assert qemu.qmp("qom-get", path="/machine", property="confidential-guest-support") == ""
