@@ -7,15 +7,16 @@ credentials the kernel's rule is computed (`ptrace_rule.py`) from what /proc say
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
+from typing import Final
 
 from pagecheck.shortage import forbidden
 from pagecheck.vmm.credentials import (
     PROC,
     Credentials,
     credentials_of,
+    has_ended,
     host_of,
     label_of,
     target_of,
@@ -23,6 +24,10 @@ from pagecheck.vmm.credentials import (
 from pagecheck.vmm.ptrace_rule import Refusal, refusal
 
 __all__ = ["Credentials", "Refusal", "credentials_of", "may_inspect", "may_read"]
+
+
+_ANOTHER: Final = "give the pid of a VM that runs"
+_ENDED: Final = Refusal("it has ended", _ANOTHER)
 
 
 def may_inspect(pid: int, who: Credentials | None = None, proc: str = PROC) -> Refusal | None:
@@ -66,17 +71,18 @@ def _open(path: str) -> None:
     os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
-class _Piece(ctypes.Structure):
-    """struct iovec."""
-
-    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
-
-
 def _errno_of_read(pid: int) -> int:
     """The errno of reading one byte at address 0, where nothing is mapped: EFAULT where memory may
     be read. The access is checked first, and nothing is brought in."""
+    import ctypes  # costly, and needed for private RAM alone
+
+    class Piece(ctypes.Structure):
+        """struct iovec."""
+
+        _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
     ours = ctypes.create_string_buffer(1)
-    local, remote = _Piece(ctypes.addressof(ours), 1), _Piece(None, 1)
+    local, remote = Piece(ctypes.addressof(ours), 1), Piece(None, 1)
     call = ctypes.CDLL(None, use_errno=True).process_vm_readv
     call.restype = ctypes.c_ssize_t
     one, none = ctypes.c_ulong(1), ctypes.c_ulong(0)
@@ -97,6 +103,8 @@ def _explained(pid: int, proc: str, *, read: bool) -> Refusal:
         ours = credentials_of("self", proc)._replace(is_own=True)
     except OSError as error:
         return Refusal(f"{proc} does not show pagecheck itself ({error.strerror})", "mount it")
+    if has_ended(pid, proc):
+        return _ENDED
     return _computed(pid, ours, proc, read=read) or _security_module(pid, proc)
 
 
@@ -109,7 +117,7 @@ def _not_shown(pid: int, proc: str) -> Refusal:
             f"{proc} hides it (hidepid)",
             f"run pagecheck as root, or in the group that {proc} is mounted with (gid=)",
         )
-    return Refusal("there is no such process", "give the pid of a VM that runs")
+    return Refusal("there is no such process", _ANOTHER)
 
 
 def _security_module(pid: int, proc: str) -> Refusal:

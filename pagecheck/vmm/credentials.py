@@ -114,6 +114,11 @@ def credentials_of(pid: int | str, proc: str = PROC) -> Credentials:
         raise OSError(errno.EIO, f"{folder}/status is not as Linux writes it") from error
 
 
+def has_ended(pid: int, proc: str = PROC) -> bool:
+    """Whether a process that is still in /proc has ended: a zombie."""
+    return re.search(r"^State:\t[ZX]", _text(f"{proc}/{pid}/status"), re.MULTILINE) is not None
+
+
 def target_of(pid: int, proc: str = PROC) -> Target:
     """What /proc says of it.
 

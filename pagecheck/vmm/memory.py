@@ -163,15 +163,19 @@ class ProcessMemory:
         Raises:
             SourceError: its memory may not be read, or it ended.
         """
+        what = "its memory cannot be read"
         with contextlib.ExitStack() as undo:
             found = []
             for name in ("pagemap", "mem"):
                 try:
                     found.append(os.open(f"{self.folder}/{name}", os.O_RDONLY | os.O_CLOEXEC))
                 except OSError as error:
-                    raise self._refused(error, "its memory cannot be read") from error
+                    raise self._refused(error, what) from error
                 undo.callback(os.close, found[-1])
+            why = may_read(self.pid) if self.number == self.pid else None
             self._require_alive()
+            if why is not None:
+                raise SourceError(f"process {self.pid}: {what}: {why}")
             undo.pop_all()
         pagemap, memory = found
         return pagemap, memory

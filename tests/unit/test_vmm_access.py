@@ -34,7 +34,9 @@ def test_no_such_process() -> None:
 def test_a_process_that_has_ended() -> None:
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert may_read(child.pid) is not None
+    found = may_read(child.pid)
+    assert found is not None
+    assert found.why == "it has ended"
     child.wait()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pagecheck.errors import SourceError
+from pagecheck.vmm import access
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import ProcessMemory, is_shared_memory
 from tests.support.users import as_nobody, in_a_child
@@ -226,3 +228,13 @@ def test_a_process_that_is_being_killed(
             return
         with pytest.raises(SourceError, match="is being killed"):
             process.require_whole()
+
+
+def test_memory_whose_system_call_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container's seccomp profile does; its pages would all be undecided."""
+    with ProcessMemory(os.getpid()) as process:
+        for fd in process.open_memory():
+            os.close(fd)
+        monkeypatch.setattr(access, "_errno_of_read", lambda _pid: errno.EPERM)
+        with pytest.raises(SourceError, match=r"process_vm_readv is forbidden .*; allow it in the"):
+            process.open_memory()
