@@ -236,7 +236,7 @@ def test_an_error_of_ours_does_not_close_a_link(
 
     ours, theirs = Link.pair()
     with monkeypatch.context() as patch:
-        patch.setattr(ours, "_socket", SimpleNamespace(sendmsg=refuse))
+        patch.setattr(ours, "_socket", SimpleNamespace(sendmsg=refuse, fileno=lambda: 9))
         with pytest.raises(OSError, match=os.strerror(number)):
             ours.send({})
     ours.send({"x": 1})
