@@ -90,13 +90,14 @@ def scan(
 
     Args:
         source: a path, `fd:N` (inherited), `shm:/name`, `pid:PID`, `pid:PID:NAME` (a process's
-            shared guest RAM) or `qmp:SOCKET` (QEMU's blocks).
+            guest RAM), or the socket of a VMM: `qmp:SOCKET` (QEMU), `fc:SOCKET` (Firecracker) or
+            `ch:SOCKET` (Cloud Hypervisor).
         channels: workers; by default one per work queue in `wq`, else the smallest of the usable
             CPUs, one per 256 MiB of data, and 16.
-        offset, length: the part of the file; not for `pid:` and `qmp:`.
+        offset, length: the part of the file; not for a running VM.
         deadline: seconds for everything, start-up included; pages not answered by then are
             undecided.
-        pause: stop the VM meanwhile (`qmp:` only); it runs again afterwards, whatever becomes of
+        pause: stop the VM meanwhile (not by `pid:`); it runs again afterwards, whatever becomes of
             us, unless it was stopped before.
         max_pause: seconds; then the VM runs on, and the answer is a hint.
         leave_stopped: with `pause`: the VM stays stopped once every block was scanned. Where the
@@ -108,7 +109,7 @@ def scan(
             (`leave`), or are read, which brings them in (`read`).
         format: `auto` refuses a file that is certainly no raw RAM (a disk image, a core, a VM
             state, an archive, compressed data) and notes a doubt; `raw` takes any file for raw RAM.
-            Not for `pid:` and `qmp:`, whose RAM is RAM.
+            Not for a running VM, whose RAM is RAM.
         out: a folder for the bitmap files and `report.json`; the report then names the files. The
             folder is made, and proved to be writable, before the scan.
         coordinator: whose workers scan; it stays open. What its workers are started with (engine,

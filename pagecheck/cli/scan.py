@@ -49,6 +49,8 @@ def scan(
       shm:/name       a POSIX shared-memory object
       pid:PID[:NAME]  the guest RAM that a VMM's process shares (memfd or file)
       qmp:SOCKET      QEMU 7.2 or later, unmodified, by a dedicated QMP socket
+      fc:SOCKET       Firecracker, by its API socket
+      ch:SOCKET       Cloud Hypervisor, by its API socket
 
     It is opened read-only and not changed: holes stay holes. RAM that the VMM does not share
     (share=off) is refused. While the guest runs the answer is a hint; --pause makes it exact.

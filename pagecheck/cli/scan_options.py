@@ -59,7 +59,7 @@ VM: Final = (
     click.Option(
         ["--pause"],
         is_flag=True,
-        help="Stop the VM during the scan (qmp: only), so that the answer is exact.",
+        help="Stop the VM during the scan (by its VMM's socket), so that the answer is exact.",
     ),
     max_pause("Then the VM is resumed, and the answer is a hint."),
     click.Option(

@@ -63,13 +63,14 @@ class Client(Requests):
 
         Args:
             source: a descriptor of a memfd or of a file on tmpfs or hugetlbfs, which stays the
-                caller's; or a path, `shm:/name`, `pid:PID[:NAME]` or `qmp:SOCKET`. A file on tmpfs
-                is opened here and passed on. A VM, by its process or its VMM's socket, is opened
+                caller's; or a path, `shm:/name`, `pid:PID[:NAME]` or a VMM's socket (`qmp:`,
+                `fc:` or `ch:SOCKET`). A file on tmpfs is opened here and passed on. A VM, by its
+                process or its VMM's socket, is opened
                 by the service with our rights; everything else by its own, for root and its own
                 user only.
             name: of the block, for messages and reports; by default the source's.
             offset, length: the part of the source, in bytes, multiples of the page size; not for
-                `pid:` and `qmp:`.
+                a running VM.
             regions: where its parts lie in guest-physical memory.
             holes: as in `Coordinator.attach`, with `page_size`.
             access: `read` for a single pass, see `Coordinator.attach`.
@@ -78,7 +79,7 @@ class Client(Requests):
                 any. A descriptor is taken for RAM.
 
         Returns:
-            One block; as many as can be read for `pid:` and `qmp:`.
+            One block; as many as can be read for a running VM.
 
         Raises:
             SourceError, UsageError, LimitError, AccessError: it is not taken; the text says why. So
@@ -146,7 +147,7 @@ class Client(Requests):
             kind: in a `full` snapshot a hole is zero, in a `diff` it is unchanged.
             max_rate: bytes per second that may be read.
             deadline: seconds; pages not answered by then are undecided.
-            pause: stop the VM meanwhile; for blocks attached as `qmp:`.
+            pause: stop the VM meanwhile; for blocks attached by their VMM's socket.
             max_pause: seconds; then the VM runs on, and the answer is a hint.
             leave_stopped: with `pause`: the VM stays stopped, if the check ends well.
             progress: called with (bytes done, bytes in all) when the service reports progress.

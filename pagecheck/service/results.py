@@ -125,7 +125,7 @@ class Check:
         """What stops the VM, if that was asked for."""
         vm = self.held[0].vm
         if self.pause and (vm is None or any(held.vm is not vm for held in self.held)):
-            raise UsageError("pause: only blocks of one VM that was attached as qmp:SOCKET")
+            raise UsageError("pause: only blocks of one VM that was attached by its VMM's socket")
         if self.leave_stopped and not self.pause:
             raise UsageError("leave_stopped: goes with pause")
         return _Counting(vm, service.counters) if self.pause and vm is not None else None

@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck.formats import identify
+from pagecheck.model import VM_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,8 @@ PIPE: Final = (
 )
 _KINDS: Final = {
     stat.S_IFIFO: PIPE,
-    stat.S_IFSOCK: "is a socket; QEMU's QMP is scanned as qmp:SOCKET, a service is named by --via",
+    stat.S_IFSOCK: "is a socket; a VMM's is scanned as qmp:SOCKET (QEMU), fc:SOCKET (Firecracker) "
+    "or ch:SOCKET (Cloud Hypervisor), a service is named by --via",
     stat.S_IFCHR: "is a character device; give a file of raw guest RAM, or pid:PID",
     stat.S_IFBLK: "is a block device; copy it to a file, if raw guest RAM was put there",
 }
@@ -123,7 +125,9 @@ def _missing(path: str) -> str:
         return f"the guest RAM of process {path} is scanned as pid:{path}"
     known = _PREFIX.match(path)
     if known is not None and not os.path.exists(known[0]):
-        return f"{known[0]} is not a kind of source; use fd:N, shm:/name, pid:PID, qmp:SOCKET"
+        return f"{known[0]} is not a kind of source; use fd:N, shm:/name, pid:PID, " + ", ".join(
+            f"{kind}:SOCKET" for kind in VM_KINDS[1:]
+        )
     there, wanted = _deepest(path)
     place = os.path.join(there, wanted)
     if os.path.islink(place):

@@ -10,6 +10,7 @@ import json
 from typing import Any, Final
 
 from pagecheck.errors import PeerError
+from pagecheck.vmm.kinds import QEMU
 
 SIZE_MAX: Final = (1 << 63) - 1
 _SHOWN_CHARS: Final = 60
@@ -18,17 +19,26 @@ _SHOWN_CHARS: Final = 60
 class Answer:
     """A JSON value of an answer, and its place in it."""
 
-    def __init__(self, peer: str, command: str, value: Any, at: str = "") -> None:
+    def __init__(
+        self,
+        peer: str,
+        command: str,
+        value: Any,
+        socket: str = QEMU.socket,
+        at: str = "",
+    ) -> None:
         """Takes it as it is.
 
         Args:
             peer: who answered, as in messages: `qmp:/path`.
             command: what was asked.
+            socket: which socket is the right one, for messages.
             at: the value's place in the answer, such as `[0].size`.
         """
         self._peer = peer
         self._command = command
         self._value = value
+        self._socket = socket
         self._at = at
 
     def items(self) -> list[Answer]:
@@ -86,8 +96,8 @@ class Answer:
         place = f", {self._at.removeprefix('.')}" if self._at else ""
         return PeerError(
             f"{self._peer}: the answer to {self._command}{place}: must be {wanted}, is {shown}; "
-            "give the socket of a QEMU's -qmp"
+            f"give the path of {self._socket}"
         )
 
     def _inner(self, value: Any, at: str) -> Answer:
-        return Answer(self._peer, self._command, value, self._at + at)
+        return Answer(self._peer, self._command, value, self._socket, self._at + at)

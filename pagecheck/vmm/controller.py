@@ -16,6 +16,10 @@ class Refused(PeerError):
     """The VMM answered a command with an error."""
 
 
+class Untouched(Refused):
+    """The VMM refused to stop its VM, and did not stop it."""
+
+
 class Silent(PeerError):
     """The VMM did not answer in time; the connection and the command stay."""
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pagecheck import clock
 from pagecheck.errors import PeerError, SourceError, UsageError
-from pagecheck.vmm.controller import Carried, Controller, Lost, Silent
+from pagecheck.vmm.controller import Carried, Controller, Lost, Silent, Untouched
 from pagecheck.vmm.listener import Gone
 
 RETRY_S: Final = 0.05
@@ -83,7 +83,8 @@ class Hold:
                     await self._stop(max_ns)
                     status = await self._vmm.status()
                 self._read_events()
-                await self._vmm.mark()
+                if self._vmm.is_still(status):
+                    await self._vmm.mark()
             except Exception as error:
                 self._asked = False  # no pause; where this does not help, the timer or the end does
                 if not isinstance(error, Silent):
@@ -102,7 +103,11 @@ class Hold:
         self._timer = loop.call_later(max_ns / 1e9, self._time_is_up)
         # What continued it before our stop does not end our hold; where it came after it, the VM
         # runs, and that does.
-        self._moved = await self._vmm.stop()
+        try:
+            self._moved = await self._vmm.stop()
+        except Untouched:
+            self._end_hold()
+            raise
 
     async def resume(self, *, leave: bool) -> dict[str, Any]:
         """Ends the pause: continues the VM if it is ours.

@@ -47,6 +47,7 @@ class VmmSocket:
 
     Attributes:
         name: the source as in messages.
+        kind: what VMM is expected there.
     """
 
     def __init__(self, path: str, known: Listener | None, kind: VmmKind) -> None:
@@ -57,7 +58,7 @@ class VmmSocket:
             kind: what VMM is expected, in messages.
         """
         self.name = f"{kind.prefix}:{path}"
-        self._kind = kind
+        self.kind = kind
         self._path = path
         self._known = known
         self._pidfd = None if known is None else _pidfd(known.pid)
@@ -87,13 +88,12 @@ class VmmSocket:
         try:
             if not stat.S_ISSOCK(os.stat(self._path).st_mode):
                 raise SourceError(
-                    f"{self.name}: is not a socket; give the path of {self._kind.socket}"
+                    f"{self.name}: is not a socket; give the path of {self.kind.socket}"
                 )
             while (connection := self._try_connect()) is None:
                 if clock.now_s() > deadline:
                     raise SourceError(
-                        f"{self.name}: accepts no connection in {CONNECT_S:.0f} s; "
-                        f"{self._kind.busy}"
+                        f"{self.name}: accepts no connection in {CONNECT_S:.0f} s; {self.kind.busy}"
                     )
                 await asyncio.sleep(BUSY_S)
             try:
@@ -128,9 +128,9 @@ class VmmSocket:
             refused: the very socket that we were connected to has no listener any more.
         """
         if self._known is None:
-            return SourceError(f"{self.name}: nobody listens ({why}); {self._kind.start}")
+            return SourceError(f"{self.name}: nobody listens ({why}); {self.kind.start}")
         if refused or self._pidfd is None or _has_ended(self._pidfd):
-            return Gone(f"{self.name}: nobody listens any more ({why}): {self._kind.vmm} ended")
+            return Gone(f"{self.name}: nobody listens any more ({why}): {self.kind.vmm} ended")
         return SourceError(
             f"{self.name}: cannot connect again ({why}), but process {self._known.pid}, which "
             "listened there, lives"

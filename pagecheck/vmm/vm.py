@@ -1,4 +1,4 @@
-"""A running VM as a source of RAM: opened by process id or by QMP socket."""
+"""A running VM as a source of RAM: opened by process id or by the socket of its VMM."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Sequence
 
 from pagecheck.errors import PeerError, SourceError, UsageError
-from pagecheck.model import Pause
+from pagecheck.model import Pause, vm_source
 from pagecheck.shm.process_ram import ProcessRam
 from pagecheck.vmm.acting import User
 from pagecheck.vmm.arrival import files_that_arrive, holds_userfaultfd, not_arrived
+from pagecheck.vmm.kinds import KINDS, QEMU
 from pagecheck.vmm.memory import Admit, ProcessMemory
-from pagecheck.vmm.pause import QemuMonitor
+from pagecheck.vmm.pause import QemuMonitor, VmmMonitor
 from pagecheck.vmm.plugged import changes, plugged
 from pagecheck.vmm.private import arrives
 from pagecheck.vmm.process import open_process
@@ -27,7 +28,7 @@ class Vm:
         rams: its RAM blocks, open.
         unreadable: those that cannot be read.
         notes: one line each on what a user should know of them.
-        can_pause: whether `pause` and `resume` work; True for `qmp:`.
+        can_pause: whether `pause` and `resume` work; False for `pid:`.
         connected_as: the place, in the users of `open_vm`, of the one whose rights were needed.
     """
 
@@ -35,14 +36,14 @@ class Vm:
         self,
         text: str,
         found: VmRam,
-        monitor: QemuMonitor | None = None,
+        monitor: VmmMonitor | None = None,
         process: ProcessMemory | None = None,
         at_first: dict[str, int] | None = None,
     ) -> None:
         """Takes everything over.
 
         Args:
-            process: whose RAM it is, by process id.
+            process: whose RAM it is, where it was found by process id.
             at_first: the memory devices when it was opened, by the monitor.
         """
         self.text = text
@@ -59,7 +60,7 @@ class Vm:
         """Why pages that were reported as zero until now may not have arrived, or None; None too
         where the VM has ended and cannot be asked: what had arrived stays."""
         with contextlib.suppress(SourceError, PeerError):
-            if self._monitor is not None:
+            if isinstance(self._monitor, QemuMonitor):
                 return not_arrived(self._monitor)
             if self._process is not None and holds_userfaultfd(self._process):
                 details = list(self._process.detailed_mappings())
@@ -75,7 +76,7 @@ class Vm:
     def changes(self) -> list[str]:
         """A line for every memory device that came, went or changed since it was opened; none where
         that cannot be asked."""
-        if self._monitor is not None:
+        if isinstance(self._monitor, QemuMonitor):
             with contextlib.suppress(SourceError, PeerError):
                 return changes(self._at_first, plugged(self._monitor))
         return []
@@ -89,7 +90,7 @@ class Vm:
         Raises:
             UsageError: it cannot be paused from here, or is already.
             SourceError: a migration is going on.
-            PeerError: QEMU does not stop it, or ended.
+            PeerError: the VMM does not stop it, or ended.
         """
         self._require_monitor().pause(max_seconds)
 
@@ -101,7 +102,7 @@ class Vm:
 
         Raises:
             UsageError: it was not paused.
-            PeerError: QEMU does not continue it, or ended.
+            PeerError: the VMM does not continue it, or ended.
             SourceError: a migration took it away, or nothing is known of the pause.
         """
         result = self._require_monitor().resume(leave_stopped=leave_stopped)
@@ -115,7 +116,7 @@ class Vm:
         """Whether its RAM is unchanged at this moment; None where that cannot be asked.
 
         Raises:
-            PeerError: QEMU does not answer, or ended.
+            PeerError: the VMM does not answer, or ended.
         """
         return None if self._monitor is None else self._monitor.is_stopped()
 
@@ -135,11 +136,11 @@ class Vm:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _require_monitor(self) -> QemuMonitor:
+    def _require_monitor(self) -> VmmMonitor:
         if self._monitor is None:
             raise UsageError(
-                f"{self.text}: cannot be paused by its process id; give qmp:SOCKET, or pause it "
-                "with the VMM's own tool"
+                f"{self.text}: cannot be paused by its process id; give qmp:SOCKET, fc:SOCKET or "
+                "ch:SOCKET, or pause it with the VMM's own tool"
             )
         return self._monitor
 
@@ -155,7 +156,7 @@ def open_vm(
     """Opens the RAM of a running VM.
 
     Args:
-        text: `pid:PID`, `pid:PID:NAME` or `qmp:SOCKET`.
+        text: `pid:PID`, `pid:PID:NAME`, `qmp:SOCKET`, `fc:SOCKET` or `ch:SOCKET`.
         trust_path: the user vouches for the paths that QEMU reports: they are opened where nothing
             proves which file a block is.
         read_swapped: private pages that are swapped out are read, which brings them in.
@@ -167,15 +168,46 @@ def open_vm(
         AccessError: none of the users may connect there.
         SourceError: there is no such VM, it may not be inspected, none of its RAM can be read, or
             it has not arrived.
-        EngineError: the watchdog of a QMP connection cannot be started.
+        PeerError: the VMM does not answer, or another program does.
+        EngineError: the watchdog of a connection cannot be started.
         UsageError: the text is not the name of a VM.
     """
-    if text.startswith("pid:"):
+    prefix, path = vm_source(text)
+    if prefix == "pid":
         found, process = open_process(text, read_swapped=read_swapped, admit=admit)
         return Vm(text, found, process=process)
-    if not text.startswith("qmp:"):
+    if prefix not in KINDS:
         raise UsageError(f"{text}: is not the name of a VM; write pid:PID or qmp:/path/to/socket")
-    monitor = QemuMonitor(text.removeprefix("qmp:"), users)
+    if KINDS[prefix] is not QEMU:
+        monitor = VmmMonitor(KINDS[prefix], path, users)
+        return _open_api(text, monitor, read_swapped=read_swapped, admit=admit)
+    qemu = QemuMonitor(path, users)
+    how = {"trust_path": trust_path, "read_swapped": read_swapped}
+    return _open_qemu(text, qemu, admit=admit, **how)
+
+
+def _open_api(text: str, monitor: VmmMonitor, *, read_swapped: bool, admit: Admit | None) -> Vm:
+    """A VM whose VMM has an HTTP API: the RAM is that of the process behind the socket."""
+    with contextlib.ExitStack() as undo:
+        undo.callback(monitor.close)
+        if not monitor.peer_pid:
+            raise SourceError(
+                f"{text}: the process behind the socket cannot be seen from this pid namespace; "
+                "scan it from the host's"
+            )
+        found, process = open_process(
+            f"pid:{monitor.peer_pid}", read_swapped=read_swapped, admit=admit
+        )
+        vm = Vm(text, found, monitor, process)
+        undo.callback(vm.close)
+        monitor.is_stopped()  # it answers still, so that its number is not another process's by now
+        undo.pop_all()
+        return vm
+
+
+def _open_qemu(
+    text: str, monitor: QemuMonitor, *, trust_path: bool, read_swapped: bool, admit: Admit | None
+) -> Vm:
     try:
         _require_arrived(monitor)
         at_first = plugged(monitor)

@@ -39,7 +39,7 @@ from pagecheck.errors import (
     to_wire,
 )
 from pagecheck.vmm.acting import acting_as, from_text
-from pagecheck.vmm.kinds import KINDS
+from pagecheck.vmm.kinds import KINDS, QEMU
 from pagecheck.vmm.listener import Gone, Listener
 from pagecheck.vmm.watchdog_log import write_line
 
@@ -106,10 +106,13 @@ def main(fd: int, prefix: str, path: str, owner: str, known: str = "", users: st
 
 def _controller(kind: VmmKind, path: str, known: Listener | None) -> Controller:
     """What asks a VMM of this kind; only its own library is loaded."""
-    assert kind.prefix == "qmp"
-    from pagecheck.vmm.qemu_control import QemuControl
+    if kind is QEMU:
+        from pagecheck.vmm.qemu_control import QemuControl
 
-    return QemuControl(path, known)
+        return QemuControl(path, known)
+    from pagecheck.vmm.api_control import ApiControl
+
+    return ApiControl(kind, path, known)
 
 
 class Watchdog:
