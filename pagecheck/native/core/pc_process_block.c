@@ -28,6 +28,7 @@
 
 #define PARTS (PC_READ_BYTES / PC_HOST_PAGE)
 #define WORDS (PARTS / 64u)
+#define ASK_ALONE_MIN 4u /* parts of a run; for fewer, reading costs no more than asking */
 #define GAP_BYTES (64u * PC_HOST_PAGE) /* looking at so many costs as much as another call */
 
 /* Consecutive parts (of PC_HOST_PAGE bytes) of a step. */
@@ -47,6 +48,8 @@ typedef struct step {
     uint32_t parts;
     pc_region regions[PARTS]; /* of the view */
     pc_view view;
+    uint64_t alone[WORDS]; /* a bit for each part before `asked` that is this process's alone */
+    uint32_t asked;
     /* The copy: */
     struct iovec theirs[PARTS];
     struct iovec ours[PARTS];
@@ -130,18 +133,26 @@ static void read_memory(step *s, uint64_t offset, uint32_t part, uint32_t count)
     }
 }
 
-/* Plans to copy parts that are this process's alone, and reads the others. */
-static void take_parts(step *s, uint64_t offset, uint32_t part, uint32_t count)
+/* Plans to copy parts of run `run` that are this process's alone, and reads the others. */
+static void take_parts(step *s, size_t run, uint64_t offset, uint32_t part, uint32_t count)
 {
-    uint64_t alone[WORDS];
-    pc_pagemap_alone(&s->block->pagemap, s->block->address + offset, count, alone);
-    for (uint32_t at = 0, end; at < count; at = end) {
-        end = (uint32_t)pc_bits_run_end(alone, count, at);
-        uint64_t from = offset + (uint64_t)at * PC_HOST_PAGE;
-        if (pc_bits_test(alone, at))
-            add_vector(s, from, part + at, end - at);
+    const part_run *r = &s->runs[run];
+    uint32_t stop = r->first + r->count;
+    if (r->count < ASK_ALONE_MIN) {
+        read_memory(s, offset, part, count);
+        return;
+    }
+    if (s->asked <= part) /* of the rest of the run at once */
+        pc_pagemap_alone(&s->block->pagemap, s->block->address + offset, stop - part, s->alone,
+                         part);
+    s->asked = stop;
+    for (uint32_t at = part, end; at < part + count; at = end) {
+        end = (uint32_t)pc_bits_run_end(s->alone, part + count, at);
+        uint64_t from = offset + (uint64_t)(at - part) * PC_HOST_PAGE;
+        if (pc_bits_test(s->alone, at))
+            add_vector(s, from, at, end - at);
         else
-            read_memory(s, from, part + at, end - at);
+            read_memory(s, from, at, end - at);
     }
 }
 
@@ -171,7 +182,7 @@ static void plan_run(step *s, size_t run)
         uint32_t part = r->first + (uint32_t)((at - r->offset) / PC_HOST_PAGE);
         uint32_t count = (uint32_t)((end - at) / PC_HOST_PAGE);
         if (what == COPY)
-            take_parts(s, at, part, count);
+            take_parts(s, run, at, part, count);
         else if (what == READ_FILE)
             read_file(s, at, part, count);
         else if (what == CALL_ZERO)
@@ -230,7 +241,7 @@ static void compare(step *s)
 /* Fills the step's bits. False: the process is not there any more, and nothing is decided. */
 static bool take(step *s)
 {
-    s->vectors = 0;
+    s->vectors = s->asked = 0;
     s->view = (pc_view){.regions = s->regions, .most = PARTS};
     memset(s->copied, 0, sizeof s->copied);
     memset(s->zero, 0, sizeof s->zero);
