@@ -116,6 +116,12 @@ class Arguments:
             raise UsageError(f"{self._what}: unknown: {unknown}")
 
 
+def require_fds(command: str, fds: list[int], wanted: int) -> None:
+    """Raises UsageError unless exactly so many descriptors came with a command."""
+    if len(fds) != wanted:
+        raise UsageError(f"{command}: came with {len(fds)} descriptors, needs {wanted}")
+
+
 def regions(arguments: Arguments) -> tuple[Region, ...]:
     """The member `regions`: where parts of the file lie in guest-physical memory.
 

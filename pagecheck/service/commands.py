@@ -11,28 +11,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck._version import __version__
-from pagecheck.errors import AccessError, LimitError, UsageError
-from pagecheck.model import is_vm_source, vm_source
+from pagecheck.errors import LimitError, UsageError
 from pagecheck.native import _native
-from pagecheck.plan import check_page_size, make_block, require_qmp, require_vm
-from pagecheck.service.arguments import Arguments, page_ranges, regions
+from pagecheck.service.arguments import Arguments, page_ranges, require_fds
+from pagecheck.service.attaching import Attaching, describe
 from pagecheck.service.limits import (
     BLOCKS_PER_CLIENT,
     NUMBER_MAX,
     SLOTS_MAX,
     SPIN_US_MAX,
-    VMS_PER_CLIENT,
     Peer,
-)
-from pagecheck.service.naming import (
-    PATH_CHARS,
-    Identity,
-    Named,
-    expected_identity,
-    named_vm,
-    open_named,
-    require_same_vm,
-    require_steady,
 )
 from pagecheck.service.protocol import (
     CAPABILITIES,
@@ -43,18 +31,13 @@ from pagecheck.service.protocol import (
     common_layout,
     no_common_layout,
 )
-from pagecheck.service.resources import ClientResources, HeldBlock
+from pagecheck.service.resources import ClientResources
 from pagecheck.service.results import Check
 from pagecheck.service.rights import Rights, require_may_pause
-from pagecheck.shm.ram import adopt
 
 if TYPE_CHECKING:
-    from pagecheck.coordinator.block import Source
-    from pagecheck.model import Region
     from pagecheck.service.service import Service
-    from pagecheck.vmm import Vm
 
-PAGE_SIZE_MAX: Final = 1 << 30
 FIRST_LAYOUT: Final = 3  # before layouts could be named in a request
 LAYOUTS_PER_REQUEST: Final = 32
 
@@ -89,6 +72,7 @@ class Commands:
         self._service = service
         self._peer = peer
         self._rights = rights
+        self._attaching = Attaching(service, peer, rights, resources)
         self._sender = 0
         self._resources = resources
         self._on_progress = on_progress
@@ -150,136 +134,12 @@ class Commands:
             return self._known[command](arguments, fds)
 
     def _attach(self, arguments: Arguments, fds: list[int]) -> Reply:
-        source = arguments.text("source", None, chars=PATH_CHARS)
-        name = arguments.text("name", None)
-        named = named_vm(arguments, name)
-        page_size = arguments.integer("page_size", 4096, PAGE_SIZE_MAX, 4096)
-        check_page_size(page_size)
-        offset = arguments.integer("offset", 0, 1 << 62, None)
-        size = arguments.integer("size", 1, 1 << 62, None)
-        given = regions(arguments)
-        look = {
-            "page_size": page_size,
-            "holes": arguments.choice("holes", "trust", "read"),
-            "access": arguments.choice("access", "auto", "map", "read"),
-        }
-        trust_path = arguments.flag("trust_path")
-        swapped = arguments.choice("swapped", "leave", "read")
-        form = arguments.choice("format", "auto", "raw")
-        expected = expected_identity(arguments)
-        arguments.done()
-        _require_fds("attach", fds, 1 if source is None and named is None else 0)
-        if source is None and (trust_path or expected is not None):
-            raise UsageError("trust_path, expect: go with a source, and a descriptor is not one")
-        whole = offset is None and size is None and not given
-        how = {"trust_path": trust_path, "read_swapped": swapped == "read"}
-        if named is not None:
-            _require_whole(
-                named.kind, source is None and whole and (name is None or named.kind == "pid")
-            )
-            self._rights.require_same_names(named.source, named.kind, self._sender)
-            return self._attach_vm(named, look, None, how)
-        if source is None:
-            ram = adopt(fds[0], name or "descriptor", name or "ram")
-            return self._answer_attach([self._add(ram, look, offset or 0, size, given)])
-        if not self._peer.trusted:
-            raise AccessError(
-                "source: only root and the service's own user may name paths and shared memory; "
-                "pass a descriptor on, or name a VM by pid or qmp"
-            )
-        if is_vm_source(source):
-            _require_whole(source, whole and name is None)
-            kind, _rest = vm_source(source)
-            return self._attach_vm(Named(kind, source), look, expected, how)
-        if trust_path:
-            require_qmp(source)
-        require_vm(source, swapped)
-        ram = open_named(source, name, expected, form)
-        return self._answer_attach([self._add(ram, look, offset or 0, size, given)])
-
-    def _attach_vm(
-        self, named: Named, look: dict[str, Any], expected: Identity | None, how: dict[str, bool]
-    ) -> Reply:
-        from pagecheck.vmm import open_vm
-
-        kind, source = named
-        with self._rights.ask(source, kind, self._sender) as admission:
-            if admission.is_full:
-                require_steady(source)
-            elif how["trust_path"]:
-                raise AccessError(f"{source}: trust_path: is for who has the service's own rights")
-            elif self._resources.vms() >= VMS_PER_CLIENT:
-                raise LimitError(f"{VMS_PER_CLIENT} VMs are attached; detach one first")
-            require_same_vm(source, expected)
-            vm = open_vm(source, users=admission.users, admit=admission, **how)
-            may_pause = admission.may_pause(vm)
-        added: list[HeldBlock] = []
-        try:
-            require_same_vm(source, expected)  # a socket that took the other's place meanwhile
-            for each in vm.unreadable:
-                make_block(each.name, each.size, look["page_size"])
-            for ram in vm.rams:
-                where = (ram.start, ram.size, ram.regions)
-                added.append(self._add(ram.source, look, *where, vm, may_pause=may_pause))
-        except BaseException:
-            for held in added:
-                self._resources.remove(held.number)
-            vm.close()
-            raise
-        return self._answer_attach(added, vm)
-
-    def _add(
-        self,
-        ram: Source,
-        look: dict[str, Any],
-        offset: int,
-        size: int | None,
-        given: tuple[Region, ...],
-        vm: Vm | None = None,
-        *,
-        may_pause: bool = False,
-    ) -> HeldBlock:
-        try:
-            self._resources.require_name(ram.name)
-            end = ram.size if size is None else offset + size
-            most = self._service.limits.block_bytes
-            if end - offset > most:
-                raise LimitError(
-                    f"{ram.name}: {end - offset} bytes; the service takes blocks of up to {most} "
-                    "(--max-block-size)"
-                )
-            for region in given:
-                if region.mmap_offset < offset or region.mmap_offset + region.memory_size > end:
-                    raise UsageError(
-                        f"regions: {region.memory_size:#x} bytes at offset "
-                        f"{region.mmap_offset:#x} are not inside the block"
-                    )
-            block = self._service.coordinator.attach(ram, offset=offset, length=size, **look)
-        except BaseException:
-            ram.close()
-            raise
-        return self._resources.add(block, given, vm, may_pause=may_pause)
-
-    def _answer_attach(self, held: list[HeldBlock], vm: Vm | None = None) -> Reply:
-        blocks = [describe(each) for each in held]
-        unreadable = [
-            {
-                "name": each.name,
-                "size": each.size,
-                "regions": [region._asdict() for region in each.regions],
-                "why": each.why,
-            }
-            for each in (() if vm is None else vm.unreadable)
-        ]
-        notes = [] if vm is None else vm.notes
-        return Reply(
-            {"block": held[0].number, "blocks": blocks, "unreadable": unreadable, "notes": notes}
-        )
+        return Reply(self._attaching.attach(arguments, fds, self._sender))
 
     def _detach(self, arguments: Arguments, fds: list[int]) -> Reply:
         number = arguments.integer("block", 0, NUMBER_MAX)
         arguments.done()
-        _require_fds("detach", fds, 0)
+        require_fds("detach", fds, 0)
         self._resources.remove(number)
         return Reply({})
 
@@ -311,7 +171,7 @@ class Commands:
             progress=self._progress(reported=arguments.flag("progress")),
         )
         arguments.done()
-        _require_fds("check", fds, 1 if with_bitmap else 0)
+        require_fds("check", fds, 1 if with_bitmap else 0)
         if check.pause:
             require_may_pause(held)
         if check.max_pause is not None and check.max_pause > self._service.limits.pause_seconds:
@@ -334,7 +194,7 @@ class Commands:
         spin_us = arguments.integer("spin_us", 0, SPIN_US_MAX, 0)
         layout = _layout(arguments)
         arguments.done()
-        _require_fds("open-channel", fds, 0)
+        require_fds("open-channel", fds, 0)
         most = self._service.limits.channels
         if len(self._resources.channels) >= most:
             raise LimitError(f"{most} channels are open; close one first")
@@ -363,18 +223,18 @@ class Commands:
     def _close_channel(self, arguments: Arguments, fds: list[int]) -> Reply:
         number = arguments.integer("channel", 0, NUMBER_MAX)
         arguments.done()
-        _require_fds("close-channel", fds, 0)
+        require_fds("close-channel", fds, 0)
         self._resources.close_channel(number)
         return Reply({})
 
     def _query_blocks(self, arguments: Arguments, fds: list[int]) -> Reply:
         arguments.done()
-        _require_fds("query-blocks", fds, 0)
+        require_fds("query-blocks", fds, 0)
         return Reply({"blocks": [describe(held) for held in self._resources.blocks.values()]})
 
     def _query_stats(self, arguments: Arguments, fds: list[int]) -> Reply:
         arguments.done()
-        _require_fds("query-stats", fds, 0)
+        require_fds("query-stats", fds, 0)
         return Reply(self._service.describe(everyone=self._peer.trusted))
 
 
@@ -386,26 +246,3 @@ def _layout(arguments: Arguments) -> int:
     if layout is None:
         raise UsageError(f"layouts: {no_common_layout(__version__, LAYOUTS, 'you', theirs)}")
     return layout
-
-
-def describe(held: HeldBlock) -> dict[str, Any]:
-    """A block as clients see it."""
-    ram = held.block.ram
-    return {
-        "block": held.number,
-        "name": ram.name,
-        "offset": ram.start,
-        "size": ram.size,
-        "page_size": ram.page_size,
-        "regions": [region._asdict() for region in held.regions],
-    }
-
-
-def _require_whole(what: str, is_whole: bool) -> None:
-    if not is_whole:
-        raise UsageError(f"{what}: the VM defines its RAM: give page_size at most")
-
-
-def _require_fds(command: str, fds: list[int], wanted: int) -> None:
-    if len(fds) != wanted:
-        raise UsageError(f"{command}: came with {len(fds)} descriptors, needs {wanted}")

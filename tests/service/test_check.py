@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 
 from pagecheck.coordinator import Coordinator
 from pagecheck.model import Pause
+from pagecheck.service.client_process import ClientProcess
 from pagecheck.service.commands import Commands
 from pagecheck.service.limits import Limits, Peer
+from pagecheck.service.policy import NO_POLICY
 from pagecheck.service.resources import ClientResources, HeldBlock
 from pagecheck.service.results import Check
+from pagecheck.service.rights import Rights
 from pagecheck.service.service import Service
 from pagecheck.shm.ram import adopt
 from tests.support.known_ram import KnownRam
@@ -39,13 +43,19 @@ def test_progress_is_of_all_blocks() -> None:
     told: list[Any] = []
     with serving() as service:
         resources = ClientResources(service.coordinator, service.counters)
-        commands = Commands(service, Peer(os.getpid(), os.getuid(), True), resources, told.append)
+        peer = Peer(os.getpid(), os.getuid(), True)
+        ours, theirs = socket.socketpair()
+        process = ClientProcess(theirs)
+        rights = Rights(peer, process, NO_POLICY)
+        commands = Commands(service, peer, rights, resources, told.append)
         for ram in rams:
             commands.run({"execute": "attach", "arguments": {"name": f"{ram.pages}"}}, [ram.fd])
         asked = {"blocks": [0, 1], "progress": True, "max_rate": 2 * size}
         reply = commands.run({"execute": "check", "arguments": asked}, [])
         os.close(reply.fds[0])
         resources.release_all()
+        for each in (process, ours, theirs):
+            each.close()
     assert told[-1] == {"done": size, "bytes": size}
     for ram in rams:
         ram.close()

@@ -17,7 +17,8 @@ import pagecheck.service as service_package
 from pagecheck import errors
 from pagecheck.native import _native
 from pagecheck.service import limits, protocol
-from pagecheck.service.commands import PAGE_SIZE_MAX, Commands
+from pagecheck.service.attaching import PAGE_SIZE_MAX
+from pagecheck.service.commands import Commands
 from pagecheck.service.metrics import PLAIN
 from pagecheck.shm.layout import STATS_WORDS, statistic_array
 from tests.support.known_ram import KnownRam
