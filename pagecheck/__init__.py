@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pagecheck.report.report import Answer, BlockReport, Report
     from pagecheck.report.statistics import ChannelReport, Statistics
     from pagecheck.service.client import Client
+    from pagecheck.vmm.explain import ExplainedMapping, explain
     from pagecheck.vmm.listing import RunningVm, list_vms
 
 __all__ = [
@@ -28,12 +29,14 @@ __all__ = [
     "Client",
     "Coordinator",
     "Counts",
+    "ExplainedMapping",
     "PagecheckError",
     "RamBlock",
     "Report",
     "RunningVm",
     "Statistics",
     "__version__",
+    "explain",
     "list_vms",
     "scan",
 ]
@@ -46,11 +49,13 @@ _HOMES = {
     "Client": "pagecheck.service.client",
     "Coordinator": "pagecheck.coordinator.coordinator",
     "Counts": "pagecheck.model",
+    "ExplainedMapping": "pagecheck.vmm.explain",
     "PagecheckError": "pagecheck.errors",
     "RamBlock": "pagecheck.model",
     "Report": "pagecheck.report.report",
     "RunningVm": "pagecheck.vmm.listing",
     "Statistics": "pagecheck.report.statistics",
+    "explain": "pagecheck.vmm.explain",
     "list_vms": "pagecheck.vmm.listing",
     "scan": "pagecheck.oneshot",
 }

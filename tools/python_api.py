@@ -26,6 +26,7 @@ examples.
 CALLS: Final = {
     "scan": ("oneshot.py",),
     "list_vms": ("vmm/listing.py",),
+    "explain": ("vmm/explain.py",),
     "Coordinator": ("coordinator/coordinator.py",),
     "Client": ("service/client.py", "service/requests.py:Requests"),
     "RemoteChannel": ("service/remote_channel.py",),
@@ -43,6 +44,7 @@ VALUES: Final = {
     "RamBlock": ("model.py",),
     "Region": ("model.py",),
     "RunningVm": ("vmm/listing.py",),
+    "ExplainedMapping": ("vmm/explain.py",),
     "Attached": ("service/replies.py",),
     "RemoteBlock": ("service/replies.py",),
     "UnreadableBlock": ("service/replies.py",),

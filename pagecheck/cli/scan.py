@@ -9,12 +9,12 @@ import click
 
 from pagecheck.cli.options import EXIT_CODES
 from pagecheck.cli.perform import Shown, perform
-from pagecheck.cli.scan_options import OUTPUT, PAGES, VIA, VM, WORKERS
+from pagecheck.cli.scan_options import MAPPINGS, OUTPUT, PAGES, VIA, VM, WORKERS
 
 if TYPE_CHECKING:
     from pagecheck.report.report import Report
 
-_OPTIONS: Final = (*WORKERS, *PAGES, *VM, *VIA, *OUTPUT)
+_OPTIONS: Final = (*WORKERS, *PAGES, *VM, *MAPPINGS, *VIA, *OUTPUT)
 
 
 def _complete(_context: click.Context, _source: click.Parameter, incomplete: str) -> list[Any]:
@@ -35,6 +35,8 @@ def scan(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    explain: bool,
+    address_range: str | None,
     **options: Any,
 ) -> int:
     """Find the zero pages of a RAM snapshot or of a running VM's RAM.
@@ -47,13 +49,14 @@ def scan(
                       pmemsave output; sparse or dense; on disk, tmpfs, hugetlbfs)
       fd:N            an inherited descriptor
       shm:/name       a POSIX shared-memory object
-      pid:PID[:NAME]  the guest RAM that a VMM's process shares (memfd or file)
+      pid:PID[:NAME]  the guest RAM of any VMM's process, shared or private
       qmp:SOCKET      QEMU 7.2 or later, unmodified, by a dedicated QMP socket
       fc:SOCKET       Firecracker, by its API socket
       ch:SOCKET       Cloud Hypervisor, by its API socket
 
-    It is opened read-only and not changed: holes stay holes. RAM that the VMM does not share
-    (share=off) is refused. While the guest runs the answer is a hint; --pause makes it exact.
+    It is opened read-only and not changed: holes stay holes. The RAM of a running VM needs no
+    preparation, but the rights of a debugger over its process ("pagecheck vms" tells). While the
+    guest runs the answer is a hint; --pause makes it exact.
 
     \b
     Examples:
@@ -67,9 +70,32 @@ def scan(
     """
     if ranges and as_json:
         raise click.UsageError("--ranges and --json exclude each other")
+    if address_range is not None:
+        source = _of_range(source, address_range)
+    if explain:
+        if options["via"] is not None:
+            raise click.UsageError("--explain looks from here; drop it or --via")
+        _explain(source, as_json=as_json)
     run = _scanner(options.pop("via"), options.pop("via_uid"), options)
     shown = Shown(ranges=ranges, as_json=as_json, quiet=quiet, verbose=verbose)
     return perform(run, source, options, shown)
+
+
+def _of_range(source: str, addresses: str) -> str:
+    """The source that names a range of a process's addresses."""
+    from pagecheck.vmm.candidates import parse_range
+
+    parse_range(addresses)
+    if not source.startswith("pid:") or ":" in source.removeprefix("pid:"):
+        raise click.UsageError(f"--range is for the addresses of pid:PID, not of {source}")
+    return f"{source}:@{addresses}"
+
+
+def _explain(source: str, *, as_json: bool) -> None:
+    from pagecheck.cli.explain import show
+    from pagecheck.vmm.explain import explain
+
+    show(explain(source), as_json=as_json)
 
 
 def _scanner(

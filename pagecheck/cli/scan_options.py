@@ -88,6 +88,21 @@ VM: Final = (
     ),
 )
 
+MAPPINGS: Final = (
+    click.Option(
+        ["--explain"],
+        is_flag=True,
+        help="Print on stderr why each mapping of the process is guest RAM or not (pid: only).",
+    ),
+    click.Option(
+        ["--range", "address_range"],
+        type=str,
+        metavar="START-END",
+        help="Scan these addresses of the process, in hex as in /proc/PID/maps, whatever they are "
+        "(pid: only).",
+    ),
+)
+
 VIA: Final = (
     click.Option(
         ["--via"],

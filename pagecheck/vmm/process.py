@@ -190,4 +190,4 @@ class _Opening:
             return SourceError(self.found.unreadable[0].why)
         if self.found.notes:
             return SourceError(f"{error}; {self.found.notes[0]}")
-        return SourceError(f"{error} (it is {self._process.comm() or 'a process without a name'})")
+        return error

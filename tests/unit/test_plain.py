@@ -15,7 +15,9 @@ from pagecheck.cli import plain, scan_options
 from pagecheck.cli.scan import scan
 
 # Rare, and of scans that take longer than click does.
-LEFT_TO_CLICK = {"--wq"} | {option.opts[0] for option in (*scan_options.VM, *scan_options.VIA)}
+LEFT_TO_CLICK = {"--wq"} | {
+    option.opts[0] for option in (*scan_options.VM, *scan_options.MAPPINGS, *scan_options.VIA)
+}
 PRINTED = {"ranges", "as_json", "quiet", "verbose"}
 
 
@@ -48,7 +50,7 @@ def test_what_is_not_given_has_clicks_default() -> None:
     }
     shown = {name: value for name, value in DEFAULTS.items() if name in PRINTED}
     assert shown == dict.fromkeys(PRINTED, False)
-    left = {"via", "via_uid", *PRINTED}
+    left = {"via", "via_uid", "explain", "address_range", *PRINTED}
     assert {n: v for n, v in DEFAULTS.items() if n not in left} == {
         n: v for n, v in defaults.items() if n not in ("source", "progress", "coordinator")
     }

@@ -196,7 +196,7 @@ def test_private_memory_is_a_block() -> None:
 
 def test_a_process_that_is_no_vmm() -> None:
     process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-    with process, pytest.raises(SourceError, match=r"maps no memory of 16 MiB .* \(it is cat\)"):
+    with process, pytest.raises(SourceError, match="maps no memory of 16 MiB"):
         found(f"pid:{process.pid}")
 
 
