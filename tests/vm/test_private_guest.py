@@ -1,0 +1,117 @@
+"""Real guests whose RAM is private: what we say of each page, and what QEMU itself says.
+
+`--worlds N` kills N scans that hold each guest, and holds it as often before its own check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pagecheck
+from tests.support.bitmaps import bits
+from tests.support.command import start
+from tests.support.footprint import footprint_of_ram, unchanged
+from tests.support.processes import has_answers, kill
+from tests.support.rams import PAGE
+from tests.support.waiting import wait_for
+from tests.vm.killing import kill_at_random, status
+from tests.vm.memory_of_qemu import HIDDEN, by_dump, by_pmemsave, by_process
+from tests.vm.private_guests import BLOCKS, MACHINES, private_guest, source
+from tools.guest import Guest
+from tools.guest.fetch import GuestFiles
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module", params=MACHINES)
+def guest(request: pytest.FixtureRequest, guest_files: GuestFiles) -> Iterator[Guest]:
+    """It runs."""
+    with private_guest(request.param) as booted:
+        yield booted
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest, guest: Guest) -> int:
+    wanted: int | None = request.config.getoption("--worlds")
+    return wanted or (20 if guest.spec.machine == "pc" else 2)
+
+
+@pytest.fixture
+def stopped(guest: Guest) -> Iterator[Guest]:
+    """The same, stopped by others."""
+    guest.pause()
+    yield guest
+    assert status(guest) == "paused", "we did not stop it"
+    guest.resume()
+
+
+def zero_of(report: pagecheck.Report) -> np.ndarray:
+    """The zero pages of all blocks in the order of their addresses; every page is decided."""
+    assert report.total.undecided == 0, report.notes
+    found = [bits(each.zero, each.block.pages) for each in report.blocks]
+    normal = [bits(each.normal, each.block.pages) for each in report.blocks]
+    assert np.array_equal(np.concatenate(normal), ~np.concatenate(found))
+    return np.concatenate(found)
+
+
+def test_every_page_is_as_qemu_has_it(stopped: Guest, tmp_path: Path) -> None:
+    """Ours come first: QEMU's own ways touch every page. Then they are there, and zero still."""
+    by_pid = unchanged(stopped.pid, lambda: pagecheck.scan(f"pid:{stopped.pid}", channels=2))
+    assert by_pid.answer == "live"
+    report = unchanged(
+        stopped.pid, lambda: pagecheck.scan(source(stopped), pause=True), footprint_of_ram
+    )
+    assert report.answer == "paused"
+    assert [each.block.name for each in report.blocks] == BLOCKS[stopped.spec.machine]
+    assert report.total.pages * PAGE == stopped.spec.size_bytes
+    assert 0 < report.total.hole < report.total.zero < report.total.pages
+    ours = zero_of(report)
+    assert np.array_equal(ours, zero_of(by_pid))
+    for theirs in (by_pmemsave(stopped, tmp_path), by_dump(stopped, tmp_path)):
+        theirs[HIDDEN] = ours[HIDDEN]
+        assert np.array_equal(ours, theirs)
+    assert np.array_equal(ours, by_process(stopped))
+    for page_size in (PAGE, 2 * PAGE, 64 << 10, 2 << 20):
+        larger = ours.reshape(-1, page_size // PAGE).all(axis=1)
+        assert np.array_equal(zero_of(pagecheck.scan(source(stopped), page_size=page_size)), larger)
+
+
+def test_a_running_guest_gives_a_hint(guest: Guest) -> None:
+    for given in (source(guest), f"pid:{guest.pid}"):
+        report = pagecheck.scan(given)
+        assert report.answer == "live"
+        assert 0 < report.total.zero < report.total.pages
+        assert report.total.undecided <= report.total.pages // 100
+    assert status(guest) == "running"
+
+
+def test_pauses_leave_it_as_it_is(guest: Guest, rounds: int) -> None:
+    """The guest's own checksums hold."""
+    for _ in range(rounds):
+        report = pagecheck.scan(source(guest), pause=True, channels=1)
+        assert report.answer == "paused"
+        assert report.total.undecided == 0
+        assert status(guest) == "running"
+    assert guest.wait_check().endswith(" OK")
+
+
+@pytest.mark.timeout(600)
+def test_killed_while_it_is_held(guest: Guest, rounds: int) -> None:
+    """And it runs again, each time, with what it had in its memory."""
+    assert kill_at_random(guest, source(guest), rounds=rounds) > rounds // 2
+    assert guest.wait_check().endswith(" OK")
+
+
+def test_qemu_dies_while_it_is_looked_at(guest_files: GuestFiles) -> None:
+    """Nothing is told of a VM that is gone."""
+    with private_guest("microvm") as guest:
+        running = start("scan", "--json", "--max-rate", "32M", f"pid:{guest.pid}")
+        wait_for(lambda: has_answers(running.pid), "pages are answered")
+        kill(guest.pid)
+        out, error = running.communicate(timeout=30)
+        assert "Traceback" not in error
+        assert (running.returncode, out) == (2, "") or '"zero": 0,' in out, (out, error)
