@@ -137,7 +137,10 @@ class ProcessRam:
         return self._verify()
 
     def swapped(self, ram: RamBlock, zero: memoryview, normal: memoryview) -> int:
-        """How many pages that have neither bit are swapped out now."""
+        """How many pages that have neither bit are swapped out now; 0 where such pages are read:
+        what is left has the entry of a guard page or a marker, and cannot be read."""
+        if self.read_swapped:
+            return 0
         return _native.swapped_pages(self.fd, self.base, ram.page_size, ram.pages, zero, normal)
 
     def close(self) -> None:

@@ -79,6 +79,18 @@ def test_swapped_pages_that_are_to_be_read(target: Target, one: Coordinator) -> 
         look(one, area, area.may, read_swapped=True)
 
 
+def test_guard_pages_are_not_called_swapped_when_those_are_read(
+    target: Target, one: Coordinator
+) -> None:
+    with contextlib.ExitStack() as stack:
+        area = STATES["guarded"](target, stack)
+        with attached(one, opened(area, read_swapped=True)) as block:
+            report = one.scan(block)
+            assert_right(of_report(report), area.may)
+            assert report.total.swapped == 0
+            assert report.notes[0] == "10 pages could not be read and are undecided"
+
+
 def test_part_of_a_mapping(target: Target, one: Coordinator) -> None:
     """A block begins and ends where its mapping goes on, and not at a multiple of a huge page."""
     area = anonymous(target)
