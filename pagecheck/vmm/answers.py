@@ -62,6 +62,10 @@ class Answer:
             return None
         return self._inner(self._value[name], f".{name}")
 
+    def is_null(self) -> bool:
+        """Whether it is null."""
+        return self._value is None
+
     def text(self) -> str:
         """A string."""
         if not isinstance(self._value, str):

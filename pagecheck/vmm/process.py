@@ -8,6 +8,7 @@ a range of addresses.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 from pagecheck.errors import SourceError
 from pagecheck.vmm.arrival import may_be_destination
@@ -17,6 +18,7 @@ from pagecheck.vmm.confidential import refuse_confidential_process
 from pagecheck.vmm.memory import Admit, ProcessMemory
 from pagecheck.vmm.private import open_private
 from pagecheck.vmm.ram import GuestRam, UnreadableRam, VmRam
+from pagecheck.vmm.ram_options import CommandLine
 from pagecheck.vmm.search import Candidate, NoRam
 from pagecheck.vmm.shared import (
     Block,
@@ -51,8 +53,7 @@ def open_process(
     pid, name = parsed(text)
     addresses = parse_range(name[1:]) if is_range(name) else None
     process = ProcessMemory(pid, admit)
-    opening = _Opening(text, process, read_swapped=read_swapped)
-    try:
+    with _open(text, process, read_swapped=read_swapped) as opening:
         if addresses is not None:
             opening.range(addresses)
         elif name:
@@ -64,13 +65,44 @@ def open_process(
                 f"{text}: a process id does not show whether RAM has yet to arrive from a "
                 "migration, and what has not arrived is reported as zero; qmp: shows it"
             )
+    return opening.found, process
+
+
+def open_process_of(
+    text: str,
+    pid: int,
+    said: CommandLine,
+    *,
+    read_swapped: bool = False,
+    admit: Admit | None = None,
+) -> tuple[VmRam, ProcessMemory]:
+    """As `open_process`, all RAM of a VMM that said of it what there is.
+
+    Args:
+        text: the source, for messages.
+        pid: the process's.
+        said: what the VMM said.
+    """
+    process = ProcessMemory(pid, admit)
+    with _open(text, process, said, read_swapped=read_swapped) as opening:
+        opening.all()
+    return opening.found, process
+
+
+@contextlib.contextmanager
+def _open(
+    text: str, process: ProcessMemory, said: CommandLine | None = None, *, read_swapped: bool
+) -> Iterator[_Opening]:
+    """What opens RAM; the process is verified at the end, and all is closed after an error."""
+    found = VmRam([], [], [])
+    try:
+        yield _Opening(text, process, found, said, read_swapped=read_swapped)
         process.verify()
     except BaseException:
-        for ram in opening.found.rams:
+        for ram in found.rams:
             ram.source.close()
         process.close()
         raise
-    return opening.found, process
 
 
 def parsed(text: str) -> tuple[int, str]:
@@ -94,12 +126,23 @@ class _Opening:
         found: what is open by now; whoever has this value closes it after an error.
     """
 
-    def __init__(self, text: str, process: ProcessMemory, *, read_swapped: bool) -> None:
-        self.found = VmRam([], [], [])
+    def __init__(
+        self,
+        text: str,
+        process: ProcessMemory,
+        found: VmRam,
+        said: CommandLine | None,
+        *,
+        read_swapped: bool,
+    ) -> None:
+        self.found = found
         self._text = text
         self._process = process
         self._read_swapped = read_swapped
         self._said = command_line_of(process)
+        if said is not None:
+            confidential = said.confidential or self._said.confidential
+            self._said = said._replace(confidential=confidential)
 
     def all(self) -> None:
         """Opens every block that is found.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 from pagecheck.errors import PeerError, SourceError, UsageError
 from pagecheck.model import Pause, vm_source
 from pagecheck.shm.process_ram import ProcessRam
 from pagecheck.vmm.acting import User
+from pagecheck.vmm.api_ram import api_says
 from pagecheck.vmm.arrival import files_that_arrive, holds_userfaultfd, not_arrived
 from pagecheck.vmm.kinds import KINDS, QEMU
 from pagecheck.vmm.memory import Admit, ProcessMemory
 from pagecheck.vmm.pause import QemuMonitor, VmmMonitor
 from pagecheck.vmm.plugged import changes, plugged
 from pagecheck.vmm.private import arrives
-from pagecheck.vmm.process import open_process
+from pagecheck.vmm.process import open_process, open_process_of
 from pagecheck.vmm.qemu import open_qemu
 from pagecheck.vmm.ram import VmRam
 
@@ -195,9 +197,8 @@ def _open_api(text: str, monitor: VmmMonitor, *, read_swapped: bool, admit: Admi
                 f"{text}: the process behind the socket cannot be seen from this pid namespace; "
                 "scan it from the host's"
             )
-        found, process = open_process(
-            f"pid:{monitor.peer_pid}", read_swapped=read_swapped, admit=admit
-        )
+        how: Any = {"read_swapped": read_swapped, "admit": admit}
+        found, process = open_process_of(text, monitor.peer_pid, api_says(text, monitor), **how)
         vm = Vm(text, found, monitor, process)
         undo.callback(vm.close)
         monitor.is_stopped()  # it answers still, so that its number is not another process's by now

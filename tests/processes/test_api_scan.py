@@ -33,9 +33,11 @@ SCAN = (
 )
 
 
-@pytest.fixture(params=["fc", "ch"])
+@pytest.fixture(params=["fc-private", "fc-shared", "ch-private", "ch-shared"])
 def vmm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ApiVmm]:
-    with api_vmm(request.param, tmp_path / "api", mib=MIB, shared=True) as running:
+    kind, _, backing = request.param.partition("-")
+    shared = backing == "shared"
+    with api_vmm(kind, tmp_path / "api", mib=MIB, shared=shared) as running:
         yield running
 
 
@@ -133,58 +135,66 @@ def goes_on(vmm: ApiVmm) -> None:
     assert vmm.runs()
 
 
-def test_the_scanner_is_killed(vmm: ApiVmm) -> None:
-    with scanning(vmm) as running:
-        held(vmm, running)
+@pytest.fixture(params=["fc-private", "ch-shared"])
+def one(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ApiVmm]:
+    """As `vmm`, fewer of them."""
+    kind, _, backing = request.param.partition("-")
+    with api_vmm(kind, tmp_path / "api", mib=MIB, shared=backing == "shared") as running:
+        yield running
+
+
+def test_the_scanner_is_killed(one: ApiVmm) -> None:
+    with scanning(one) as running:
+        held(one, running)
         kill(running.pid)
-        goes_on(vmm)
-    assert vmm.changes() == [PAUSE[vmm.kind], RESUME[vmm.kind]]
+        goes_on(one)
+    assert one.changes() == [PAUSE[one.kind], RESUME[one.kind]]
 
 
-def test_the_watchdog_is_killed(vmm: ApiVmm) -> None:
-    with scanning(vmm) as running:
-        kill(held(vmm, running))
-        goes_on(vmm)
+def test_the_watchdog_is_killed(one: ApiVmm) -> None:
+    with scanning(one) as running:
+        kill(held(one, running))
+        goes_on(one)
 
 
-def test_both_are_frozen_and_the_scanner_dies(vmm: ApiVmm) -> None:
-    with scanning(vmm) as running:
-        watchdog = held(vmm, running)
+def test_both_are_frozen_and_the_scanner_dies(one: ApiVmm) -> None:
+    with scanning(one) as running:
+        watchdog = held(one, running)
         stop(running.pid)
         stop(watchdog)
         os.kill(running.pid, signal.SIGKILL)
-        assert vmm.state() == "Paused"
+        assert one.state() == "Paused"
         os.kill(watchdog, signal.SIGCONT)
-        goes_on(vmm)
+        goes_on(one)
 
 
-def test_the_watchdog_is_frozen_for_good(vmm: ApiVmm) -> None:
+def test_the_watchdog_is_frozen_for_good(one: ApiVmm) -> None:
     """Its owner notices it at the end, and another one continues the VM."""
-    with scanning(vmm) as running:
-        stop(held(vmm, running))
-        goes_on(vmm)
+    with scanning(one) as running:
+        stop(held(one, running))
+        goes_on(one)
 
 
-def test_one_that_was_paused_stays_so_whatever_dies(vmm: ApiVmm) -> None:
-    vmm.pause()
-    with scanning(vmm) as running:
+def test_one_that_was_paused_stays_so_whatever_dies(one: ApiVmm) -> None:
+    one.pause()
+    with scanning(one) as running:
         watchdog = wait_for(lambda: watchdog_of(running.pid), "a watchdog", BOUND_S)
         kill(running.pid)
         wait_for(lambda: not os.path.exists(f"/proc/{watchdog}"), "the watchdog ended", BOUND_S)
-    assert vmm.state() == "Paused"
-    assert vmm.changes() == [PAUSE[vmm.kind]]
+    assert one.state() == "Paused"
+    assert one.changes() == [PAUSE[one.kind]]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_kills_at_random_points(vmm: ApiVmm, seed: int) -> None:
+def test_kills_at_random_points(one: ApiVmm, seed: int) -> None:
     """Of the scanner or of the watchdog, from before the pause until after the resume."""
     choose = random.Random(seed)
     for _ in range(2):
-        with scanning(vmm) as running:
+        with scanning(one) as running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 running.wait(choose.uniform(0.1, 1.5))
             watchdog = watchdog_of(running.pid)
             kill(watchdog if choose.random() < 0.5 and watchdog else running.pid)
-            goes_on(vmm)
+            goes_on(one)
             running.kill()
-        goes_on(vmm)
+        goes_on(one)

@@ -40,6 +40,7 @@ class Guest:
     def __init__(self, given: dict[str, Any]) -> None:
         self.size = given["mib"] << 20
         self.state, kind = given["state"], given["kind"]
+        self.is_shared = given["shared"]
         if given["shared"]:
             fd = os.memfd_create({"fc": "guest_mem", "ch": "ch_ram"}[kind])
             os.ftruncate(fd, self.size)
@@ -171,7 +172,11 @@ class CloudHypervisor:
         if self.guest.state == "none":
             raise Refuse(404, "Error from API: The VM info is not available: VM is not created")
         if name == "vm.info":
-            memory = {"size": self.guest.size, "shared": False, "hotplugged_size": None}
+            memory = {
+                "size": self.guest.size,
+                "shared": self.guest.is_shared,
+                "hotplugged_size": None,
+            }
             config = {"cpus": {"boot_vcpus": 2}, "memory": {**memory, "zones": None}}
             info = {"config": config, "state": self.guest.state}
             return {**info, "memory_actual_size": self.guest.size, "device_tree": {}}
