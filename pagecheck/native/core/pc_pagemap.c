@@ -158,11 +158,10 @@ pc_page_state pc_view_at(pc_view *view, pc_pagemap *pagemap, uint64_t address, u
     return found ? (pc_page_state)region->state : PC_PAGE_UNMAPPED;
 }
 
-void pc_pagemap_alone(const pc_pagemap *pagemap, uint64_t address, uint32_t count, uint64_t *alone,
-                      uint64_t first)
+void pc_pagemap_alone(const pc_pagemap *pagemap, uint64_t address, uint32_t count, uint64_t *alone)
 {
     uint64_t entries[ENTRIES];
-    pc_bits_clear(alone, first, count);
+    pc_bits_clear(alone, 0, count);
     for (uint32_t at = 0; at < count;) {
         uint32_t most = count - at < ENTRIES ? count - at : ENTRIES;
         off_t from = (off_t)((address / PC_HOST_PAGE + at) * sizeof *entries);
@@ -172,7 +171,7 @@ void pc_pagemap_alone(const pc_pagemap *pagemap, uint64_t address, uint32_t coun
         uint32_t pages = (uint32_t)((size_t)got / sizeof *entries);
         for (uint32_t i = 0; i < pages; i++)
             if ((entries[i] & ENTRY_PRESENT) != 0 && (entries[i] & ENTRY_ALONE) != 0)
-                pc_bits_set(alone, first + at + i, 1);
+                pc_bits_set(alone, at + i, 1);
         at += pages;
     }
 }

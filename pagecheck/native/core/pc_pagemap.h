@@ -57,10 +57,9 @@ typedef struct pc_view {
 pc_page_state pc_view_at(pc_view *view, pc_pagemap *pagemap, uint64_t address, uint64_t look_end,
                          uint64_t *end);
 
-/* Which of `count` pages from `address` on this address space alone maps: bit `first` + i of
- * `alone` is page i. Not those that are swapped, nor any where nothing is known. */
-void pc_pagemap_alone(const pc_pagemap *pagemap, uint64_t address, uint32_t count, uint64_t *alone,
-                      uint64_t first);
+/* Which of `count` pages from `address` on this address space alone maps: bit i of `alone` is page
+ * i. Not those that are swapped, nor any where nothing is known. */
+void pc_pagemap_alone(const pc_pagemap *pagemap, uint64_t address, uint32_t count, uint64_t *alone);
 
 /* Whether the address space is still whole: no process that had it has begun to tear it down. What
  * a look saw before counts only then. */
