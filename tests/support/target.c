@@ -110,6 +110,64 @@ static void *churn_on(void *unused)
     return unused;
 }
 
+/* What a kernel may do with pages, and what leaves their bytes as they are. */
+static void disturb(char *at, size_t size, unsigned int *random)
+{
+    size_t pages = size / 4096, first = (size_t)rand_r(random) % pages;
+    size_t count = 1 + (size_t)rand_r(random) % (pages - first);
+    char *part = at + first * 4096;
+    pid_t child;
+    switch (rand_r(random) % 7) {
+    case 0:
+        madvise(part, count * 4096, 21); /* MADV_PAGEOUT */
+        break;
+    case 1:
+        madvise(at, size, 25); /* MADV_COLLAPSE */
+        break;
+    case 2:
+        mprotect(part, count * 4096, PROT_READ);
+        mprotect(at, size, PROT_READ | PROT_WRITE);
+        break;
+    case 3: /* pages are shared until they are written */
+        child = fork();
+        if (child == 0)
+            _exit(0);
+        break;
+    case 4:
+        madvise(at, size, rand_r(random) % 2 ? MADV_MERGEABLE : MADV_UNMERGEABLE);
+        break;
+    case 5:
+        madvise(at, size, rand_r(random) % 2 ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+        break;
+    default:
+        break;
+    }
+    for (size_t page = 0; page < count; page += 1 + (size_t)rand_r(random) % 3) {
+        volatile char *byte = part + page * 4096;
+        *byte = *byte;
+    }
+}
+
+/* Until it is told to stop. */
+static void *disturb_on(void *unused)
+{
+    unsigned int random = 1;
+    signal(SIGCHLD, SIG_IGN); /* children need not be waited for */
+    while (atomic_load(&churn.runs)) {
+        disturb((char *)churn.base, churn.size, &random);
+        atomic_fetch_add(&churn.rounds, 1);
+    }
+    return unused;
+}
+
+static long start_disturbing(char **words)
+{
+    churn.base = address(words[1]);
+    churn.size = count(words[2]);
+    atomic_store(&churn.runs, 1);
+    return -pthread_create(&churn.thread, NULL, disturb_on, NULL);
+}
+
 static long start_churn(char **words)
 {
     churn.base = address(words[1]);
@@ -166,6 +224,8 @@ static long obey(char **words)
         return touch(address(words[1]), count(words[2]));
     if (strcmp(verb, "churn") == 0)
         return start_churn(words);
+    if (strcmp(verb, "disturb") == 0)
+        return start_disturbing(words);
     if (strcmp(verb, "rounds") == 0)
         return atomic_load(&churn.rounds);
     if (strcmp(verb, "calm") == 0)
