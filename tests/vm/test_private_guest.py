@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pytest
@@ -17,12 +18,15 @@ from tests.support.command import start
 from tests.support.footprint import footprint_of_ram, unchanged
 from tests.support.processes import has_answers, kill
 from tests.support.rams import PAGE
+from tests.support.target import set_to
 from tests.support.waiting import wait_for
 from tests.vm.killing import kill_at_random, status
 from tests.vm.memory_of_qemu import HIDDEN, by_dump, by_pmemsave, by_process
 from tests.vm.private_guests import BLOCKS, MACHINES, private_guest, source
 from tools.guest import Guest
 from tools.guest.fetch import GuestFiles
+
+KSM: Final = Path("/sys/kernel/mm/ksm")
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -82,6 +86,21 @@ def test_every_page_is_as_qemu_has_it(stopped: Guest, tmp_path: Path) -> None:
     for page_size in (PAGE, 2 * PAGE, 64 << 10, 2 << 20):
         larger = ours.reshape(-1, page_size // PAGE).all(axis=1)
         assert np.array_equal(zero_of(pagecheck.scan(source(stopped), page_size=page_size)), larger)
+
+
+def test_what_ksm_merged_stays_merged(stopped: Guest) -> None:
+    """A host that is full with the help of KSM has no memory for what would be unmerged."""
+    if not KSM.exists():
+        pytest.skip("no KSM in this kernel")
+    merging = Path(f"/proc/{stopped.pid}/ksm_merging_pages")
+    with set_to(KSM / "pages_to_scan", 20000), set_to(KSM / "sleep_millisecs", 1):
+        with set_to(KSM / "run", 1):
+            wait_for(lambda: int(merging.read_text()) > 500, "KSM merged pages", 60)
+        merged = merging.read_text()
+        report = pagecheck.scan(f"pid:{stopped.pid}")
+        assert merging.read_text() == merged
+        assert np.array_equal(zero_of(report), zero_of(pagecheck.scan(f"pid:{stopped.pid}")))
+        assert zero_of(report).sum() == by_process(stopped).sum()
 
 
 def test_a_running_guest_gives_a_hint(guest: Guest) -> None:
