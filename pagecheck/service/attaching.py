@@ -96,7 +96,7 @@ class Attaching:
         if not self._peer.trusted:
             raise AccessError(
                 "source: only root and the service's own user may name paths and shared memory; "
-                "pass a descriptor on, or name a VM by pid or qmp"
+                "pass a descriptor on, or name a VM by pid, qmp, fc or ch"
             )
         if is_vm_source(source):
             _require_whole(source, asked, more=asked.name is not None)

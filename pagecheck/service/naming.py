@@ -13,14 +13,14 @@ import os
 from typing import Final, NamedTuple
 
 from pagecheck.errors import SourceError, UsageError
-from pagecheck.model import vm_source
+from pagecheck.model import VM_KINDS, vm_source
 from pagecheck.service.arguments import Arguments
 from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource, open_source, require_raw
 
 PATH_CHARS: Final = 4096
 PID_MAX: Final = (1 << 31) - 1
-SOCKET_KINDS: Final = ("qmp",)  # of VMMs whose socket a client may name
+SOCKET_KINDS: Final = VM_KINDS[1:]  # of VMMs whose socket a client may name
 PID_NAMESPACE: Final = "/proc/self/ns/pid"
 
 

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 from pagecheck import clock
 from pagecheck.clock import Allowance, Elapsed
 from pagecheck.errors import LimitError, PeerError
+from pagecheck.model import VM_KINDS
 from pagecheck.native import _native
 
 PROTOCOL: Final = 1
@@ -31,8 +32,9 @@ REPLY_BYTES: Final = 1 << 26
 FDS_PER_LINE: Final = 8
 HALF_LINE_NS: Final = 2_000_000_000
 CAPABILITIES: Final = (
-    *("attach-pid", "attach-qmp", "bitmap", "direct-channels", "expect", "formats", "gpa"),
-    *("layouts", "leave-stopped", "pause", "ranges", "sources", "swapped", "trust-path"),
+    *(f"attach-{kind}" for kind in VM_KINDS),
+    *("bitmap", "direct-channels", "expect", "formats", "gpa", "layouts", "leave-stopped"),
+    *("pause", "ranges", "sources", "swapped", "trust-path"),
 )
 
 RECEIVE_STEP_NS: Final = 500_000_000  # a receiver wakes up at least this often

@@ -44,7 +44,7 @@ VALUES: list[Any] = [
 MEMBERS = [
     *("name", "page_size", "offset", "size", "holes", "access", "regions", "source", "block"),
     *("blocks", "ranges", "bitmap", "kind", "max_rate", "deadline", "pause", "max_pause"),
-    *("progress", "slots", "slot_pages", "spin_us", "channel", "stray", "pid", "qmp"),
+    *("progress", "slots", "slot_pages", "spin_us", "channel", "stray", "pid", "qmp", "fc", "ch"),
 ]
 COMMANDS = [
     *("attach", "check", "close-channel", "detach", "open-channel"),
@@ -67,6 +67,8 @@ def plausible(rng: random.Random, member: str) -> Any:
         "source": ["/etc/passwd", "shm:/nothing", "pid:1", "pid:0", "qmp:/dev/null", "fd:0"],
         "pid": [1, 2, os.getpid(), os.getppid(), 1 << 22, (1 << 31) - 1, 0, -1, "1", 1.0],
         "qmp": ["/dev/null", "/nowhere", "relative", "/dev/log", "/", "/" + "a/" * 2000, 1],
+        "fc": ["/dev/null", "/nowhere", "relative", "", "/\0"],
+        "ch": ["/dev/log", "/proc/self/root", "/proc/1/root/x", 1, None],
         "ranges": [[{"first": 0, "count": 1}], [{"gpa": 0, "size": 4096}], [{}], [1]],
         "regions": [
             [{"guest_phys_addr": 0, "memory_size": 4096, "mmap_offset": 0}],

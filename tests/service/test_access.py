@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -260,3 +262,61 @@ def test_as_many_vms_as_a_client_may_have(service: ServiceProcess, nobody: Puppe
                 assert "return" in answer
         assert answer["error"]["class"] == "LimitError"
         assert f"{VMS_PER_CLIENT} VMs are attached" in answer["error"]["desc"]
+
+
+@pytest.mark.parametrize("uid", [NOBODY, OTHER])
+def test_private_memory(service: ServiceProcess, nobody: Puppet, uid: int) -> None:
+    with puppet(uid) as vm:
+        vm.call("private_ram", 2 * RAM_BYTES)
+        if uid != NOBODY:
+            assert_refused(nobody, service, vm, f"runs as uid {OTHER}")
+            return
+        (block,) = attach(nobody, service.path, pid=vm.pid)["blocks"]
+        assert block["size"] == 2 * RAM_BYTES
+        checked = nobody.call("ask", {"execute": "check", "arguments": {"block": 0}})
+        counts = checked["return"]["blocks"][0]["counts"]
+        assert (counts["zero"], counts["normal"]) == (RAM_BYTES // 4096, RAM_BYTES // 4096)
+        vm.call("dumpable", 0)  # what is attached stays so, as an open file does
+        checked = nobody.call("ask", {"execute": "check", "arguments": {"block": 0}})
+        assert checked["return"]["blocks"][0]["counts"]["undecided"] == 0
+
+
+# Python may lie where nobody may look, so that all is loaded first.
+SCANS = """
+import os, sys
+from pagecheck import Client
+import pagecheck.service.remote_report
+from pagecheck.shm import mounts
+uid = int(sys.argv[3])
+os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+with Client(sys.argv[1]) as client:
+    try:
+        report = client.scan(sys.argv[2])
+    except Exception as error:
+        print(type(error).__name__, error)
+    else:
+        print([block.block.name for block in report.blocks], report.total.normal)
+"""
+
+
+def scanned(path: str, source: str, uid: int) -> str:
+    """What the client library tells a user who scans by the service."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCANS, path, source, str(uid)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_library_of_another_user(service: ServiceProcess) -> None:
+    with stand_in(NOBODY) as vm:
+        for source in (f"pid:{vm.pid}", f"pid:{vm.pid}:{RAM_NAME}"):
+            told = scanned(service.path, source, NOBODY)
+            assert told == f"['{RAM_NAME}'] {RAM_BYTES // 8192}\n"
+        told = scanned(service.path, f"pid:{vm.pid}", OTHER)
+        assert told.startswith(f"AccessError pid:{vm.pid}: process {vm.pid} of user {NOBODY}")
+        assert scanned(service.path, f"pid:{vm.pid}x", OTHER).startswith("AccessError")

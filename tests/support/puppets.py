@@ -69,6 +69,12 @@ def share_ram(size, name):
     kept.append(mmap.mmap(fd, size))
     os.close(fd)
 
+def private_ram(size):
+    ram = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for page in range(0, size // 4096, 2):
+        ram[page * 4096] = 1
+    kept.append(ram)
+
 def execute(*command):
     os.execvp(command[0], command)
 

@@ -1,0 +1,73 @@
+"""Who may have a VM looked at, and stopped, by the API socket of its VMM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.service.access import attach, refusals
+from tests.support.api_vmm import ApiVmm, api_vmm
+from tests.support.puppets import Puppet, puppet, refusal_in
+from tests.support.service import ServiceProcess, StartService
+from tests.support.users import NOBODY
+
+pytestmark = pytest.mark.usefixtures("needs_root")
+
+WATCHER = NOBODY - 1
+STOPPER = NOBODY - 2
+PAUSED = {"execute": "check", "arguments": {"block": 0, "pause": True}}
+
+
+@pytest.fixture(params=["fc", "ch"])
+def vmm(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[ApiVmm]:
+    """A stand-in of root's, whose socket is root's alone."""
+    with api_vmm(request.param, short_folder / "api") as running:
+        running.path.chmod(0o700)
+        yield running
+
+
+@pytest.fixture
+def service(start_service: StartService, short_folder: Path) -> ServiceProcess:
+    path = short_folder / "policy.toml"
+    path.write_text(
+        f"[[allow]]\nusers = [{WATCHER}]\nvms_of = [0]\n"
+        f"[[allow]]\nusers = [{STOPPER}]\nvms_of = [0]\npause = true\n"
+    )
+    return start_service("--policy", path, "--allow-uid", NOBODY)
+
+
+def attached(client: Puppet, service: ServiceProcess, vmm: ApiVmm) -> None:
+    assert attach(client, service.path, **{vmm.kind: str(vmm.path)})["blocks"]
+
+
+@pytest.mark.parametrize("uid", [0, STOPPER])
+def test_who_may_look_and_stop(service: ServiceProcess, vmm: ApiVmm, uid: int) -> None:
+    with puppet(uid) as client:
+        attached(client, service, vmm)
+        checked = client.call("ask", PAUSED)["return"]
+        assert checked["pause"]["stopped_by_us"]
+        assert vmm.runs()
+
+
+def test_who_may_only_look(service: ServiceProcess, vmm: ApiVmm) -> None:
+    with puppet(WATCHER) as client:
+        attached(client, service, vmm)
+        told = refusal_in(client.call("ask", PAUSED))
+        assert "may be looked at, but not stopped" in told
+        assert vmm.changes() == []
+        assert len(refusals(service)) == 1
+
+
+def test_who_may_not_connect(service: ServiceProcess, vmm: ApiVmm) -> None:
+    with puppet(NOBODY) as client:
+        told = client.refusal(service.path, **{vmm.kind: str(vmm.path)})
+        assert f"may not be connected to by user {NOBODY}" in told
+
+
+def test_who_may_connect_but_not_read(service: ServiceProcess, vmm: ApiVmm) -> None:
+    vmm.path.chmod(0o777)
+    with puppet(NOBODY) as client:
+        told = client.refusal(service.path, **{vmm.kind: str(vmm.path)})
+        assert "runs as uid 0" in told
