@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from typing import Final
 
 from pagecheck import clock
-from pagecheck.errors import PeerError
+from pagecheck.errors import AccessError, PeerError
 
 QUEUE_S: Final = 0.01
 SO_PEERGROUPS: Final = 59  # Source: asm-generic/socket.h
@@ -28,11 +29,20 @@ def groups(connected: socket.socket) -> tuple[int, ...]:
     """The supplementary groups of the other end as it connected.
 
     Raises:
-        OSError: there are more than 256, or the kernel does not tell.
+        AccessError: there are more than 256.
+        OSError: the kernel does not report them.
 
     Source: sock_getsockopt() in the kernel's net/core/sock.c, SO_PEERGROUPS.
     """
-    raw = connected.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * GROUPS_MAX)
+    try:
+        raw = connected.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * GROUPS_MAX)
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            raise
+        raise AccessError(
+            f"the client is in more than {GROUPS_MAX} groups, which cannot be compared; connect "
+            "with fewer"
+        ) from error
     return struct.unpack(f"{len(raw) // 4}I", raw)
 
 
