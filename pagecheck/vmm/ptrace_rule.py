@@ -11,7 +11,9 @@ security/commoncap.c, yama_ptrace_access_check() in security/yama/yama_lsm.c.
 
 Danger: a service that reads for its clients must refuse what the kernel would refuse them.
 Decision: what is not known is a refusal. Not in /proc are the Landlock domain of a client and the
-process that PR_SET_PTRACER names; that a client is the target's ancestor, for Yama, is not used.
+process that PR_SET_PTRACER names. Not used are CAP_PERFMON and,
+for Yama, that a client is the target's ancestor. CAP_PERFMON is enough to inspect since Linux 6.14
+(may_access_mm() in kernel/fork.c).
 """
 
 from __future__ import annotations
@@ -139,7 +141,7 @@ def _ids(
 ) -> Refusal | None:
     asked = {mine[FS], mine[REAL]} if read else {mine[FS]}
     three = theirs[:FS]
-    if asked == set(three):
+    if len(asked.union(three)) == 1:
         return None
     if len(set(three)) > 1:
         shown = ", ".join(map(str, three))

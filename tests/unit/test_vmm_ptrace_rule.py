@@ -57,6 +57,14 @@ def test_the_real_ids_count_for_reading_and_those_of_file_systems_for_inspecting
     assert "it runs as gid 1000, the client as gid 107" in said(vm(), fs_differs, read=False)
 
 
+@pytest.mark.parametrize("which", ["uids", "gids"])
+def test_ids_that_are_the_same_two(which: str) -> None:
+    """Found by random processes."""
+    who = somebody(USER)._replace(**{which: (USER, QEMU, QEMU, QEMU)})
+    target = vm(credentials=somebody(USER)._replace(**{which: (QEMU, QEMU, USER, QEMU)}))
+    assert "differ" in said(target, who)
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_set_uid_program(place: int) -> None:
     ids = [USER] * 4
