@@ -19,7 +19,7 @@ AnswerKind = Literal["at-rest", "live", "paused"]
 
 # What the source of a running VM begins with, before a colon; behind it comes, but for `pid`, the
 # path of the socket that its VMM answers on.
-VM_KINDS: Final = ("pid", "qmp", "fc", "ch")
+VM_KINDS: Final = ("pid", "qmp", "fc", "ch", "crosvm")
 
 
 def vm_source(text: str) -> tuple[str, str]:

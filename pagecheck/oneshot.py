@@ -90,8 +90,8 @@ def scan(
 
     Args:
         source: a path, `fd:N` (inherited), `shm:/name`, `pid:PID`, `pid:PID:NAME` (a process's
-            guest RAM), or the socket of a VMM: `qmp:SOCKET` (QEMU), `fc:SOCKET` (Firecracker) or
-            `ch:SOCKET` (Cloud Hypervisor).
+            guest RAM), or the socket of a VMM: `qmp:SOCKET` (QEMU), `fc:SOCKET`
+            (Firecracker), `ch:SOCKET` (Cloud Hypervisor) or `crosvm:SOCKET`.
         channels: workers; by default one per work queue in `wq`, else the smallest of the usable
             CPUs, one per 256 MiB of data, and 16.
         offset, length: the part of the file; not for a running VM.

@@ -24,8 +24,10 @@ from click.shell_completion import (
     split_arg_string,
 )
 
+from pagecheck.model import VM_KINDS
+
 _VARIABLE: Final = "_PAGECHECK_COMPLETE"  # click's name for it
-_PREFIXES: Final = ("pid:", "qmp:", "fc:", "ch:")
+_PREFIXES: Final = tuple(f"{kind}:" for kind in VM_KINDS)
 # No comma, at which the scripts of bash and fish end a value.
 _PLAIN: Final = re.compile(r"[\w@%+=:./-]+", re.ASCII)
 _NAME_CHARS: Final = 40

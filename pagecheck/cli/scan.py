@@ -53,6 +53,7 @@ def scan(
       qmp:SOCKET      QEMU 7.2 or later, unmodified, by a dedicated QMP socket
       fc:SOCKET       Firecracker, by its API socket
       ch:SOCKET       Cloud Hypervisor, by its API socket
+      crosvm:SOCKET   crosvm, by its control socket and the program crosvm
 
     It is opened read-only and not changed: holes stay holes. The RAM of a running VM needs no
     preparation, but the rights of a debugger over its process ("pagecheck vms" tells). While the

@@ -15,26 +15,22 @@ cloud-hypervisor.yaml, api/http and VmState::valid_transition() in its vmm/src.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from pagecheck import clock
-from pagecheck.errors import InternalError, PeerError, SourceError
+from pagecheck.errors import InternalError, PeerError
 from pagecheck.printable import printable
 from pagecheck.vmm.answers import Answer
 from pagecheck.vmm.controller import Carried, Lost, Refused, Seen, Silent, Step, Untouched
 from pagecheck.vmm.http import HttpClient, Reply, Request
 from pagecheck.vmm.kinds import CLOUD_HYPERVISOR, FIRECRACKER, VmmKind
 from pagecheck.vmm.listener import CONNECT_S, Listener, VmmSocket
-from pagecheck.vmm.threads import Threads, ran_between, running, threads_of
+from pagecheck.vmm.threads import StoppedProof, threads_of
 
 RUNNING: Final = "Running"
 PAUSED: Final = "Paused"
 NO_VM: Final = "no VM"  # a status of ours: the VMM runs, and has none
-SETTLE_S: Final = 1.0  # until the threads that answered us sleep again
-SETTLE_STEP_S: Final = 0.002
 _CAUSE_CHARS: Final = 200
 _PARSED_BYTES: Final = 65536
 
@@ -84,10 +80,10 @@ class ApiControl:
         self.name = place.name
         self._http = HttpClient(place)
         self._pid = 0 if known is None else known.pid
-        self._half_stopped = False
+        # What the dead watchdog before us asked for may have been carried out in part.
+        self._half_stopped = known is not None and self._api.resumes_running
         self._carried = False
-        self._threads: Threads | None = None  # when it was stopped, and nothing was asked since
-        self._doubt = ""
+        self._proof = StoppedProof(kind.vmm, lambda: threads_of(self._pid))
 
     async def connect(self) -> Listener:
         """Connects, and asks for the state, which shows that it is this API."""
@@ -118,7 +114,7 @@ class ApiControl:
 
     async def prepare(self) -> None:
         """Forgets the last pause."""
-        self._threads, self._doubt = None, ""
+        self._proof.forget()
         self._half_stopped = self._carried = False
 
     async def status(self, seconds: float = 0.0) -> str:
@@ -175,41 +171,12 @@ class ApiControl:
         return Seen()
 
     async def mark(self) -> None:
-        """Takes down what the threads did until now, once those that answered us sleep."""
-        until = clock.now_s() + SETTLE_S
-        self._threads, before = None, None
-        try:
-            while self._threads is None:
-                now = threads_of(self._pid)
-                busy = running(now)
-                if busy is None and now == before:
-                    self._threads = now
-                elif clock.now_s() > until:
-                    self._doubt = self._ran(busy or "some")
-                    return
-                else:
-                    before = now
-                    await asyncio.sleep(SETTLE_STEP_S)
-        except SourceError as error:
-            self._doubt = f"nothing proves that RAM was unchanged ({error})"
+        """Takes down what the threads did until now."""
+        await self._proof.mark()
 
     def doubt(self) -> str | None:
         """Why guest RAM may have changed since `mark`, although the VM is paused; or None."""
-        if self._threads is None:
-            return (
-                self._doubt or "nothing proves that RAM was unchanged: the VMM was asked meanwhile"
-            )
-        try:
-            name = ran_between(self._threads, threads_of(self._pid))
-        except SourceError as error:
-            return f"nothing proves that RAM was unchanged ({error})"
-        return None if name is None else self._ran(name)
-
-    def _ran(self, name: str) -> str:
-        return (
-            f"thread {printable(name, 32)!r} of {self.kind.vmm} (process {self._pid}) ran while "
-            "the VM was paused: somebody continued it, or a device may have written to guest RAM"
-        )
+        return self._proof.doubt()
 
     def require_here(self) -> None:
         """Raises Carried where the VM that we held left its Cloud Hypervisor."""
@@ -220,7 +187,7 @@ class ApiControl:
             )
 
     async def _ask(self, request: Request, seconds: float = 0.0) -> Reply:
-        self._threads = None  # who answers runs
+        self._proof.asked()
         return await self._http.request(request, seconds)
 
     def _accepted(self, request: Request, reply: Reply) -> Reply:

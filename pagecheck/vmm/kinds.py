@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from socket import SOCK_SEQPACKET, SOCK_STREAM
 from typing import Final, NamedTuple
 
 
@@ -16,6 +17,7 @@ class VmmKind(NamedTuple):
         busy: what to do where the socket accepts no connection.
         by_hand: how a user continues its VM.
         library: the distribution on PyPI that speaks with it.
+        socket_type: of the socket, as in `socket.socket`.
     """
 
     prefix: str
@@ -24,7 +26,8 @@ class VmmKind(NamedTuple):
     start: str
     busy: str
     by_hand: str
-    library: str
+    library: str = ""
+    socket_type: int = SOCK_STREAM
 
 
 QEMU: Final = VmmKind(
@@ -54,4 +57,13 @@ CLOUD_HYPERVISOR: Final = VmmKind(
     by_hand="run ch-remote --api-socket PATH resume",
     library="h11",
 )
-KINDS: Final = {each.prefix: each for each in (QEMU, FIRECRACKER, CLOUD_HYPERVISOR)}
+CROSVM: Final = VmmKind(
+    prefix="crosvm",
+    vmm="crosvm",
+    socket="crosvm's --socket PATH",
+    start="start crosvm with --socket PATH",
+    busy="crosvm is stopped, or other clients use its socket: end them",
+    by_hand="run crosvm resume --full SOCKET",
+    socket_type=SOCK_SEQPACKET,
+)
+KINDS: Final = {each.prefix: each for each in (QEMU, FIRECRACKER, CLOUD_HYPERVISOR, CROSVM)}

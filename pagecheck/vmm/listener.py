@@ -84,6 +84,14 @@ class VmmSocket:
         if self._known is None:
             self._known, self._pidfd = listener, _pidfd(listener.pid)
 
+    def has_ended(self) -> bool:
+        """Whether the process that listened has ended."""
+        return self._pidfd is not None and _has_ended(self._pidfd)
+
+    def gone(self, why: str = "its process ended") -> Gone:
+        """What to raise where it has."""
+        return Gone(f"{self.name}: nobody listens any more ({why}): {self.kind.vmm} ended")
+
     async def _connected(self, deadline: float) -> tuple[socket.socket, Listener]:
         try:
             if not stat.S_ISSOCK(os.stat(self._path).st_mode):
@@ -130,7 +138,7 @@ class VmmSocket:
         if self._known is None:
             return SourceError(f"{self.name}: nobody listens ({why}); {self.kind.start}")
         if refused or self._pidfd is None or _has_ended(self._pidfd):
-            return Gone(f"{self.name}: nobody listens any more ({why}): {self.kind.vmm} ended")
+            return self.gone(why)
         return SourceError(
             f"{self.name}: cannot connect again ({why}), but process {self._known.pid}, which "
             "listened there, lives"
@@ -139,7 +147,7 @@ class VmmSocket:
     def _try_connect(self) -> socket.socket | None:
         """One try; None while the listener's queue is full, for which a Unix socket that does not
         block has nothing to wait on."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection = socket.socket(socket.AF_UNIX, self.kind.socket_type)
         try:
             connection.setblocking(False)
             connection.connect(self._path)

@@ -71,7 +71,7 @@ def open_process(
 def open_process_of(
     text: str,
     pid: int,
-    said: CommandLine,
+    said: CommandLine | None,
     *,
     read_swapped: bool = False,
     admit: Admit | None = None,
@@ -81,7 +81,7 @@ def open_process_of(
     Args:
         text: the source, for messages.
         pid: the process's.
-        said: what the VMM said.
+        said: what the VMM said; None: as its command line says.
     """
     process = ProcessMemory(pid, admit)
     with _open(text, process, said, read_swapped=read_swapped) as opening:

@@ -12,7 +12,7 @@ from pagecheck.shm.process_ram import ProcessRam
 from pagecheck.vmm.acting import User
 from pagecheck.vmm.api_ram import api_says
 from pagecheck.vmm.arrival import files_that_arrive, holds_userfaultfd, not_arrived
-from pagecheck.vmm.kinds import KINDS, QEMU
+from pagecheck.vmm.kinds import CROSVM, KINDS, QEMU
 from pagecheck.vmm.memory import Admit, ProcessMemory
 from pagecheck.vmm.pause import QemuMonitor, VmmMonitor
 from pagecheck.vmm.plugged import changes, plugged
@@ -182,14 +182,14 @@ def open_vm(
         raise UsageError(f"{text}: is not the name of a VM; write pid:PID or qmp:/path/to/socket")
     if KINDS[prefix] is not QEMU:
         monitor = VmmMonitor(KINDS[prefix], path, users)
-        return _open_api(text, monitor, read_swapped=read_swapped, admit=admit)
+        return _open_other(text, monitor, read_swapped=read_swapped, admit=admit)
     qemu = QemuMonitor(path, users)
     how = {"trust_path": trust_path, "read_swapped": read_swapped}
     return _open_qemu(text, qemu, admit=admit, **how)
 
 
-def _open_api(text: str, monitor: VmmMonitor, *, read_swapped: bool, admit: Admit | None) -> Vm:
-    """A VM whose VMM has an HTTP API: the RAM is that of the process behind the socket."""
+def _open_other(text: str, monitor: VmmMonitor, *, read_swapped: bool, admit: Admit | None) -> Vm:
+    """A VM of another VMM than QEMU: the RAM is that of the process behind the socket."""
     with contextlib.ExitStack() as undo:
         undo.callback(monitor.close)
         if not monitor.peer_pid:
@@ -198,7 +198,8 @@ def _open_api(text: str, monitor: VmmMonitor, *, read_swapped: bool, admit: Admi
                 "scan it from the host's"
             )
         how: Any = {"read_swapped": read_swapped, "admit": admit}
-        found, process = open_process_of(text, monitor.peer_pid, api_says(text, monitor), **how)
+        said = None if monitor.kind is CROSVM else api_says(text, monitor)
+        found, process = open_process_of(text, monitor.peer_pid, said, **how)
         vm = Vm(text, found, monitor, process)
         undo.callback(vm.close)
         monitor.is_stopped()  # it answers still, so that its number is not another process's by now

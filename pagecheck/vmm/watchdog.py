@@ -39,7 +39,7 @@ from pagecheck.errors import (
     to_wire,
 )
 from pagecheck.vmm.acting import acting_as, from_text
-from pagecheck.vmm.kinds import KINDS, QEMU
+from pagecheck.vmm.kinds import CROSVM, KINDS, QEMU
 from pagecheck.vmm.listener import Gone, Listener
 from pagecheck.vmm.watchdog_log import write_line
 
@@ -110,6 +110,10 @@ def _controller(kind: VmmKind, path: str, known: Listener | None) -> Controller:
         from pagecheck.vmm.qemu_control import QemuControl
 
         return QemuControl(path, known)
+    if kind is CROSVM:
+        from pagecheck.vmm.crosvm_control import CrosvmControl
+
+        return CrosvmControl(path, known)
     from pagecheck.vmm.api_control import ApiControl
 
     return ApiControl(kind, path, known)
