@@ -22,9 +22,13 @@ from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import DetailedMapping, ProcessMemory
 
 LEAST_BYTES: Final = 16 << 20
+_LOOKS: Final = 3  # at mappings that change
 
 # Source: show_smap_vma_flags() in the kernel's fs/proc/task_mmu.c.
 NOT_ARRIVED_FLAGS: Final = frozenset({"um", "uw", "ui"})
+
+
+_Layout = list[tuple[object, ...]]
 
 
 class _Part(NamedTuple):
@@ -74,16 +78,13 @@ def open_private(
     pagemap = memory = file = -1
     try:
         pagemap, memory = own.open_memory()
-        found = details if details is not None else list(own.detailed_mappings())
-        parts = list(_parts(found, base, size))
+        before, parts = _settled_parts(own, text, base, size, details)
+        arriving = _arriving(parts)
         opened = _File(own)
         try:
             pieces, notes = _pieces(text, parts, opened, base)
         finally:
             file = opened.fd
-        before, arriving = _layout(own.mappings(), base, size), _arriving(parts)
-        if before != _layout((each.mapping for each in found), base, size):
-            raise SourceError(f"{text}: its mappings changed while it was inspected; try again")
         if all(piece.absent == _native.UNREADABLE for piece in pieces):
             raise SourceError(
                 f"{text}: at {base:#x} process {own.pid} maps no private memory of {size:#x} bytes"
@@ -97,7 +98,7 @@ def open_private(
     def verify() -> str | None:
         try:
             own.require_whole()  # before the mappings, which go last
-            if _layout(own.mappings(), base, size) != before:
+            if not _has_layout(own, base, size, before):
                 return f"process {own.pid} unmapped or exchanged it during the scan"
             if not os.pread(pagemap, 8, base // 4096 * 8):  # its address space is gone
                 return f"process {own.pid} executed another program during the scan"
@@ -246,7 +247,30 @@ def _is_special(mapping: Mapping) -> bool:
     return mapping.path.startswith("[") and not mapping.path.startswith(("[heap]", "[anon:"))
 
 
-def _layout(mappings: Iterable[Mapping], base: int, size: int) -> list[tuple[object, ...]]:
+def _settled_parts(
+    process: ProcessMemory,
+    text: str,
+    base: int,
+    size: int,
+    details: Sequence[DetailedMapping] | None,
+) -> tuple[_Layout, list[_Part]]:
+    """What a block is made of, seen twice, from `details` if these are still right."""
+    for _ in range(_LOOKS):
+        found = list(process.detailed_mappings()) if details is None else details
+        layout = _layout((each.mapping for each in found), base, size)
+        if _has_layout(process, base, size, layout):
+            return layout, list(_parts(found, base, size))
+        details = None
+    raise SourceError(f"{text}: its mappings changed while it was inspected; try again")
+
+
+def _has_layout(process: ProcessMemory, base: int, size: int, layout: _Layout) -> bool:
+    """Whether a block is mapped so. The kernel writes maps line by line, and what it splits or
+    joins meanwhile may be missing for once: what is not so is looked at again."""
+    return any(_layout(process.mappings(), base, size) == layout for _ in range(_LOOKS))
+
+
+def _layout(mappings: Iterable[Mapping], base: int, size: int) -> _Layout:
     """What is mapped in a block, whatever lines describe it: equal before and after, it is the same
     memory."""
     found: list[tuple[object, ...]] = []

@@ -86,6 +86,7 @@ def test_in_another_user_namespace(target: Target) -> None:
     in_a_child(from_inside)
 
 
+@needs_root
 @pytest.mark.parametrize("scope", [1, 2, 3])
 def test_yama(scope: int, target: Target) -> None:
     if not SCOPE.exists():

@@ -54,6 +54,7 @@ class PrivateWorld:
         if swaps:
             first = self._rng.randrange(PAGES)
             self._each_mapped(first, PAGES - first, t.PAGEOUT)
+        target.do("rounds")  # its own stack, written again after a fork, before faults are counted
         self.settle()
 
     def settle(self) -> None:
