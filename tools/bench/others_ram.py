@@ -4,12 +4,39 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from pagecheck.shm.process_ram import ProcessRam
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.private import open_private
 from tools.bench.data import compiled
+
+
+class Took(NamedTuple):
+    """Seconds: how long something took, and the CPU time of those who did it."""
+
+    wall: float
+    cpu: float
+
+
+class Scheduled(NamedTuple):
+    """Seconds since a thread began.
+
+    Attributes:
+        ran: it ran.
+        waited: it was ready to run, and its CPU ran others.
+    """
+
+    ran: float
+    waited: float
+
+    @classmethod
+    def of(cls, pid: int, thread: int | None = None) -> Scheduled:
+        """What the kernel counted for a thread; for a process's first one, if none is named."""
+        words = Path(f"/proc/{pid}/task/{thread or pid}/schedstat").read_text().split()
+        return cls(int(words[0]) / 1e9, int(words[1]) / 1e9)
 
 
 class _Program:
@@ -33,21 +60,24 @@ class _Program:
         """Of the program."""
         return self._process.pid
 
-    def ask(self, *words: object) -> int:
-        """Sends a line and waits for the number that answers it."""
+    def ask(self, *words: object) -> list[int]:
+        """Sends a line and waits for the numbers that answer it."""
         assert self._process.stdin is not None
         self._process.stdin.write(" ".join(map(str, words)) + "\n")
         self._process.stdin.flush()
         return self.answer()
 
-    def answer(self) -> int:
-        """The next number that it prints.
+    def answer(self) -> list[int]:
+        """The numbers in the next line that it prints.
 
         Raises:
             ValueError: it ended instead.
         """
         assert self._process.stdout is not None
-        return int(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise ValueError(f"{self._process.args!r}: ended")
+        return [int(word) for word in line.split()]
 
 
 class PrivateRam(_Program):
@@ -67,7 +97,7 @@ class PrivateRam(_Program):
         """
         super().__init__("private_ram", str(size), fill, pages)
         self.size = size
-        self.address = self.answer()
+        (self.address,) = self.answer()
 
     def __enter__(self) -> PrivateRam:
         return self
@@ -91,7 +121,7 @@ class PrivateRam(_Program):
 
     def loop(self, size: int, seconds: float) -> int:
         """Lets it change its first `size` bytes again and again; how many bytes it passed."""
-        return self.ask(size, int(seconds * 1e9))
+        return self.ask(size, int(seconds * 1e9))[0]
 
 
 class BareCopy(_Program):
@@ -103,11 +133,12 @@ class BareCopy(_Program):
     def __enter__(self) -> BareCopy:
         return self
 
-    def seconds(self, ram: PrivateRam, buffer: int, threads: int) -> float:
+    def take(self, ram: PrivateRam, buffer: int, threads: int) -> Took:
         """One copy of all of it.
 
         Args:
             buffer: bytes of each thread's buffer.
             threads: how many.
         """
-        return self.ask(ram.pid, ram.address, ram.size, buffer, threads) / 1e9
+        wall, cpu = self.ask(ram.pid, ram.address, ram.size, buffer, threads)
+        return Took(wall / 1e9, cpu / 1e9)

@@ -1,12 +1,16 @@
 """Private memory of another process: how fast it is decided, against the bare copy of it.
 
 The process is a C program (private_ram.c), the bare copy another one (vm_readv.c). The scans are by
-a Coordinator that stays, so that no start of a process is in a figure, unless a row says so.
+a Coordinator that stays, so that no start of a process is in a figure; where a row names the
+command, it is the whole command.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import statistics
+import subprocess
 import time
 from typing import Final
 
@@ -15,7 +19,8 @@ import numpy as np
 from pagecheck import Block, Coordinator
 from pagecheck.coordinator.settings import usable_cpus
 from pagecheck.native import _native
-from tools.bench.others_ram import BareCopy, PrivateRam
+from tools.bench.commands import pagecheck_command
+from tools.bench.others_ram import BareCopy, PrivateRam, Scheduled, Took
 from tools.bench.rows import Row, Spread
 
 SIZE: Final = 1 << 30
@@ -34,26 +39,48 @@ FILLS: Final = {
 PAGES: Final = {"small": "4 KiB pages", "huge": "huge pages"}
 
 
-def _scan(coordinator: Coordinator, block: Block) -> float:
-    """Seconds of one scan.
+def _scan(coordinator: Coordinator, block: Block) -> Took:
+    """One scan, with the CPU time of its workers.
 
     Raises:
         RuntimeError: not every page was decided, so that its time says nothing.
     """
-    start = time.perf_counter()
+    pids = coordinator.worker_pids
+    ran, start = sum(Scheduled.of(pid).ran for pid in pids), time.perf_counter()
     report = coordinator.scan(block)
-    took = time.perf_counter() - start
+    wall = time.perf_counter() - start
+    took = Took(wall, sum(Scheduled.of(pid).ran for pid in pids) - ran)
     if report.total.undecided:
         raise RuntimeError(f"{report.total.undecided} pages are undecided: {report.notes}")
     return took
 
 
-def _ratio(ours: list[float], theirs: list[float]) -> Spread:
-    return Spread.of([their / our for our, their in zip(ours, theirs, strict=True)])
+def two_rows(row: Row, ours: list[Took], theirs: list[Took], more: Took | None = None) -> list[Row]:
+    """By the clock, and by the CPU time, which says more where the CPUs are not free.
+
+    Args:
+        row: all but the figures.
+        ours, theirs: of the repeats.
+        more: what has to be done beyond the peer's work; together they are the limit.
+    """
+    rows = []
+    for kind, what in (("wall", row.what), ("cpu", f"{row.what}, CPU time")):
+        mine = [float(getattr(each, kind)) for each in ours]
+        other = [float(getattr(each, kind)) for each in theirs]
+        least = None if more is None else statistics.median(other) + getattr(more, kind)
+        figures = (statistics.median(mine), statistics.median(other), least)
+        ours_ns, theirs_ns, limit_ns = (_per_page(each) for each in figures)
+        ratio = Spread.of([their / our for our, their in zip(mine, other, strict=True)])
+        rows.append(
+            dataclasses.replace(
+                row, what=what, ratio=ratio, ours=ours_ns, theirs=theirs_ns, limit=limit_ns
+            )
+        )
+    return rows
 
 
-def _per_page(seconds: list[float], size: int) -> float:
-    return statistics.median(seconds) * 1e9 / (size // PAGE)
+def _per_page(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e9 / (SIZE // PAGE)
 
 
 def _channels(count: int) -> str:
@@ -80,7 +107,7 @@ def check_in_cache(fill: str) -> float:
     return min(took)
 
 
-def dense(repeats: int, fill: str, pages: str, channels: int, size: int = SIZE) -> Row:
+def dense(repeats: int, fill: str, pages: str, channels: int) -> list[Row]:
     """Memory that is all there, against the bare copy of it into buffers of the same size.
 
     Args:
@@ -88,31 +115,30 @@ def dense(repeats: int, fill: str, pages: str, channels: int, size: int = SIZE) 
         fill: a key of `FILLS`.
         pages: a key of `PAGES`.
         channels: of ours, and threads of the peer.
-        size: bytes.
     """
     ours, theirs = [], []
-    with PrivateRam(size, fill, pages) as ram, Coordinator(channels) as own, BareCopy() as peer:
+    with PrivateRam(SIZE, fill, pages) as ram, Coordinator(channels) as own, BareCopy() as peer:
         block = own.attach(ram.open())
         _scan(own, block)
         for _ in range(repeats):
-            theirs.append(peer.seconds(ram, BUFFER, channels))
+            theirs.append(peer.take(ram, BUFFER, channels))
             ours.append(_scan(own, block))
-    least = statistics.median(theirs) + check_in_cache(fill) * (size // PAGE) / channels
-    return Row(
+    row = Row(
         what=f"scan of private memory, {_channels(channels)}",
         case=f"{FILLS[fill]}, {PAGES[pages]}",
         peer="process_vm_readv, as many threads",
-        ratio=_ratio(ours, theirs),
+        ratio=None,
         aim=0.9,
-        ours=_per_page(ours, size),
-        theirs=_per_page(theirs, size),
-        limit=_per_page([least], size),
-        detail=f"{size / statistics.median(ours) / 1e9:.1f} GB/s",
+        ours=None,
+        theirs=None,
+        limit=None,
         limited_by="the kernel's copy; the limit is that and the check of what is in the L2 cache",
     )
+    check = check_in_cache(fill) * (SIZE // PAGE)
+    return two_rows(row, ours, theirs, Took(check / channels, check))
 
 
-def sparse(repeats: int, channels: int) -> Row:
+def sparse(repeats: int, channels: int) -> list[Row]:
     """Memory of which each second page was never touched, against the same without gaps."""
     ours, theirs = [], []
     with (
@@ -126,34 +152,38 @@ def sparse(repeats: int, channels: int) -> Row:
         for _ in range(repeats):
             theirs.append(_scan(own, block))
             ours.append(_scan(own, gaps))
-    return Row(
+    row = Row(
         what=f"scan of private memory, {_channels(channels)}",
         case="each second page absent, the others normal from byte 0",
         peer="scan of the same span, all there",
-        ratio=_ratio(ours, theirs),
+        ratio=None,
         aim=1 / SPARSE_MOST,
-        ours=_per_page(ours, SIZE),
-        theirs=_per_page(theirs, SIZE),
+        ours=None,
+        theirs=None,
         limit=None,
-        limited_by="a look at each page table entry, and one remote range for each page copied",
+        limited_by="the copy of one page at a time",
     )
+    return two_rows(row, ours, theirs)
+
+
+def _command(ram: PrivateRam) -> float:
+    """Seconds of `pagecheck scan` of a process's memory, start to end."""
+    command = [pagecheck_command(), "scan", "--range", ram.range, f"pid:{ram.pid}"]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
 
 
 def untouched(repeats: int) -> Row:
-    """64 GiB that nobody has touched, beyond the same scan of 16 MiB, by one Coordinator."""
-    beyond = []
-    with (
-        PrivateRam(UNTOUCHED, "absent") as ram,
-        PrivateRam(SMALL, "absent") as small,
-        Coordinator() as own,
-    ):
-        block, least = own.attach(ram.open()), own.attach(small.open())
-        for each in (block, least):
-            _scan(own, each)
+    """64 GiB that nobody has touched: the whole command, beyond that for 16 MiB."""
+    beyond, whole = [], []
+    with PrivateRam(UNTOUCHED, "absent") as ram, PrivateRam(SMALL, "absent") as small:
         for _ in range(repeats):
-            beyond.append(_scan(own, block) - _scan(own, least))
+            least = _command(small)
+            whole.append(_command(ram))
+            beyond.append(whole[-1] - least)
     return Row(
-        what="scan of private memory, beyond that of 16 MiB",
+        what="pagecheck scan of private memory, beyond that of 16 MiB",
         case="64 GiB that were never touched",
         peer="the most that is wanted",
         ratio=Spread.of([UNTOUCHED_MS / 1e3 / max(each, 1e-3) for each in beyond]),
@@ -162,7 +192,7 @@ def untouched(repeats: int) -> Row:
         theirs=UNTOUCHED_MS,
         limit=None,
         unit="ms",
-        detail="by a Coordinator that stays",
+        detail=f"the whole command {statistics.median(whole) * 1e3:.0f} ms",
         limited_by="bitmaps of 16 million pages: they are made, filled and counted",
     )
 
@@ -170,12 +200,7 @@ def untouched(repeats: int) -> Row:
 def run(repeats: int) -> list[Row]:
     """Everything in this file."""
     counts = sorted({1, min(2, usable_cpus())})
-    rows = [
-        dense(repeats, fill, pages, channels)
-        for pages in PAGES
-        for fill in FILLS
-        for channels in counts
-    ]
-    rows += [sparse(repeats, channels) for channels in counts]
-    rows.append(untouched(repeats))
-    return rows
+    cases = itertools.product(PAGES, FILLS, counts)
+    rows = [row for pages, fill, channels in cases for row in dense(repeats, fill, pages, channels)]
+    rows += [row for channels in counts for row in sparse(repeats, channels)]
+    return [*rows, untouched(repeats)]

@@ -19,7 +19,7 @@ from typing import Final
 
 import pagecheck
 from pagecheck import Coordinator
-from tools.bench.others_ram import BareCopy, PrivateRam
+from tools.bench.others_ram import BareCopy, PrivateRam, Scheduled
 from tools.bench.private import BUFFER, PAGE, SIZE
 from tools.bench.private_guest import COMMAND_S, booted, if_there_is_a_guest, resident_bytes
 from tools.bench.rows import Row, Spread
@@ -77,16 +77,11 @@ def scan_apart() -> Iterator[tuple[int, str]]:
         os.sched_setaffinity(0, before)
 
 
-def waited_for_cpu(pid: int, thread: int) -> float:
-    """Seconds for which a thread was ready to run and its CPU ran others, since it began."""
-    return int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[1]) / 1e9
-
-
 def _seconds_per_byte(ram: PrivateRam, size: int) -> float:
     """Of the process's own loop."""
-    waited = waited_for_cpu(ram.pid, ram.pid)
+    waited = Scheduled.of(ram.pid).waited
     passed = ram.loop(size, LOOP_S)
-    return (LOOP_S - (waited_for_cpu(ram.pid, ram.pid) - waited)) / passed
+    return (LOOP_S - (Scheduled.of(ram.pid).waited - waited)) / passed
 
 
 def of_process(repeats: int, size: int) -> Row:
@@ -109,7 +104,7 @@ def of_process(repeats: int, size: int) -> Row:
             theirs.append(_seconds_per_byte(ram, size))
             with repeated(lambda: own.scan(block)):
                 ours.append(_seconds_per_byte(ram, size))
-            with repeated(lambda: peer.seconds(ram, BUFFER, 1)):
+            with repeated(lambda: peer.take(ram, BUFFER, 1)):
                 beside.append(_seconds_per_byte(ram, size))
     return Row(
         what="a process's own loop while it is scanned, 1 channel",
@@ -133,14 +128,14 @@ def _round(guest: Guest, thread: int) -> float:
     """
     guest.wait_check(COMMAND_S)
     rounds = 0
-    start, waited = time.monotonic(), waited_for_cpu(guest.pid, thread)
+    start, waited = time.monotonic(), Scheduled.of(guest.pid, thread).waited
     while time.monotonic() - start < GUEST_S:
         line = guest.wait_line("CHECK ", COMMAND_S)
         rounds += 1
         if not line.endswith("OK"):
             raise RuntimeError(f"the guest found its memory changed: {line}")
     took = time.monotonic() - start
-    return (took - (waited_for_cpu(guest.pid, thread) - waited)) / rounds
+    return (took - (Scheduled.of(guest.pid, thread).waited - waited)) / rounds
 
 
 def _keep_on(pid: int, cpu: int) -> None:

@@ -17,6 +17,7 @@ KERNELS: Final = (
 )
 POOL: Final = (("default batches", "all zero", "bare kernel"),)
 CHANNEL: Final = (("by Coordinator.check", "", ""),)
+PRIVATE: Final = (("CPU time", "", ""),)
 FRAGMENTED: Final = (("pagecheck scan", "each second page a hole", "dense file's scan"),)
 
 
@@ -47,7 +48,7 @@ def run(repeats: int) -> list[Row]:
         *_kept(kernels.run(repeats, RAM_BYTES, None), KERNELS),
         *_kept(pool.run(repeats), POOL),
         *_kept(channel.run(repeats), CHANNEL),
-        private.dense(repeats, "half", "small", 1),
+        *_kept(private.dense(repeats, "half", "small", 1), PRIVATE),
         private.untouched(repeats),
         *commands.against_fallocate(repeats),
         *_kept(sparse.fragmented(repeats, "tmpfs", 512 << 20), FRAGMENTED),
