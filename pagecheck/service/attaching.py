@@ -88,7 +88,8 @@ class Attaching:
         if named is not None:
             by_name = asked.name is not None and named.kind != "pid"
             _require_whole(named.kind, asked, more=source is not None or by_name)
-            self._rights.require_same_names(named.source, named.kind, sender)
+            if named.kind == "pid":
+                self._rights.require_same_pids(named.source, sender)
             return self._attach_vm(named, sender, asked)
         if source is None:
             name = asked.name
@@ -134,9 +135,10 @@ class Attaching:
             may_pause = admission.may_pause(vm)
         added: list[HeldBlock] = []
         try:
-            require_same_vm(
-                source, asked.expected
-            )  # a socket that took the other's place meanwhile
+            # A socket may have taken the other's place meanwhile.
+            require_same_vm(source, asked.expected)
+            if asked.named is not None and vm.place is not None:
+                self._rights.require_same_socket(named, vm.place)
             for each in vm.unreadable:
                 make_block(each.name, each.size, asked.look["page_size"])
             for ram in vm.rams:

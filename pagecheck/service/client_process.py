@@ -13,6 +13,7 @@ program's file is not; and it must have sent the request itself. Whatever is in 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -30,6 +31,8 @@ from pagecheck.vmm.memory import number_in_proc
 if TYPE_CHECKING:
     from pagecheck.vmm.credentials import Credentials
 
+SYS_OPENAT2: Final = 437  # on every architecture. Source: asm-generic/unistd.h
+RESOLVE_IN_ROOT: Final = 0x10  # Source: linux/openat2.h
 SO_PEERPIDFD: Final = 77  # since Linux 6.5. Source: asm-generic/socket.h
 
 _ELSEWHERE: Final = "run the service where it can see its clients, as root and in their namespaces"
@@ -119,22 +122,37 @@ class ClientProcess:
                 "connect again"
             )
 
-    def shares_namespace(self, kind: str) -> bool:
-        """Whether a name means the same to the client as to the service.
+    def shares_pids(self) -> bool:
+        """Whether a process id means the same to the client as to the service."""
+        return self._shares("ns/pid")
 
-        Args:
-            kind: `pid`, or `mnt` for paths.
-        """
-        places = [f"ns/{kind}"] + (["root"] if kind == "mnt" else [])
+    def shares_paths(self) -> bool:
+        """Whether a path does. It does not for a service that systemd gave mounts of its own."""
+        return self._shares("ns/mnt") and self._shares("root")
+
+    def _shares(self, name: str) -> bool:
         try:
-            return all(
-                os.path.samestat(
-                    os.stat(f"/proc/{self.number}/{each}"), os.stat(f"/proc/self/{each}")
-                )
-                for each in places
-            )
+            theirs = os.stat(f"/proc/{self.number}/{name}")
+            return os.path.samestat(theirs, os.stat(f"/proc/self/{name}"))
         except OSError:
             return False
+
+    def seen(self, path: str) -> tuple[int, int] | None:
+        """Device and inode of what is at a path in the client's mount namespace and root directory;
+        links are followed there. None: nothing, or that cannot be seen."""
+        try:
+            root = os.open(f"/proc/{self.number}/root", os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fd = _open_in(root, path)
+        except OSError:
+            return None
+        finally:
+            os.close(root)
+        found = os.fstat(fd)
+        os.close(fd)
+        return found.st_dev, found.st_ino
 
     def close(self) -> None:
         """Forgets the process. May be called twice."""
@@ -164,6 +182,20 @@ def _peer_pidfd(connected: socket.socket, pid: int) -> int:
         os.close(pidfd)
         raise AccessError("the client sent a request before it was greeted; connect again")
     return pidfd
+
+
+def _open_in(root: int, path: str) -> int:
+    """A descriptor of what a path leads to below a directory, as if that were the root directory.
+
+    Source: openat2(2).
+    """
+    how = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT)
+    libc = ctypes.CDLL(None, use_errno=True)
+    number, at, size = map(ctypes.c_long, (SYS_OPENAT2, root, len(how)))
+    fd = libc.syscall(number, at, os.fsencode(path), how, size)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), path)
+    return int(fd)
 
 
 def _credentials(number: int) -> Credentials:

@@ -21,9 +21,9 @@ import os
 import pwd
 from typing import TYPE_CHECKING, Final
 
-from pagecheck.errors import AccessError, PagecheckError
+from pagecheck.errors import AccessError, PagecheckError, SourceError
 from pagecheck.service.limits import Peer
-from pagecheck.service.naming import elsewhere
+from pagecheck.service.naming import Named, elsewhere
 from pagecheck.shm import mounts
 from pagecheck.vmm.access import may_read
 from pagecheck.vmm.acting import User
@@ -93,18 +93,34 @@ class Rights:
         except AccessError as error:
             raise AccessError(f"{source}: {error}") from error
 
-    def require_same_names(self, source: str, kind: str, sender: int) -> None:
-        """What a client names means what it means to the client.
+    def require_same_pids(self, source: str, sender: int) -> None:
+        """A process id means what it means to the client.
 
         Raises:
-            SourceError: it may be another process, or another socket.
+            SourceError: it may be another process.
             AccessError: it is not known who the client is.
         """
         self._require_known(source, sender)
-        if not self._process.shares_namespace("pid" if kind == "pid" else "mnt"):
-            error = elsewhere(source, kind)
-            self._log(error)
-            raise error
+        if not self._process.shares_pids():
+            raise self._elsewhere(source, "pid")
+
+    def require_same_socket(self, named: Named, place: tuple[int, int]) -> None:
+        """A socket that was connected to is the one that the client sees at its path.
+
+        Args:
+            place: device and inode of the socket.
+
+        Raises:
+            SourceError: it is another one, or the client cannot see it at all.
+        """
+        path = named.source.removeprefix(f"{named.kind}:")
+        if not self._process.shares_paths() and self._process.seen(path) != place:
+            raise self._elsewhere(named.source, named.kind)
+
+    def _elsewhere(self, source: str, kind: str) -> SourceError:
+        error = elsewhere(source, kind)
+        self._log(error)
+        return error
 
 
 class Admission:

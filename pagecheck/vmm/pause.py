@@ -92,6 +92,13 @@ class VmmMonitor:
             self.close()
             raise
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Device and inode of the socket that it is connected to."""
+        assert self._known is not None
+        _pid, device, inode = self._known
+        return device, inode
+
     def _start(self, *, force: bool) -> WatchdogProcess:
         """Starts a watchdog. One that is killed meanwhile has stopped nothing yet: another one is
         tried.

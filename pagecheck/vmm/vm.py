@@ -32,6 +32,7 @@ class Vm:
         notes: one line each on what a user should know of them.
         can_pause: whether `pause` and `resume` work; False for `pid:`.
         connected_as: the place, in the users of `open_vm`, of the one whose rights were needed.
+        place: device and inode of the socket that was connected to.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Vm:
         self.notes = [*found.notes, *(each.why for each in found.unreadable)]
         self.can_pause = monitor is not None
         self.connected_as = 0 if monitor is None else monitor.connected_as
+        self.place = None if monitor is None else monitor.place
         self._monitor = monitor
         self._process = process
         self._at_first = at_first or {}

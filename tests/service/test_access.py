@@ -13,7 +13,6 @@ from pagecheck.service.limits import VMS_PER_CLIENT
 from tests.service.access import attach, refusals
 from tests.support.processes import living
 from tests.support.puppets import (
-    MOUNT_NAMESPACE,
     PID_NAMESPACE,
     RAM_BYTES,
     RAM_NAME,
@@ -174,15 +173,6 @@ def test_a_client_in_another_pid_namespace(service: ServiceProcess) -> None:
         assert error["class"] == "SourceError"
         assert "another process: it is in another pid namespace" in error["desc"]
         assert len(refusals(service)) == 1
-
-
-def test_a_client_in_another_mount_namespace(service: ServiceProcess) -> None:
-    with puppet() as client:
-        client.call("unshare", MOUNT_NAMESPACE)
-        client.call("connect", service.path)
-        request = {"execute": "attach", "arguments": {"qmp": service.path}}
-        error = client.call("ask", request)["error"]
-        assert "another socket: it is in another mount namespace" in error["desc"]
 
 
 def asked_by(client: Puppet, service: ServiceProcess, how: str, pid: int) -> str:

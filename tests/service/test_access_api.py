@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.service.access import attach, refusals
 from tests.support.api_vmm import ApiVmm, api_vmm
-from tests.support.puppets import Puppet, puppet, refusal_in
+from tests.support.command import PAGECHECK
+from tests.support.puppets import MOUNT_NAMESPACE, Puppet, puppet, refusal_in
 from tests.support.service import ServiceProcess, StartService
 from tests.support.users import NOBODY
 
@@ -71,3 +74,47 @@ def test_who_may_connect_but_not_read(service: ServiceProcess, vmm: ApiVmm) -> N
     with puppet(NOBODY) as client:
         told = client.refusal(service.path, **{vmm.kind: str(vmm.path)})
         assert "runs as uid 0" in told
+
+
+def asked(client: Puppet, vmm: ApiVmm) -> dict[str, Any]:
+    request = {"execute": "attach", "arguments": {vmm.kind: str(vmm.path)}}
+    answer: dict[str, Any] = client.call("ask", request)
+    return answer
+
+
+def assert_elsewhere(answer: dict[str, Any], service: ServiceProcess) -> None:
+    assert answer["error"]["class"] == "SourceError"
+    assert "another socket: it is in another mount namespace" in answer["error"]["desc"]
+    assert len(refusals(service)) == 1
+
+
+def test_a_service_with_mounts_of_its_own(
+    start_service: StartService, vmm: ApiVmm, short_folder: Path
+) -> None:
+    """As systemd gives it; the socket is the same one."""
+    path = str(short_folder / "own")
+    command = ["unshare", "--mount", PAGECHECK, "serve", "--socket", path]
+    service = start_service(path=path, command=command)
+    with puppet() as client:
+        attached(client, service, vmm)
+
+
+def test_a_client_that_cannot_see_the_socket(service: ServiceProcess, vmm: ApiVmm) -> None:
+    with puppet() as client:
+        client.call("connect", service.path)
+        client.call("unshare", MOUNT_NAMESPACE)
+        assert "return" in asked(client, vmm)
+        client.call("ask", {"execute": "detach", "arguments": {"block": 0}})
+        client.call("hide", str(vmm.path.parent))
+        assert_elsewhere(asked(client, vmm), service)
+
+
+def test_a_client_with_another_root_directory(
+    service: ServiceProcess, vmm: ApiVmm, tmp_path: Path
+) -> None:
+    """A link to a folder outside leads to the socket for us, and nowhere for the client."""
+    with puppet() as client:
+        client.call("connect", service.path)
+        client.call("change_root", str(tmp_path), str(vmm.path.parent))
+        assert os.path.exists(f"/proc/{client.pid}/root{vmm.path}")
+        assert_elsewhere(asked(client, vmm), service)

@@ -14,6 +14,7 @@ from pagecheck import Client
 from pagecheck.errors import PeerError, SourceError
 from tests.support.command import PAGECHECK, assert_fails, pagecheck
 from tests.support.known_ram import KnownRam
+from tests.support.puppets import puppet
 from tests.support.raw_client import RawClient
 from tests.support.service import ServiceProcess
 
@@ -55,9 +56,9 @@ def test_a_file_of_the_same_name(client: RawClient, disk: Path) -> None:
 
 
 def test_processes_and_sockets(client: RawClient, short_folder: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(socket.AF_UNIX) as listener, puppet() as process:
         listener.bind(str(short_folder / "qmp"))
-        here = f"pid:{os.getpid()}"
+        here = f"pid:{process.pid}"
         wrong = {"device": 1, "inode": 1}
         told = refused(client, {"source": here, "expect": wrong})
         assert "another process: it is in another pid namespace" in told

@@ -51,6 +51,17 @@ def drop(capability):
 def unshare(flags):
     assert libc.unshare(flags) == 0, os.strerror(ctypes.get_errno())
 
+def hide(folder):
+    '''An empty file system over it, for this mount namespace only.'''
+    assert libc.mount(b"none", b"/", None, 0x44000, None) == 0  # MS_REC | MS_PRIVATE
+    assert libc.mount(b"none", folder.encode(), b"tmpfs", 0, None) == 0
+
+def change_root(folder, link):
+    '''To an empty folder with one absolute link to a folder outside.'''
+    os.makedirs(folder + os.path.dirname(link))
+    os.symlink(link, folder + link)
+    os.chroot(folder)
+
 def into_a_child():
     '''A child takes over; this process only waits.'''
     child = os.fork()

@@ -149,6 +149,11 @@ def test_the_label_of_a_client() -> None:
     assert "'docker-default (enforce)'" in said(vm(), confined, label="unconfined")
     assert said(vm(), somebody(USER, label="unconfined"), label="pagecheck (enforce)") == ""
     assert "label 'none'" in said(vm(), somebody(USER), label="unconfined")
+    service = "system_u:system_r:unconfined_service_t:s0"
+    login = somebody(USER, label="unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023")
+    assert said(vm(), login, label=service) == ""
+    container = somebody(USER, label="system_u:system_r:container_t:s0:c1,c2")
+    assert "container_t" in said(vm(), container, label=service)
 
 
 def test_root_without_the_capability_is_told_how_a_container_gets_it() -> None:
