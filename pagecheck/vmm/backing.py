@@ -64,6 +64,8 @@ def ram_of(process: ProcessMemory, said: CommandLine) -> Ram:
     mappings = process.mappings()
     huge = _HugePages(process.folder)
     shared = shared_blocks(mappings)
+    if said.is_default and not any(each.size == said.ram_bytes for each in mappings):
+        said = said._replace(ram=())  # another machine's default, or it has none
     if said.ram:
         blocks = [_find(each, shared, mappings, huge) for each in said.ram]
         is_private = any(private for _, private in blocks)

@@ -44,7 +44,7 @@ def _not_opened(pid: int, error: OSError | OverflowError) -> PagecheckError:
         return SourceError(f"pid:{pid}: is a thread of process {leader}; give pid:{leader}")
     number = errno_of(error)
     if number in (0, errno.ESRCH, errno.EINVAL, errno.ENOENT):
-        return SourceError(f"process {pid}: no such process; give the VMM's pid")
+        return SourceError(f"process {pid}: no such process; 'pagecheck vms' lists VMs")
     return refused(f"process {pid}: cannot be opened", error, "pidfd_open")
 
 

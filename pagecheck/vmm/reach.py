@@ -25,6 +25,7 @@ _ACCEPTS: Final = 0x10000  # Source: __SO_ACCEPTCON in linux/net.h
 _LINE: Final = re.compile(
     r"[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ ([0-9A-F]+) [0-9A-F]+ [0-9A-F]+ +(\d+) (.+)\n", re.ASCII
 )
+_PATH_MAX: Final = 107  # bytes that connect(2) takes. Source: struct sockaddr_un in linux/un.h
 _DESCRIPTORS_MAX: Final = 4096
 _LINES_MAX: Final = 100_000
 
@@ -127,6 +128,8 @@ def _from_here(folder: str, path: str) -> str | None:
     except OSError:  # of another user: it is as if it were in our namespace, if it is there at all
         if not path.startswith("/"):
             return None
+    if len(os.fsencode(path)) > _PATH_MAX:
+        return None
     with contextlib.suppress(OSError, ValueError):
         if stat.S_ISSOCK(os.stat(path).st_mode) and os.access(path, os.W_OK):
             return path

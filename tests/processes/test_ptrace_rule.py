@@ -7,6 +7,7 @@ import ctypes
 import errno
 import json
 import os
+import random
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ pytestmark = needs_root
 
 ALL, PTRACE, NET_ADMIN = (1 << 64) - 1, 1 << 19, 1 << 12
 CLONE_NEWUSER = 0x10000000
+RANDOM = 20
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,11 +32,12 @@ def require(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def capabilities(wanted: int) -> None:
-    """Keeps these alone: effective and permitted."""
-    low, high = wanted & 0xFFFFFFFF, wanted >> 32
+def capabilities(permitted: int, effective: int = ALL) -> None:
+    """Keeps these alone."""
+    effective &= permitted
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # linux/capability.h: version 3
-    require(LIBC.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)))
+    words = [each >> shift & 0xFFFFFFFF for shift in (0, 32) for each in (effective, permitted, 0)]
+    require(LIBC.capset(header, (ctypes.c_uint32 * 6)(*words)))
 
 
 def become(uid: int, gid: int, kept: int = 0) -> Callable[[], None]:
@@ -50,7 +53,7 @@ def become(uid: int, gid: int, kept: int = 0) -> Callable[[], None]:
 
 
 def own_namespace() -> None:
-    uid, gid = os.getuid(), os.getgid()
+    uid, gid = os.geteuid(), os.getegid()
     require(LIBC.unshare(CLONE_NEWUSER))
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
@@ -89,6 +92,35 @@ WAYS: dict[str, tuple[Callable[[], None], ...]] = {
 }
 
 
+def random_steps(chance: random.Random) -> tuple[Callable[[], None], ...]:
+    """Any ids, capabilities, namespaces and dumpability that root can give to a process."""
+
+    def four() -> list[int]:
+        pool = [1000, NOBODY]
+        return [chance.choice(pool)] * 4 if chance.random() < 0.5 else chance.choices(pool, k=4)
+
+    uids, gids = four(), four()
+    permitted = chance.choice([0, PTRACE, NET_ADMIN, PTRACE | NET_ADMIN])
+    effective = permitted & chance.choice([ALL, 0])
+
+    def change_ids() -> None:
+        require(LIBC.prctl(8, 1, 0, 0, 0))  # PR_SET_KEEPCAPS
+        os.setgroups([])
+        os.setresgid(*gids[:3])
+        LIBC.setfsgid(gids[3])
+        os.setresuid(*uids[:3])
+        capabilities(permitted | 1 << 7)  # CAP_SETUID
+        LIBC.setfsuid(uids[3])
+        capabilities(permitted, effective)
+        require(LIBC.prctl(4, 1, 0, 0, 0))  # or its files in /proc are not its own
+
+    is_dumpable = chance.random() < 0.8
+    last = (lambda: require(LIBC.prctl(4, 1, 0, 0, 0))) if is_dumpable else not_dumpable
+    # A namespace's only id is its maker's effective one, so that those come first.
+    namespaces = [own_namespace] * chance.choice([0, 0, 0, 1, 2])
+    return change_ids, *namespaces, last
+
+
 class Piece(ctypes.Structure):
     """struct iovec."""
 
@@ -114,15 +146,15 @@ def inspects(pid: int) -> bool:
 class Somebody:
     """A process that is asked which others it may inspect and read."""
 
-    def __init__(self, way: str) -> None:
+    def __init__(self, steps: tuple[Callable[[], None], ...]) -> None:
         question, self._to = os.pipe()
         self._from, answer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            self._live(WAYS[way], question, answer)
+            self._live(steps, question, answer)
         os.close(question)
         os.close(answer)
-        assert os.read(self._from, 5) == b"ready", way
+        self.is_there = os.read(self._from, 5) == b"ready"
 
     def _live(self, steps: tuple[Callable[[], None], ...], question: int, answer: int) -> None:
         try:
@@ -151,7 +183,8 @@ class Somebody:
 
 @contextlib.contextmanager
 def somebody(way: str) -> Iterator[Somebody]:
-    with contextlib.closing(Somebody(way)) as made:
+    with contextlib.closing(Somebody(WAYS[way])) as made:
+        assert made.is_there
         yield made
 
 
@@ -194,3 +227,27 @@ def test_what_the_kernel_refuses_us_has_a_reason(everybody: dict[str, Somebody],
             if not expected or "does not show why" in why or bool(why) != bool(way_out):
                 wrong.append(f"{name}: {permitted}, but {refusal}")
     assert wrong == []
+
+
+def test_random_processes_are_never_permitted_more_than_by_the_kernel(
+    pytestconfig: pytest.Config,
+) -> None:
+    chance = random.Random(pytestconfig.getoption("--seed"))
+    with contextlib.ExitStack() as stack:
+        made = [Somebody(random_steps(chance)) for _ in range(RANDOM)]
+        for each in made:
+            stack.callback(each.close)
+        there = [each for each in made if each.is_there]  # not all ids can make a namespace
+        assert len(there) > RANDOM // 2
+        wrong, permitted = [], 0
+        for asker in there:
+            who = credentials_of(asker.pid)
+            for target in there:
+                if target is not asker:
+                    ours = may_inspect(target.pid, who), may_read(target.pid, who)
+                    kernel = asker.ask(target.pid)[:2]
+                    permitted += sum(each is None for each in ours)
+                    if any(o is None and not k for o, k in zip(ours, kernel, strict=True)):
+                        wrong.append((who, credentials_of(target.pid)))
+        assert wrong == []
+        assert permitted > 0

@@ -53,6 +53,15 @@ def test_what_is_left_open_is_looked_for() -> None:
     os.close(fd)
 
 
+def test_a_default_that_is_not_there() -> None:
+    """`qemu -M none`, or a machine with another default."""
+    with ProcessMemory(os.getpid()) as process:
+        ram = (RamOption("pc.ram", 4096 * 12345, is_shared=False),)
+        found = ram_of(process, CommandLine("QEMU", ram=ram, is_default=True))
+        assert found.size != 4096 * 12345
+        assert ram_of(process, CommandLine("QEMU", ram=ram)).size == 4096 * 12345
+
+
 def test_huge_pages_by_the_device_of_a_mapping() -> None:
     """A mapping without a reservation takes none."""
     try:

@@ -126,6 +126,14 @@ def test_a_path_with_blanks(fake: Fake) -> None:
         assert fake.reach(ControlSocket("qmp", path)).sources == (f"qmp:{path}",)
 
 
+def test_a_path_that_is_too_long_for_us(fake: Fake) -> None:
+    """In a root of its own it has fewer bytes."""
+    folder = f"{fake.folder}/{'x' * 90}"
+    os.mkdir(folder)
+    os.rename(fake.path, f"{folder}/s")
+    assert fake.reach(ControlSocket("fc", f"{folder}/s")) == Reach((), ())
+
+
 def test_very_many_descriptors(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reach, "_DESCRIPTORS_MAX", 3)
     for fd in range(10):
