@@ -11,7 +11,7 @@ import pytest
 from pagecheck.errors import SourceError
 from pagecheck.native import _native
 from pagecheck.shm.process_ram import ProcessRam
-from pagecheck.vmm.maps import parse_maps
+from pagecheck.vmm.maps import Mapping, parse_maps
 from pagecheck.vmm.memory import DetailedMapping, ProcessMemory
 from pagecheck.vmm.private import arrives, open_private
 from tests.support.memory import Area
@@ -124,11 +124,25 @@ def test_lines_that_were_split_are_the_same_memory(area: Area) -> None:
 
 
 def test_a_change_since_the_details_were_asked_for(area: Area) -> None:
+    """They are asked for again."""
     with ProcessMemory(os.getpid()) as process:
         details = list(process.detailed_mappings())
     area.unmap(3, 1)
-    with pytest.raises(SourceError, match="changed while"):
-        opened(area, details=details)
+    with opened(area, details=details) as ram:
+        assert pieces(ram) == [(0, 3, ZERO), (3, 4, UNREADABLE), (4, PAGES, ZERO)]
+
+
+def test_mappings_that_never_settle(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = ProcessMemory.mappings
+    pages = iter(range(PAGES))
+
+    def changing(process: ProcessMemory) -> list[Mapping]:
+        area.unmap(next(pages), 1)
+        return read(process)
+
+    monkeypatch.setattr(ProcessMemory, "mappings", changing)
+    with pytest.raises(SourceError, match="changed while it was inspected; try again"):
+        opened(area)
 
 
 LINE = "7f0000000000-7f0000010000 rw-p 00000000 00:00 0 \n"
