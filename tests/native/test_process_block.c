@@ -7,6 +7,10 @@
 
 #include "pc_bits.h"
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
 enum { PAGES = 1024, WORDS = PAGES / 64 };
 
 static uint64_t progress;
@@ -206,7 +210,7 @@ static void read_proc(pid_t pid, const char *what, char *to, size_t size)
 }
 
 /* What a look may not change: memory in use, page tables, minor faults. */
-enum { USES = 6 };
+enum { ANON_HUGE = 2, USES = 6 };
 static const char *const uses[USES] = {
     "Rss:", "Anonymous:", "AnonHugePages:", "Swap:", "VmPTE:", "faults"};
 
@@ -303,10 +307,16 @@ static void act(const target *t, char command)
                            munmap(base + 300 * PAGE, 100 * PAGE) != 0 ||
                            madvise(base + 500 * PAGE, 100 * PAGE, MADV_DONTNEED) != 0))
         abort();
+    if (command == 'h') { /* as far as the kernel can */
+        madvise(base, t->bytes, MADV_HUGEPAGE);
+        madvise(base, t->bytes, MADV_COLLAPSE);
+    }
+    pid_t us = getpid();
     if (command == 'f' && fork() == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        for (;;)
+        while (getppid() == us) /* it may have ended before it was asked for its signal */
             pause();
+        _exit(0);
     }
     if (command == 'x') {
         dup2(t->commands, 0); /* these alone are kept */
@@ -335,6 +345,21 @@ static void test_changes(const looking *way)
     check_end("no access, not mapped, released:", way->name);
 }
 
+/* Decides all, with as many copies as are wanted; nothing changes in the target. */
+static void check_quiet(const target *t, const looking *way, uint64_t calls)
+{
+    long long before[USES], after[USES];
+    reset_reads();
+    read_usage(t, before);
+    words answer = decide(t, way, NULL, 0, PAGES);
+    read_usage(t, after);
+    for (uint64_t i = 0; i < PAGES; i++)
+        CHECK(answered(&answer, i) == expected_page(t->kinds, i), "page %d", (int)i);
+    for (int i = 0; i < USES; i++)
+        CHECK(after[i] == before[i], "%s %lld, was %lld", uses[i], after[i], before[i]);
+    CHECK(reads.calls == calls, "%d calls", (int)reads.calls);
+}
+
 /* Pages that a child has as well are read without a pin: a pinned one would be copied first. */
 static void test_shared_pages(const looking *way)
 {
@@ -344,18 +369,31 @@ static void test_shared_pages(const looking *way)
     fill_kinds(kinds, PAGES, 1, &random);
     target t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
     target_do(&t, 'f');
-    reset_reads();
-    long long before[USES], after[USES];
-    read_usage(&t, before);
-    words answer = decide(&t, way, NULL, 0, PAGES);
-    for (uint64_t i = 0; i < PAGES; i++)
-        CHECK(answered(&answer, i) == expected_page(kinds, i), "page %d", (int)i);
-    read_usage(&t, after);
-    for (int i = 0; i < USES; i++)
-        CHECK(after[i] == before[i], "%s %lld, was %lld", uses[i], after[i], before[i]);
-    CHECK(reads.calls == 0, "%d calls", (int)reads.calls);
+    check_quiet(&t, way, 0);
     target_end(&t);
     check_end("pages that a child has as well:", way->name);
+}
+
+/* In at least one huge page, between small ones. */
+static void test_huge_pages(const looking *way)
+{
+    unsigned char kinds[PAGES];
+    uint64_t random = 6;
+    check_begin();
+    fill_kinds(kinds, PAGES, 1, &random);
+    for (size_t i = 0; i < PAGES; i++) /* there is no huge page with a guard */
+        kinds[i] = kinds[i] == GUARD ? DATA : kinds[i];
+    target t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
+    target_do(&t, 'h');
+    long long usage[USES];
+    read_usage(&t, usage);
+    if (usage[ANON_HUGE] == 0)
+        printf("no huge pages: the test is of small ones\n");
+    check_quiet(&t, way, PAGES / 128);
+    target_do(&t, 'f');
+    check_quiet(&t, way, 0);
+    target_end(&t);
+    check_end("huge pages, then with a child:", way->name);
 }
 
 static void test_short_copies(const looking *way)
@@ -483,6 +521,7 @@ int main(void)
         test_pieces(&ways[i]);
         test_changes(&ways[i]);
         test_shared_pages(&ways[i]);
+        test_huge_pages(&ways[i]);
         test_short_copies(&ways[i]);
         test_errors(&ways[i]);
         test_another_process(&ways[i]);
