@@ -37,8 +37,8 @@ def vms(*, as_json: bool) -> int:
                 the VMM's process; hugetlb: huge pages; mixed: several of these
       readable  whether this user may read it; why not, and what to do about
                 it, is below the table
-      source    what to give to pagecheck scan. qmp:, fc: and ch: can pause the
-                VM, so that the answer is exact; pid: needs no socket
+      source    what to give to pagecheck scan. All but pid: can pause the VM,
+                so that the answer is exact; pid: needs no socket
 
     \b
     Examples:

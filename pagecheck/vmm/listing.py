@@ -40,8 +40,8 @@ class RunningVm(NamedTuple):
         ram_bytes: guest RAM, as the VM was started with it; None where that is not known.
         backing: "shared" or "private"; "hugetlb": in huge pages; "mixed"; None where that is not
             known.
-        sources: how to reach it, the best first: `qmp:`, `fc:` and `ch:` with the paths of its
-            sockets, and `pid:`.
+        sources: how to reach it, the best first: `qmp:`, `fc:`, `ch:` and `crosvm:` with the paths
+            of its sockets, and `pid:`.
         in_use: its QMP sockets that already have a client, such as libvirt, so that they serve
             nobody else.
         readable: whether this user may read its RAM.

@@ -37,7 +37,7 @@ class ControlSocket(NamedTuple):
     """A socket on which a VMM takes commands.
 
     Attributes:
-        kind: "qmp", "ch", "fc" or "crosvm"; the first three are prefixes of sources.
+        kind: "qmp", "ch", "fc" or "crosvm", as sources begin.
         path: as written: in the VMM's mount namespace, relative to the folder that it was started
             in; empty where the socket was given by descriptor.
         fd: the descriptor that it was given by, or -1.

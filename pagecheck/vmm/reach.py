@@ -12,14 +12,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from pagecheck.vmm.kinds import CROSVM, KINDS, QEMU
 from pagecheck.vmm.ram_options import ControlSocket
 
-_KINDS: Final = ("qmp", "fc", "ch")  # prefixes of sources
-_ONE_CLIENT: Final = "qmp"
 _ACCEPTS: Final = 0x10000  # Source: __SO_ACCEPTCON in linux/net.h
 # Reference count, protocol, flags, type, state, inode, path. Source: unix_seq_show().
 _LINE: Final = re.compile(
@@ -66,10 +66,15 @@ def reach_of(folder: str, sockets: tuple[ControlSocket, ...]) -> Reach:
     for each in sockets:
         path = _path(each, held)
         shown = _from_here(folder, path) if path and not path.startswith("@") else None
-        if each.kind in _KINDS and shown is not None:
-            busy = each.kind == _ONE_CLIENT and path in used
+        if shown is not None and _is_source(each.kind):
+            busy = each.kind == QEMU.prefix and path in used
             (in_use if busy else free).append(f"{each.kind}:{shown}")
     return Reach(tuple(dict.fromkeys(free)), tuple(dict.fromkeys(in_use)))
+
+
+def _is_source(kind: str) -> bool:
+    """crosvm's socket is spoken to by its own program only."""
+    return kind in KINDS and (kind != CROSVM.prefix or shutil.which("crosvm") is not None)
 
 
 def descriptors(folder: str) -> Iterator[tuple[int, str]]:

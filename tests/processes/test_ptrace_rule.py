@@ -234,7 +234,8 @@ def test_random_processes_are_never_permitted_more_than_by_the_kernel(
 ) -> None:
     chance = random.Random(pytestconfig.getoption("--seed"))
     with contextlib.ExitStack() as stack:
-        made = [Somebody(random_steps(chance)) for _ in range(RANDOM)]
+        everybody = [random_steps(chance) for _ in range(RANDOM)]
+        made = [Somebody(steps) for steps in (WAYS["root"], *everybody)]
         for each in made:
             stack.callback(each.close)
         there = [each for each in made if each.is_there]  # not all ids can make a namespace

@@ -92,8 +92,12 @@ def test_what_is_no_socket(fake: Fake, path: str) -> None:
     assert fake.reach(ControlSocket("qmp", path)) == Reach((), ())
 
 
-def test_kinds_that_are_no_sources(fake: Fake) -> None:
+def test_crosvm_takes_its_own_program(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _name: None)
     assert fake.reach(ControlSocket("crosvm", fake.path)) == Reach((), ())
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert fake.reach(ControlSocket("crosvm", fake.path)).sources == (f"crosvm:{fake.path}",)
+    assert fake.reach(ControlSocket("other", fake.path)) == Reach((), ())
 
 
 def test_an_unreadable_folder_of_another_user(fake: Fake) -> None:
