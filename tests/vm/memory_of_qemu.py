@@ -6,6 +6,8 @@ comes first.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
 import struct
 from pathlib import Path
@@ -14,7 +16,10 @@ import numpy as np
 
 from tests.support.bitmaps import Bools
 from tests.support.rams import PAGE
+from tests.support.target import PAGEOUT
 from tools.guest import Guest
+
+PROCESS_MADVISE = 440  # of asm-generic/unistd.h
 
 # Behind these addresses a CPU finds video memory and firmware, and not the RAM that lies there.
 HIDDEN = slice(0xA0000 // PAGE, 0x100000 // PAGE)
@@ -60,9 +65,37 @@ def by_process(guest: Guest) -> Bools:
     with open(f"/proc/{guest.pid}/mem", "rb", buffering=0) as memory:
         half = guest.spec.size_bytes // (2 if guest.spec.backend == "numa" else 1)
         for first in range(0, guest.spec.size_bytes, half):
-            where = guest.qmp("human-monitor-command", **{"command-line": f"gpa2hva {first}"})
-            found = re.search(r"is (0x[0-9a-f]+)", where)
-            assert found is not None, where
-            memory.seek(int(found[1], 16))
+            memory.seek(address_of(guest, first))
             parts.append(_zero(np.frombuffer(memory.read(half), np.uint8)))
     return np.concatenate(parts)
+
+
+def address_of(guest: Guest, place: int) -> int:
+    """Where in QEMU's memory a guest-physical address lies."""
+    where = guest.qmp("human-monitor-command", **{"command-line": f"gpa2hva {place}"})
+    found = re.search(r"is (0x[0-9a-f]+)", where)
+    assert found is not None, where
+    return int(found[1], 16)
+
+
+class _Piece(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+def swap_out(guest: Guest, first: int, size: int) -> None:
+    """Has pages of guest RAM swapped out, as a host that is short of memory would.
+
+    Raises:
+        OSError: the kernel does not (ENOSYS: before Linux 5.10).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    pidfd = os.pidfd_open(guest.pid)
+    try:
+        piece = _Piece(address_of(guest, first), size)
+        place = ctypes.byref(piece)
+        if libc.syscall(PROCESS_MADVISE, pidfd, place, ctypes.c_size_t(1), PAGEOUT, 0) < 0:
+            raise OSError(ctypes.get_errno(), "process_madvise")
+    finally:
+        os.close(pidfd)

@@ -18,10 +18,10 @@ from tests.support.command import start
 from tests.support.footprint import footprint_of_ram, unchanged
 from tests.support.processes import has_answers, kill
 from tests.support.rams import PAGE
-from tests.support.target import set_to
+from tests.support.target import set_to, swap_file
 from tests.support.waiting import wait_for
 from tests.vm.killing import kill_at_random, status
-from tests.vm.memory_of_qemu import HIDDEN, by_dump, by_pmemsave, by_process
+from tests.vm.memory_of_qemu import HIDDEN, by_dump, by_pmemsave, by_process, swap_out
 from tests.vm.private_guests import BLOCKS, MACHINES, private_guest, source
 from tools.guest import Guest
 from tools.guest.fetch import GuestFiles
@@ -86,6 +86,16 @@ def test_every_page_is_as_qemu_has_it(stopped: Guest, tmp_path: Path) -> None:
     for page_size in (PAGE, 2 * PAGE, 64 << 10, 2 << 20):
         larger = ours.reshape(-1, page_size // PAGE).all(axis=1)
         assert np.array_equal(zero_of(pagecheck.scan(source(stopped), page_size=page_size)), larger)
+
+
+def test_what_is_swapped_out_stays_so(stopped: Guest) -> None:
+    """Unless it is to be read."""
+    with swap_file(160):
+        swap_out(stopped, 16 << 20, 96 << 20)
+        report = unchanged(stopped.pid, lambda: pagecheck.scan(f"pid:{stopped.pid}"))
+        assert 1000 < report.total.swapped == report.total.undecided
+        read = pagecheck.scan(f"pid:{stopped.pid}", swapped="read")
+        assert zero_of(read).sum() == by_process(stopped).sum()
 
 
 def test_what_ksm_merged_stays_merged(stopped: Guest) -> None:
