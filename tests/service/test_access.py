@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pagecheck.service.limits import VMS_PER_CLIENT
 from tests.service.access import attach, refusals
+from tests.support.command import PAGECHECK
 from tests.support.processes import living
 from tests.support.puppets import (
     PID_NAMESPACE,
@@ -310,3 +312,32 @@ def test_the_library_of_another_user(service: ServiceProcess) -> None:
         told = scanned(service.path, f"pid:{vm.pid}", OTHER)
         assert told.startswith(f"AccessError pid:{vm.pid}: process {vm.pid} of user {NOBODY}")
         assert scanned(service.path, f"pid:{vm.pid}x", OTHER).startswith("AccessError")
+
+
+def test_with_the_capabilities_of_the_systemd_unit(
+    start_service: StartService, short_folder: Path
+) -> None:
+    unit = (Path(__file__).parents[2] / "docs" / "systemd" / "pagecheck.service").read_text()
+    lines = [line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet=")]
+    names = " ".join(lines).replace("CapabilityBoundingSet=", "").lower().split()
+    kept = ",".join(f"+{name.removeprefix('cap_')}" for name in names)
+    path = str(short_folder / "confined")
+    command = ["setpriv", "--no-new-privs", f"--bounding-set=-all,{kept}"]
+    command += [PAGECHECK, "serve", "--socket", path]
+    service = start_service("--allow-uid", NOBODY, path=path, command=command)
+    with puppet(NOBODY) as client, puppet(NOBODY) as vm, stand_in(OTHER) as other:
+        vm.call("share_ram", RAM_BYTES, RAM_NAME)
+        vm.call("private_ram", 2 * RAM_BYTES)
+        found = attach(client, path, pid=vm.pid)
+        assert found["blocks"]
+        assert found["unreadable"] == []
+        checked = client.call("ask", {"execute": "check", "arguments": {"block": 0}})
+        assert checked["return"]["blocks"][0]["counts"]["undecided"] == 0
+        with puppet(NOBODY) as another:
+            told = another.refusal(path, pid=other.pid)
+            assert f"runs as uid {OTHER}" in told
+        request = {"execute": "attach", "arguments": {"qmp": service.path}}
+        error = client.call("ask", request)["error"]
+        assert error["class"] != "AccessError"  # the service may connect there as NOBODY
+    with puppet() as root, stand_in(OTHER) as vm:
+        assert attach(root, path, pid=vm.pid)["blocks"]
