@@ -11,6 +11,7 @@ import os
 import random
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +21,12 @@ from pagecheck.errors import PagecheckError
 from pagecheck.service.protocol import Connection
 from tests.support.hostile import Witness, as_before
 from tests.support.known_ram import KnownRam
+from tests.support.puppets import puppet, stand_in
 from tests.support.raw_client import RawClient
-from tests.support.service import ServiceProcess
+from tests.support.service import ServiceProcess, StartService
+from tests.support.users import NOBODY
 
+SEED = 13
 SECONDS = float(os.environ.get("PAGECHECK_FUZZ_SECONDS", "8"))
 CLASSES = {name for name, each in vars(errors).items() if isinstance(each, type)}
 NUMBERS = [0, 1, -1, 3, 31, 32, 127, 128, 4096, 4097, 1 << 30, 1 << 31, 1 << 62, 1 << 63, 1 << 64]
@@ -126,6 +130,51 @@ def test_every_answer_is_known(service: ServiceProcess, seed: int) -> None:
     assert done > 100
     os.close(null)
     ram.close()
+
+
+def vm_of_somebody(rng: random.Random, folder: str) -> dict[str, Any]:
+    """Arguments that name a VM, or nearly so."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    paths = [f"{folder}/{name}" for name in ("s0", "none", "../../proc/self/root", "\n", "")]
+    paths += ["/proc/self/fd/0", "/proc/1/root/run", "/dev/log", "/run", "relative", "/" * 4096]
+    names: dict[str, list[Any]] = {
+        "pid": [*rng.sample(pids, 3), 0, -1, 1 << 31, 1.5, "1", None],
+        **{kind: [*paths, 7, None, []] for kind in ("qmp", "fc", "ch")},
+        "name": ["ram", "", "x" * 200, 1],
+        "source": ["pid:1", "qmp:/run/x", "/etc/passwd"],
+        "swapped": ["read", "leave", "no"],
+        "trust_path": [True, False, 1],
+    }
+    kinds = rng.choices(["pid", "qmp", "fc", "ch"], [6, 1, 1, 1])
+    more = rng.sample(sorted(names), rng.choice([0, 0, 0, 1, 2]))
+    return {member: rng.choice(names[member]) for member in {*kinds, *more}}
+
+
+def test_whatever_another_user_names(start_service: StartService, short_folder: Path) -> None:
+    """Never a process of somebody else's, never an error of ours, and nothing is left."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: other users are played by setuid")
+    service = start_service("--allow-uid", NOBODY)
+    rng = random.Random(SEED)
+    until = time.monotonic() + SECONDS
+    seen: set[str] = set()
+    with as_before(service, 96 << 20), stand_in(NOBODY) as vm, puppet(NOBODY) as client:
+        assert "pagecheck" in client.call("connect", service.path)
+        while time.monotonic() < until:
+            arguments = vm_of_somebody(rng, str(short_folder))
+            if rng.random() < 0.05:
+                arguments = {"pid": vm.pid}
+            answer = client.call("ask", {"execute": "attach", "arguments": arguments})
+            if "error" in answer:
+                assert answer["error"]["class"] in CLASSES - {"InternalError"}, answer
+                seen.add(answer["error"]["class"])
+                continue
+            assert os.stat(f"/proc/{arguments['pid']}").st_uid == NOBODY
+            seen.add("return")
+            for block in answer["return"]["blocks"]:
+                arguments = {"block": block["block"]}
+                client.call("ask", {"execute": "detach", "arguments": arguments})
+    assert {"return", "AccessError", "UsageError"} <= seen
 
 
 @pytest.mark.parametrize("seed", range(30))
