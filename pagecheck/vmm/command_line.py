@@ -39,6 +39,9 @@ _NAMES: Final = {
 }
 _FILE_MAX: Final = 1 << 20
 
+KVM: Final = "kvm"  # a VMM that no name explains
+_KVM_VM: Final = "anon_inode:kvm-vm"  # Source: kvm_dev_ioctl_create_vm() in virt/kvm/kvm_main.c
+
 
 def vmm_of(program: str, words: list[str]) -> str:
     """The VMM that a process is.
@@ -96,7 +99,22 @@ def command_line_of(process: ProcessMemory) -> CommandLine:
                 return _file_text(whole, os.stat(folder).st_uid)
         return None
 
-    return read_command_line(process.program(), process.command_line(), read)
+    said = read_command_line(process.program(), process.command_line(), read)
+    return said._replace(vmm=KVM) if not said.vmm and has_vm_of_kvm(folder) else said
+
+
+def has_vm_of_kvm(folder: str) -> bool:
+    """Whether a process holds a VM of KVM's, as far as its descriptors may be looked at.
+
+    Args:
+        folder: the process's in /proc.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"{folder}/fd"):
+            with contextlib.suppress(OSError):  # closed since
+                if os.readlink(f"{folder}/fd/{name}") == _KVM_VM:
+                    return True
+    return False
 
 
 def _no_file(_path: str) -> None:

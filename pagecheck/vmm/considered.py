@@ -124,30 +124,37 @@ def _is_arena(mapping: Mapping, behind: Mapping | None) -> bool:
     return reserved and behind.end >= mapping.start + _ARENA > mapping.end
 
 
-def pieced_together(rows: Sequence[Row], size: int) -> list[tuple[int, int]]:
+def pieced_together(rows: Sequence[Row], size: int, mark: str = "") -> list[tuple[int, int]]:
     """Neighbouring private mappings that together have a size: one block, of which parts have
     another protection or other flags.
 
     Args:
         rows: all mappings of a process, in order of address.
         size: bytes.
+        mark: a flag that the first and the last have, unless flags were not asked for.
 
     Returns:
         The first and the last address, exclusive, of each.
     """
-    mappings = [each for each, _ in rows]
     found = []
-    for first, start in enumerate(mappings):
-        if not start.is_writable or start.is_shared or "x" in start.perms:
+    for first, (start, flags) in enumerate(rows):
+        if not _may_be_end(start, flags, mark):
             continue
-        last = start
-        for each in mappings[first + 1 :]:
+        last, last_flags = start, flags
+        for each, more in rows[first + 1 :]:
             if last.end - start.start >= size or not _continues(last, each):
                 break
-            last = each
-        if last is not start and last.is_writable and last.end - start.start == size:
+            last, last_flags = each, more
+        is_whole = last is not start and last.end - start.start == size
+        if is_whole and _may_be_end(last, last_flags, mark):
             found.append((start.start, last.end))
     return found
+
+
+def _may_be_end(mapping: Mapping, flags: Sequence[str], mark: str) -> bool:
+    if not mapping.is_writable or mapping.is_shared or "x" in mapping.perms:
+        return False
+    return not mark or not flags or mark in flags
 
 
 def _continues(last: Mapping, each: Mapping) -> bool:

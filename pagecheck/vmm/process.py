@@ -15,11 +15,12 @@ from pagecheck.vmm.arrival import may_be_destination
 from pagecheck.vmm.candidates import is_range, mapping_of_range, parse_range, private_ram
 from pagecheck.vmm.command_line import command_line_of
 from pagecheck.vmm.confidential import refuse_confidential_process
+from pagecheck.vmm.considered import Shared
 from pagecheck.vmm.memory import Admit, ProcessMemory
 from pagecheck.vmm.private import open_private
 from pagecheck.vmm.ram import GuestRam, UnreadableRam, VmRam
 from pagecheck.vmm.ram_options import CommandLine
-from pagecheck.vmm.search import Candidate, NoRam
+from pagecheck.vmm.search import Candidate, NoRam, PrivateRam
 from pagecheck.vmm.shared import (
     Block,
     open_named,
@@ -157,7 +158,7 @@ class _Opening:
         there = shared_ram(self._process, blocks)
         shared = {place: name for place, name in there.items() if name in names}
         try:
-            private = private_ram(self._process, self._text, self._said, shared=shared)
+            private = self._private(shared)
         except NoRam as error:
             raise self._nothing(error) from None
         self.found.unreadable.extend(private.missing)
@@ -180,7 +181,7 @@ class _Opening:
         shared = shared_ram(self._process, blocks)
         private: list[Candidate] = []
         with contextlib.suppress(NoRam):
-            private = private_ram(self._process, self._text, self._said, shared=shared).blocks
+            private = self._private(shared).blocks
         self._open([each for each in private if each.name == name])
         if self.found.unreadable:
             raise SourceError(self.found.unreadable[0].why)
@@ -227,6 +228,12 @@ class _Opening:
                 self.found.unreadable.append(UnreadableRam(each.name, each.size, (), str(error)))
                 continue
             self.found.rams.append(GuestRam(source, 0, each.size, ()))
+
+    def _private(self, shared: Shared) -> PrivateRam:
+        text = self._text
+        if not self._said.vmm:
+            text = f"{text} ({self._process.comm() or 'no name'})"
+        return private_ram(self._process, text, self._said, shared=shared)
 
     def _nothing(self, error: NoRam) -> SourceError:
         if self.found.unreadable:

@@ -152,9 +152,11 @@ class Search:
             return
         stretches = [(each.mapping.start, each.mapping.start + size) for each in fitting]
         how = f"has the {size_mib(size)} of {names}"
+        # Also where a mapping fits: RAM of which a part has other flags is not to be missed.
+        pieces = pieced_together(self._rows, size, self._mark if self._said.vmm == QEMU else "")
         if not stretches:
-            stretches = pieced_together(self._rows, size)
             how += ", together with its neighbours"
+        stretches += pieces
         if len(stretches) > len(wanted):
             raise self._ambiguous(f"{names} of {size_mib(size)}", stretches)
         for start, end in stretches:
@@ -194,6 +196,12 @@ class Search:
         possible = self._possible()
         if len(possible) > 1:
             possible = [each for each in possible if self._mark in each.flags] or possible
+        if len(possible) == 1 and not self._said.vmm:
+            self._doubt([possible[0].mapping[:2]], "may be guest RAM, and nothing says so")
+            raise NoRam(
+                f"{self._text}: is not a VMM that pagecheck knows, and has no VM of KVM's, so that "
+                f"nothing says whether {possible[0].shown} is guest RAM; name it with --range"
+            )
         how = "nothing else of 16 MiB or more can be guest RAM"
         if len(possible) == 2 and self._is_one_side(possible):
             how = "the two sides of the hole for devices below 4 GiB"
@@ -267,10 +275,7 @@ class Search:
             self._found.blocks[place] = each._replace(name=name)
 
     def _ambiguous(self, what: str, stretches: Sequence[tuple[int, int]]) -> SourceError:
-        for number, each in enumerate(self.seen):
-            if any(start <= each.mapping.start < end for start, end in stretches):
-                why = f"one of {len(stretches)} that can be {what}"
-                self.seen[number] = each._replace(why=why)
+        self._doubt(stretches, f"one of {len(stretches)} that can be {what}")
         shown = ", ".join(stretch_text(*each) for each in sorted(stretches)[:_LISTED_MAX])
         more = len(stretches) - _LISTED_MAX
         shown += f" and {more} more" if more > 0 else ""
@@ -279,6 +284,11 @@ class Search:
             f"{self._text}: {len(stretches)} mappings can be {what}, and nothing tells them apart: "
             f"{shown}; name one with --range START-END{by_qmp}"
         )
+
+    def _doubt(self, stretches: Sequence[tuple[int, int]], why: str) -> None:
+        for number, each in enumerate(self.seen):
+            if any(start <= each.mapping.start < end for start, end in stretches):
+                self.seen[number] = each._replace(why=why)
 
     def _nothing(self) -> NoRam:
         if self._found.missing:

@@ -88,8 +88,9 @@ def test_a_device_that_writes_makes_a_hint(vmm: ApiVmm) -> None:
 
 
 def test_a_process_id_names_no_socket(vmm: ApiVmm) -> None:
+    (ram,) = [each for each in pagecheck.explain(f"pid:{vmm.pid}") if each.size == MIB << 20]
     with pytest.raises(UsageError, match=r"give qmp:SOCKET, fc:SOCKET or ch:SOCKET"):
-        pagecheck.scan(f"pid:{vmm.pid}", pause=True)
+        pagecheck.scan(f"pid:{vmm.pid}:@{ram.start:x}-{ram.end:x}", pause=True)
 
 
 def test_it_is_opened_by_hand(vmm: ApiVmm) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pagecheck import explain
 from pagecheck.service.limits import VMS_PER_CLIENT
 from tests.service.access import attach, refusals
 from tests.support.command import PAGECHECK
@@ -263,8 +264,11 @@ def test_private_memory(service: ServiceProcess, nobody: Puppet, uid: int) -> No
         if uid != NOBODY:
             assert_refused(nobody, service, vm, f"runs as uid {OTHER}")
             return
-        (block,) = attach(nobody, service.path, pid=vm.pid)["blocks"]
-        assert block["size"] == 2 * RAM_BYTES
+        size = 2 * RAM_BYTES
+        (ram,) = [each for each in explain(f"pid:{vm.pid}") if each.size == size]
+        addresses = f"@{ram.start:x}-{ram.end:x}"
+        (block,) = attach(nobody, service.path, pid=vm.pid, name=addresses)["blocks"]
+        assert block["size"] == size
         checked = nobody.call("ask", {"execute": "check", "arguments": {"block": 0}})
         counts = checked["return"]["blocks"][0]["counts"]
         assert (counts["zero"], counts["normal"]) == (RAM_BYTES // 4096, RAM_BYTES // 4096)

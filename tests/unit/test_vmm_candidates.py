@@ -10,6 +10,7 @@ from pagecheck.vmm.candidates import mapping_of_range, parse_range
 from pagecheck.vmm.command_line import read_command_line
 from pagecheck.vmm.considered import Row
 from pagecheck.vmm.maps import parse_maps
+from pagecheck.vmm.ram_options import CommandLine
 from pagecheck.vmm.search import PrivateRam, Search
 
 MIB = 1 << 20
@@ -45,9 +46,14 @@ def rows(*lines: str) -> list[Row]:
     return found
 
 
+def said_by(line: str) -> CommandLine:
+    """What a command line says; a "vmm" is an unknown one with a VM of KVM's."""
+    return CommandLine("kvm") if line == "vmm" else read_command_line("", shlex.split(line))
+
+
 def search(line: str, *lines: str, shared: str = "") -> PrivateRam:
     blocks = {(1, 1): shared} if shared else {}
-    return Search("pid:7", read_command_line("", shlex.split(line)), rows(*lines), blocks).find()
+    return Search("pid:7", said_by(line), rows(*lines), blocks).find()
 
 
 def sizes(found: PrivateRam) -> list[tuple[str, int]]:
@@ -55,7 +61,7 @@ def sizes(found: PrivateRam) -> list[tuple[str, int]]:
 
 
 def verdicts(line: str, *lines: str) -> list[tuple[str, str]]:
-    done = Search("pid:7", read_command_line("", shlex.split(line)), rows(*lines), {})
+    done = Search("pid:7", said_by(line), rows(*lines), {})
     done.find()
     return [(each.verdict, each.why) for each in done.seen]
 
@@ -190,6 +196,19 @@ def test_a_block_whose_middle_is_protected_is_one_block() -> None:
     assert verdicts("qemu-kvm -m 256M", *lines)[0][0] == "RAM"
 
 
+def test_video_memory_is_not_taken_for_ram_that_is_in_pieces() -> None:
+    """A part of the RAM is registered for userfaultfd, say, and so a mapping of its own."""
+    parts = [QEMU_RAM.format(40), QEMU_RAM.format(24) + " um", GUARD]
+    with pytest.raises(SourceError, match=r"2 mappings can be pc\.ram of 64 MiB"):
+        search("qemu-kvm -m 64M", *parts, QEMU_RAM.format(64))
+
+
+def test_neighbours_that_are_not_qemus_blocks_are_not_ram() -> None:
+    parts = [PLAIN.format(40), PLAIN.format(24) + " lo", GUARD]
+    found = search("qemu-kvm -m 64M", *parts, QEMU_RAM.format(64))
+    assert [each.base for each in found.blocks] == [BASE + 64 * MIB + 4096]
+
+
 def test_neighbours_that_fit_in_two_ways() -> None:
     parts = [QEMU_RAM.format(100), QEMU_RAM.format(56) + " um", QEMU_RAM.format(100)]
     with pytest.raises(SourceError, match="2 mappings can be pc\\.ram of 156 MiB"):
@@ -294,6 +313,15 @@ def test_a_heap_is_not_ram(path: str) -> None:
 
 def test_a_named_anonymous_mapping_may_be_ram() -> None:
     assert sizes(search("vmm", "rw-p 512 [anon:guest]")) == [("ram", 512)]
+
+
+def test_of_what_is_no_vmm_nothing_is_taken() -> None:
+    with pytest.raises(SourceError) as error:
+        search("python", PLAIN.format(512))
+    assert str(error.value) == (
+        "pid:7: is not a VMM that pagecheck knows, and has no VM of KVM's, so that nothing says "
+        f"whether {BASE:#x}-{BASE + 512 * MIB:#x} (512 MiB) is guest RAM; name it with --range"
+    )
 
 
 def test_of_an_unknown_vmm_only_what_is_alone_is_taken() -> None:

@@ -15,6 +15,7 @@ from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import is_vm_source
 from pagecheck.shm.process_ram import ProcessRam
 from pagecheck.vmm import open_vm
+from pagecheck.vmm.explain import explain
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import is_shared_memory
 from pagecheck.vmm.process import open_process
@@ -186,7 +187,8 @@ def test_numbers_that_repeat() -> None:
 
 def test_private_memory_is_a_block() -> None:
     with vmm("anon") as pid:
-        ram, process = open_process(f"pid:{pid}")
+        (mapping,) = [each for each in explain(f"pid:{pid}") if each.size == 32 * MIB]
+        ram, process = open_process(f"pid:{pid}:@{mapping.start:x}-{mapping.end:x}")
         process.close()
         (block,) = ram.rams
         assert isinstance(block.source, ProcessRam)
@@ -196,7 +198,7 @@ def test_private_memory_is_a_block() -> None:
 
 def test_a_process_that_is_no_vmm() -> None:
     process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-    with process, pytest.raises(SourceError, match="maps no memory of 16 MiB"):
+    with process, pytest.raises(SourceError, match=r"\(cat\): maps no memory of 16 MiB"):
         found(f"pid:{process.pid}")
 
 
