@@ -15,7 +15,8 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "pc_process_block.h"
+#include "pc_block.h"
+#include "pc_pagemap.h"
 
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102 /* Linux 6.13 */

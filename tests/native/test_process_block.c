@@ -1,133 +1,10 @@
-/* Deciding pages of another process's private memory: every kind of page, pieces, page sizes; a
- * process that changes or ends; and that looking changes nothing in it. */
-#include "process_fixture.h"
-
-#include <sys/syscall.h>
-#include <sys/uio.h>
-
-#include "pc_bits.h"
+/* Deciding pages of another process's private memory: every kind of page, pieces, page sizes; and
+ * that looking changes nothing in it. */
+#include "process_block_fixture.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
-
-enum { PAGES = 1024, WORDS = PAGES / 64 };
-
-static uint64_t progress;
-
-/* What becomes of the calls of process_vm_readv: this program's comes before the C library's. */
-static struct {
-    uint64_t calls;
-    uint64_t fail_at; /* this call */
-    int error;
-    size_t most;          /* bytes of an answer */
-    void (*before)(void); /* of the first call */
-    pid_t pid;            /* in place of the given one */
-} reads;
-
-static void reset_reads(void)
-{
-    memset(&reads, 0, sizeof reads);
-    reads.fail_at = UINT64_MAX;
-    reads.most = SIZE_MAX;
-}
-
-ssize_t process_vm_readv(pid_t pid, const struct iovec *ours, unsigned long our_count,
-                         const struct iovec *theirs, unsigned long their_count, unsigned long flags)
-{
-    struct iovec cut[PAGES];
-    size_t left = reads.most;
-    unsigned long count = 0;
-    if (++reads.calls == 1 && reads.before != NULL)
-        reads.before();
-    if (reads.calls == reads.fail_at) {
-        errno = reads.error;
-        return -1;
-    }
-    for (; count < their_count && left > 0; count++) {
-        cut[count] = theirs[count];
-        if (cut[count].iov_len > left)
-            cut[count].iov_len = left;
-        left -= cut[count].iov_len;
-    }
-    return syscall(SYS_process_vm_readv, reads.pid != 0 ? reads.pid : pid, ours, our_count, cut,
-                   count, flags);
-}
-
-typedef struct words {
-    uint64_t zero[WORDS], decided[WORDS];
-} words;
-
-typedef struct looking {
-    bool by_read;
-    bool read_swapped;
-    uint64_t page_bytes;
-    const pc_piece *pieces; /* NULL: all is PC_ABSENT_ZERO */
-    size_t piece_count;
-    int file_fd;
-    const char *name;
-} looking;
-
-static pc_process_block *open_block(const target *t, const looking *how)
-{
-    pc_error error;
-    const pc_piece all = {.end = t->bytes, .absent = PC_ABSENT_ZERO};
-    const pc_process_range range = {.pagemap_fd = t->pagemap,
-                                    .memory_fd = t->memory,
-                                    .file_fd = how->pieces != NULL ? how->file_fd : -1,
-                                    .pid = t->pid,
-                                    .address = (uintptr_t)t->base,
-                                    .bytes = t->bytes,
-                                    .page_bytes = how->page_bytes,
-                                    .read_swapped = how->read_swapped,
-                                    .pieces = how->pieces != NULL ? how->pieces : &all,
-                                    .piece_count = how->pieces != NULL ? how->piece_count : 1};
-    pc_process_block *block = (pc_process_block *)pc_process_block_open(&range, &error);
-    if (block == NULL) {
-        printf("%s\n", error.text);
-        abort();
-    }
-    block->pagemap.by_read = how->by_read;
-    return block;
-}
-
-static words decide(const target *t, const looking *how, const uint64_t *offsets, uint64_t first,
-                    uint32_t count)
-{
-    words answer;
-    pc_decider decider;
-    pc_process_block *block = open_block(t, how);
-    pc_task task = {.block = &block->head,
-                    .decider = &decider,
-                    .batch = {.offsets = offsets, .first = first, .count = count},
-                    .zero = answer.zero,
-                    .decided = answer.decided};
-    if (!pc_decider_init(pc_kernel_auto(), &progress, &decider))
-        abort();
-    memset(&answer, 0xff, sizeof answer);     /* stale bits must not survive */
-    memset(decider.buffer, 0, PC_READ_BYTES); /* pages that were not copied must not count */
-    uint64_t before = progress;
-    pc_block_start(&task);
-    CHECK(progress > before, "no progress");
-    block->head.ops->free(&block->head);
-    pc_decider_deinit(&decider);
-    return answer;
-}
-
-typedef enum verdict { ZERO, NORMAL, UNDECIDED } verdict;
-
-static verdict answered(const words *answer, uint64_t index)
-{
-    bool zero = pc_bits_test(answer->zero, index);
-    if (!pc_bits_test(answer->decided, index))
-        return zero ? KINDS : UNDECIDED; /* never both */
-    return zero ? ZERO : NORMAL;
-}
-
-static verdict expected_page(const unsigned char *kinds, uint64_t page)
-{
-    return kinds[page] == DATA ? NORMAL : kinds[page] == GUARD ? UNDECIDED : ZERO;
-}
 
 static verdict expected(const unsigned char *kinds, uint64_t offset, uint64_t page_bytes)
 {
@@ -166,11 +43,6 @@ static void check_offsets(const target *t, const looking *how, uint32_t count, u
               (unsigned long long)offsets[i], answered(&answer, i), want);
     }
 }
-
-static const looking ways[] = {
-    {.page_bytes = PAGE, .name = "PAGEMAP_SCAN"},
-    {.page_bytes = PAGE, .by_read = true, .name = "reads of pagemap"},
-};
 
 static void test_kinds(const looking *way)
 {
@@ -299,17 +171,12 @@ static void test_pieces(const looking *way)
     check_end("pieces:", way->name);
 }
 
-/* Pages [100, 200) cannot be read, [300, 400) are not mapped, [500, 600) are there no more. */
+/* What the target does: huge pages, a child. */
 static void act(const target *t, char command)
 {
-    unsigned char *base = t->base;
-    if (command == 'p' && (mprotect(base + 100 * PAGE, 100 * PAGE, PROT_NONE) != 0 ||
-                           munmap(base + 300 * PAGE, 100 * PAGE) != 0 ||
-                           madvise(base + 500 * PAGE, 100 * PAGE, MADV_DONTNEED) != 0))
-        abort();
     if (command == 'h') { /* as far as the kernel can */
-        madvise(base, t->bytes, MADV_HUGEPAGE);
-        madvise(base, t->bytes, MADV_COLLAPSE);
+        madvise(t->base, t->bytes, MADV_HUGEPAGE);
+        madvise(t->base, t->bytes, MADV_COLLAPSE);
     }
     pid_t us = getpid();
     if (command == 'f' && fork() == 0) {
@@ -318,31 +185,6 @@ static void act(const target *t, char command)
             pause();
         _exit(0);
     }
-    if (command == 'x') {
-        dup2(t->commands, 0); /* these alone are kept */
-        dup2(t->answers, 1);
-        execl("/bin/sh", "sh", "-c", "echo; read x", (char *)NULL);
-        abort();
-    }
-}
-
-static void test_changes(const looking *way)
-{
-    unsigned char kinds[PAGES];
-    check_begin();
-    memset(kinds, DATA, sizeof kinds);
-    target t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
-    target_do(&t, 'p');
-    words answer = decide(&t, way, NULL, 0, PAGES);
-    for (uint64_t i = 0; i < PAGES; i++) {
-        verdict want = i / 100 == 1 ? UNDECIDED : i / 100 == 5 ? ZERO : NORMAL;
-        if (i / 100 == 3) /* the file's entries do not tell it from absent: who calls must know */
-            want = way->by_read ? ZERO : UNDECIDED;
-        CHECK(answered(&answer, i) == want, "page %d: %d, not %d", (int)i, answered(&answer, i),
-              want);
-    }
-    target_end(&t);
-    check_end("no access, not mapped, released:", way->name);
 }
 
 /* Decides all, with as many copies as are wanted; nothing changes in the target. */
@@ -396,120 +238,6 @@ static void test_huge_pages(const looking *way)
     check_end("huge pages, then with a child:", way->name);
 }
 
-static void test_short_copies(const looking *way)
-{
-    unsigned char kinds[PAGES];
-    uint64_t random = 4;
-    check_begin();
-    fill_kinds(kinds, PAGES, 2, &random);
-    target t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
-    for (size_t most = 1; most <= 5 && most < PAGES; most++) {
-        reset_reads();
-        reads.most = most * PAGE + (most % 2) * 100;
-        words answer = decide(&t, way, NULL, 0, PAGES);
-        for (uint64_t i = 0; i < PAGES; i++) {
-            verdict found = answered(&answer, i);
-            CHECK(found == expected_page(kinds, i) || (found == UNDECIDED && kinds[i] != ABSENT),
-                  "page %d: %d", (int)i, found);
-        }
-        CHECK(reads.calls > 8, "%d calls", (int)reads.calls);
-    }
-    reset_reads();
-    target_end(&t);
-    check_end("copies that end early:", way->name);
-}
-
-static void test_errors(const looking *way)
-{
-    static const int errors[] = {ESRCH, EPERM, ENOMEM};
-    unsigned char kinds[PAGES];
-    check_begin();
-    memset(kinds, ZEROS, sizeof kinds);
-    target t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
-    for (size_t e = 0; e < sizeof errors / sizeof *errors; e++) {
-        reset_reads();
-        reads.error = errors[e];
-        reads.fail_at = 2; /* the second 128 pages */
-        words answer = decide(&t, way, NULL, 0, PAGES);
-        for (uint64_t i = 0; i < PAGES; i++)
-            CHECK(answered(&answer, i) == (i < 128 ? ZERO : UNDECIDED), "page %d", (int)i);
-        CHECK(reads.calls == 2, "%d calls", (int)reads.calls);
-    }
-    reset_reads();
-    target_end(&t);
-    check_end("the process may not be read any more:", way->name);
-}
-
-static void check_all_undecided(const target *t, const looking *way, const char *what)
-{
-    words answer = decide(t, way, NULL, 0, PAGES);
-    for (uint64_t i = 0; i < PAGES; i++)
-        CHECK(answered(&answer, i) == UNDECIDED, "%s: page %d", what, (int)i);
-}
-
-static target victim;
-
-static void kill_victim(void)
-{
-    target_kill(&victim);
-}
-
-/* A process that ended, that executed another program, or whose pid another one has. */
-static void test_another_process(const looking *way)
-{
-    unsigned char kinds[PAGES], zeros[PAGES];
-    check_begin();
-    memset(kinds, DATA, sizeof kinds);
-    memset(zeros, ZEROS, sizeof zeros);
-    target t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
-    target_do(&t, 'x');
-    check_all_undecided(&t, way, "executed another program");
-    target_end(&t);
-    t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
-    target_kill(&t);
-    check_all_undecided(&t, way, "ended");
-    target_end(&t);
-
-    /* It ends between the look and the copy, and its pid is that of one with zeros there. */
-    victim = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
-    target other = target_start((uint64_t)PAGES * PAGE, zeros, PAGES, &victim);
-    reads.before = kill_victim;
-    reads.pid = other.pid;
-    check_all_undecided(&victim, way, "another one has its pid");
-    CHECK(reads.calls == 1, "%d calls", (int)reads.calls);
-    reset_reads();
-    target_end(&victim);
-    target_end(&other);
-    check_end("another process:", way->name);
-}
-
-/* A process that ends loses its pages one by one, while they are looked at. */
-static void test_ending(const looking *way)
-{
-    enum { MANY = 16 * PAGES };
-    unsigned char *kinds = malloc(MANY);
-    check_begin();
-    if (kinds == NULL)
-        abort();
-    memset(kinds, DATA, MANY);
-    for (int round = 0; round < 10; round++) {
-        target t = target_start((uint64_t)MANY * PAGE, kinds, MANY, NULL);
-        const looking how = {.page_bytes = 16 * PAGE, .by_read = way->by_read, .name = way->name};
-        if (kill(t.pid, SIGKILL) != 0)
-            abort();
-        for (bool ended = false; !ended;) {
-            siginfo_t info = {0};
-            ended = waitid(P_PID, (id_t)t.pid, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0;
-            words answer = decide(&t, &how, NULL, 0, PAGES);
-            CHECK(pc_bits_count(answer.zero, PAGES) == 0, "%d pages are zero",
-                  (int)pc_bits_count(answer.zero, PAGES));
-        }
-        target_end(&t);
-    }
-    free(kinds);
-    check_end("a process that ends meanwhile:", way->name);
-}
-
 int main(void)
 {
     reset_reads();
@@ -519,13 +247,8 @@ int main(void)
         test_kinds(&ways[i]);
         test_nothing_changes(&ways[i]);
         test_pieces(&ways[i]);
-        test_changes(&ways[i]);
         test_shared_pages(&ways[i]);
         test_huge_pages(&ways[i]);
-        test_short_copies(&ways[i]);
-        test_errors(&ways[i]);
-        test_another_process(&ways[i]);
-        test_ending(&ways[i]);
     }
     return check_summary();
 }

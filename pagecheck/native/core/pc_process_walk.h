@@ -5,7 +5,7 @@
 #include <sys/types.h>
 
 #include "pc_pagemap.h"
-#include "pc_process_block.h"
+#include "pc_process_range.h"
 
 #define PC_PROCESS_WALK_REGIONS 1024u
 

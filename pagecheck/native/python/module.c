@@ -3,7 +3,7 @@
 
 #include "../core/pc_file_block.h"
 #include "../core/pc_feed.h"
-#include "../core/pc_process_block.h"
+#include "../core/pc_process_range.h"
 #include "../core/pc_worker.h"
 
 static int add_type(PyObject *module, PyType_Spec *spec, const char *name)
