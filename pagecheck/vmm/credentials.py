@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 PROC: Final = "/proc"
 REAL, EFFECTIVE, SAVED, FS = range(4)  # of the four ids that /proc/PID/status shows
 
+NOT_KNOWN: Final = -1
+
 INITIAL_USER_NAMESPACE: Final = 0xEFFFFFFD  # Source: USER_NS_INIT_INO in linux/nsfs.h
 NS_GET_PARENT: Final = 0xB702
 NS_GET_OWNER_UID: Final = 0xB704
@@ -78,7 +80,7 @@ class Host(NamedTuple):
     """What the rule asks of the host and of this process.
 
     Attributes:
-        yama: ptrace_scope; 0 where there is no Yama.
+        yama: ptrace_scope; 0 where there is no Yama; NOT_KNOWN where that cannot be seen.
         unmapped: the uid and the gid that are shown for ids without a number in our user namespace;
             None: every id has a number.
         label: the security label of this process.
@@ -144,13 +146,22 @@ def target_of(pid: int, proc: str = PROC) -> Target:
 
 def host_of(proc: str = PROC) -> Host:
     """Of this host and process."""
-    scope = _text(f"{proc}/sys/kernel/yama/ptrace_scope").strip()
-    yama = (int(scope) if scope.isdecimal() else 3) if scope else 0
     ours = _place(f"{proc}/self/ns/user")
     unmapped = None
     if ours is None or ours[1] != INITIAL_USER_NAMESPACE:
         unmapped = _overflow(proc, "uid"), _overflow(proc, "gid")
-    return Host(yama, unmapped, label_of(f"{proc}/self"))
+    return Host(_yama(proc), unmapped, label_of(f"{proc}/self"))
+
+
+def _yama(proc: str) -> int:
+    try:
+        with open(f"{proc}/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
+            return int(file.read())
+    except FileNotFoundError:
+        # Without Yama its folder is not there; with subset=pid none is.
+        return 0 if os.path.isdir(f"{proc}/sys/kernel") else NOT_KNOWN
+    except (OSError, ValueError):
+        return NOT_KNOWN
 
 
 def label_of(folder: str) -> str:

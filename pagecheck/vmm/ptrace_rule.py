@@ -24,6 +24,7 @@ from pagecheck.vmm.credentials import (
     EFFECTIVE,
     FS,
     INITIAL_USER_NAMESPACE,
+    NOT_KNOWN,
     REAL,
     Credentials,
     Host,
@@ -195,6 +196,11 @@ def _name(capability: int) -> str:
 
 
 def _yama(who: Credentials, scope: int, *, powerful: bool) -> Refusal | None:
+    if scope == NOT_KNOWN and not who.is_own:
+        return Refusal(
+            "kernel.yama.ptrace_scope cannot be seen by the service",
+            "run it with a whole /proc (without subset=pid)",
+        )
     if scope >= 3:
         return Refusal(
             "kernel.yama.ptrace_scope is 3: no process may read the memory of another",

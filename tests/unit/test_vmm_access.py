@@ -11,6 +11,7 @@ import pytest
 
 from pagecheck.vmm import access
 from pagecheck.vmm.access import credentials_of, may_inspect, may_read
+from pagecheck.vmm.credentials import NOT_KNOWN, host_of
 from tests.support.users import in_a_child, needs_root
 
 
@@ -109,3 +110,16 @@ def test_a_security_module_that_refuses_what_the_rule_permits(
     assert found is not None
     assert "its label is 'libvirt-1 (enforce)', pagecheck's is 'unconfined'" in found.why
     assert "AppArmor" in found.way_out
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0\n", 0), ("1\n", 1), ("3\n", 3), ("", NOT_KNOWN), ("x", NOT_KNOWN)]
+)
+def test_yama(tmp_path: Path, text: str, expected: int) -> None:
+    assert host_of(str(tmp_path)).yama == NOT_KNOWN  # no /proc/sys at all: subset=pid
+    folder = tmp_path / "sys" / "kernel"
+    folder.mkdir(parents=True)
+    assert host_of(str(tmp_path)).yama == 0
+    (folder / "yama").mkdir()
+    (folder / "yama" / "ptrace_scope").write_text(text)
+    assert host_of(str(tmp_path)).yama == expected

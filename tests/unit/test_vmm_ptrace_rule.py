@@ -7,6 +7,7 @@ import pytest
 
 from pagecheck.vmm.credentials import (
     INITIAL_USER_NAMESPACE,
+    NOT_KNOWN,
     Credentials,
     Host,
     Target,
@@ -85,6 +86,12 @@ def test_yama_takes_the_capability(scope: int) -> None:
 def test_yama_forbids_it_to_all() -> None:
     assert "no process may read" in said(vm(), somebody(0, -1), yama=3)
     assert said(vm(), somebody(0, -1), yama=3, read=False) == ""
+
+
+def test_yama_that_cannot_be_seen_is_a_refusal_of_others() -> None:
+    assert "cannot be seen" in said(vm(), somebody(0, -1), yama=NOT_KNOWN)
+    assert said(vm(), somebody(0, -1, is_own=True), yama=NOT_KNOWN) == ""
+    assert said(vm(), somebody(0, -1), yama=NOT_KNOWN, read=False) == ""
 
 
 def test_capabilities_are_named() -> None:
