@@ -125,3 +125,24 @@ def test_by_its_process(qemu: BareQemu, client: Connected) -> None:
     assert asked(one, "attach", pid=qemu.pid)["return"]["blocks"]
     error = check_paused(one)["error"]
     assert error["class"] == "UsageError"  # a process cannot be stopped by its number
+
+
+@pytest.mark.parametrize("uid", [OTHER, WATCHER, NOBODY])
+def test_private_ram(client: Connected, uid: int) -> None:
+    """That of a plain -m, which takes the right to read the process."""
+    with bare_qemu(uid=OTHER, size="64M") as plain:
+        plain.socket.chmod(0o777)
+        one = client(uid)
+        answer = asked(one, "attach", qmp=str(plain.socket))
+        if uid == NOBODY:
+            assert f"runs as uid {OTHER}" in refusal_in(answer)
+            return
+        (block,) = answer["return"]["blocks"]
+        assert (block["name"], block["size"]) == ("pc.ram", 64 << 20)
+        checked = check_paused(one)["return"]  # the socket is everybody's
+        assert checked["answer"] == "paused"
+        counts = checked["blocks"][0]["counts"]
+        assert counts["zero"] > counts["normal"] > 0
+        assert counts["undecided"] == 0
+        channel = asked(one, "open-channel")["return"]
+        assert asked(one, "close-channel", channel=channel["channel"])["return"] == {}
