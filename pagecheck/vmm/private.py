@@ -26,6 +26,9 @@ _LOOKS: Final = 3  # at mappings that change
 
 # Source: show_smap_vma_flags() in the kernel's fs/proc/task_mmu.c.
 NOT_ARRIVED_FLAGS: Final = frozenset({"um", "uw", "ui"})
+# /proc/PID/mem reads a device's registers, which may change its state.
+# Source: generic_access_phys() in the kernel's mm/memory.c.
+_DEVICE_FLAGS: Final = frozenset({"io", "pf"})
 
 
 _Layout = list[tuple[object, ...]]
@@ -226,6 +229,8 @@ def _meaning(part: _Part, file: _File) -> tuple[int, int, str | None]:
     if mapping is None or mapping.is_shared or not mapping.is_readable or _is_special(mapping):
         why = "not mapped" if mapping is None else "not private memory that may be read"
         return _native.UNREADABLE, 0, f"{why}, and undecided"
+    if not part.flags.isdisjoint(_DEVICE_FLAGS):
+        return _native.UNREADABLE, 0, "the memory of a device, and undecided"
     if not part.flags.isdisjoint(NOT_ARRIVED_FLAGS):
         why = "absent pages may not have arrived (userfaultfd), and are undecided"
         return _native.ABSENT_UNDECIDED, 0, why

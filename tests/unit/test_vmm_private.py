@@ -158,6 +158,20 @@ def test_userfaultfd(flags: str, expected: bool) -> None:
     assert not arrives(details, mapping.end, 4096)
 
 
+@pytest.mark.parametrize("flag", ["io", "pf"])
+def test_the_memory_of_a_device_is_not_read(area: Area, flag: str) -> None:
+    area.advise(4, 4, mmap.MADV_DONTDUMP)  # a mapping of its own
+    with ProcessMemory(os.getpid()) as process:
+        details = list(process.detailed_mappings())
+    of_device = [
+        each._replace(flags=each.flags | {flag} if "dd" in each.flags else each.flags)
+        for each in details
+    ]
+    with opened(area, details=of_device) as ram:
+        assert pieces(ram) == [(0, 4, ZERO), (4, 8, UNREADABLE), (8, PAGES, ZERO)]
+        assert ram.notes[0].endswith("16 KiB: the memory of a device, and undecided")
+
+
 def test_absent_huge_pages_are_undecided(area: Area) -> None:
     with ProcessMemory(os.getpid()) as process:
         found = list(process.detailed_mappings())
