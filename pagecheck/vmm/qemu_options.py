@@ -14,6 +14,7 @@ from pagecheck.vmm.ram_options import (
     CommandLine,
     ControlSocket,
     RamOption,
+    descriptor,
     is_on,
     key_values,
     options,
@@ -105,10 +106,9 @@ class _Read:
     def _add_chardev(self, keys: dict[str, str]) -> None:
         is_listening = is_on(keys.get("server", "off"))
         if keys.get("backend") == "socket" and is_listening and "id" in keys:
-            fd = keys.get("fd", "")
-            if "path" in keys or fd.isdecimal():
-                given = ControlSocket("qmp", keys.get("path", ""), int(fd) if fd else -1)
-                self._sockets[keys["id"]] = given
+            fd = descriptor(keys.get("fd", ""))
+            if "path" in keys or fd >= 0:
+                self._sockets[keys["id"]] = ControlSocket("qmp", keys.get("path", ""), fd)
 
     def _add_monitor(self, value: str) -> None:
         if value.startswith("unix:"):

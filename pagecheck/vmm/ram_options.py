@@ -12,7 +12,11 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-_SIZE: Final = re.compile(r"(\d+|\d*\.\d+|0x[0-9a-f]+)([bkmgtpe]?)(?:i?b)?", re.ASCII)
+_SIZE: Final = re.compile(
+    r"(\d{1,20}|\d{0,20}\.\d{1,20}|0x[0-9a-f]{1,16})([bkmgtpe]?)(?:i?b)?", re.ASCII
+)
+_SIZE_MAX: Final = 1 << 62
+_DESCRIPTOR: Final = re.compile(r"\d{1,9}", re.ASCII)
 _SHIFTS: Final = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 _TRUE: Final = {"on", "yes", "true", "y"}
 
@@ -81,7 +85,7 @@ def size_bytes(text: str, unit: str = "b") -> int | None:
         unit: the first letter of the unit that it has without one.
 
     Returns:
-        Bytes; None where it is not a size.
+        Bytes; None where it is not a size, or larger than any memory.
 
     Source: qemu_strtosz() in QEMU's util/cutils.c; all units are binary.
     """
@@ -91,8 +95,15 @@ def size_bytes(text: str, unit: str = "b") -> int | None:
     number, suffix = match.groups()
     shift = _SHIFTS[suffix or unit]
     if "." in number:
-        return int(float(number) * (1 << shift))
-    return int(number, 16 if number.startswith("0x") else 10) << shift
+        size = int(float(number) * (1 << shift))
+    else:
+        size = int(number, 16 if number.startswith("0x") else 10) << shift
+    return size if size < _SIZE_MAX else None
+
+
+def descriptor(text: str) -> int:
+    """A descriptor's number on a command line; -1 where it is none."""
+    return int(text) if _DESCRIPTOR.fullmatch(text) else -1
 
 
 def is_on(value: str) -> bool:

@@ -11,6 +11,7 @@ from pagecheck.vmm.ram_options import (
     CommandLine,
     ControlSocket,
     RamOption,
+    descriptor,
     is_on,
     key_values,
     options,
@@ -29,6 +30,7 @@ _CH_DEFAULT: Final = 512 << 20
 _CH_MANY: Final = frozenset({"memory-zone", "disk", "net", "fs", "pmem", "device", "vdpa", "numa"})
 _FC_SOCKET: Final = "/run/firecracker.socket"  # Source: Firecracker's src/firecracker/src/main.rs
 _FC_DEFAULT: Final = 128 << 20  # Source: MachineConfig in src/vmm/src/vmm_config/machine_config.rs
+_MEBIBYTES_MAX: Final = 1 << 40
 _PROTECTED: Final = ("protected-vm", "protected-vm-without-firmware", "protected-vm-with-firmware")
 
 
@@ -45,10 +47,9 @@ def read_cloud_hypervisor(words: list[str], _read: Reader) -> CommandLine:
     for option, value in options(words, many=_CH_MANY):
         if option == "api-socket":
             keys = key_values(value, "path")
-            fd = keys.get("fd", "")
-            number = int(fd) if fd.isdecimal() else -1
-            if number >= 0 or keys.get("path"):
-                sockets.append(ControlSocket("ch", keys.get("path", ""), number))
+            fd = descriptor(keys.get("fd", ""))
+            if fd >= 0 or keys.get("path"):
+                sockets.append(ControlSocket("ch", keys.get("path", ""), fd))
         elif option == "memory":
             memory = key_values(value)
         elif option == "memory-zone":
@@ -69,8 +70,7 @@ def read_cloud_hypervisor(words: list[str], _read: Reader) -> CommandLine:
 
 
 def _cloud_ram(memory: dict[str, str], zones: list[dict[str, str]]) -> list[RamOption]:
-    given = size_bytes(memory.get("size", ""))
-    size = _CH_DEFAULT if given is None else given
+    size = size_bytes(memory["size"]) if "size" in memory else _CH_DEFAULT
     found = [_cloud_block("ram", size, memory)] if size and not zones else []
     found += _plugged("ram", memory) if memory.get("hotplug_method") == "virtio-mem" else []
     for number, zone in enumerate(zones):
@@ -128,7 +128,9 @@ def _configured_bytes(config: str) -> int | None:
         return None
     machine = members.get("machine-config", {})
     mebibytes = machine.get("mem_size_mib", 0) if isinstance(machine, dict) else None
-    return mebibytes << 20 if type(mebibytes) is int and mebibytes >= 0 else None
+    if type(mebibytes) is int and 0 <= mebibytes < _MEBIBYTES_MAX:
+        return mebibytes << 20
+    return None
 
 
 def read_crosvm(words: list[str], _read: Reader) -> CommandLine:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pagecheck.vmm.command_line import command_line_of, read_command_line, vmm_of
 from pagecheck.vmm.memory import ProcessMemory
@@ -72,6 +74,9 @@ def test_no_words_at_all_say_nothing() -> None:
         ("1..5G", "m", None),
         ("-1", "m", None),
         ("²", "m", None),
+        ("9" * 5000, "m", None),  # more digits than Python converts
+        ("9" * 400 + ".5", "m", None),
+        ("8E", "b", None),
     ],
 )
 def test_sizes(text: str, unit: str, size: int | None) -> None:
@@ -310,6 +315,49 @@ def test_what_is_not_a_file_says_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in ("pipe", "/dev/zero", "missing", "."):
         assert started(tmp_path, "--config-file", path).ram == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "qemu-kvm -m {0}",
+        "qemu-kvm -m {0}.5",
+        "qemu-kvm -m 1G -chardev socket,id=c,server=on,fd={0} -mon c,mode=control",
+        "qemu-kvm -m 1G -chardev socket,id=c,server=on,fd=-1 -mon c,mode=control",
+        "cloud-hypervisor --api-socket fd={0} --memory size={0}",
+        "crosvm run --mem {0}",
+        "qemu-kvm -machine memory-backend=a "
+        """-object '{{"qom-type":"memory-backend-ram","id":"a","size":{0}}}'""",
+    ],
+)
+def test_numbers_of_any_length_are_only_not_understood(line: str) -> None:
+    """Any process may have any words, and one of them must not end a list of VMs."""
+    found = read(line.format("9" * 5000))
+    assert found.ram_bytes in (0, GIB)
+    assert found.sockets == ()
+
+
+def test_a_file_with_a_number_of_any_length() -> None:
+    for digits in (30, 4200, 5000):
+        text = f'{{"machine-config": {{"mem_size_mib": {"9" * digits}}}}}'
+        words = ["firecracker", "--config-file", "x"]
+        assert read_command_line("", words, lambda _path, text=text: text).ram == ()
+
+
+@given(
+    words=st.lists(st.text()),
+    program=st.sampled_from(["qemu-kvm", "cloud-hypervisor", "crosvm", "firecracker", "VBoxSDL"]),
+)
+def test_any_words_are_read(words: list[str], program: str) -> None:
+    read_command_line("", [program, *words], lambda path: path)
+
+
+@given(
+    option=st.sampled_from(["-m", "-object", "-chardev", "-mon", "-numa", "-machine", "-name"]),
+    value=st.text(alphabet='{}[]":,=.0123456789eE-xkMid', max_size=60),
+)
+def test_any_value_is_read(option: str, value: str) -> None:
+    read_command_line("", ["qemu-kvm", option, value, "-device", value])
 
 
 def test_crosvm() -> None:
