@@ -26,7 +26,7 @@ class HeldBlock(NamedTuple):
 
     Attributes:
         number: the client's number for it, in commands and in the rings of its channels.
-        vm: where it came from, if the service opened it as `pid:` or `qmp:`.
+        vm: where it came from, if the service opened it as that of a running VM.
         may_pause: whether the client may stop that VM.
     """
 

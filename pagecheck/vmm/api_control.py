@@ -211,11 +211,9 @@ class ApiControl:
 
 
 def _has_no_vm(reply: Reply) -> bool:
-    """Whether Cloud Hypervisor says that it has none: by 404, and by a text before version 50."""
-    return reply.status == 404 or (
-        reply.status == 500
-        and "not created" in _cause(reply).lower().replace("notcreated", "not created")
-    )
+    """Whether Cloud Hypervisor says that it has none: by 404, older ones by 500 and a text."""
+    text = _cause(reply).lower().replace(" ", "")
+    return reply.status == 404 or (reply.status == 500 and "notcreated" in text)
 
 
 def _cause(reply: Reply) -> str:

@@ -8,7 +8,8 @@ import pytest
 
 from pagecheck import Client
 from tests.support.api_vmm import PAUSE, RESUME, api_vmm
-from tests.support.service import ServiceProcess
+from tests.support.crosvm import PAGES, Crosvm, put_on_path
+from tests.support.service import ServiceProcess, StartService
 
 
 @pytest.mark.parametrize("kind", ["fc", "ch"])
@@ -36,3 +37,19 @@ def test_a_client_that_goes_away_in_the_pause(
             client.attach(vmm.source)
             vmm.pause()
         assert vmm.state() == "Paused"  # it was somebody else who paused it
+
+
+def test_a_crosvm_by_its_own_program(
+    start_service: StartService, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_on_path(short_folder, monkeypatch)
+    service = start_service("--engine", "cpu")
+    crosvm = Crosvm(short_folder)
+    try:
+        with Client(service.path) as client:
+            report = client.scan(f"crosvm:{crosvm.path}", pause=True)
+        assert report.answer == "paused"
+        assert report.total.normal == PAGES // 2
+        assert crosvm.runs()
+    finally:
+        crosvm.end()

@@ -103,6 +103,14 @@ def test_a_cloud_hypervisor_without_a_vm(tmp_path: Path) -> None:
         assert not monitor.resume().stood_still
 
 
+@pytest.mark.parametrize("text", ["VM is not created", "VmNotCreated"])
+def test_an_older_cloud_hypervisor_without_a_vm(tmp_path: Path, text: str) -> None:
+    with api_vmm("ch", tmp_path / "api", state="none") as vmm:
+        vmm.fail({STATE["ch"]: f'then status 500 ["Error from API", "{text}"]'})
+        with monitor_of(vmm) as monitor:
+            assert not monitor.is_stopped()
+
+
 def test_it_is_left_stopped(vmm: ApiVmm) -> None:
     with monitor_of(vmm) as monitor:
         monitor.pause(60)

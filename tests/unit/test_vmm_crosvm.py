@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,63 +13,16 @@ import pagecheck
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.vmm import VmmMonitor
 from pagecheck.vmm.kinds import CROSVM
-from tests.support.api_vmm import PROGRAM
+from tests.support.crosvm import PAGES, Crosvm, put_on_path
 from tests.support.processes import kill
-from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("clean")
-
-STAND_IN = PROGRAM.with_name("crosvm_program.py")
-PAGES = (32 << 20) // 4096
-
-
-class Crosvm:
-    """One that runs."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path, self._shown = folder / "crosvm.sock", folder / "shown"
-        self.process = subprocess.Popen(
-            [sys.executable, "-S", "-E", str(STAND_IN), "run", str(self.path), str(self._shown)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-
-    def write(self) -> None:
-        """Its device writes guest RAM, and no other process of it runs."""
-        Path(f"{self._shown}.device").write_text("x")
-
-    def ask(self, command: str) -> None:
-        """By another client."""
-        subprocess.run(["crosvm", command, "--full", str(self.path)], check=True)
-
-    def rounds(self) -> str:
-        return self._shown.read_text()
-
-    def runs(self) -> bool:
-        before = self.rounds()
-        return bool(wait_for(lambda: self.rounds() not in ("", before), "the guest runs"))
-
-    def is_suspended(self) -> bool:
-        """Whether that was the last request."""
-        return Path(f"{self._shown}.state").read_text() == "suspended"
-
-    def end(self) -> None:
-        self.process.communicate("")
 
 
 @pytest.fixture(autouse=True)
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The program crosvm, on PATH."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    file = folder / "crosvm"
-    file.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {STAND_IN} "$@"\n')
-    file.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return file
+    return put_on_path(tmp_path, monkeypatch)
 
 
 @pytest.fixture
