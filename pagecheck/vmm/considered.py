@@ -136,18 +136,18 @@ def pieced_together(rows: Sequence[Row], size: int, mark: str = "") -> list[tupl
     Returns:
         The first and the last address, exclusive, of each.
     """
+    ends: dict[int, tuple[int, int]] = {}  # by address: the run of neighbours, the last mapping
+    runs: list[int] = []
+    for number, (each, _) in enumerate(rows):
+        goes_on = number > 0 and _continues(rows[number - 1][0], each)
+        runs.append(runs[-1] if goes_on else number)
+        ends[each.end] = runs[-1], number
     found = []
-    for first, (start, flags) in enumerate(rows):
-        if not _may_be_end(start, flags, mark):
-            continue
-        last, last_flags = start, flags
-        for each, more in rows[first + 1 :]:
-            if last.end - start.start >= size or not _continues(last, each):
-                break
-            last, last_flags = each, more
-        is_whole = last is not start and last.end - start.start == size
-        if is_whole and _may_be_end(last, last_flags, mark):
-            found.append((start.start, last.end))
+    for number, (each, flags) in enumerate(rows):
+        run, last = ends.get(each.start + size, (-1, -1))
+        is_block = run == runs[number] and last > number
+        if is_block and _may_be_end(each, flags, mark) and _may_be_end(*rows[last], mark):
+            found.append((each.start, each.start + size))
     return found
 
 

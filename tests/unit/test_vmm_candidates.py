@@ -203,6 +203,14 @@ def test_video_memory_is_not_taken_for_ram_that_is_in_pieces() -> None:
         search("qemu-kvm -m 64M", *parts, QEMU_RAM.format(64))
 
 
+def test_as_many_mappings_as_a_process_may_have() -> None:
+    """Each is a neighbour of the next, and no part of them has the size; not even in a minute where
+    each is compared with all that follow."""
+    many = [("rw-p", "r--p")[number % 2] + " 1 dc" for number in range(65_530)]
+    with pytest.raises(SourceError, match="no private mapping has the"):
+        search("qemu-kvm -m 65531M", *many)
+
+
 def test_neighbours_that_are_not_qemus_blocks_are_not_ram() -> None:
     parts = [PLAIN.format(40), PLAIN.format(24) + " lo", GUARD]
     found = search("qemu-kvm -m 64M", *parts, QEMU_RAM.format(64))
