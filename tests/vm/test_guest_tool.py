@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tests.support.leftovers import open_fds
 from tests.support.oracle import find_pages, hole_pages, zero_pages
 from tools.guest import DeadlinePassed, Guest, GuestError, MissingPiece, QmpError, copy_sparse
 from tools.guest import fetch as fetching
+from tools.guest.cli import main
 from tools.guest.fetch import GuestFiles
 from tools.guest.guest import sweep
 from tools.guest.initramfs import is_static_x86_64
@@ -245,6 +247,14 @@ def test_a_program_that_needs_a_loader_is_not_static() -> None:
 def test_values_that_make_no_guest_are_refused(wrong: dict[str, int | str], said: str) -> None:
     with pytest.raises(GuestError, match=said), Guest.boot(**wrong):  # type: ignore[arg-type]
         pass
+
+
+@pytest.mark.parametrize("backend", ["private", "numa"])
+def test_a_snapshot_of_private_ram_is_refused(backend: str, tmp_path: Path) -> None:
+    given = ["boot", "--backend", backend, "--snapshot", str(tmp_path / "ram")]
+    ran = CliRunner().invoke(main, given)
+    assert ran.exit_code == 2
+    assert f"--snapshot: no file holds the RAM of --backend {backend}" in ran.output
 
 
 def test_ram_of_a_killed_tool_is_removed(tmp_path: Path) -> None:
