@@ -15,6 +15,7 @@ import pytest
 
 from pagecheck import Coordinator
 from tests.support import target as t
+from tests.support.kernel_settings import set_to
 from tests.support.looking import attached, of_report, opened
 from tests.support.rams import PAGE
 from tests.support.states import PAGES, anonymous
@@ -40,8 +41,8 @@ def test_stable_pages(how: str, page_size: int, request: pytest.FixtureRequest) 
         elif KSM.exists():
             with contextlib.suppress(pytest.skip.Exception):
                 stack.enter_context(t.swap_file())
-                stack.enter_context(t.set_to(KSM / "sleep_millisecs", 1))
-                stack.enter_context(t.set_to(KSM / "run", 1))
+                stack.enter_context(set_to(KSM / "sleep_millisecs", 1))
+                stack.enter_context(set_to(KSM / "run", 1))
         area.zeros(0, PAGES)
         for page in range(0, PAGES, 5):
             area.byte(page, page % PAGE)

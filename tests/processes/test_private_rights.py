@@ -11,9 +11,10 @@ import pytest
 
 import pagecheck
 from pagecheck.errors import SourceError
+from tests.support.kernel_settings import set_to
 from tests.support.looking import opened
 from tests.support.states import anonymous
-from tests.support.target import Area, Target, set_to
+from tests.support.target import Area, Target
 from tests.support.users import NOBODY, in_a_child, needs_root
 
 PR_SET_DUMPABLE: Final = 4

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pagecheck import Report
+from tests.support.kernel_settings import alone
 
 PAGE = 4096
 HUGE = 2 << 20
@@ -108,17 +109,18 @@ def huge(pages: int) -> Iterator[Ram]:
     Raises:
         OSError: the pages cannot be had; the text says what is missing.
     """
-    before = int(NR_HUGE.read_text())
-    NR_HUGE.write_text(str(before + pages))
-    try:
-        have = int(NR_HUGE.read_text())
-        if have < before + pages:
-            raise OSError(f"{NR_HUGE} went to {have}, not {before + pages}: no free memory in one")
-        fd = os.memfd_create("huge", os.MFD_HUGETLB)
-        yield HugeRam(fd, f"fd:{fd}")
-        os.close(fd)
-    finally:
-        NR_HUGE.write_text(str(max(0, int(NR_HUGE.read_text()) - pages)))
+    with alone():
+        before = int(NR_HUGE.read_text())
+        NR_HUGE.write_text(str(before + pages))
+        try:
+            have = int(NR_HUGE.read_text())
+            if have < before + pages:
+                raise OSError(f"{NR_HUGE} went to {have}, not {before + pages}: no free memory")
+            fd = os.memfd_create("huge", os.MFD_HUGETLB)
+            yield HugeRam(fd, f"fd:{fd}")
+            os.close(fd)
+        finally:
+            NR_HUGE.write_text(str(max(0, int(NR_HUGE.read_text()) - pages)))
 
 
 def _moved_pages() -> tuple[int, ...]:

@@ -273,21 +273,6 @@ def assert_right(found: np.ndarray, may: np.ndarray) -> None:
 
 
 @contextlib.contextmanager
-def set_to(path: str | os.PathLike[str], value: str | int) -> Iterator[None]:
-    """A setting of the kernel, put back whatever happens; skips where it may not be set."""
-    try:
-        before = Path(path).read_text()
-        before = before.partition("[")[2].partition("]")[0] or before  # one word of several
-        Path(path).write_text(str(value))
-    except OSError as error:
-        pytest.skip(f"{path} cannot be set: {error.strerror}")
-    try:
-        yield
-    finally:
-        Path(path).write_text(before)
-
-
-@contextlib.contextmanager
 def swap_file(mib: int = 64) -> Iterator[None]:
     """Swap of its own, taken away whatever happens; skips where there can be none."""
     if os.geteuid() != 0 or not (shutil.which("mkswap") and shutil.which("swapon")):

@@ -16,9 +16,10 @@ import pagecheck
 from tests.support.bitmaps import bits
 from tests.support.command import start
 from tests.support.footprint import footprint_of_ram, unchanged
+from tests.support.kernel_settings import set_to
 from tests.support.processes import has_answers, kill
 from tests.support.rams import PAGE
-from tests.support.target import set_to, swap_file
+from tests.support.target import swap_file
 from tests.support.waiting import wait_for
 from tests.vm.killing import kill_at_random, status
 from tests.vm.memory_of_qemu import HIDDEN, by_dump, by_pmemsave, by_process, swap_out

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support import target as t
+from tests.support.kernel_settings import alone
 from tests.support.rams import NR_HUGE, PAGE
 from tests.support.states.registry import PAGES, PER_HUGE, anonymous, state
 from tests.support.target import Area, Target
@@ -133,6 +134,7 @@ def anonymous_beside_files(target: Target, stack: contextlib.ExitStack) -> Area:
 
 def reserve_huge(stack: contextlib.ExitStack, pages: int) -> None:
     """Raises the host's reserve of 2 MiB pages while the stack lasts."""
+    stack.enter_context(alone())
     try:
         before = int(NR_HUGE.read_text())
         NR_HUGE.write_text(str(before + pages))

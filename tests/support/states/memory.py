@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import target as t
+from tests.support.kernel_settings import set_to
 from tests.support.rams import PAGE
 from tests.support.states.registry import PAGES, PER_HUGE, anonymous, state
 from tests.support.target import Area, Target
@@ -64,7 +65,7 @@ def folios_of_64_kib(target: Target, stack: contextlib.ExitStack) -> Area:
     folios = Path("/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled")
     if not folios.exists():
         pytest.skip("no folios of 64 KiB (Linux 6.8)")
-    stack.enter_context(t.set_to(folios, "always"))
+    stack.enter_context(set_to(folios, "always"))
     area = anonymous(target)
     for page in range(0, PAGES, 40):
         area.byte(page, PAGE - 1)
@@ -189,14 +190,14 @@ def merged_by_ksm(target: Target, stack: contextlib.ExitStack) -> Area:
     if not ksm.exists():
         pytest.skip("no KSM in this kernel")
     for name, value in (("use_zero_pages", 1), ("pages_to_scan", 4096), ("sleep_millisecs", 1)):
-        stack.enter_context(t.set_to(ksm / name, value))
+        stack.enter_context(set_to(ksm / name, value))
     area = anonymous(target)
     area.advise(0, PAGES, t.NOHUGEPAGE)
     area.data(0, 256)
     area.zeros(256, 256)
     area.byte(600, 5)
     area.advise(0, PAGES, t.MERGEABLE)
-    with t.set_to(ksm / "run", 1):
+    with set_to(ksm / "run", 1):
         own = Path(f"/proc/{target.pid}/ksm_merging_pages")
         wait_for(lambda: int(own.read_text()) > 100, "KSM merged pages", 30)
     return area
