@@ -31,8 +31,7 @@ KSM: Final = Path("/sys/kernel/mm/ksm")
 @pytest.mark.parametrize("how", ["memory", "hugetlb"])
 def test_stable_pages(how: str, page_size: int, request: pytest.FixtureRequest) -> None:
     seconds = request.config.getoption("--worlds") or SECONDS
-    with contextlib.ExitStack() as stack:
-        target = stack.enter_context(Target())
+    with contextlib.ExitStack() as stack, Target() as target:
         area = anonymous(target)
         if how == "hugetlb":
             reserve_huge(stack, 9)  # for copies too

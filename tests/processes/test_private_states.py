@@ -47,8 +47,8 @@ def target() -> Iterator[Target]:
 
 
 @pytest.mark.parametrize("name", [name for name in STATES if name not in REFUSED])
-def test_each_page(name: str, target: Target, coordinators: tuple[Coordinator, ...]) -> None:
-    with contextlib.ExitStack() as stack:
+def test_each_page(name: str, coordinators: tuple[Coordinator, ...]) -> None:
+    with contextlib.ExitStack() as stack, Target() as target:
         area = STATES[name](target, stack)
         before = area.present(), area.swapped()
         for coordinator in coordinators:
