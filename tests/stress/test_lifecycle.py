@@ -65,7 +65,7 @@ def test_work_that_was_begun_before_a_detach(
             c._pool.channels[0]._attached.pop(block.id)
             with pytest.raises(UsageError, match="detached"):
                 c.scan(block, deadline=3) if work == "scan" else c.check(block, OFFSETS, deadline=3)
-        assert block.fd == -1
+        assert block.source.fd == -1
         assert c.workers_replaced == 0
         assert c.check(other, OFFSETS).decided.all()
 
