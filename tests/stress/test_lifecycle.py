@@ -56,7 +56,7 @@ def test_work_that_was_begun_before_a_detach(
             begin_use(self)
             if self is block:
                 c.detach(self)
-                assert self.fd >= 0, "closed under its user"
+                assert self.source.fd >= 0, "closed under its user"
 
         monkeypatch.setattr(Block, "begin_use", begin_use_and_detach)
         if work == "check":
