@@ -89,7 +89,7 @@ def _elf(file: File) -> Found | None:
 
 def _read_elf(file: File) -> _Elf | None:
     """The tables; None where sizes or offsets are invalid for an ELF file."""
-    width, order, version = file.head[4:7]
+    width, order, version = file.unpack("3B", 4)
     if width not in (1, 2) or order not in (1, 2) or version not in (0, 1):
         return None  # 0 is VirtualBox's
     byte_order = "<>"[order - 1]

@@ -441,3 +441,12 @@ def test_names_in_commands_are_quoted() -> None:
     assert "gzip -dc 'a; b' >'a; b'.raw;" in refusal("a; b", found)
     assert "gzip -dc /dev/shm/vm >" in refusal("shm:/vm", found)
     assert "gzip -dc FILE >FILE.raw;" in refusal("fd:3", found)
+
+
+@pytest.mark.parametrize("case", sorted(set(CERTAIN) - {"gzip of zeros"}))
+def test_a_file_that_ends_in_its_header(case: str) -> None:
+    """At each of its first bytes; a file of "\\x7fELF" alone was a traceback."""
+    data = _made(case)
+    for size in range(min(len(data), 300)):
+        found = seen(data[:size])
+        assert found is None or (found.name and found.remedy)
