@@ -26,6 +26,10 @@ ABANDON_S: Final = 30.0  # then a new connection is made; what was asked on the 
 ANSWER_BYTES: Final = 8 << 20  # of one answer, its headers included
 HEADER_BYTES: Final = 32768
 CAUSE_CHARS: Final = 200
+# A Unix socket that is closed with a request in it that was not read to its end, and therefore not
+# carried out, resets the connection; one that was read ends it. Source: unix_release_sock() in
+# the kernel's net/unix/af_unix.c.
+_NOT_READ: Final = (ConnectionResetError, BrokenPipeError)
 _PART_BYTES: Final = 65536
 
 
@@ -103,6 +107,15 @@ class HttpClient:
                 await self._answer("an earlier request", deadline, seconds)
         if self._socket is None or _is_closed(self._socket):
             await self.connect()  # between two requests the VMM may close it as it likes
+        try:
+            return await self._send(request, deadline, seconds)
+        except Lost as error:
+            if not isinstance(error.__cause__, _NOT_READ):
+                raise
+        await self.connect()  # it closed it as the request was on its way
+        return await self._send(request, deadline, seconds)
+
+    async def _send(self, request: Request, deadline: float, seconds: float) -> Reply:
         self._since_s = clock.now_s()
         self._in_progress = asyncio.ensure_future(self._exchange(request))
         return await self._answer(str(request), deadline, seconds)
