@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import threading
 import signal
 
 import numpy as np
@@ -115,13 +116,15 @@ def test_punched_and_written_on_the_way(monkeypatch: pytest.MonkeyPatch):
         assert libc.fallocate(fd, mode, at, length) == 0
 
     def take_and_change(work: ScanWork) -> tuple[int, int] | None:
-        for page in rng.integers(0, PAGES, 50).tolist():
-            change(ram.fd, page)
-            punched.add(page)
-        ram.blocks = os.fstat(ram.fd).st_blocks
+        with one_at_a_time:  # else an older count of blocks may be the last that is kept
+            for page in rng.integers(0, PAGES, 50).tolist():
+                change(ram.fd, page)
+                punched.add(page)
+            ram.blocks = os.fstat(ram.fd).st_blocks
         return take(work)
 
     punched: set[int] = set()
+    one_at_a_time = threading.Lock()
     monkeypatch.setattr(ScanWork, "take", take_and_change)
     with Fragments(7, 2) as ram, Coordinator(2, batch_pages=64) as c:
         block = c.scan(c.attach(f"fd:{ram.fd}", access="read")).blocks[0]
