@@ -2,8 +2,8 @@
 
 import ctypes
 import os
-import threading
 import signal
+import threading
 
 import numpy as np
 import pytest
