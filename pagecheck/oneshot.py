@@ -14,11 +14,7 @@ from pagecheck.coordinator.settings import (
     default_channels,
 )
 from pagecheck.errors import StartTimeout, UsageError
-from pagecheck.plan import (
-    PAUSE_MAX_S,
-    make_block,
-    require_seconds,
-)
+from pagecheck.plan import PAUSE_MAX_S, make_block, require_seconds
 from pagecheck.shm import mounts
 from pagecheck.sources import Opened, check_vm, open_scanned
 
