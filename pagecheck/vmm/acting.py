@@ -9,6 +9,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from pagecheck.errors import AccessError
+from pagecheck.vmm.credentials import credentials_of
+
 
 class User(NamedTuple):
     """Whose rights count; no capabilities.
@@ -41,6 +44,7 @@ def acting_as(user: User | None) -> Iterator[None]:
 
     Raises:
         OSError: this process may not.
+        AccessError: its capabilities would count all the same, whoever the user is.
     """
     if user is None:
         yield
@@ -50,6 +54,11 @@ def acting_as(user: User | None) -> Iterator[None]:
     try:
         os.setegid(user.gid)
         os.seteuid(user.uid)
+        if credentials_of("self").effective:  # with SECBIT_NO_SETUID_FIXUP they stay
+            raise AccessError(
+                "pagecheck keeps its capabilities in another user's name; start it without the "
+                "secure bit no-setuid-fixup"
+            )
         yield
     finally:
         os.seteuid(uid)

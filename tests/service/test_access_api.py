@@ -76,6 +76,18 @@ def test_who_may_connect_but_not_read(service: ServiceProcess, vmm: ApiVmm) -> N
         assert "runs as uid 0" in told
 
 
+def test_a_service_whose_capabilities_stay(
+    start_service: StartService, vmm: ApiVmm, short_folder: Path
+) -> None:
+    """With them in effect the kernel would let every user connect to every socket."""
+    path = str(short_folder / "own")
+    command = ["setpriv", "--securebits=+no_setuid_fixup", PAGECHECK, "serve", "--socket", path]
+    service = start_service("--allow-uid", NOBODY, path=path, command=command)
+    with puppet(NOBODY) as client:
+        told = client.refusal(service.path, **{vmm.kind: str(vmm.path)})
+        assert "keeps its capabilities in another user's name" in told
+
+
 def asked(client: Puppet, vmm: ApiVmm) -> dict[str, Any]:
     request = {"execute": "attach", "arguments": {vmm.kind: str(vmm.path)}}
     answer: dict[str, Any] = client.call("ask", request)
