@@ -288,10 +288,11 @@ def leave_behind(process: Pollable) -> None:
         _left_behind.append(process)
 
 
-def reap_left_behind() -> None:
-    """Reaps those that were left behind and have ended meanwhile."""
+def reap_left_behind() -> int:
+    """Reaps those that were left behind and have ended meanwhile; gives how many have not."""
     with _left_behind_lock:
         _left_behind[:] = [each for each in _left_behind if each.poll() is None]
+        return len(_left_behind)
 
 
 def _refused(doing: str, error: OSError) -> PagecheckError:

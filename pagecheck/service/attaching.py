@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pagecheck.child.process import reap_left_behind
 from pagecheck.errors import AccessError, LimitError, UsageError
 from pagecheck.model import is_vm_source, vm_source
 from pagecheck.plan import check_page_size, make_block, require_qmp, require_vm
 from pagecheck.service.arguments import Arguments, regions, require_fds
-from pagecheck.service.limits import VMS_PER_CLIENT, Peer
+from pagecheck.service.limits import LEFT_BEHIND_MAX, VMS_PER_CLIENT, Peer
 from pagecheck.service.naming import (
     PATH_CHARS,
     Identity,
@@ -124,6 +125,11 @@ class Attaching:
                 raise AccessError(f"{source}: trust_path: is for who has the service's own rights")
             elif self._resources.vms() >= VMS_PER_CLIENT:
                 raise LimitError(f"{VMS_PER_CLIENT} VMs are attached; detach one first")
+            elif reap_left_behind() >= LEFT_BEHIND_MAX:
+                raise LimitError(
+                    f"{LEFT_BEHIND_MAX} processes of the service wait for VMs that are not "
+                    "continued; continue these, or end their VMMs"
+                )
             require_same_vm(source, asked.expected)
             vm = open_vm(
                 source,

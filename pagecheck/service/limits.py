@@ -16,6 +16,7 @@ BLOCKS_PER_CLIENT: Final = 32
 CLIENTS_MAX: Final = _native.BLOCKS_MAX // BLOCKS_PER_CLIENT  # so that each has its blocks
 REGIONS_PER_BLOCK: Final = 1024
 VMS_PER_CLIENT: Final = 8  # of one without the service's rights: each may cost a watchdog process
+LEFT_BEHIND_MAX: Final = 64  # processes that outlive their client: watchdogs whose VM stays stopped
 RANGES_PER_CHECK: Final = 8192
 PIECES_PER_CHECK: Final = 65536  # what ranges of guest-physical addresses come to
 NAME_CHARS: Final = 128

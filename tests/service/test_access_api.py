@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 
 from tests.service.access import attach, refusals
-from tests.support.api_vmm import ApiVmm, api_vmm
+from tests.support.api_vmm import RESUME, ApiVmm, api_vmm
 from tests.support.command import PAGECHECK
 from tests.support.puppets import MOUNT_NAMESPACE, Puppet, puppet, refusal_in
 from tests.support.service import ServiceProcess, StartService
 from tests.support.users import NOBODY
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("needs_root")
 
@@ -86,6 +88,35 @@ def test_a_service_whose_capabilities_stay(
     with puppet(NOBODY) as client:
         told = client.refusal(service.path, **{vmm.kind: str(vmm.path)})
         assert "keeps its capabilities in another user's name" in told
+
+
+# The service, with room for one process that is left behind.
+ONE_LEFT = """
+from pagecheck.service import attaching
+attaching.LEFT_BEHIND_MAX = 1
+from pagecheck.__main__ import main
+main()
+"""
+
+
+def test_vms_that_are_not_continued(start_service: StartService, short_folder: Path) -> None:
+    """A client's own VMM may refuse for ever, and each time a watchdog stays."""
+    policy, path = short_folder / "policy.toml", str(short_folder / "own")
+    policy.write_text(f"[[allow]]\nusers = [{STOPPER}]\nvms_of = [0]\npause = true\n")
+    command = [sys.executable, "-c", ONE_LEFT, "serve", "--socket", path, "--policy", str(policy)]
+    service = start_service(path=path, command=command)
+    with api_vmm("ch", short_folder / "api") as vmm, puppet(STOPPER) as client, puppet() as root:
+        attached(client, service, vmm)
+        vmm.fail({RESUME["ch"]: 'then status 500 ["not yet"]'})
+        assert "not yet" in client.call("ask", PAUSED)["error"]["desc"]
+        client.call("ask", {"execute": "detach", "arguments": {"block": 0}})
+        error = asked(client, vmm)["error"]
+        assert error["class"] == "LimitError"
+        assert "wait for VMs that are not continued" in error["desc"]
+        attached(root, service, vmm)
+        vmm.fail({})
+        assert vmm.runs()
+        wait_for(lambda: "return" in asked(client, vmm), "its watchdog has ended")
 
 
 def asked(client: Puppet, vmm: ApiVmm) -> dict[str, Any]:
