@@ -4,9 +4,9 @@ unless the policy file says so.
 Rule: the process whose memory is asked for must be one that the kernel would let the client ptrace
 (`vmm/ptrace_rule.py`), and a VMM's socket one that it could connect to. A client that has all
 rights that the service has is not judged: the kernel judges the service itself. The policy lends
-a client the eyes of another user: for processes that are that user's alone, dumpable, and in the
-service's user namespace. Stopping a VM takes the client's own right to connect to its VMM or to
-ptrace it, or a policy that says so.
+a client the eyes of another user: for processes that are that user's alone, dumpable (which cannot
+be seen of root's), and in the service's user namespace. Stopping a VM takes the client's
+own right to connect to its VMM or to ptrace it, or a policy that says so.
 
 Danger: everything here may change while it is looked at. Decision: the process is judged before the
 first look at its memory and after the last one, and its address space must be the same one all the

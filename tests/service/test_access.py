@@ -139,6 +139,14 @@ def test_root_without_the_capability(service: ServiceProcess) -> None:
         assert_refused(client, service, vm, f"runs as uid {OTHER}", "CAP_SYS_PTRACE")
 
 
+def test_root_without_the_capability_and_its_own_process(service: ServiceProcess) -> None:
+    """It has no more rights than the client, and may be hiding all the same."""
+    with stand_in() as vm, puppet() as client:
+        for each in (vm, client):
+            each.call("drop", SYS_PTRACE)
+        assert_refused(client, service, vm, "it may be not dumpable")
+
+
 def test_root_without_the_capability_by_source(service: ServiceProcess) -> None:
     with stand_in(OTHER) as vm, puppet() as client:
         client.call("drop", SYS_PTRACE)
