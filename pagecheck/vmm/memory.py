@@ -26,6 +26,7 @@ from pagecheck.vmm.proof import NoFile, OpenFile, Unproved, open_behind
 F_GET_SEALS: Final = 1034  # Source: linux/fcntl.h; Python has no name for it before 3.12
 
 PF_EXITING: Final = 0x4  # Source: linux/sched.h
+_PENDING: Final = re.compile(rb"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)$", re.MULTILINE)
 _SIGKILL_PENDING: Final = 1 << 8
 
 _MAPPING: Final = re.compile(r"[0-9a-f]+-[0-9a-f]+ ")
@@ -210,17 +211,20 @@ class ProcessMemory:
         """Raises SourceError where the process is being killed: the kernel may take the pages of
         such a process away before it ends, and they look as if they never were.
 
-        Source: __oom_reap_task_mm() in the kernel's mm/oom_kill.c, process_mrelease(2); flags and
-        pending signals in Documentation/filesystems/proc.rst.
+        Source: __oom_reap_task_mm() in the kernel's mm/oom_kill.c, process_mrelease(2);
+        get_signal() in kernel/signal.c, do_exit() in kernel/exit.c; flags and pending signals in
+        Documentation/filesystems/proc.rst.
         """
         try:
             with open(f"{self.folder}/status", "rb") as file:
-                pending = re.search(rb"^SigPnd:\s*([0-9a-f]+)$", file.read(), re.MULTILINE)
+                pending = _PENDING.findall(file.read())
             with open(f"{self.folder}/stat", "rb") as file:
                 flags = int(file.read().rpartition(b")")[2].split()[6])
         except (OSError, ValueError, IndexError) as error:
             raise self._ended() from error
-        killed = pending is None or int(pending[1], 16) & _SIGKILL_PENDING
+        # On its way out a thread takes SIGKILL from its own set before its flags say that it ends,
+        # and may wait between for requests of io_uring; in the process's set it stays.
+        killed = len(pending) != 2 or any(int(each, 16) & _SIGKILL_PENDING for each in pending)
         if killed or flags & PF_EXITING:
             raise SourceError(f"process {self.pid}: is being killed")
 

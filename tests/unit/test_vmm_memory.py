@@ -208,17 +208,19 @@ threading.Thread(target=run).start()
 @pytest.mark.parametrize(
     ("pending", "flags", "killed"),
     [
-        ("0000000000000000", 0x400040, False),
-        ("0000000000004000", 0x400040, False),  # another signal
-        ("0000000000000100", 0x400040, True),
-        ("0000000000000000", 0x400044, True),  # on its way out
+        ((0, 0), 0x400040, False),
+        ((0x4000, 0x4000), 0x400040, False),  # another signal
+        ((0x100, 0), 0x400040, True),
+        ((0, 0x100), 0x400040, True),  # on its way out, its flags are to come
+        ((0, 0), 0x400044, True),
     ],
 )
 def test_a_process_that_is_being_killed(
-    tmp_path: Path, pending: str, flags: int, killed: bool
+    tmp_path: Path, pending: tuple[int, int], flags: int, killed: bool
 ) -> None:
     """The files of a process that the kernel takes memory away from, which takes a short while."""
-    (tmp_path / "status").write_text(f"Name:\tqemu\nSigPnd:\t{pending}\nShdPnd:\t{pending}\n")
+    own, shared = pending
+    (tmp_path / "status").write_text(f"Name:\tq\nSigPnd:\t{own:016x}\nShdPnd:\t{shared:016x}\n")
     (tmp_path / "stat").write_text(f"7 (a) b) R 1 7 7 0 -1 {flags} 0 0\n")
     with ProcessMemory(os.getpid()) as process:
         process.require_whole()
