@@ -509,7 +509,7 @@ def check_target(
         block: the id that the worker attached it under.
         batch_pages: the most pages per batch.
         pages_max: the most pages of a check.
-        fd: its file; open while a check runs. -1: it is in none.
+        fd: its file; open while a check runs.
         file_end: byte offset in the file where the block ends.
         slice_ns: the longest wait for answers.
     """

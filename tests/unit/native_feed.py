@@ -122,6 +122,9 @@ def _(world: World) -> None:
         assert finish(target(world, end=PAGES * PAGE + 1), *copy, 60) < 0
         assert copy[2] == offsets()
         assert world.feed.end() == (PAGES, 0)
+        submit()
+        assert finish(target(world, fd=-1), *places(), 60) < 0  # the size of nothing is not known
+        assert world.feed.end() == (PAGES, 0)
     for seconds, change in ((-1, {}), (0.001, {}), (60, {"slice": 1000})):
         submit()
         assert finish(target(world, **change), *places(), seconds) < 0

@@ -127,14 +127,12 @@ static int take_places(FeedObject *self, PyObject *const *args, uint64_t count)
     return 0;
 }
 
-/* Whether every page was decided and lies inside the file, if there is one, whose size is read only
- * now. */
+/* Whether every page was decided and lies inside the file, whose size is read only now. */
 static bool all_is_well(const FeedObject *self, const check_target *target)
 {
     struct stat st;
-    return self->feed.pages_undecided == 0 &&
-           (target->fd < 0 ||
-            (fstat(target->fd, &st) == 0 && (uint64_t)st.st_size >= target->file_end));
+    return self->feed.pages_undecided == 0 && fstat(target->fd, &st) == 0 &&
+           (uint64_t)st.st_size >= target->file_end;
 }
 
 /* Not a number, and what is negative, is 0. */
