@@ -60,8 +60,8 @@ def size_mib(size: int) -> str:
 
 
 def is_anonymous(mapping: Mapping) -> bool:
-    """Whether no file is behind it."""
-    return not mapping.inode and not mapping.is_shared
+    """Whether it is private, and no file is behind it."""
+    return mapping.is_anonymous and not mapping.is_shared
 
 
 def considered(

@@ -24,7 +24,7 @@ class Mapping(NamedTuple):
         perms: such as "rw-s".
         offset: byte offset in the file.
         dev: device of the file; st_dev may be another one (btrfs, overlayfs).
-        inode: 0 for anonymous memory.
+        inode: 0 for anonymous memory; a file of FUSE may have it too.
         path: as the kernel shows it, without the mark of a deleted file.
         deleted: whether the file has no name any more.
     """
@@ -42,6 +42,11 @@ class Mapping(NamedTuple):
     def size(self) -> int:
         """Bytes."""
         return self.end - self.start
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether there is no file behind it."""
+        return not self.inode and not self.dev
 
     @property
     def is_shared(self) -> bool:
@@ -123,7 +128,7 @@ def _continues(first: Mapping, other: Mapping) -> bool:
     """Whether both map one file, in the same way and in one piece."""
     if first[4:] != other[4:] or first.is_shared != other.is_shared:
         return False
-    return not first.inode or other.offset - other.start == first.offset - first.start
+    return first.is_anonymous or other.offset - other.start == first.offset - first.start
 
 
 def is_still_mapped(mapping: Mapping, now: list[Mapping]) -> bool:

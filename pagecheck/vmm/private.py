@@ -239,7 +239,7 @@ def _meaning(part: _Part, file: _File) -> tuple[int, int, str | None]:
         # moved is seen as absent. Source: pagemap_scan_hugetlb_entry() in fs/proc/task_mmu.c.
         why = "absent pages of hugetlb may be on their way (a copy, a move), and are undecided"
         return _native.ABSENT_UNDECIDED, 0, why
-    if not mapping.inode:
+    if mapping.is_anonymous:
         return _native.ABSENT_ZERO, 0, None
     if (why_not := file.why_not(mapping)) is not None:
         why = f"absent pages are those of a file, and undecided: {why_not}"
@@ -284,7 +284,7 @@ def _layout(mappings: Iterable[Mapping], base: int, size: int) -> _Layout:
         begin, end = max(each.start, base), min(each.end, base + size)
         if begin >= end:
             continue
-        shift = each.offset - each.start if each.inode else 0
+        shift = 0 if each.is_anonymous else each.offset - each.start
         kind = (each.is_shared, each.is_readable, each.dev, each.inode, shift)
         if found and begin == at and found[-1][2:] == kind:
             begin = found.pop()[0]  # type: ignore[assignment]

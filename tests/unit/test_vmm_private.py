@@ -11,6 +11,7 @@ import pytest
 from pagecheck.errors import SourceError
 from pagecheck.native import _native
 from pagecheck.shm.process_ram import ProcessRam
+from pagecheck.vmm import memory
 from pagecheck.vmm.maps import Mapping, parse_maps
 from pagecheck.vmm.memory import DetailedMapping, ProcessMemory
 from pagecheck.vmm.private import arrives, open_private
@@ -69,6 +70,19 @@ def test_a_private_mapping_of_a_file(area: Area, tmp_path: object) -> None:
         assert ram.pieces[1].file_offset == 8 * 4096
         assert os.path.samestat(os.fstat(ram.file_fd), os.fstat(fd))
     os.close(fd)
+
+
+def test_a_file_whose_inode_is_0(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a FUSE file system may have it: what is absent is the file's, and not zero."""
+    parse = memory.parse_maps
+
+    def shown(text: str) -> list[Mapping]:
+        return [m._replace(dev=40) if m.start == area.base else m for m in parse(text)]
+
+    monkeypatch.setattr(memory, "parse_maps", shown)
+    with opened(area) as ram:
+        assert pieces(ram) == [(0, PAGES, UNDECIDED)]
+        assert "absent pages are those of a file" in ram.notes[0]
 
 
 def test_a_second_file_is_undecided(area: Area) -> None:
