@@ -7,9 +7,8 @@ import os
 import signal
 import socket
 import subprocess
-import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -20,7 +19,7 @@ from pagecheck import RunningVm
 from pagecheck.errors import SourceError
 from pagecheck.vmm import listing
 from tests.support.stand_ins import stand_in
-from tests.support.users import as_nobody, in_a_child, needs_root
+from tests.support.users import as_nobody, in_a_child, in_a_fork, needs_root
 
 MIB = 1 << 20
 CLONE_NEWNS, CLONE_NEWPID = 0x20000, 0x20000000
@@ -204,20 +203,6 @@ def test_a_process_that_ends_meanwhile_is_left_out(
 def test_a_name_that_is_not_text() -> None:
     with stand_in("firecracker", os.fsdecode(b"--id"), os.fsdecode(b"\xff\x1b[2J")) as pid:
         assert the_vm(pid).name == os.fsdecode(b"\xff\x1b[2J")
-
-
-def in_a_fork(work: Callable[[], None]) -> None:
-    """As `in_a_child`, with root's rights."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 def unshare(flags: int) -> None:

@@ -65,11 +65,20 @@ def opens_that_wait(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[list
 
 def in_a_child(work: Callable[[], None]) -> None:
     """Runs it in a forked child without root's rights, and fails if it does."""
+
+    def without_rights() -> None:
+        as_nobody()
+        work()
+
+    in_a_fork(without_rights)
+
+
+def in_a_fork(work: Callable[[], None]) -> None:
+    """As `in_a_child`, with the rights that the test has."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            as_nobody()
             work()
             status = 0
         except BaseException:

@@ -49,27 +49,26 @@ def userfault_missing(target: Target, _stack: contextlib.ExitStack) -> Area:
     return area
 
 
-@state
-def userfault_write_protected(target: Target, _stack: contextlib.ExitStack) -> Area:
+def write_protected(target: Target, pages: int, features: int = 0) -> Area:
+    """The first `pages` of memory, of which 300 are present."""
     area = anonymous(target)
     area.mix(pages=range(300))
-    fd = userfault(area, UFFD_WP)
-    protect = struct.pack("QQQ", area.at(0), 200 * PAGE, 1)
+    fd = userfault(area, UFFD_WP, features)
+    protect = struct.pack("QQQ", area.at(0), pages * PAGE, 1)
     _userfault_ioctl(area, fd, 0xC018AA06, protect)
     area.may[~area.present()] = t.UNDECIDED
     return area
+
+
+@state
+def userfault_write_protected(target: Target, _stack: contextlib.ExitStack) -> Area:
+    return write_protected(target, 200)
 
 
 @state
 def userfault_protected_before_use(target: Target, _stack: contextlib.ExitStack) -> Area:
     """Marks where no page is."""
-    area = anonymous(target)
-    area.mix(pages=range(300))
-    fd = userfault(area, UFFD_WP, 1 << 13)  # UFFD_FEATURE_WP_UNPOPULATED
-    protect = struct.pack("QQQ", area.at(0), 1000 * PAGE, 1)
-    _userfault_ioctl(area, fd, 0xC018AA06, protect)
-    area.may[~area.present()] = t.UNDECIDED
-    return area
+    return write_protected(target, 1000, 1 << 13)  # UFFD_FEATURE_WP_UNPOPULATED
 
 
 @state
