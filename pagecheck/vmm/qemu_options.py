@@ -112,9 +112,9 @@ class _Read:
 
     def _add_monitor(self, value: str) -> None:
         if value.startswith("unix:"):
-            path, *rest = value.removeprefix("unix:").split(",", 1)
-            if is_on(key_values(rest[0] if rest else "").get("server", "off")):
-                self._control.append(ControlSocket("qmp", path))
+            keys = key_values(value.removeprefix("unix:"), "path")
+            if is_on(keys.get("server", "off")):
+                self._control.append(ControlSocket("qmp", keys.get("path", "")))
         elif value.startswith("chardev:"):
             self._control.append(value.removeprefix("chardev:"))
 

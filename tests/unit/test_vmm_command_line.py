@@ -183,6 +183,7 @@ def test_a_vm_as_proxmox_starts_it() -> None:
     [
         ("-qmp unix:/run/a,server=on,wait=off", ["/run/a"]),
         ("-qmp unix:/run/a,server,nowait -qmp-pretty unix:b,server", ["/run/a", "b"]),
+        ("-qmp unix:/run/a,,b,server=on", ["/run/a,b"]),
         ("-qmp unix:/run/a", []),  # QEMU connects there
         ("-qmp stdio -qmp tcp:localhost:4444,server", []),
         ("-monitor unix:/run/hmp,server", []),
