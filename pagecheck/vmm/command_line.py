@@ -40,7 +40,7 @@ _NAMES: Final = {
 _FILE_MAX: Final = 1 << 20
 
 KVM: Final = "kvm"  # a VMM that no name explains
-_KVM_VM: Final = "anon_inode:kvm-vm"  # Source: kvm_dev_ioctl_create_vm() in virt/kvm/kvm_main.c
+KVM_VM: Final = "anon_inode:kvm-vm"  # Source: kvm_dev_ioctl_create_vm() in virt/kvm/kvm_main.c
 
 
 def vmm_of(program: str, words: list[str]) -> str:
@@ -112,7 +112,7 @@ def has_vm_of_kvm(folder: str) -> bool:
     with contextlib.suppress(OSError):
         for name in os.listdir(f"{folder}/fd"):
             with contextlib.suppress(OSError):  # closed since
-                if os.readlink(f"{folder}/fd/{name}") == _KVM_VM:
+                if os.readlink(f"{folder}/fd/{name}") == KVM_VM:
                     return True
     return False
 

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import psutil
 
 from pagecheck.errors import SourceError
 from pagecheck.vmm.access import Refusal, may_inspect, may_read
 from pagecheck.vmm.backing import ram_as_started, ram_of
-from pagecheck.vmm.command_line import command_line_of, vmm_of
+from pagecheck.vmm.command_line import KVM, KVM_VM, command_line_of, vmm_of
 from pagecheck.vmm.confidential import confidential_descriptor
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.ram_options import CommandLine
 from pagecheck.vmm.reach import descriptors, reach_of
 from pagecheck.vmm.search import NEVER_PRIVATE
 from pagecheck.vmm.vmm_options import VIRTUALBOX
-
-KVM: Final = "kvm"  # a VMM that no name explains
-_KVM_VM: Final = "anon_inode:kvm-vm"  # Source: kvm_dev_ioctl_create_vm() in virt/kvm/kvm_main.c
 
 
 class RunningVm(NamedTuple):
@@ -114,7 +111,7 @@ def _vmm(process: psutil.Process) -> str:
         program = os.readlink(f"/proc/{process.pid}/exe")
     if vmm := vmm_of(program, process.cmdline()):
         return vmm
-    holds = any(leads_to == _KVM_VM for _, leads_to in descriptors(f"/proc/{process.pid}"))
+    holds = any(leads_to == KVM_VM for _, leads_to in descriptors(f"/proc/{process.pid}"))
     return KVM if holds else ""
 
 
@@ -131,7 +128,7 @@ def _running_vm(pid: int, vmm: str) -> list[RunningVm]:
     """The VM of a VMM; none where the process has none, or is another one by now."""
     with ProcessMemory(pid) as process:
         said = command_line_of(process)
-        if (said.vmm or KVM) != vmm or (vmm == VIRTUALBOX and not said.name):
+        if said.vmm != vmm or (vmm == VIRTUALBOX and not said.name):
             return []
         inspect = may_inspect(pid)
         ram = ram_of(process, said) if inspect is None else ram_as_started(said)
