@@ -294,9 +294,10 @@ class Search:
         if self._found.missing:
             return NoRam(self._found.missing[0].why)
         why = NEVER_PRIVATE.get(self._said.vmm)
-        if why is None:
-            why = (
-                "maps no memory of 16 MiB or more that could be guest RAM; give the pid of the VMM "
-                "itself"
-            )
+        if why is None and self._said.ram and not self._wanted:
+            why = "is to have shared RAM, and maps none of tmpfs, a memfd or hugetlbfs"
+        elif why is None:
+            why = "maps no memory of 16 MiB or more that could be guest RAM; "
+            known = bool(self._mark)
+            why += "its VM may not have been started" if known else "give the pid of the VMM itself"
         return NoRam(f"{self._text}: {why}")

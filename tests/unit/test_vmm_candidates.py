@@ -360,7 +360,9 @@ def test_ambiguous_mappings_are_explained() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("vmm", "maps no memory of 16 MiB or more that could be guest RAM"),
+        ("vmm", "16 MiB or more that could be guest RAM; give the pid of the VMM itself"),
+        ("firecracker", "16 MiB or more that could be guest RAM; its VM may not have been started"),
+        ("cloud-hypervisor --kernel k --memory size=1G,shared=on", "maps none of tmpfs, a memfd"),
         ("VBoxHeadless --startvm x", "VirtualBox's RAM belongs to its driver"),
         ("crosvm run --mem 512", "crosvm's RAM is shared"),
         ("qemu-kvm -m 1G", "no private mapping has the 1024 MiB of pc.ram"),
