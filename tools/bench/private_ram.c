@@ -4,8 +4,8 @@
  * that were written; half: a random half of the pages is full; full; second: as full, but each
  * second page was never touched) and PAGES which pages it may get (huge or small). Prints the
  * address of the first byte. Then it reads lines "BYTES NS": for NS nanoseconds it changes a word
- * in each cache line of the first BYTES, again and again, and it answers with the bytes passed per
- * second.
+ * in each cache line of the first BYTES, again and again, and it answers with how many bytes it
+ * passed.
  */
 #include <inttypes.h>
 #include <signal.h>
