@@ -102,8 +102,8 @@ def check_vm(opened: Opened, kind: Kind, *, pause: bool, gpa: bool) -> None:
         raise no_diff(text)
     if pause and (vm is None or not vm.can_pause):
         raise UsageError(
-            f"{text}: a VM is paused by its VMM's socket: give qmp:SOCKET, fc:SOCKET or ch:SOCKET, "
-            "or pause it with the VMM's own tool"
+            f"{text}: a VM is paused by its VMM's socket: give qmp:SOCKET, fc:SOCKET, ch:SOCKET or "
+            "crosvm:SOCKET, or pause it with the VMM's own tool"
         )
     if gpa:
         require_regions(text, [found.regions for found in opened.blocks])

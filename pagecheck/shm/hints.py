@@ -34,8 +34,8 @@ PIPE: Final = (
 )
 _KINDS: Final = {
     stat.S_IFIFO: PIPE,
-    stat.S_IFSOCK: "is a socket; a VMM's is scanned as qmp:SOCKET (QEMU), fc:SOCKET (Firecracker) "
-    "or ch:SOCKET (Cloud Hypervisor), a service is named by --via",
+    stat.S_IFSOCK: "is a socket; a VMM's is scanned as qmp:SOCKET (QEMU), fc:SOCKET (Firecracker), "
+    "ch:SOCKET (Cloud Hypervisor) or crosvm:SOCKET, a service is named by --via",
     stat.S_IFCHR: "is a character device; give a file of raw guest RAM, or pid:PID",
     stat.S_IFBLK: "is a block device; copy it to a file, if raw guest RAM was put there",
 }

@@ -143,8 +143,8 @@ class Vm:
     def _require_monitor(self) -> VmmMonitor:
         if self._monitor is None:
             raise UsageError(
-                f"{self.text}: cannot be paused by its process id; give qmp:SOCKET, fc:SOCKET or "
-                "ch:SOCKET, or pause it with the VMM's own tool"
+                f"{self.text}: cannot be paused by its process id; give qmp:SOCKET, fc:SOCKET, "
+                "ch:SOCKET or crosvm:SOCKET, or pause it with the VMM's own tool"
             )
         return self._monitor
 
@@ -160,7 +160,8 @@ def open_vm(
     """Opens the RAM of a running VM.
 
     Args:
-        text: `pid:PID`, `pid:PID:NAME`, `qmp:SOCKET`, `fc:SOCKET` or `ch:SOCKET`.
+        text: `pid:PID`, `pid:PID:NAME`, `qmp:SOCKET`, `fc:SOCKET`, `ch:SOCKET` or
+            `crosvm:SOCKET`.
         trust_path: the user vouches for the paths that QEMU reports: they are opened where nothing
             proves which file a block is.
         read_swapped: private pages that are swapped out are read, which brings them in.

@@ -89,7 +89,7 @@ def test_a_device_that_writes_makes_a_hint(vmm: ApiVmm) -> None:
 
 def test_a_process_id_names_no_socket(vmm: ApiVmm) -> None:
     (ram,) = [each for each in pagecheck.explain(f"pid:{vmm.pid}") if each.size == MIB << 20]
-    with pytest.raises(UsageError, match=r"give qmp:SOCKET, fc:SOCKET or ch:SOCKET"):
+    with pytest.raises(UsageError, match=r"give qmp:SOCKET, .* or crosvm:SOCKET, or pause"):
         pagecheck.scan(f"pid:{vmm.pid}:@{ram.start:x}-{ram.end:x}", pause=True)
 
 
