@@ -64,7 +64,7 @@ def ram_of(process: ProcessMemory, said: CommandLine) -> Ram:
     mappings = process.mappings()
     huge = _HugePages(process.folder)
     shared = shared_blocks(mappings)
-    if said.is_default and not any(each.size == said.ram_bytes for each in mappings):
+    if said.ram and said.is_default and not any(each.size == said.ram[0].size for each in mappings):
         said = said._replace(ram=())  # another machine's default, or it has none
     if said.ram:
         blocks = [_find(each, shared, mappings, huge) for each in said.ram]

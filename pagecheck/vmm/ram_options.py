@@ -61,7 +61,8 @@ class CommandLine(NamedTuple):
         ram: its RAM blocks; empty where their sizes are not on the command line.
         sockets: where it takes commands.
         confidential: the word that makes it a confidential VM; empty where there is none.
-        is_default: whether the size of its RAM is what the VMM takes when none is given.
+        is_default: whether the size of the first RAM block is what the VMM takes when none is
+            given.
     """
 
     vmm: str

@@ -118,10 +118,8 @@ class Search:
         """Finds it, or raises as `candidates.private_ram` does."""
         if self._wanted:
             self._match_all(self._wanted)
-            if self._said.is_default and self._found.missing:  # of another machine or version
-                self._found.missing.clear()
-                if not self._shared:
-                    self._take_unnamed()
+            if self._forget_another_default() and not self._shared:
+                self._take_unnamed()
         elif not self._shared and not self._said.ram and self._said.vmm not in NEVER_PRIVATE:
             self._take_unnamed()
         self._rest()
@@ -129,6 +127,16 @@ class Search:
             raise self._nothing()
         self._number_names()
         return self._found
+
+    def _forget_another_default(self) -> bool:
+        """Does not miss RAM of the VMM's default size, of which another machine or version has
+        another; whether it did. What the command line gives a size is missing all the same."""
+        missing = self._found.missing
+        name = self._said.ram[0].name
+        wrong = [each for each in missing if self._said.is_default and each.name == name]
+        for each in wrong:
+            missing.remove(each)
+        return bool(wrong)
 
     def _leave_out_unmarked(self) -> None:
         for number, each in enumerate(self.seen):

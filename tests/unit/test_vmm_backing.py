@@ -62,6 +62,17 @@ def test_a_default_that_is_not_there() -> None:
         assert ram_of(process, CommandLine("QEMU", ram=ram)).size == 4096 * 12345
 
 
+def test_a_default_beside_what_has_a_size() -> None:
+    """QEMU without `-m size`, with a DIMM."""
+    ram = tuple(RamOption(name, 48 * MIB, is_shared=False) for name in ("pc.ram", "dimm"))
+    fd = os.memfd_create("ram")  # anonymous memory may become one mapping with its neighbours
+    os.ftruncate(fd, 48 * MIB)
+    with mmap.mmap(fd, 48 * MIB, mmap.MAP_PRIVATE), ProcessMemory(os.getpid()) as process:
+        found = ram_of(process, CommandLine("QEMU", ram=ram, is_default=True))
+        assert told(found) == (96 * MIB, "private", True)
+    os.close(fd)
+
+
 def test_huge_pages_by_the_device_of_a_mapping() -> None:
     """A mapping without a reservation takes none."""
     try:

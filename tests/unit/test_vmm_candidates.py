@@ -177,6 +177,17 @@ def test_a_default_that_is_not_there_is_of_another_machine() -> None:
     assert found.missing == []
 
 
+def test_what_has_a_size_is_missing_beside_a_default_too() -> None:
+    line = (
+        "qemu-kvm -m slots=1,maxmem=1G -object memory-backend-ram,id=d,size=64M "
+        "-device pc-dimm,memdev=d"
+    )
+    found = search(line, QEMU_RAM.format(128), "gap", QEMU_RAM.format(96))
+    assert sizes(found) == [("pc.ram", 128)]
+    assert [each.name for each in found.missing] == ["d"]
+    assert "(96 MiB) is larger and may hold it" in found.missing[0].why
+
+
 def test_huge_pages_of_hugetlbfs() -> None:
     line = (
         "qemu-kvm -m 255M -object memory-backend-memfd,id=m,size=255M,hugetlb=on,share=off "
