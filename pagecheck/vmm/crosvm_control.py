@@ -6,7 +6,8 @@ CPU; that of one that is suspended waits for a futex. Devices are processes of t
 crosvm, and `--full` suspends them, too. Danger: the program connects to a path, where another VM
 may be by then; and it ends before its request was carried out. Decision: it is given the very
 socket by descriptor; the threads of crosvm and of all its descendants show the state, and prove
-that RAM was unchanged; one request is in progress at a time.
+that RAM was unchanged; one request is in progress at a time, by a program that dies with us. What
+was suspended and never seen so is resumed whatever its state.
 
 Source: suspend_vms() in crosvm's src/main.rs, run_vcpu() in its src/crosvm/sys/linux/vcpu.rs.
 """
@@ -15,9 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import platform
 import shutil
+import signal
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -34,10 +37,13 @@ PAUSED: Final = "suspended"
 COMMAND_S: Final = 10.0
 VCPU: Final = "crosvm_vcpu"  # and a number; the names of the vCPUs' threads
 SUSPENDED_S: Final = 1.0  # until the vCPUs have stopped after the program ended
+LOOKS: Final = 3  # a vCPU that something else wakes does not run
 SAMPLES: Final = 3
 SAMPLE_S: Final = 0.005
 _CAUSE_CHARS: Final = 200
 _FUTEX: Final = {"x86_64": "202", "aarch64": "98"}
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None)
 
 
 class CrosvmControl:
@@ -112,29 +118,37 @@ class CrosvmControl:
         """`PAUSED` where every vCPU waits for a futex, and does not run for some milliseconds."""
         if self._place.has_ended():
             raise self._place.gone()
+        machine = platform.machine()
+        if (futex := _FUTEX.get(machine)) is None:
+            raise SourceError(f"{self.name}: whether it is suspended cannot be seen on a {machine}")
         try:
-            before = None
-            for _ in range(SAMPLES):
-                calls = system_calls(self._pid, VCPU)
-                switches = switches_of(family_threads(self._pid), VCPU)
-                futex = _FUTEX.get(platform.machine(), "")
-                if not calls:
-                    raise SourceError(
-                        f"{self.name}: process {self._pid} has no thread of a vCPU: it is ending, "
-                        "or is not crosvm"
-                    )
-                if any(call != futex for call in calls.values()):
-                    return RUNNING
-                if before is not None and before != switches:
-                    return RUNNING
-                before = switches
-                await asyncio.sleep(SAMPLE_S)
+            for _ in range(LOOKS):
+                if await self._waits(futex):
+                    return PAUSED
         except OSError as error:
             raise SourceError(
                 f"{self.name}: whether it is suspended cannot be seen ({error.strerror}); only "
                 f"who may ptrace process {self._pid} may"
             ) from error
-        return PAUSED
+        return RUNNING
+
+    async def _waits(self, futex: str) -> bool:
+        """Whether every vCPU waits in this system call, at one look."""
+        before = None
+        for _ in range(SAMPLES):
+            calls = system_calls(self._pid, VCPU)
+            switches = switches_of(family_threads(self._pid), VCPU)
+            if not calls:
+                raise SourceError(
+                    f"{self.name}: process {self._pid} has no thread of a vCPU: it is ending, "
+                    "or is not crosvm"
+                )
+            moved = before is not None and before != switches
+            before = switches
+            await asyncio.sleep(SAMPLE_S)
+            if moved or any(call != futex for call in calls.values()):
+                return False
+        return True
 
     def runs(self, status: str) -> bool:
         """Whether the guest runs."""
@@ -148,10 +162,10 @@ class CrosvmControl:
         """Suspends it with its devices; nothing tells whether somebody resumed it before that."""
         self._half_stopped = True
         await self._run("suspend")
-        self._half_stopped = False
         until = clock.now_s() + SUSPENDED_S
-        while await self.status() != PAUSED and clock.now_s() < until:
-            await asyncio.sleep(SAMPLE_S)  # older ones answer before the vCPUs have stopped
+        while self._half_stopped and clock.now_s() < until:
+            # Older ones answer before the vCPUs have stopped.
+            self._half_stopped = await self.status() != PAUSED
         return False
 
     async def cont(self) -> None:
@@ -186,6 +200,8 @@ class CrosvmControl:
             Refused: it failed.
         """
         self._proof.asked()
+        if self._held < 0:  # we replace a watchdog, and could not connect yet
+            await self.connect()
         deadline = clock.now_s() + COMMAND_S
         if self._in_progress is not None:
             await self._ended("an earlier request", deadline)
@@ -209,7 +225,7 @@ class CrosvmControl:
 
     async def _program(self, command: str) -> tuple[int, str]:
         """The exit status of `crosvm COMMAND --full`, and what it wrote to stderr."""
-        said = os.memfd_create("pagecheck-crosvm")
+        said, ours = os.memfd_create("pagecheck-crosvm"), os.getpid()
         try:
             process = await asyncio.create_subprocess_exec(
                 "crosvm",
@@ -220,6 +236,7 @@ class CrosvmControl:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=said,
                 pass_fds=(self._held,),
+                preexec_fn=lambda: _die_with(ours),
             )
             status = await process.wait()
             return status, os.pread(said, 65536, 0).decode(errors="replace")
@@ -227,6 +244,13 @@ class CrosvmControl:
             return 127, str(error.strerror)
         finally:
             os.close(said)
+
+
+def _die_with(parent: int) -> None:
+    """Has this process die with its parent: it must not suspend what another watchdog resumed."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _opened(path: str) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -11,12 +14,19 @@ import pytest
 
 import pagecheck
 from pagecheck.errors import PeerError, SourceError
-from pagecheck.vmm import VmmMonitor
+from pagecheck.vmm import VmmMonitor, crosvm_control
+from pagecheck.vmm.crosvm_control import CrosvmControl
+from pagecheck.vmm.hold import Hold
 from pagecheck.vmm.kinds import CROSVM
+from pagecheck.vmm.listener import Listener
 from tests.support.crosvm import PAGES, Crosvm, put_on_path
-from tests.support.processes import kill
+from tests.support.processes import children_of, kill, state_of
+from tests.support.qmp import in_watchdog
+from tests.support.waiting import Background, wait_for
 
 pytestmark = pytest.mark.usefixtures("clean")
+
+BOUND_S = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +156,93 @@ def test_another_vm_at_its_path(crosvm: Crosvm, tmp_path: Path) -> None:
             assert other.is_suspended()
         finally:
             other.end()
+
+
+@contextlib.contextmanager
+def control_of(crosvm: Crosvm) -> Iterator[CrosvmControl]:
+    """As in a watchdog that replaces a dead one, before it connected."""
+    found = crosvm.path.stat()
+    known = Listener(crosvm.process.pid, found.st_dev, found.st_ino)
+    control = CrosvmControl(str(crosvm.path), known)
+    try:
+        yield control
+    finally:
+        asyncio.run(control.close())
+        if (pidfd := control._place._pidfd) is not None:
+            os.close(pidfd)
+
+
+def test_a_watchdog_that_never_connected_resumes_it(crosvm: Crosvm) -> None:
+    """One that replaces a dead watchdog, and whose owner died at once."""
+    crosvm.ask("suspend")
+
+    said: list[str] = []
+
+    async def rescue(control: CrosvmControl) -> None:
+        hold = Hold(control, said.append)
+        hold.adopt()
+        async with asyncio.timeout(BOUND_S):
+            await hold.resume_if_ours()
+
+    with control_of(crosvm) as control:
+        asyncio.run(rescue(control))
+    assert said == []
+    assert crosvm.runs()
+
+
+def test_one_that_is_not_seen_suspended_is_resumed(
+    crosvm: Crosvm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its program said that it is; vCPUs that wait in another way look as if they ran."""
+    code = "c.SUSPENDED_S = 0; c._FUTEX[c.platform.machine()] = '-1'"
+    in_watchdog(monkeypatch, f"import pagecheck.vmm.crosvm_control as c; {code}")
+    with monitor_of(crosvm) as monitor:
+        monitor.pause(60)
+        assert crosvm.is_suspended()
+        assert not monitor.resume().stood_still
+        assert crosvm.runs()
+
+
+def status_of(crosvm: Crosvm) -> str:
+    with control_of(crosvm) as control:
+        return asyncio.run(control.status())
+
+
+def test_a_vcpu_that_is_woken_for_a_moment(crosvm: Crosvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A VM that is suspended and taken for one that runs would not be resumed."""
+    crosvm.ask("suspend")
+    looks = iter([{1: "running"}])
+    real = crosvm_control.system_calls
+    monkeypatch.setattr(crosvm_control, "system_calls", lambda *of: next(looks, None) or real(*of))
+    assert status_of(crosvm) == crosvm_control.PAUSED
+    crosvm.ask("resume")
+    assert crosvm.runs()
+    assert status_of(crosvm) == crosvm_control.RUNNING
+
+
+def test_on_a_machine_whose_system_calls_are_not_known(
+    crosvm: Crosvm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that somebody suspended would be taken for one that runs, and resumed."""
+    monkeypatch.setattr("platform.machine", lambda: "vax")
+    with pytest.raises(SourceError, match=r"whether it is suspended cannot be seen on a vax"):
+        status_of(crosvm)
+
+
+def test_the_watchdog_is_killed_while_it_is_suspended(crosvm: Crosvm, program: Path) -> None:
+    """What it started does not suspend the VM after another watchdog resumed it."""
+    began, go = Path(f"{program}.began"), Path(f"{program}.go")
+    os.mkfifo(go)
+    wait = f'[ "$1" = resume ] || {{ : >{began}; read _ <{go}; }}\nexec '
+    program.write_text(program.read_text().replace("exec ", wait))
+    with monitor_of(crosvm) as monitor:
+        assert monitor._process is not None
+        watchdog = monitor._process.pid
+        pausing = Background(lambda: monitor.pause(60))
+        wait_for(began.exists, "its program was started")
+        (child,) = children_of(watchdog)
+        kill(watchdog)
+        with pytest.raises(SourceError, match="the VM was continued; start the scan again"):
+            pausing.result(BOUND_S)
+        wait_for(lambda: state_of(child) in ("Z", ""), "its program ended")
+    assert crosvm.runs()
