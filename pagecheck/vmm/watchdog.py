@@ -92,9 +92,8 @@ def main(fd: int, prefix: str, path: str, owner: str, known: str = "", users: st
         pidfd = os.pidfd_open(int(owner))
     except OSError:
         pidfd = -1
-    if pidfd < 0 or os.getppid() != int(
-        owner
-    ):  # it died; the number may be another process's already
+    if pidfd < 0 or os.getppid() != int(owner):
+        # It died; the number may be another process's already.
         link.close()
         pidfd = -1
     # Not asyncio.run: the process ends at once, whatever the library's tasks still wait for.
