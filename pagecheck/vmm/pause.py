@@ -157,7 +157,7 @@ class VmmMonitor:
         if not 0 < max_seconds < 1e9:
             raise UsageError(f"{self.name}: cannot pause for {max_seconds} s; give more than 0")
         with self._one:
-            self._lost = None
+            self._lost, self._reported = None, False
             if not self._held:
                 # A watchdog that dies of this has stopped a VM that was running, and no other.
                 self._held = bool(self._ask({"status": {}})["runs"])

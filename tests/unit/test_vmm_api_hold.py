@@ -279,6 +279,26 @@ def test_it_is_frozen_at_the_end(
     assert vmm.runs()
 
 
+def test_each_watchdog_that_stays_is_reported(
+    vmm: ApiVmm, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an error said of an earlier pause says nothing of this one."""
+    in_watchdog(monkeypatch, IMPATIENT)
+    with monitor_of(vmm) as monitor:
+        monitor.pause(60)
+        vmm.fail({RESUME[vmm.kind]: 'then status 500 ["not yet"] once'})
+        with pytest.raises(PeerError, match="the VM is stopped: watchdog"):
+            monitor.resume()
+        monitor.resume()
+        monitor.pause(60)
+        vmm.freeze()
+    (said,) = [each.message for each in caplog.records if each.levelno >= logging.WARNING]
+    assert "the VM is stopped: watchdog" in said
+    vmm.thaw()
+    wait_for_watchdogs(vmm)
+    assert vmm.runs()
+
+
 def test_another_process_takes_the_path(vmm: ApiVmm, tmp_path: Path) -> None:
     """The connection is to ours still; the other VM is not touched."""
     with monitor_of(vmm) as monitor:
