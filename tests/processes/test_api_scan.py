@@ -27,7 +27,8 @@ MIB = 64
 PAGES = MIB << 8
 BOUND_S = 60.0
 SCAN = (
-    "import sys, pagecheck\n"
+    "import sys, pagecheck, pagecheck.vmm.watchdog_process as watchdog\n"
+    "watchdog.SILENT_S = 5\n"
     "print('ready', flush=True)\n"
     "pagecheck.scan(sys.argv[1], pause=True, channels=1, engine='cpu', max_rate=20 << 20)\n"
 )
