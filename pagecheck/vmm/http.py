@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 from typing import Final, NamedTuple
 
@@ -71,8 +72,11 @@ class HttpClient:
         self._in_progress: asyncio.Task[Reply] | None = None  # the request that is not answered yet
         self._since_s = 0.0  # when it was sent
 
-    async def connect(self) -> Listener:
+    async def connect(self, until: float = math.inf) -> Listener:
         """Connects, or connects again, in at most 5 s.
+
+        Args:
+            until: and not after this time, in seconds on CLOCK_MONOTONIC.
 
         Returns:
             Who listens there.
@@ -82,7 +86,7 @@ class HttpClient:
             SourceError: it cannot be connected to.
         """
         await self.close()
-        self._socket, listener = await self._place.connect(clock.now_s() + CONNECT_S)
+        self._socket, listener = await self._place.connect(min(until, clock.now_s() + CONNECT_S))
         self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADER_BYTES)
         self._place.keep(listener)
         return listener
@@ -106,13 +110,13 @@ class HttpClient:
             with contextlib.suppress(Lost):
                 await self._answer("an earlier request", deadline, seconds)
         if self._socket is None or _is_closed(self._socket):
-            await self.connect()  # between two requests the VMM may close it as it likes
+            await self.connect(deadline)  # between two requests the VMM may close it as it likes
         try:
             return await self._send(request, deadline, seconds)
         except Lost as error:
             if not isinstance(error.__cause__, _NOT_READ):
                 raise
-        await self.connect()  # it closed it as the request was on its way
+        await self.connect(deadline)  # it closed it as the request was on its way
         return await self._send(request, deadline, seconds)
 
     async def _send(self, request: Request, deadline: float, seconds: float) -> Reply:

@@ -93,6 +93,7 @@ class VmmSocket:
         return Gone(f"{self.name}: nobody listens any more ({why}): {self.kind.vmm} ended")
 
     async def _connected(self, deadline: float) -> tuple[socket.socket, Listener]:
+        seconds = deadline - clock.now_s()
         try:
             if not stat.S_ISSOCK(os.stat(self._path).st_mode):
                 raise SourceError(
@@ -101,7 +102,7 @@ class VmmSocket:
             while (connection := self._try_connect()) is None:
                 if clock.now_s() > deadline:
                     raise SourceError(
-                        f"{self.name}: accepts no connection in {CONNECT_S:.0f} s; {self.kind.busy}"
+                        f"{self.name}: accepts no connection in {seconds:.2g} s; {self.kind.busy}"
                     )
                 await asyncio.sleep(BUSY_S)
             try:
