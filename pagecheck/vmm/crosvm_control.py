@@ -35,6 +35,7 @@ from pagecheck.vmm.threads import StoppedProof, family_threads, switches_of, sys
 RUNNING: Final = "running"
 PAUSED: Final = "suspended"
 COMMAND_S: Final = 10.0
+ABANDON_S: Final = 30.0  # then a program is killed; what it asked comes before what is asked next
 VCPU: Final = "crosvm_vcpu"  # and a number; the names of the vCPUs' threads
 SUSPENDED_S: Final = 1.0  # until the vCPUs have stopped after the program ended
 LOOKS: Final = 3  # a vCPU that something else wakes does not run
@@ -63,6 +64,7 @@ class CrosvmControl:
         self._pid = 0 if known is None else known.pid
         self._held = -1  # the socket, whatever is at its path
         self._in_progress: asyncio.Task[tuple[int, str]] | None = None
+        self._since_s = 0.0  # when it was started
         self._half_stopped = known is not None
         self._proof = StoppedProof(CROSVM.vmm, lambda: family_threads(self._pid))
 
@@ -203,8 +205,13 @@ class CrosvmControl:
         if self._held < 0:  # we replace a watchdog, and could not connect yet
             await self.connect()
         deadline = clock.now_s() + COMMAND_S
+        if self._in_progress is not None and clock.now_s() - self._since_s > ABANDON_S:
+            self._in_progress.cancel()
+            await asyncio.wait({self._in_progress})
+            self._in_progress = None
         if self._in_progress is not None:
             await self._ended("an earlier request", deadline)
+        self._since_s = clock.now_s()
         self._in_progress = asyncio.ensure_future(self._program(command))
         status, text = await self._ended(command, deadline)
         if status:
@@ -238,7 +245,11 @@ class CrosvmControl:
                 pass_fds=(self._held,),
                 preexec_fn=lambda: _die_with(ours),
             )
-            status = await process.wait()
+            try:
+                status = await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.kill()
             return status, os.pread(said, 65536, 0).decode(errors="replace")
         except OSError as error:
             return 127, str(error.strerror)

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import pagecheck
@@ -227,6 +228,28 @@ def test_on_a_machine_whose_system_calls_are_not_known(
     monkeypatch.setattr("platform.machine", lambda: "vax")
     with pytest.raises(SourceError, match=r"whether it is suspended cannot be seen on a vax"):
         status_of(crosvm)
+
+
+def test_a_program_that_is_stuck_after_its_request(
+    crosvm: Crosvm, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The VM is suspended, and another program resumes it in the end."""
+    code = "c.COMMAND_S = 0.5; c.ABANDON_S = 1.0; w.END_S = 0.5"
+    modules = "import pagecheck.vmm.crosvm_control as c, pagecheck.vmm.watchdog as w"
+    in_watchdog(monkeypatch, f"{modules}; {code}")
+    good = program.read_text()
+    never = Path(f"{program}.never")
+    os.mkfifo(never)
+    stuck = f'"$@"; [ $1 = resume ] || read _ <{never}\n'
+    program.write_text(good.replace("exec ", "").replace('"$@"\n', stuck))
+    with monitor_of(crosvm) as monitor:
+        with pytest.raises(PeerError, match=r"crosvm suspend did not end in"):
+            monitor.pause(60)
+        assert crosvm.is_suspended()
+    assert crosvm.runs()
+    for each in children_of(os.getpid()):
+        if each != crosvm.process.pid:
+            psutil.Process(each).wait(BOUND_S)
 
 
 def test_the_watchdog_is_killed_while_it_is_suspended(crosvm: Crosvm, program: Path) -> None:
