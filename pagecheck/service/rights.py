@@ -9,8 +9,9 @@ be seen of root's), and in the service's user namespace. Stopping a VM takes the
 own right to connect to its VMM or to ptrace it, or a policy that says so.
 
 Danger: everything here may change while it is looked at. Decision: the process is judged before the
-first look at its memory and after the last one, and its address space must be the same one all the
-time: only by executing a program could it have become another user's meanwhile.
+first look at its memory and after the last one, also where that ends in an error, whose text tells
+what was seen; and its address space must be the same one all the time: only by executing a program
+could it have become another user's meanwhile.
 """
 
 from __future__ import annotations
@@ -139,6 +140,7 @@ class Admission:
         self._gids = {who.gids[EFFECTIVE], *who.groups}
         self._policy = policy
         self._spaces: dict[int, int] = {}  # of processes that were let in, by number
+        self._let_in: list[ProcessMemory] = []
         self._may_ptrace = self.is_full
         self._owner = -1  # by whose leave the policy let a process in
         own = self._own_users()
@@ -173,6 +175,8 @@ class Admission:
                 path = f"/proc/{process.number}/pagemap"
                 self._spaces[process.number] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._judge(process)
+        if first:
+            self._let_in.append(process)
         space = self._spaces.get(process.number, -1)
         if space < 0 or not os.pread(space, 8, 0):
             raise AccessError(
@@ -222,10 +226,20 @@ class Admission:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        for fd in self._spaces.values():
-            os.close(fd)
-        self._spaces = {}
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """An error tells what was seen of a process, too: it is judged again before that is sent.
+
+        Raises:
+            AccessError: the client may not look at it any more.
+        """
+        try:
+            if isinstance(error, PagecheckError) and not isinstance(error, AccessError):
+                for process in self._let_in:
+                    self(process)
+        finally:
+            for fd in self._spaces.values():
+                os.close(fd)
+            self._spaces = {}
 
 
 def require_may_pause(held: Sequence[HeldBlock]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pagecheck.errors import AccessError
+from pagecheck.errors import AccessError, SourceError
 from pagecheck.service import client_process
 from pagecheck.service.client_process import ClientProcess
 from pagecheck.service.connecting import GROUPS_MAX
@@ -17,6 +17,7 @@ from pagecheck.service.policy import NO_POLICY
 from pagecheck.service.rights import Admission
 from pagecheck.vmm.credentials import Credentials, credentials_of
 from pagecheck.vmm.memory import ProcessMemory
+from pagecheck.vmm.process import open_process
 from tests.support.leaks import leaks
 from tests.support.puppets import Puppet, puppet, stand_in
 from tests.support.service import StartService
@@ -62,6 +63,27 @@ def test_a_process_that_executes_another_program(who: Credentials, vm: Puppet) -
         assert vm.call("execute", "/bin/sh", "-c", "echo 1; read line") == 1
         with pytest.raises(AccessError, match="executed another program"):
             process.verify()
+
+
+def test_an_error_tells_nothing_of_another_program(who: Credentials, vm: Puppet) -> None:
+    """What is not guest RAM is named in a message, with addresses."""
+    admission = Admission("pid:1", who, NO_POLICY)
+
+    def admit(process: ProcessMemory) -> None:
+        admission(process)
+        assert vm.call("execute", "/bin/sh", "-c", "echo 1; read line") == 1
+
+    with pytest.raises(AccessError, match="executed another program"), admission:
+        open_process(f"pid:{vm.pid}", admit=admit)
+
+
+def test_an_error_of_the_same_program(who: Credentials) -> None:
+    with (
+        puppet(NOBODY) as other,
+        pytest.raises(SourceError, match="no RAM named 'x'"),
+        Admission("pid:1", who, NO_POLICY) as admission,
+    ):
+        open_process(f"pid:{other.pid}:x", admit=admission)
 
 
 def test_a_process_that_hides_meanwhile(who: Credentials, vm: Puppet) -> None:
