@@ -101,10 +101,12 @@ def open_private(
     def verify() -> str | None:
         try:
             own.require_whole()  # before the mappings, which go last
-            if not _has_layout(own, base, size, before):
-                return f"process {own.pid} unmapped or exchanged it during the scan"
+            is_same = _has_layout(own, base, size, before)
             if not os.pread(pagemap, 8, base // 4096 * 8):  # its address space is gone
+                # First: whoever attached this may not be told what another program maps.
                 return f"process {own.pid} executed another program during the scan"
+            if not is_same:
+                return f"process {own.pid} unmapped or exchanged it during the scan"
             if holds_userfaultfd(own):
                 now = _arriving(_parts(own.detailed_mappings(), base, size))
                 if not now <= arriving:

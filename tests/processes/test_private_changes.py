@@ -125,6 +125,18 @@ def test_what_is_not_the_same_memory_any_more_is_undecided(
         assert not answer.zero.any()
 
 
+@pytest.mark.parametrize("act", [executes, executes_and_maps_the_same])
+def test_what_another_program_maps_is_not_told(
+    act: Callable[[Area], None], area: Area, coordinator: Coordinator
+) -> None:
+    """It may be one that whoever attached the memory may not look at."""
+    source = opened(area)
+    with attached(coordinator, source) as block:
+        at_verify(source, lambda: act(area))
+        notes = coordinator.scan(block).notes
+        assert any("executed another program" in note for note in notes), notes
+
+
 @pytest.mark.parametrize("moment", ["before", "walked", "read"])
 def test_pages_that_are_discarded(area: Area, coordinator: Coordinator, moment: str) -> None:
     """A look at a running process tells of each page what it was at some moment of the look."""
