@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.model import Region
+from pagecheck.native import _native
 from pagecheck.vmm.answers import SIZE_MAX, Answer
 from pagecheck.vmm.arrival import missing_files
 from pagecheck.vmm.confidential import refuse_confidential_vm
@@ -273,6 +274,13 @@ class _Files:
             )
         except SourceError as error:
             raise _Unreachable(str(error)) from error
+        if any(piece.absent == _native.UNREADABLE for piece in ram.pieces):
+            # QEMU's address, but memory of who relays the socket may lie there, by chance.
+            ram.close()
+            raise _Unreachable(
+                f"{text}: process {self._process.pid}, which listens, does not map all of it as "
+                "private memory: it is not QEMU, or QEMU changes it; give pid:PID of QEMU"
+            )
         regions = (Region(each.gpa, each.size, base + each.offset, each.offset) for each in ranges)
         return GuestRam(ram, 0, backend.size, tuple(regions))
 

@@ -16,6 +16,7 @@ from pagecheck.errors import PeerError, SourceError
 from pagecheck.vmm.maps import Mapping
 from pagecheck.vmm.memory import ProcessMemory
 from pagecheck.vmm.qemu import open_qemu
+from tests.support.memory import Area
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -131,6 +132,22 @@ def test_private_ram(ram: Path) -> None:
     why = r"mem0 is private to QEMU, whose memory cannot be read: .* run pagecheck as root"
     with pytest.raises(SourceError, match=why):
         opened(answers)
+
+
+def test_private_memory_of_a_process_that_is_not_qemu(ram: Path) -> None:
+    """It relays the socket; a part of its own memory is where the RAM is in QEMU's."""
+    answers = Answers(str(ram))
+    answers.backends[0]["share"] = False
+    answers.peer_pid = os.getpid()
+    with Area(16 * MIB // 4096) as area:
+        answers.at = f"Host virtual address for 0x0 (mem0) is {area.base:#x}\r\n"
+        (block,) = open_qemu("qmp:x", answers).rams  # type: ignore[arg-type]
+        block.source.close()
+        area.unmap(7, 1)
+        before = set(os.listdir("/proc/self/fd"))
+        with pytest.raises(SourceError, match="which listens, does not map all of it as private"):
+            open_qemu("qmp:x", answers)  # type: ignore[arg-type]
+        assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_map_without_ram(ram: Path) -> None:
