@@ -220,7 +220,9 @@ class ProcessMemory:
                 pending = _PENDING.findall(file.read())
             with open(f"{self.folder}/stat", "rb") as file:
                 flags = int(file.read().rpartition(b")")[2].split()[6])
-        except (OSError, ValueError, IndexError) as error:
+        except OSError as error:
+            raise self._refused(error, "its state cannot be read") from error
+        except (ValueError, IndexError) as error:
             raise self._ended() from error
         # On its way out a thread takes SIGKILL from its own set before its flags say that it ends,
         # and may wait between for requests of io_uring; in the process's set it stays.

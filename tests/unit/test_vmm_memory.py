@@ -8,6 +8,7 @@ import errno
 import fcntl
 import mmap
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -230,6 +231,18 @@ def test_a_process_that_is_being_killed(
             return
         with pytest.raises(SourceError, match="is being killed"):
             process.require_whole()
+
+
+def test_a_state_that_no_descriptor_is_left_for() -> None:
+    """That says nothing of the process."""
+    with ProcessMemory(os.getpid()) as process:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            with pytest.raises(SourceError, match="its state cannot be read: Too many open files"):
+                process.require_whole()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_memory_whose_system_call_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
