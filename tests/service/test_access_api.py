@@ -13,6 +13,7 @@ import pytest
 from tests.service.access import attach, refusals
 from tests.support.api_vmm import RESUME, ApiVmm, api_vmm
 from tests.support.command import PAGECHECK
+from tests.support.crosvm import Crosvm, put_on_path
 from tests.support.puppets import MOUNT_NAMESPACE, Puppet, puppet, refusal_in
 from tests.support.service import ServiceProcess, StartService
 from tests.support.users import NOBODY
@@ -117,6 +118,32 @@ def test_vms_that_are_not_continued(start_service: StartService, short_folder: P
         vmm.fail({})
         assert vmm.runs()
         wait_for(lambda: "return" in asked(client, vmm), "its watchdog has ended")
+
+
+@pytest.fixture
+def crosvm(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crosvm]:
+    """A stand-in of root's, whose socket is root's alone."""
+    put_on_path(short_folder, monkeypatch)
+    running = Crosvm(short_folder)
+    running.path.chmod(0o700)
+    yield running
+    running.end()
+
+
+def test_who_may_look_at_a_crosvm_and_stop_it(crosvm: Crosvm, service: ServiceProcess) -> None:
+    with puppet(STOPPER) as client:
+        assert attach(client, service.path, crosvm=str(crosvm.path))["blocks"]
+        assert client.call("ask", PAUSED)["return"]["pause"]["stopped_by_us"]
+        assert crosvm.runs()
+
+
+def test_who_may_not_look_at_a_crosvm(crosvm: Crosvm, service: ServiceProcess) -> None:
+    with puppet(NOBODY) as client:
+        for mode in (0o700, 0o777):  # to ask for its state takes the right to ptrace it, too
+            crosvm.path.chmod(mode)
+            told = client.refusal(service.path, crosvm=str(crosvm.path))
+            assert f"may not be connected to by user {NOBODY}" in told
+        assert crosvm.runs()
 
 
 def asked(client: Puppet, vmm: ApiVmm) -> dict[str, Any]:
