@@ -52,6 +52,9 @@ class Hold:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._expiring is not None:  # it waits for us to end, and is of what we forget
+            self._expiring.cancel()
+            self._expiring = None
         self._asked = False
         self.is_ours = False
         self._stopped_by_us = False
