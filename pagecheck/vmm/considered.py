@@ -160,6 +160,6 @@ def _may_be_end(mapping: Mapping, flags: Sequence[str], mark: str) -> bool:
 def _continues(last: Mapping, each: Mapping) -> bool:
     if each.start != last.end or each.is_shared or "x" in each.perms:
         return False
-    if not last.inode:
-        return not each.inode and each.path == last.path
+    if last.is_anonymous:
+        return each.is_anonymous and each.path == last.path
     return _file(each) == _file(last) and each.offset == last.offset + last.size

@@ -40,7 +40,8 @@ def rows(*lines: str) -> list[Row]:
         path = " ".join(each for each in rest if len(each) != 2)
         end = at + int(float(size) * MIB)
         inode = f"{1 + sum(map(ord, path))}" if path and not path.startswith("[") else "0"
-        maps = f"{at:x}-{end:x} {perms} 00000000 00:01 {inode} {path}\n"
+        device = "00:00" if inode == "0" else "00:01"
+        maps = f"{at:x}-{end:x} {perms} 00000000 {device} {inode} {path}\n"
         found.append((parse_maps(maps)[0], flags))
         at = end
     return found
