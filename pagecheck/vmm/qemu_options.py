@@ -61,7 +61,6 @@ class _Read:
         self._backends: dict[str, RamOption] = {}
         self._nodes: list[str] = []
         self._devices: list[str] = []
-        self._path = ""
         self._sizes_elsewhere = False
         self._sockets: dict[str, ControlSocket] = {}
         self._control: list[str | ControlSocket] = []
@@ -79,8 +78,6 @@ class _Read:
             memdev = key_values(value, "driver").get("memdev")
             if memdev is not None:
                 (self._nodes if option == "numa" else self._devices).append(memdev)
-        elif option == "mem-path":
-            self._path = value
         elif option == "readconfig":
             self._sizes_elsewhere = True
         elif option == "chardev":
@@ -100,8 +97,7 @@ class _Read:
         if not kind.startswith("memory-backend-") or not size or "id" not in keys:
             return
         shared = is_on(keys["share"]) if "share" in keys else kind in _SHARED_BY_DEFAULT
-        path = keys.get("mem-path", "")
-        self._backends[keys["id"]] = RamOption(keys["id"], size, shared, path)
+        self._backends[keys["id"]] = RamOption(keys["id"], size, shared)
 
     def _add_chardev(self, keys: dict[str, str]) -> None:
         is_listening = is_on(keys.get("server", "off"))
@@ -148,4 +144,4 @@ class _Read:
             return []
         kind = self._machine.get("type", "").partition("-")[0]
         size += -size % _ROUNDED
-        return [RamOption(_BLOCK.get(kind, "pc.ram"), size, is_shared=False, path=self._path)]
+        return [RamOption(_BLOCK.get(kind, "pc.ram"), size, is_shared=False)]

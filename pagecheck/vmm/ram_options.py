@@ -28,13 +28,11 @@ class RamOption(NamedTuple):
         name: what the VMM calls it.
         size: bytes.
         is_shared: whether other processes can map it; None where the command line leaves it open.
-        path: the file or folder that it is made of, as written; empty where there is none.
     """
 
     name: str
     size: int
     is_shared: bool | None = False
-    path: str = ""
 
 
 class ControlSocket(NamedTuple):

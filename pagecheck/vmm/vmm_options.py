@@ -89,7 +89,7 @@ def _plugged(name: str, keys: dict[str, str]) -> list[RamOption]:
 def _cloud_block(name: str, size: int, keys: dict[str, str]) -> RamOption:
     # What has huge pages of hugetlbfs is made of a memfd; that of a zone may be mapped privately.
     shared = is_on(keys.get("shared", "off"))
-    return RamOption(name, size, shared, keys.get("file", ""))
+    return RamOption(name, size, shared)
 
 
 def read_firecracker(words: list[str], read: Reader) -> CommandLine:

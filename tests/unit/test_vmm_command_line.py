@@ -161,7 +161,7 @@ def test_a_domain_with_numa_nodes_and_a_dimm() -> None:
     assert found.ram == (
         RamOption("ram-node0", GIB, is_shared=True),
         RamOption("ram-node1", GIB, is_shared=False),
-        RamOption("dimm0", 512 * MIB, is_shared=False, path="/dev/hugepages"),
+        RamOption("dimm0", 512 * MIB, is_shared=False),
     )
 
 
@@ -198,9 +198,9 @@ def test_monitors_of_qemu(line: str, paths: list[str]) -> None:
     assert [each.path for each in read(f"qemu-kvm {line}").sockets] == paths
 
 
-def test_mem_path_is_a_file() -> None:
+def test_mem_path_is_private() -> None:
     found = read("qemu-kvm -m 1G -mem-path /dev/hugepages -mem-prealloc")
-    assert found.ram == (RamOption("pc.ram", GIB, is_shared=False, path="/dev/hugepages"),)
+    assert found.ram == (RamOption("pc.ram", GIB, is_shared=False),)
 
 
 def test_a_size_that_is_in_a_file_is_not_taken_for_the_default() -> None:
@@ -233,7 +233,7 @@ def test_confidential_vms_of_qemu(line: str, word: str) -> None:
         ),
         (
             "--kernel k --memory size=0 --memory-zone id=a,size=1G id=b,size=2G,file=/x,shared=on",
-            [RamOption("a", GIB), RamOption("b", 2 * GIB, is_shared=True, path="/x")],
+            [RamOption("a", GIB), RamOption("b", 2 * GIB, is_shared=True)],
         ),
         ("--api-socket /run/ch", []),
         ("--restore source_url=file:///snap", []),
