@@ -41,12 +41,18 @@ MAY_IMPORT = {
     "service": {
         *("coordinator", "vmm", "shm", "native", "plan", "report", "_version", "shortage", "child"),
     },
+    "snapshot": {
+        *("aside", "child", "coordinator", "oneshot", "vmm", "shm", "native", "plan", "report"),
+        *("sources", "printable", "shortage", "_version"),
+    },
     "include": set(),
     "cli": {
-        *("oneshot", "service", "native", "hw", "report", "vmm"),
+        *("oneshot", "service", "snapshot", "native", "hw", "report", "vmm"),
         *("printable", "shortage", "include", "_version"),
     },
-    "__init__": {"service", "coordinator", "oneshot", "report", "vmm", "_version"},
+    "__init__": {
+        *("service", "coordinator", "oneshot", "report", "snapshot", "vmm", "_version"),
+    },
     "__main__": {"cli"},
 }
 
