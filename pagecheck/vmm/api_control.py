@@ -100,10 +100,12 @@ class ApiControl:
         """Hangs up; the VMM runs on."""
         return await self._http.close()
 
-    async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    async def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, fds: tuple[int, ...] = ()
+    ) -> Any:
         """Asks for what `GET PATH` names; returns the JSON values of the answer."""
         method, _, target = command.partition(" ")
-        if method != "GET" or not target.startswith("/") or arguments:
+        if method != "GET" or not target.startswith("/") or arguments or fds:
             raise InternalError(f"{self.name}: only GET /PATH is asked, not {command[:40]}")
         request = Request(method, target)
         return self._values(request, self._accepted(request, await self._ask(request)))

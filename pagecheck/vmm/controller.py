@@ -74,8 +74,13 @@ class Controller(Protocol):
             Why the connection was lost before, if it was.
         """
 
-    async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    async def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, fds: tuple[int, ...] = ()
+    ) -> Any:
         """Runs a command that the owner chose; returns what it returned, as JSON values.
+
+        Args:
+            fds: descriptors for QEMU; they stay the caller's.
 
         Raises:
             Refused, Silent, Lost: it did not work.

@@ -100,7 +100,9 @@ class CrosvmControl:
             self._held = -1
         return "closed"
 
-    async def execute(self, command: str, _arguments: Mapping[str, Any] | None = None) -> Any:
+    async def execute(
+        self, command: str, _arguments: Mapping[str, Any] | None = None, _fds: tuple[int, ...] = ()
+    ) -> Any:
         """Nothing can be asked."""
         raise InternalError(f"{self.name}: crosvm answers nothing, not {command[:40]}")
 

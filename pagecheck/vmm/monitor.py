@@ -97,8 +97,13 @@ class Monitor:
         self._place.keep(listener)
         return listener
 
-    async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    async def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, fds: tuple[int, ...] = ()
+    ) -> Any:
         """Runs one command, for at most 10 s; one that is in progress is waited for first.
+
+        Args:
+            fds: descriptors that QEMU gets with it; they stay the caller's.
 
         Returns:
             What it returned, as JSON values.
@@ -113,6 +118,11 @@ class Monitor:
         deadline = clock.now_s() + COMMAND_S
         if self._in_progress is not None:
             await self._answered(self._in_progress, "an earlier command", deadline)
+        try:
+            for fd in fds:
+                self._client.send_fd_scm(fd)
+        except Exception as error:
+            raise await self._lost(command) from error
         self._in_progress = asyncio.ensure_future(self._client.execute(command, arguments))
         out = await self._answered(self._in_progress, command, deadline)
         try:
@@ -120,10 +130,11 @@ class Monitor:
         except ExecuteError as error:
             raise Refused(f"{self.name}: QEMU refused {command}: {_line(str(error))}") from error
         except (Exception, asyncio.CancelledError) as error:
-            why = await self.close()  # this has the reason of the loss
-            raise Lost(
-                f"{self.name}: the connection was lost at {command} ({why}); has QEMU ended?"
-            ) from error
+            raise await self._lost(command) from error
+
+    async def _lost(self, command: str) -> Lost:
+        why = await self.close()  # this has the reason of the loss
+        return Lost(f"{self.name}: the connection was lost at {command} ({why}); has QEMU ended?")
 
     async def _answered(
         self, out: asyncio.Task[Any], command: str, deadline: float

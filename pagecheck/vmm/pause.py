@@ -127,11 +127,13 @@ class VmmMonitor:
             self.connected_as = int(ready["user"])
         return process
 
-    def execute(self, command: str, **arguments: Any) -> Any:
+    def execute(self, command: str, fds: tuple[int, ...] = (), **arguments: Any) -> Any:
         """Runs a command.
 
         Args:
             command: for QEMU a QMP command's name; for an API `GET` and a path.
+            fds: descriptors that QEMU gets with it, for `add-fd` and `getfd`, which take one; they
+                stay the caller's.
             **arguments: a QMP command's; pass a name with a dash as `**{"mem-path": ...}`.
 
         Returns:
@@ -141,7 +143,7 @@ class VmmMonitor:
             PeerError: the VMM refused it, does not answer in 10 s, or ended.
             SourceError: the watchdog died.
         """
-        return self._ask({"execute": command, "arguments": arguments})
+        return self._ask({"execute": command, "arguments": arguments}, fds)
 
     def pause(self, max_seconds: float) -> None:
         """Stops the VM if it is running.
@@ -247,14 +249,14 @@ class VmmMonitor:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _ask(self, message: dict[str, Any]) -> Any:
+    def _ask(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> Any:
         with self._one:
             if self._lost is not None:
                 raise self._lost
             if self._closed or self._process is None:
                 raise UsageError(f"{self.name}: is closed")
             try:
-                return self._value(self._process.ask(message), "return")
+                return self._value(self._process.ask(message, fds), "return")
             except ChildDied as error:
                 raise self._replaced(self._process, str(error)) from error
 

@@ -10,12 +10,12 @@ Where the VM cannot be continued, because its VMM is frozen or in the middle of 
 for as long as the VMM lives; nothing waits for it. It then reports to its stderr, which is a memfd,
 and to the system's log: neither can block it, as a pipe could whose reader is gone.
 
-It receives and sends a line of JSON a packet (see `wire.py`): `execute` with `arguments`,
-`pause` with `max_ns`, `resume` with `leave`, `status`, `rescue` and `end`, each with an `id` and
-answered by one `return` or `error` of that id, with `held`: whether the VM is stopped by us.
-`ready` or `error` comes first, `busy` now and then while an answer takes long. An answer too large
-for a packet comes in a memfd. Left unhandled: RAM that others write although the VM is stopped
-(`loadvm`, a debugger, a VFIO device that cannot be quiesced) is not noticed.
+It receives and sends a line of JSON a packet (see `wire.py`): `execute` with `arguments` and
+descriptors, `pause` with `max_ns`, `resume` with `leave`, `status`, `rescue` and `end`, each with
+an `id` and answered by one `return` or `error` of that id, with `held`: whether the VM is stopped
+by us. `ready` or `error` comes first, `busy` now and then while an answer takes long. An answer too
+large for a packet comes in a memfd. Left unhandled: RAM that others write although the VM is
+stopped (`loadvm`, a debugger, a VFIO device that cannot be quiesced) is not noticed.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Watchdog:
         self._vmm = vmm
         self._hold = hold
         self._users = users
-        self._asked: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._asked: asyncio.Queue[tuple[dict[str, Any], list[int]] | None] = asyncio.Queue()
         self._resuming: asyncio.Task[None] | None = None
 
     async def run(self, owner: int) -> None:
@@ -159,7 +159,7 @@ class Watchdog:
             self._end(owner)
             return
         if received is not None:
-            self._asked.put_nowait(received[0])
+            self._asked.put_nowait(received)
 
     def _end(self, owner: int) -> None:
         """The owner is gone: nothing more is received."""
@@ -195,9 +195,14 @@ class Watchdog:
             return None
 
     async def _serve(self) -> None:
-        while (message := await self._asked.get()) is not None:
+        while (asked := await self._asked.get()) is not None:
+            message, fds = asked
             beating = asyncio.ensure_future(self._beat())
-            answer = await self._answer(message)
+            try:
+                answer = await self._answer(message, tuple(fds))
+            finally:
+                for fd in fds:
+                    os.close(fd)
             beating.cancel()
             held = {"held": self._hold.is_ours}
             if not _send(self._link, {**answer, **held, "id": message.get("id")}):
@@ -209,11 +214,11 @@ class Watchdog:
             await asyncio.sleep(BEAT_S)
             _send(self._link, {"busy": True})
 
-    async def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
+    async def _answer(self, message: dict[str, Any], fds: tuple[int, ...]) -> dict[str, Any]:
         name, vmm = self._vmm.name, self._vmm.kind.vmm
         try:
             async with asyncio.timeout(REQUEST_S):
-                return {"return": await self._carry_out(message)}
+                return {"return": await self._carry_out(message, fds)}
         except TimeoutError:
             return _failure(PeerError(f"{name}: {vmm} was not done in {REQUEST_S:.0f} s"))
         except PagecheckError as error:
@@ -221,10 +226,10 @@ class Watchdog:
         except Exception as error:
             return _failure(InternalError(f"{name}: {error!r}"))
 
-    async def _carry_out(self, message: dict[str, Any]) -> Any:
+    async def _carry_out(self, message: dict[str, Any], fds: tuple[int, ...]) -> Any:
         match message:
             case {"execute": str(command)}:
-                return await self._vmm.execute(command, message.get("arguments"))
+                return await self._vmm.execute(command, message.get("arguments"), fds)
             case {"pause": {"max_ns": int(max_ns)}}:
                 return await self._hold.pause(max_ns)
             case {"resume": {"leave": bool(leave)}}:

@@ -51,15 +51,18 @@ class WatchdogProcess(Child):
         arguments = (prefix, path, str(os.getpid()), listener, to_text(users))
         super().__init__("watchdog", PROGRAM, arguments)
 
-    def ask(self, message: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
         """Sends a request and waits for its answer; one to an earlier request, whose wait an
         exception ended, is skipped.
+
+        Args:
+            fds: descriptors for the request; they stay the caller's.
 
         Raises:
             ChildDied: there is none.
         """
         self._asked += 1
-        self.send({**message, "id": self._asked})
+        self.send({**message, "id": self._asked}, fds)
         until = clock.now_s() + ANSWER_S
         while (answer := self._next(until, SILENT_S)).get("id") != self._asked:
             pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ class FakeQemu:
         events: sent before the next answer to `events_before`.
         raw: command → bytes that are sent in place of its answer, made from the request's id; None
             hangs up.
+        fds: descriptors that came since the last command that took one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,6 +45,7 @@ class FakeQemu:
         self.events: list[str] = []
         self.events_before = "query-status"
         self.raw: dict[str, Callable[[Any], bytes | None]] = {}
+        self.fds: list[int] = []
         self._client: socket.socket | None = None
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
@@ -57,6 +60,9 @@ class FakeQemu:
 
     def end(self) -> None:
         """Listens no more, and hangs up."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
         for each in (self.listener, self._client):
             if each is not None:
                 with contextlib.suppress(OSError):
@@ -70,7 +76,7 @@ class FakeQemu:
     def _serve(self, client: socket.socket) -> None:
         self._client = client
         self._say(client, GREETING)
-        for asked in _objects(client):
+        for asked in _objects(client, self.fds):
             if asked["execute"] in self.raw:
                 self.commands.append(asked["execute"])
                 said = self.raw[asked["execute"]](asked.get("id"))
@@ -107,11 +113,14 @@ class FakeQemu:
         raise RuntimeError(f"The command {command} has not been found")
 
 
-def _objects(client: socket.socket) -> Iterator[dict[str, Any]]:
+def _objects(client: socket.socket, fds: list[int]) -> Iterator[dict[str, Any]]:
     """What the client says; nothing but the JSON itself tells where one object ends."""
     received = ""
-    while part := client.recv(65536):
-        received += part.decode()
+    while part := socket.recv_fds(client, 65536, 4):
+        if not part[0]:
+            return
+        fds += part[1]
+        received = (received + part[0].decode()).lstrip()
         while received:
             try:
                 value, end = json.JSONDecoder().raw_decode(received)

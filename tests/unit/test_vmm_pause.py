@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -409,3 +411,26 @@ def test_an_answer_that_fills_no_packet(qemu: FakeQemu) -> None:
     qemu.answers["large"] = "\u00e4\n" * 100_000
     with QemuMonitor(str(qemu.path)) as monitor:
         assert monitor.execute("large") == "\u00e4\n" * 100_000
+
+
+def test_descriptors_go_to_qemu_and_are_closed_on_the_way(qemu: FakeQemu) -> None:
+    taken: list[bytes] = []
+
+    def take(_arguments: object) -> dict[str, int]:
+        (fd,) = qemu.fds
+        taken.append(os.pread(fd, 16, 0))
+        os.close(qemu.fds.pop())
+        return {"fd": 7}
+
+    qemu.answers["add-fd"] = take
+    with QemuMonitor(str(qemu.path)) as monitor, tempfile.TemporaryFile() as file:
+        file.write(b"for QEMU")
+        file.flush()
+        watchdog = psutil.Process(monitor._process.pid)  # type: ignore[union-attr]
+        before = watchdog.num_fds()
+        for _ in range(3):
+            assert monitor.execute("add-fd", (file.fileno(),), opaque="x") == {"fd": 7}
+        with pytest.raises(PeerError, match="refused getfd"):
+            monitor.execute("getfd", (file.fileno(),), fdname="x")
+        assert watchdog.num_fds() == before
+    assert taken == [b"for QEMU"] * 3
