@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 from pagecheck import logs
 from pagecheck.cli.signals import raise_pending
 from pagecheck.cli.streams import log_to_stderr, require_reader, say
+from pagecheck.cli.working import with_progress
 from pagecheck.model import is_vm_source
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
@@ -50,31 +49,13 @@ def perform(run: Callable[..., Report], source: str, options: dict[str, Any], sh
         logs.set_up_later(lambda: log_to_stderr(verbose=False))
     if not shown.quiet or shown.as_json:
         require_reader()
-    report = _with_progress(run, source, options, bar=not shown.quiet and sys.stderr.isatty())
+    report = with_progress(
+        lambda progress: run(source, progress=progress, **options), "scanning", quiet=shown.quiet
+    )
     raise_pending()
     if not shown.quiet or shown.as_json:
         _print_report(report, ranges=shown.ranges, as_json=shown.as_json)
     return 1 if report.total.undecided else 0
-
-
-def _with_progress(
-    run: Callable[..., Report], source: str, options: dict[str, Any], *, bar: bool
-) -> Report:
-    if not bar:
-        return run(source, progress=_watch, **options)
-    from pagecheck.cli.present import ProgressBar
-
-    with ProgressBar() as shown:
-
-        def watch(done: int, total: int) -> None:
-            _watch(done, total)
-            shown(done, total)
-
-        return run(source, progress=watch, **options)
-
-
-def _watch(_done: int, _total: int) -> None:
-    raise_pending()
 
 
 def _print_report(report: Report, *, ranges: bool, as_json: bool) -> None:

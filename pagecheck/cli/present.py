@@ -193,8 +193,13 @@ def runs(block: BlockReport) -> Iterator[tuple[int, int, str]]:
 class ProgressBar:
     """A bar on stderr that appears once the work takes longer than about a second."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        """Writes to `stream` (stderr by default), which is a terminal."""
+    def __init__(self, stream: TextIO | None = None, doing: str = "scanning") -> None:
+        """Writes to `stream` (stderr by default), which is a terminal.
+
+        Args:
+            doing: what the bar is called.
+        """
+        self._doing = doing
         self._stream = stream or sys.stderr
         self._started = clock.now_s()
         self._bar: Progress | None = None
@@ -211,17 +216,24 @@ class ProgressBar:
 
     def _open(self, total: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
         self._bar = Progress(
-            "scanning",
+            self._doing,
             BarColumn(),
             DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
             TimeRemainingColumn(),
             console=Console(file=self._stream),
             transient=True,
         )
-        self._task = self._bar.add_task("scanning", total=total)
+        self._task = self._bar.add_task(self._doing, total=total)
         self._bar.start()
 
     def __enter__(self) -> ProgressBar:

@@ -112,6 +112,11 @@ def test_bar_appears_after_a_second() -> None:
         bar._started -= 10
         bar(1, 2)
     assert "scanning" in stream.getvalue()
+    with ProgressBar(stream, doing="saving") as bar:
+        bar._started -= 10
+        bar(1 << 20, 2 << 20)
+    assert "saving" in stream.getvalue()
+    assert "1.0/2.0 MiB" in stream.getvalue()
 
 
 def test_runs_where_the_guest_sees_them() -> None:
