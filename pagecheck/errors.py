@@ -78,6 +78,12 @@ class PeerError(PagecheckError):
     exit_code = 3
 
 
+class SnapshotError(PagecheckError):
+    """The snapshot is not whole, not as its manifest says, or of a version that is not known."""
+
+    exit_code = 5
+
+
 class InternalError(PagecheckError):
     """A bug in pagecheck."""
 

@@ -21,6 +21,7 @@ Exit codes:
        correctly
   4    a shortage (/dev/shm, memory, open files, processes, file size),
        a limit of the service, or a bug in pagecheck
+  5    a snapshot is damaged, not whole, or of an unknown version
   130  interrupted (SIGINT)       143  terminated (SIGTERM)
   129  hung up (SIGHUP)           141  output pipe closed (SIGPIPE)
 """

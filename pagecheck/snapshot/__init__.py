@@ -1,1 +1,4 @@
-"""Snapshots: a VM's RAM in a directory without its zero pages, checked, and brought back."""
+"""Snapshots of VMs: the directory that a save makes, and all that reads, checks and restores it.
+
+Nothing of this folder is loaded by a plain scan or by a worker.
+"""

@@ -19,6 +19,7 @@ CODES = {
     "LimitError": 4,
     "AccessError": 3,
     "PeerError": 3,
+    "SnapshotError": 5,
     "InternalError": 4,
 }
 
