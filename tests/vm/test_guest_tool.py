@@ -214,6 +214,7 @@ def test_a_second_fetch_downloads_nothing(
     def download(cache: Path) -> None:
         downloads.append(cache)
         (cache / "vmlinuz-1.2.3").write_bytes(bytes(0x202) + b"HdrS")
+        (cache / "drivers-1.2.3").mkdir()
 
     downloads: list[Path] = []
     monkeypatch.setenv(fetching.CACHE_VARIABLE, str(tmp_path))

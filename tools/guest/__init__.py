@@ -7,6 +7,15 @@ every few seconds that nothing it wrote has changed.
 
 from tools.guest.errors import DeadlinePassed, GuestError, MissingPiece, QmpError
 from tools.guest.guest import Guest
+from tools.guest.running import RunningGuest
 from tools.guest.snapshot import copy_sparse
 
-__all__ = ["DeadlinePassed", "Guest", "GuestError", "MissingPiece", "QmpError", "copy_sparse"]
+__all__ = [
+    "DeadlinePassed",
+    "Guest",
+    "GuestError",
+    "MissingPiece",
+    "QmpError",
+    "RunningGuest",
+    "copy_sparse",
+]

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.guest.disk import disk_programs, drivers_of
 from tools.guest.errors import MissingPiece
 from tools.guest.initramfs import INSTALL, build_initramfs, static_busybox
 from tools.guest.kernel import download_kernel, newest_kernel
@@ -43,8 +44,11 @@ def cache_folder() -> Path:
     return folder.absolute()
 
 
-def locate() -> GuestFiles:
+def locate(*, disk: bool = False) -> GuestFiles:
     """Finds everything on this machine, and builds the initramfs if it is not up to date.
+
+    Args:
+        disk: whether the initramfs is to serve a guest with a disk.
 
     Returns:
         The files of a guest; a kernel in the cache goes before one in /boot.
@@ -56,18 +60,19 @@ def locate() -> GuestFiles:
     if qemu is None:
         raise MissingPiece(f"no qemu-system-x86_64 in PATH; {INSTALL}")
     cache = cache_folder()
-    initramfs = build_initramfs(cache, static_busybox())
+    busybox = static_busybox()
     kernel = newest_kernel(cache) or newest_kernel(_BOOT)
     if kernel is None:
         raise MissingPiece(
             f"no guest kernel in {cache} and no readable one in {_BOOT}; "
             "run python -m tools.guest fetch"
         )
-    return GuestFiles(Path(qemu), kernel, initramfs)
+    more = disk_programs(kernel) if disk else {}
+    return GuestFiles(Path(qemu), kernel, build_initramfs(cache, busybox, more))
 
 
 def fetch() -> GuestFiles:
-    """Downloads a kernel unless the cache has one, then does what `locate` does.
+    """Downloads a kernel and its drivers unless the cache has them, then does what `locate` does.
 
     A kernel in /boot serves only if the download fails: the downloaded one is known to work.
 
@@ -78,10 +83,11 @@ def fetch() -> GuestFiles:
         MissingPiece: Something is not there and cannot be had without root.
     """
     cache = cache_folder()
-    if newest_kernel(cache) is None:
+    kernel = newest_kernel(cache)
+    if kernel is None or not drivers_of(kernel).exists():
         try:
             download_kernel(cache)
         except MissingPiece:
-            if newest_kernel(_BOOT) is None:
+            if kernel is None and newest_kernel(_BOOT) is None:
                 raise
     return locate()

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from tools.guest.console import Console
+from tools.guest.disk import make_disk
 from tools.guest.errors import GuestError, MissingPiece
 from tools.guest.fetch import locate
 from tools.guest.qmp import Qmp
+from tools.guest.running import FILLED, RunningGuest
 from tools.guest.spec import MIB, GuestSpec
 
-FILLED = "GUEST FILLED"
 RAM_PREFIX = "pagecheck-guest-"
 
 _REAP_S = 10.0
@@ -31,7 +32,7 @@ _QMP_S = 10.0
 _YOUNG_S = 60.0
 
 
-class Guest:
+class Guest(RunningGuest):
     """A guest that has filled its memory; made by `Guest.boot`.
 
     Attributes:
@@ -39,16 +40,18 @@ class Guest:
         ram_path: Where its RAM can be opened; for a memfd, a path below /proc/PID/fd. The empty
             path for "private" and "numa", whose RAM no one file holds.
         boot_s: Seconds from the start of QEMU until the guest had filled its memory.
+        command: The command line of its machine, without serial port and monitor: with them added
+            (`-serial file:LOG`, say), it starts another such machine.
     """
 
     def __init__(
-        self, spec: GuestSpec, qemu: "subprocess.Popen[bytes]", console: Console, qmp: Qmp
+        self, spec: GuestSpec, command: list[str], qemu_pid: int, console: Console, qmp: Qmp
     ) -> None:
+        super().__init__(qemu_pid, console)
         self.spec = spec
+        self.command = command
         self.ram_path = Path()
         self.boot_s = 0.0
-        self._qemu = qemu
-        self._console = console
         self._qmp = qmp
 
     @classmethod
@@ -61,7 +64,9 @@ class Guest:
         backend: str = "file",
         random_mb: int = 8,
         zeros_mb: int = 8,
-        check_every_s: int = 2,
+        check_every_s: float = 2,
+        disk: Path | None = None,
+        write_mib_s: int = 0,
         timeout_s: float = 120.0,
         ram_folder: Path = Path("/dev/shm"),
         extra: Sequence[str] = (),
@@ -78,6 +83,9 @@ class Guest:
             random_mb: MiB of random bytes that the guest keeps; it frees half as many again.
             zeros_mb: MiB of zero bytes that the guest keeps.
             check_every_s: Seconds between two checks of the guest's memory.
+            disk: An image for a virtio disk, made if it is not there and left behind; the guest
+                formats it. Not on a microvm. See `GuestSpec`.
+            write_mib_s: At which rate the guest changes memory all the time, in MiB/s.
             timeout_s: How long boot and filling may take, in seconds.
             ram_folder: Where the RAM file is made.
             extra: More arguments for QEMU.
@@ -91,8 +99,12 @@ class Guest:
             GuestError: The values make no guest, or QEMU ended.
         """
         deadline = time.monotonic() + timeout_s
-        spec = GuestSpec(size_bytes, machine, backend, random_mb, zeros_mb, check_every_s)
-        files = locate()
+        spec = GuestSpec(
+            size_bytes, machine, backend, random_mb, zeros_mb, check_every_s, disk, write_mib_s
+        )
+        files = locate(disk=disk is not None)
+        if disk is not None and not disk.exists():
+            make_disk(disk)
         with ExitStack() as stack:
             ram_file = _ram_file(stack, spec, ram_folder) if backend == "file" else None
             memfd = _memfd(stack, spec) if backend == "devfd" else None
@@ -101,14 +113,16 @@ class Guest:
             ours, theirs = socket.socketpair()
             stack.callback(ours.close)
             with theirs:
-                command = spec.command_line(files, ram_file, theirs.fileno(), extra)
+                command = spec.arguments(files, ram_file, extra)
+                own = ["-serial", "stdio", "-mon", "chardev=own,mode=control"]
+                own += ["-chardev", f"socket,id=own,fd={theirs.fileno()}"]
                 started = time.monotonic()
                 passed = (theirs.fileno(),) if memfd is None else (theirs.fileno(), memfd)
-                qemu = _start(stack, command, passed)
-            console = Console(qemu)
+                qemu = _start(stack, [*command, *own], passed)
+            console = Console.of_child(qemu)
             console.wait_line(FILLED, deadline)
             boot_s = time.monotonic() - started
-            guest = cls(spec, qemu, console, Qmp(ours, deadline))
+            guest = cls(spec, command, qemu.pid, console, Qmp(ours, deadline))
             guest.boot_s = boot_s
             if ram_file is not None:
                 guest.ram_path = ram_file
@@ -117,16 +131,6 @@ class Guest:
             if memfd is not None:
                 guest.ram_path = Path(f"/proc/{os.getpid()}/fd/{memfd}")
             yield guest
-
-    @property
-    def pid(self) -> int:
-        """QEMU's process id."""
-        return self._qemu.pid
-
-    @property
-    def console_lines(self) -> tuple[str, ...]:
-        """The console's lines read so far."""
-        return self._console.lines
 
     def qmp(self, command: str, /, *, within_s: float = _QMP_S, **arguments: Any) -> Any:
         """Runs a QMP command.
@@ -154,40 +158,6 @@ class Guest:
         """Resumes the guest's CPUs."""
         self.qmp("cont")
         self._expect_status("running")
-
-    def wait_line(self, text: str, deadline_s: float) -> str:
-        """Waits for a console line that holds a text; every line is considered only once.
-
-        Args:
-            text: What the line must contain.
-            deadline_s: How long to wait, in seconds from now.
-
-        Returns:
-            The whole line.
-
-        Raises:
-            DeadlinePassed: No such line came in time.
-            GuestError: QEMU ended first.
-        """
-        return self._console.wait_line(text, time.monotonic() + deadline_s)
-
-    def wait_check(self, deadline_s: float = 60.0) -> str:
-        """Waits for a check of the guest's memory that began after this call.
-
-        Args:
-            deadline_s: How long to wait, in seconds from now.
-
-        Returns:
-            The guest's line: "CHECK n OK", or "CHECK n BAD" if its memory changed.
-
-        Raises:
-            DeadlinePassed: No such check ended in time.
-            GuestError: QEMU ended first.
-        """
-        deadline = time.monotonic() + deadline_s
-        self._console.skip()
-        self._console.wait_line("CHECK ", deadline)  # may have begun before
-        return self._console.wait_line("CHECK ", deadline)
 
     def _expect_status(self, wanted: str) -> None:
         status = self.qmp("query-status")["status"]

@@ -4,12 +4,17 @@ import hashlib
 import shutil
 import struct
 import tempfile
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from types import MappingProxyType
+from typing import Final
 
 from tools.guest.cpio import CpioArchive
 from tools.guest.errors import MissingPiece
 
 INSTALL = "apt-get install --no-install-recommends qemu-system-x86 busybox-static"
+
+NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 _DEVICES = {"console": (5, 1), "null": (1, 3), "zero": (1, 5), "urandom": (1, 9)}
 _EM_X86_64 = 62
@@ -51,7 +56,7 @@ def is_static_x86_64(program: bytes) -> bool:
     return all(struct.unpack_from("<I", program, at)[0] != _PT_INTERP for at in offsets)
 
 
-def build_initramfs(cache: Path, busybox: bytes) -> Path:
+def build_initramfs(cache: Path, busybox: bytes, more: Mapping[str, bytes] = NOTHING) -> Path:
     """Writes the archive that the kernel boots into, unless it is there already.
 
     Its name holds the hash of its content, so a changed `init.sh` or busybox gives a new file.
@@ -59,11 +64,12 @@ def build_initramfs(cache: Path, busybox: bytes) -> Path:
     Args:
         cache: An existing folder.
         busybox: The program, from `static_busybox`.
+        more: Further programs and files by their paths in the guest.
 
     Returns:
         The path of the archive, which is not compressed.
     """
-    content = _archive(busybox)
+    content = _archive(busybox, more)
     path = cache / f"initramfs-{hashlib.sha256(content).hexdigest()[:16]}.cpio"
     if not path.exists():
         with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
@@ -73,7 +79,7 @@ def build_initramfs(cache: Path, busybox: bytes) -> Path:
     return path
 
 
-def _archive(busybox: bytes) -> bytes:
+def _archive(busybox: bytes, more: Mapping[str, bytes]) -> bytes:
     archive = CpioArchive()
     archive.add_directory("bin")
     archive.add_directory("dev")
@@ -81,4 +87,9 @@ def _archive(busybox: bytes) -> bytes:
         archive.add_character_device(f"dev/{name}", major, minor)
     archive.add_program("bin/busybox", busybox)
     archive.add_program("init", Path(__file__).with_name("init.sh").read_bytes())
+    folders = {str(folder) for name in more for folder in PurePath(name).parents} - {".", "bin"}
+    for folder in sorted(folders):
+        archive.add_directory(folder)
+    for name, content in more.items():
+        archive.add_program(name, content)
     return archive.render()

@@ -9,12 +9,14 @@ import re
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+from tools.guest.disk import drivers_of, keep_drivers
 from tools.guest.errors import MissingPiece
 
 # Debian's first. The cloud and virtual flavours are small; all of them have the serial
-# console, tmpfs and the initramfs built in, so the guest needs no modules.
+# console, tmpfs, ext4 and the initramfs built in, so a guest without a disk needs no modules.
 _METAPACKAGES = (
     "linux-image-cloud-amd64",
     "linux-image-virtual",
@@ -40,10 +42,11 @@ def newest_kernel(folder: Path) -> Path | None:
 
 
 def download_kernel(cache: Path) -> None:
-    """Downloads the newest kernel that apt knows and keeps its boot image.
+    """Downloads the newest kernel that apt knows and keeps its boot image and the disk's drivers.
 
     Args:
-        cache: An existing folder; it gets one more `vmlinuz-*`.
+        cache: An existing folder; it gets one more `vmlinuz-*`, and `drivers-*` where the package
+            has them.
 
     Raises:
         MissingPiece: There is no apt, it knows no kernel, or the download failed.
@@ -59,8 +62,17 @@ def download_kernel(cache: Path) -> None:
         kernel = newest_kernel(folder / "tree" / "boot")
         if kernel is None:
             raise MissingPiece(f"package {package} holds no boot/vmlinuz-*")
+        _keep_drivers(folder, cache / drivers_of(kernel).name)
         kernel.chmod(0o644)  # a cache may serve several users
         kernel.replace(cache / kernel.name)  # readers see all of it or nothing
+
+
+def _keep_drivers(folder: Path, kept: Path) -> None:
+    """Before the kernel, whose presence tells the next fetch that nothing is missing."""
+    if not kept.exists():
+        with suppress(MissingPiece):  # a boot with a disk says what is missing
+            keep_drivers(folder / "tree", folder / "drivers")
+        (folder / "drivers").rename(kept)
 
 
 def _newest_package() -> str:

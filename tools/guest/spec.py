@@ -30,6 +30,9 @@ class GuestSpec:
         random_mb: MiB of random bytes that the guest keeps; it frees half as many again.
         zeros_mb: MiB of zero bytes that the guest keeps.
         check_every_s: seconds between two checks of the guest's memory; 0: one after the other.
+        disk: image of a virtio disk on which the guest, too, keeps files and checks them and its
+            file system; qcow2 where the name ends so, else raw. None: no disk.
+        write_mib_s: at which rate the guest changes memory, besides, in MiB/s; it checks that, too.
 
     Raises:
         GuestError: A value is out of range, or what the guest is to keep does not fit.
@@ -40,47 +43,62 @@ class GuestSpec:
     backend: str = "file"
     random_mb: int = 8
     zeros_mb: int = 8
-    check_every_s: int = 2
+    check_every_s: float = 2
+    disk: Path | None = None
+    write_mib_s: int = 0
 
     def __post_init__(self) -> None:
         if self.machine not in MACHINES:
             raise GuestError(f"guest: machine {self.machine!r} is not one of {', '.join(MACHINES)}")
         if self.backend not in BACKENDS:
             raise GuestError(f"guest: backend {self.backend!r} is not one of {', '.join(BACKENDS)}")
+        if self.disk is not None and self.machine == "microvm":
+            raise GuestError("guest: the kernel finds no disk on a microvm; take another machine")
+        if self.write_mib_s and (
+            self.random_mb < 2 or self.check_every_s != int(self.check_every_s)
+        ):
+            raise GuestError("guest: write_mib_s needs random_mb of 2 and whole seconds, or more")
         if self.random_mb < 1 or self.zeros_mb < 1:
             raise GuestError("guest: random_mb and zeros_mb must be 1 or more")
         if self.size_bytes % MIB:
             raise GuestError(f"guest: size {self.size_bytes:#x} is not a multiple of {MIB:#x}")
         need_mb = self.random_mb + (self.random_mb + 1) // 2 + self.zeros_mb + 2 + _KERNEL_MIB
+        need_mb += 3 * self.random_mb if self.write_mib_s else 0
         if self.size_bytes < need_mb * MIB:
             raise GuestError(
                 f"guest: {self.size_bytes // MIB} MiB of RAM is too small; {self.random_mb} MiB "
                 f"random and {self.zeros_mb} MiB zeros need {need_mb} MiB"
             )
 
-    def command_line(
-        self, files: GuestFiles, ram_file: Path | None, qmp_fd: int, extra: Sequence[str]
+    def arguments(
+        self, files: GuestFiles, ram_file: Path | None, extra: Sequence[str]
     ) -> list[str]:
-        """Renders the QEMU command.
+        """Renders the machine: the QEMU command without its console and monitor.
 
         Args:
             files: The programs to run.
             ram_file: The file that backs guest RAM; None for a memfd of QEMU's own.
-            qmp_fd: A connected socket that QEMU inherits and speaks QMP on.
             extra: More arguments for QEMU.
 
         Returns:
-            The argument vector; the console is on standard output.
+            The argument vector.
         """
         return [
             *(str(files.qemu), "-nodefaults", "-no-user-config", "-no-reboot"),
-            *("-accel", "tcg", "-display", "none", "-serial", "stdio"),
+            *("-accel", "tcg", "-display", "none"),
             *self._memory(ram_file),
-            *("-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"),
+            *self._disk(),
             *("-kernel", str(files.kernel), "-initrd", str(files.initramfs)),
             *("-append", self._kernel_command_line()),
             *extra,
         ]
+
+    def _disk(self) -> list[str]:
+        if self.disk is None:
+            return []
+        form = "qcow2" if self.disk.suffix == ".qcow2" else "raw"
+        drive = f"if=none,id=disk0,file={self.disk},format={form}"
+        return ["-drive", drive, "-device", "virtio-blk-pci,id=virtio-disk0,drive=disk0"]
 
     def _memory(self, ram_file: Path | None) -> list[str]:
         machine = MACHINES[self.machine]
@@ -105,5 +123,6 @@ class GuestSpec:
         return (
             "console=ttyS0 quiet panic=-1 reboot=t mitigations=off "
             f"PC_RANDOM_MB={self.random_mb} PC_ZEROS_MB={self.zeros_mb} "
-            f"PC_CHECK_EVERY_S={self.check_every_s}"
+            f"PC_CHECK_EVERY_S={self.check_every_s} "
+            f"PC_DISK={int(self.disk is not None)} PC_WRITE_MIB_S={self.write_mib_s}"
         )
