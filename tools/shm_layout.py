@@ -18,6 +18,7 @@ from tools.generated import ROOT, write_or_check
 PAGE: Final = ROOT / "docs" / "shm-layout.md"
 RING: Final = ROOT / "pagecheck" / "include" / "pagecheck_ring.h"
 LAYOUT: Final = ROOT / "pagecheck" / "native" / "core" / "pc_layout.h"
+SINK: Final = LAYOUT.with_name("pc_sink.h")
 
 # Part: the header that defines it, and where its words are there.
 PARTS: Final = {
@@ -26,6 +27,7 @@ PARTS: Final = {
     "control": (LAYOUT, r"struct pc_control \{(.*?)\n\};"),
     "stats": (LAYOUT, r"#define PC_STATISTICS\(ONE, MANY\)(.*?)\n\n"),
     "failure": (LAYOUT, r"struct pc_failure \{(.*?)\n\};"),
+    "sink": (SINK, r"struct pc_sink_state \{(.*?)\n\};"),
 }
 WRITERS: Final = {
     "Written once": "once",

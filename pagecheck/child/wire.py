@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 MESSAGE_BYTES: Final = 65536
-FDS: Final = 4
+FDS: Final = 5  # a process's pagemap, memory and file; a sink and its state
 _FD_BYTES: Final = 4  # a C int
 
 # What the other side's end, and buffers that it does not empty, make of a call; EBADF: closed here.

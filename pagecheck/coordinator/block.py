@@ -18,6 +18,7 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from typing import Final
 
+    from pagecheck.coordinator.sink import Sink
     from pagecheck.shm.bitmaps import BlockBitmaps
     from pagecheck.shm.owner import Owner
     from pagecheck.shm.process_ram import ProcessRam, Running
@@ -40,6 +41,7 @@ class Block:
         holes: whether the file system's holes may be trusted, as the user said.
         file_end: byte offset in the file where it ends.
         target: the same for the C helper, as `Feed.submit_check` takes it.
+        sink: where its pages are copied to as they are decided, or None.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Block:
             raise UsageError(f"{source.text}: {source.why_not_mapped}; use access='read'")
         self.id = block_id
         self.detached = False
+        self.sink: Sink | None = None
         self._uses: list[None] = []  # one entry each
         self._lock = threading.Lock()
         self.ram = ram
@@ -88,6 +91,24 @@ class Block:
         if isinstance(self.source, RamSource):
             return self.source
         raise InternalError(f"{self.source.text}: is not a file")
+
+    def copy_to(self, fd: int, offset: int, *, update: bool) -> None:
+        """Has its pages copied; before any worker knows it. `Coordinator.attach` says the rest.
+
+        Raises:
+            UsageError: the pages cannot be copied there.
+            ResourceError: there is no descriptor or memory left.
+        """
+        from pagecheck.coordinator.sink import Sink
+
+        try:
+            self.sink = Sink(fd, offset, self.ram, update=update)
+        except OSError as error:
+            from pagecheck.shortage import refused
+
+            raise refused(f"cannot copy to descriptor {fd}", error) from error
+        if self.source.is_file:
+            self.sink.require_other_file(self.source.fd)
 
     def watch(self) -> Rest | Running:
         """Watches from now on whether it is at rest."""
@@ -166,6 +187,8 @@ class Block:
     def _close_source(self) -> None:
         with self._lock:
             self.source.close()
+            if self.sink is not None:
+                self.sink.close()
 
 
 class Blocks:

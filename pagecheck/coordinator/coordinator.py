@@ -216,6 +216,9 @@ class Coordinator:
         holes: Holes = "trust",
         access: Access = "auto",
         format: Format = "auto",
+        copy_to: int | None = None,
+        copy_offset: int = 0,
+        copy_update: bool = False,
     ) -> Block:
         """Makes a RAM block known to every worker.
 
@@ -228,6 +231,13 @@ class Coordinator:
                 `auto` maps where a mapping cannot change the file.
             format: of what is opened here: `auto` refuses a file that is certainly no raw RAM (a
                 disk image, a core, compressed data), `raw` takes any.
+            copy_to: a descriptor, duplicated here, of a regular file that each normal page is
+                written to while it is decided. It is answered as normal once its bytes are there;
+                where they cannot be written it is undecided, and `Block.sink` says why. Zero pages
+                are not written: the file is new, or has holes there. Not with engine `none`.
+            copy_offset: where in that file the block's first byte goes, a multiple of 4096.
+            copy_update: the file has content: a page is written only where it differs, a zero page
+                as zeros. Pages in holes of the source are not looked at, and so not compared.
 
         Returns:
             The block; `detach` it when it is no longer needed.
@@ -244,6 +254,14 @@ class Coordinator:
         except BaseException:
             source.close()
             raise
+        if copy_to is not None:
+            try:
+                if self._pool is None:
+                    raise UsageError(f"{source.text}: engine none reads, and so copies, no page")
+                block.copy_to(copy_to, copy_offset, update=copy_update)
+            except BaseException:
+                self.detach(block)
+                raise
         if self._pool is not None:
             try:
                 until = deadline_ns(VISIT_S)
@@ -367,6 +385,8 @@ class Coordinator:
                 return nothing._replace(notes=block.source.notes)
             before = self.statistics()
             stop = Stop(self._stop)
+            if block.sink is not None:
+                block.sink.begin()
             if selection is None:
                 result = scan.scan(self._pool, block, bitmaps, options, stop)
             else:
@@ -377,6 +397,9 @@ class Coordinator:
             workers = counting.since(before, self.statistics())
             notes = tuple(counting.queue_notes(self._pool, workers))
             notes = (*block.notes(self.engine), *result.notes, *notes)
+            if block.sink is not None:
+                sink = block.sink
+                result = result._replace(written=sink.written, write_error=sink.write_error)
             return result._replace(workers=workers, notes=notes)
         finally:
             block.end_use()

@@ -95,6 +95,10 @@ class ScanWork:
         with self._lock:
             if self.error is not None:
                 return None
+            sink = self._block.sink
+            if sink is not None and sink.write_error is not None:
+                self._stop.set()  # what is left could not be written either
+                return None
             if self._rate is not None and clock.now_ns() < self._next_ns:
                 return PAUSE
             try:
@@ -168,6 +172,8 @@ class ScanResult(NamedTuple):
     Attributes:
         bytes_checked: pages that an engine looked at, in bytes.
         why_live: why the answer is no more than a hint; None where the file did not change.
+        written: pages that were written to the block's sink.
+        write_error: the errno of the first write to it that failed; None: none did.
     """
 
     report: BlockReport
@@ -175,6 +181,8 @@ class ScanResult(NamedTuple):
     notes: tuple[str, ...]
     workers: tuple[ChannelReport, ...] = ()
     why_live: str | None = None
+    written: int = 0
+    write_error: int | None = None
 
 
 def check_kind(block: Block, kind: Kind, engine: str) -> None:
@@ -246,6 +254,7 @@ def _scan(
             "the scan; the new part was not looked at"
         )
     notes += forget_exchanged(block, bitmaps)
+    notes += forget_unwritten(block, bitmaps)
     counts = bitmaps.counts(diff=options.kind == "diff")
     counts, swapped = count_swapped(block, bitmaps, counts)
     notes += swapped
@@ -291,6 +300,19 @@ def count_swapped(block: Block, bitmaps: BlockBitmaps, counts: Counts) -> tuple[
         "reads them, which brings them in"
     )
     return counts._replace(swapped=min(swapped, counts.undecided)), [note]
+
+
+def forget_unwritten(block: Block, bitmaps: BlockBitmaps) -> list[str]:
+    """Makes every page undecided where somebody truncated the block's sink; returns the notes on
+    what was not written."""
+    sink = block.sink
+    if sink is None:
+        return []
+    sink.end()
+    if sink.truncated:
+        bitmaps.forget_from(0)
+    why = sink.why_incomplete()
+    return [] if why is None else [why]
 
 
 def _forget_uncertain(block: Block, bitmaps: BlockBitmaps) -> list[str]:

@@ -22,6 +22,7 @@ from pagecheck.coordinator.scan import (
     block_report,
     forget_exchanged,
     forget_past_end,
+    forget_unwritten,
     why_undecided,
 )
 from pagecheck.errors import UsageError
@@ -159,6 +160,7 @@ def scan_selected(
         notes = [note for outcome in outcomes for note in outcome.notes]
         notes += forget_past_end(block, bitmaps, min(rest.size, rest.size_after))
         notes += forget_exchanged(block, bitmaps)
+        notes += forget_unwritten(block, bitmaps)
         everything = bitmaps.counts(diff=False)
         undecided = selected - everything.zero - everything.normal
         counts = Counts(selected, everything.zero, 0, everything.normal, undecided)

@@ -240,8 +240,10 @@ class WorkerSupervisor:
                         self._process.detach(each.id, self.feed.raise_attention)
                         self._await("detached", each, deadline_ns)
                 if block is not None and block.id not in self._attached:
-                    message = block.attach_message()
-                    fds = block.source.attachment_fds
+                    message, fds = block.attach_message(), block.source.attachment_fds
+                    if block.sink is not None:
+                        message["sink"] = block.sink.message()
+                        fds = (*fds, *block.sink.fds)
                     self._process.attach(message, fds, self.feed.raise_attention)
                     self._await("attached", block, deadline_ns)
                 return

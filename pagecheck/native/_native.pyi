@@ -22,6 +22,9 @@ SLOT_PAGES_MAX: Final[int]
 BLOCKS_MAX: Final[int]
 LATENCY_FIRST_NS: Final[int]
 QUEUE_END_SHIFT: Final[int]
+SINK_STATE_BYTES: Final[int]
+SINK_ERROR_BITS: Final[int]
+SINK_PIECE: Final[int]
 TOUCH_FREELY: Final[int]
 TRUST_HOLES: Final[int]
 ASK_RESIDENT: Final[int]
@@ -401,6 +404,23 @@ class Worker:
                 is taken.
 
         Source: Documentation/admin-guide/mm/pagemap.rst, process_vm_readv(2).
+        """
+
+    def copy_to(self, block: int, fd: int, state_fd: int, start: int, update: bool, /) -> None:
+        """Copies the pages of an attached block to a file from now on, as they are decided: a page
+        is answered as normal once its bytes are there.
+
+        Args:
+            fd: of the file, open for writing; with `update` for reading too. Duplicated.
+            state_fd: of SINK_STATE_BYTES that are shared by the block's workers and their
+                coordinator: `shm.layout.SINK`. Mapped.
+            start: where the block's first byte goes, a multiple of 4096.
+            update: the file has content: a page is written only where it differs, and one that is
+                zero is answered so once its place is.
+
+        Raises:
+            OSError: the duplicate or the mapping failed.
+            ValueError: the block is unknown or has a sink, or the start is out of range.
         """
 
     def detach(self, block: int, /) -> None:

@@ -54,6 +54,7 @@ SLOT: Final = _PARTS["slot"]
 CONTROL: Final = _PARTS["control"]
 STATS: Final = _PARTS["stats"]  # the worker's counters; they only grow, except queue_state
 FAILURE: Final = _PARTS["failure"]
+SINK: Final = _PARTS["sink"]  # what the workers of a block and their coordinator share of it
 
 STATS_WORDS: Final = CONTROL["stats"].size // WORD_BYTES
 QUEUE_STATE: Final[int] = STATS["queue_state"].words.start

@@ -117,12 +117,31 @@ def answer(link: Link, worker: Worker, message: dict[str, Any], fds: list[int]) 
     if "attach" in message:
         block = message["attach"]
         add = attach_process if "pid" in block else attach
-        link.send({"attached": {"block": block["block"], "mapped": add(worker, block, fds)}})
+        sink_fds = [fds.pop(), fds.pop()] if "sink" in block else []
+        mapped = add(worker, block, fds)
+        if sink_fds:
+            copy_to(worker, block, sink_fds)
+        link.send({"attached": {"block": block["block"], "mapped": mapped}})
     elif "detach" in message:
         worker.detach(message["detach"]["block"])
         link.send({"detached": {}})
     else:
         raise InternalError(f"unknown message {message!r}")
+
+
+def copy_to(worker: Worker, block: dict[str, Any], fds: list[int]) -> None:
+    """Gives a block that was attached its sink.
+
+    Args:
+        fds: what the workers share of the sink, and its file.
+    """
+    state_fd, fd = fds
+    sink = block["sink"]
+    try:
+        worker.copy_to(block["block"], fd, state_fd, sink["start"], sink["update"])
+    finally:
+        for each in fds:
+            os.close(each)
 
 
 def attach_process(worker: Worker, block: dict[str, Any], fds: list[int]) -> bool:

@@ -11,7 +11,16 @@ import pytest
 
 from pagecheck.native import _native
 from pagecheck.shm import layout
-from pagecheck.shm.layout import CONTROL, FAILURE, HEADER, SLOT, STATS, Field, segment_bytes
+from pagecheck.shm.layout import (
+    CONTROL,
+    FAILURE,
+    HEADER,
+    SINK,
+    SLOT,
+    STATS,
+    Field,
+    segment_bytes,
+)
 from tools import shm_layout
 
 LINE = 64
@@ -21,8 +30,16 @@ BYTES = {
     "control": _native.CONTROL_BYTES,
     "stats": CONTROL["stats"].size,
     "failure": CONTROL["failure"].size,
+    "sink": _native.SINK_STATE_BYTES,
 }
-TABLES = {"header": HEADER, "control": CONTROL, "stats": STATS, "slot": SLOT, "failure": FAILURE}
+TABLES = {
+    "header": HEADER,
+    "control": CONTROL,
+    "stats": STATS,
+    "slot": SLOT,
+    "failure": FAILURE,
+    "sink": SINK,
+}
 
 
 @pytest.mark.parametrize("part", TABLES)

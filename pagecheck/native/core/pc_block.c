@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "pc_bits.h"
+#include "pc_copy.h"
 #include "pc_guard.h"
 
 #define GROUP_PAGES 64u
@@ -36,6 +37,13 @@ void pc_decider_deinit(pc_decider *decider)
     free(decider->buffer);
     free(decider->resident);
     memset(decider, 0, sizeof *decider);
+}
+
+void pc_block_free(pc_block *block)
+{
+    if (block->sink != NULL)
+        pc_sink_close(block->sink);
+    block->ops->free(block);
 }
 
 static uint64_t page_offset(const pc_batch *batch, uint64_t page_bytes, size_t index)
@@ -97,6 +105,8 @@ static void decide_mapped_group(pc_task *j, const pc_pages *pages, size_t begin,
         for (size_t i = begin; i < end; i++)
             decide_mapped_page(j, i);
     }
+    if (j->copies)
+        pc_copy_pages(j, begin, end, NULL);
     pc_decider_advance(j->decider);
 }
 
@@ -118,6 +128,19 @@ static size_t read_at(const pc_task *j, uint64_t offset, size_t want)
     return j->block->ops->read(j->block, offset, j->decider->buffer, want);
 }
 
+/* Reads a normal page again, from its beginning, for the sink. */
+static bool copy_large_page(const pc_task *j, uint64_t offset)
+{
+    for (uint64_t at = 0; at < j->block->page_bytes; at += PC_READ_BYTES) {
+        uint64_t left = j->block->page_bytes - at;
+        size_t want = left < PC_READ_BYTES ? (size_t)left : PC_READ_BYTES;
+        if (read_at(j, offset + at, want) < want ||
+            !pc_copy_piece(j, offset + at, j->decider->buffer, want))
+            return false;
+    }
+    return true;
+}
+
 /* A page larger than the buffer, piece by piece up to the first byte that is not zero. */
 static void read_large_page(const pc_task *j, size_t index, uint64_t offset)
 {
@@ -133,7 +156,10 @@ static void read_large_page(const pc_task *j, size_t index, uint64_t offset)
     }
     if (zero)
         pc_bits_set(j->zero, index, 1);
-    pc_bits_set(j->decided, index, 1);
+    if (zero || !j->copies || copy_large_page(j, offset))
+        pc_bits_set(j->decided, index, 1);
+    if (zero && j->copies)
+        pc_copy_pages(j, index, index + 1, NULL);
 }
 
 /* Pages [begin, end): consecutive in the block and together no larger than the buffer. */
@@ -152,6 +178,8 @@ static void read_pages(const pc_task *j, size_t begin, size_t end, uint64_t offs
                    (uint32_t)(stop - at));
     }
     pc_bits_set(j->decided, begin, pages.count);
+    if (j->copies)
+        pc_copy_pages(j, begin, begin + pages.count, j->decider->buffer);
     pc_decider_advance(j->decider);
 }
 
@@ -192,6 +220,8 @@ static void decide_untouched(pc_task *j, size_t begin, size_t end, uint64_t offs
         pc_bits_set(j->decided, begin, hole_pages);
         if (j->decider->holes != NULL)
             *j->decider->holes += hole_pages;
+        if (j->copies)
+            pc_copy_pages(j, begin, begin + hole_pages, NULL);
         begin += hole_pages;
         offset += hole_pages * page_bytes;
     }

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "pc_bits.h"
+#include "pc_copy.h"
 
 #define PARTS (PC_READ_BYTES / PC_HOST_PAGE)
 #define WORDS (PARTS / 64u)
@@ -294,12 +295,34 @@ static verdict verdict_of(const step *s, uint64_t first, uint64_t end)
     return found;
 }
 
+/* Gives parts [first, end), some of them no more than known to be zero, their bytes for a copy.
+ * False: not all of them have any. */
+static bool complete(const step *s, uint64_t first, uint64_t end)
+{
+    for (uint64_t part = first; part < end; part++) {
+        if (!pc_bits_test(s->decided, part))
+            return false;
+        if (!pc_bits_test(s->copied, part))
+            memset(s->decider->buffer + part * PC_HOST_PAGE, 0, PC_HOST_PAGE);
+    }
+    return true;
+}
+
 static void answer(const pc_task *task, size_t index, verdict found)
 {
     if (found == ZERO)
         pc_bits_set(task->zero, index, 1);
     if (found != UNDECIDED)
         pc_bits_set(task->decided, index, 1);
+}
+
+/* A page of several parts, from `first` on. */
+static void answer_page(const pc_task *task, const step *s, size_t index, uint64_t first)
+{
+    uint64_t end = first + task->block->page_bytes / PC_HOST_PAGE;
+    verdict found = verdict_of(s, first, end);
+    bool usable = found != NORMAL || !task->copies || complete(s, first, end);
+    answer(task, index, usable ? found : UNDECIDED);
 }
 
 /* Pages [begin, end) of the batch, which fit into the buffer. */
@@ -311,16 +334,34 @@ static bool decide_pages(const pc_task *task, step *s, size_t begin, size_t end)
         add_run(s, page_offset(task, i), task->block->page_bytes);
     if (!take(s))
         return false;
-    if (parts != 1) {
-        for (size_t i = begin; i < end; i++)
-            answer(task, i, verdict_of(s, (i - begin) * parts, (i - begin + 1) * parts));
-        return true;
-    }
-    for (size_t at = 0; at < s->parts; at += 64) {
+    for (size_t i = begin; parts != 1 && i < end; i++)
+        answer_page(task, s, i, (i - begin) * parts);
+    for (size_t at = 0; parts == 1 && at < s->parts; at += 64) {
         uint32_t count = s->parts - at < 64 ? (uint32_t)(s->parts - at) : 64;
         pc_bits_or(task->zero, begin + at, s->zero[at / 64], count);
         pc_bits_or(task->decided, begin + at, s->decided[at / 64], count);
     }
+    if (task->copies)
+        pc_copy_pages(task, begin, end, s->decider->buffer);
+    return true;
+}
+
+/* Looks at PC_READ_BYTES of a page that is larger. */
+static bool take_piece(const pc_task *task, step *s, size_t index, uint64_t at)
+{
+    s->run_count = s->parts = 0;
+    add_run(s, page_offset(task, index) + at, PC_READ_BYTES);
+    return take(s);
+}
+
+/* Looks at a normal page again, from its beginning, for the sink. */
+static bool copy_large_page(const pc_task *task, step *s, size_t index)
+{
+    uint64_t offset = page_offset(task, index);
+    for (uint64_t at = 0; at < task->block->page_bytes; at += PC_READ_BYTES)
+        if (!take_piece(task, s, index, at) || !complete(s, 0, PARTS) ||
+            !pc_copy_piece(task, offset + at, s->decider->buffer, PC_READ_BYTES))
+            return false;
     return true;
 }
 
@@ -329,14 +370,16 @@ static bool decide_large_page(const pc_task *task, step *s, size_t index)
 {
     verdict all = ZERO;
     for (uint64_t at = 0; all != NORMAL && at < task->block->page_bytes; at += PC_READ_BYTES) {
-        s->run_count = s->parts = 0;
-        add_run(s, page_offset(task, index) + at, PC_READ_BYTES);
-        if (!take(s))
+        if (!take_piece(task, s, index, at))
             return false;
         verdict one = verdict_of(s, 0, PARTS);
         all = one != ZERO ? one : all;
     }
+    if (all == NORMAL && task->copies && !copy_large_page(task, s, index))
+        all = UNDECIDED;
     answer(task, index, all);
+    if (all == ZERO && task->copies)
+        pc_copy_pages(task, index, index + 1, NULL);
     return true;
 }
 

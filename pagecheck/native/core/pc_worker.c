@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "pc_bits.h"
+#include "pc_copy.h"
 #include "pc_offsets.h"
 
 typedef struct request {
@@ -80,7 +81,7 @@ bool pc_worker_open_queue(pc_worker *worker, pc_portal *portal, const pc_dsa_lim
 bool pc_worker_attach(pc_worker *worker, uint32_t id, pc_block *block)
 {
     if (block->base != NULL && !pc_dsa_register(&worker->dsa, block->base, block->bytes)) {
-        block->ops->free(block);
+        pc_block_free(block);
         return false;
     }
     block->id = id;
@@ -105,7 +106,7 @@ pc_queue_state pc_worker_queue_state(pc_worker *worker)
     while (worker->dsa.draining == NULL && worker->retired != NULL) {
         pc_block *block = worker->retired;
         worker->retired = block->next;
-        block->ops->free(block);
+        pc_block_free(block);
     }
     return state;
 }
@@ -114,6 +115,11 @@ const pc_block *pc_worker_block(const pc_worker *worker, uint32_t id)
 {
     const pc_block *block = worker->blocks[id % PC_BLOCKS_MAX];
     return block != NULL && block->id == id ? block : NULL;
+}
+
+void pc_worker_copy_to(pc_worker *worker, uint32_t id, pc_sink *sink)
+{
+    worker->blocks[id % PC_BLOCKS_MAX]->sink = sink;
 }
 
 /* Copies the offsets and checks the copy. */
@@ -135,8 +141,10 @@ static uint32_t begin(pc_worker *worker, struct pagecheck_slot *slot, const requ
     if (block == NULL)
         return PAGECHECK_REFUSED_BLOCK;
     pc_task *task = &begun->task;
+    const bool device = worker->dsa.queue != NULL;
     *task = (pc_task){.block = block,
                       .decider = &worker->decider,
+                      .copies = block->sink != NULL && (!device || block->base == NULL),
                       .batch = {.count = asked->count},
                       .zero = pgck_slot_zero(slot, ring->shared.slot_pages),
                       .decided = pgck_slot_decided(slot, ring->shared.slot_pages),
@@ -153,7 +161,7 @@ static uint32_t begin(pc_worker *worker, struct pagecheck_slot *slot, const requ
     } else {
         return PAGECHECK_REFUSED_KIND;
     }
-    if (worker->dsa.queue != NULL)
+    if (device)
         pc_dsa_start(&worker->dsa, task);
     else
         pc_block_start(task);
@@ -216,6 +224,15 @@ static void count(struct pc_stats *stats, const pc_begun *begun)
     stats->latencies[pc_latency_bucket(took_ns)]++;
 }
 
+/* Takes the last step of a batch that is not refused. */
+static void finish(pc_worker *worker, pc_task *task)
+{
+    if (task->offload != NULL)
+        pc_dsa_finish(&worker->dsa, task);
+    if (task->block->sink != NULL && !task->copies)
+        pc_copy_pages(task, 0, task->batch.count, NULL);
+}
+
 /* Ends the oldest batch that was begun and answers it. */
 static void answer_oldest(pc_worker *worker)
 {
@@ -223,8 +240,8 @@ static void answer_oldest(pc_worker *worker)
     pc_begun *begun = &worker->begun[worker->oldest];
     uint64_t sequence = worker->answered + 1;
     struct pagecheck_slot *slot = pgck_slot(&worker->ring.shared, sequence);
-    if (begun->refusal == 0 && begun->task.offload != NULL)
-        pc_dsa_finish(&worker->dsa, &begun->task);
+    if (begun->refusal == 0)
+        finish(worker, &begun->task);
     count(worker->dsa.stats, begun);
     slot->refusal = begun->refusal;
     uint64_t state = begun->refusal == 0 ? PAGECHECK_ANSWER_DONE : PAGECHECK_ANSWER_REFUSED;

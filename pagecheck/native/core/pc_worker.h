@@ -57,6 +57,8 @@ bool pc_worker_open_queue(pc_worker *worker, pc_portal *portal, const pc_dsa_lim
 bool pc_worker_attach(pc_worker *worker, uint32_t id, pc_block *block);
 /* The block of that id, or NULL. */
 const pc_block *pc_worker_block(const pc_worker *worker, uint32_t id);
+/* Copies the pages of a known block to the sink, which is taken over, as they are decided. */
+void pc_worker_copy_to(pc_worker *worker, uint32_t id, pc_sink *sink);
 /* Unmaps and closes the block, or leaves that until no queue drains any more. */
 void pc_worker_detach(pc_worker *worker, uint32_t id);
 /* What the queue does; frees what is no longer needed. */

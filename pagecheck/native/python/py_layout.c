@@ -3,6 +3,8 @@
  */
 #include "py_error.h"
 
+#include "../core/pc_sink.h"
+
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -52,12 +54,19 @@ static const word failure_words[] = {
     {NULL, 0, 0},
 };
 
+static const word sink_words[] = {
+    WORD(pc_sink_state, written),
+    WORD(pc_sink_state, failure),
+    WORD(pc_sink_state, stopped),
+    {NULL, 0, 0},
+};
+
 static const struct {
     const char *name;
     const word *words;
 } parts[] = {
     {"header", header_words}, {"slot", slot_words},       {"control", control_words},
-    {"stats", stats_words},   {"failure", failure_words},
+    {"stats", stats_words},   {"failure", failure_words}, {"sink", sink_words},
 };
 
 static const struct {
@@ -74,6 +83,9 @@ static const struct {
     {"BLOCKS_MAX", PC_BLOCKS_MAX},
     {"LATENCY_FIRST_NS", PC_LATENCY_FIRST_NS},
     {"QUEUE_END_SHIFT", PC_QUEUE_END_SHIFT},
+    {"SINK_STATE_BYTES", sizeof(struct pc_sink_state)},
+    {"SINK_ERROR_BITS", PC_SINK_ERROR_BITS},
+    {"SINK_PIECE", PC_SINK_PIECE},
 };
 
 /* A new reference; NULL: no memory. */

@@ -156,6 +156,27 @@ static PyObject *worker_attach_process(PyObject *object, PyObject *args)
     return attach(self, id, block, &error);
 }
 
+static PyObject *worker_copy_to(PyObject *object, PyObject *args)
+{
+    unsigned int id;
+    int fd, state_fd, update;
+    unsigned long long start;
+    pc_error error;
+    WorkerObject *self = usable(object);
+    if (self == NULL || !PyArg_ParseTuple(args, "IiiKp", &id, &fd, &state_fd, &start, &update))
+        return NULL;
+    const pc_block *block = pc_worker_block(&self->worker, id);
+    if (block == NULL || block->sink != NULL)
+        return py_fail(PC_ERROR_INVALID, "block %u: is unknown, or has a sink", id);
+    const pc_sink_file file = {
+        .fd = fd, .state_fd = state_fd, .start = start, .update = update != 0};
+    pc_sink *sink = pc_sink_open(&file, self->worker.decider.progress, &error);
+    if (sink == NULL)
+        return py_raise(&error);
+    pc_worker_copy_to(&self->worker, id, sink);
+    Py_RETURN_NONE;
+}
+
 static PyObject *worker_detach(PyObject *object, PyObject *args)
 {
     unsigned int id;
@@ -288,6 +309,7 @@ static PyMethodDef worker_methods[] = {
     {"queue_failure", worker_queue_failure, METH_NOARGS, NULL},
     {"attach", worker_attach, METH_VARARGS, NULL},
     {"attach_process", worker_attach_process, METH_VARARGS, NULL},
+    {"copy_to", worker_copy_to, METH_VARARGS, NULL},
     {"detach", worker_detach, METH_VARARGS, NULL},
     {"serve", worker_serve, METH_VARARGS, NULL},
     {"close", worker_close, METH_NOARGS, NULL},

@@ -1,0 +1,161 @@
+"""The file that a block's pages are copied to while they are decided.
+
+Danger: a page that is called normal and is not in the file. Decision: the worker answers it so only
+once it is there; what it shares with its coordinator says why a write failed, and a file that was
+truncated meanwhile makes every page undecided.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import stat
+
+from pagecheck.errors import UsageError
+from pagecheck.native import _native
+from pagecheck.shm.layout import SINK
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from typing import Final
+
+    from pagecheck.model import RamBlock
+
+HUGETLBFS: Final = 0x958458F6  # Source: linux/magic.h
+_O_PATH: Final = getattr(os, "O_PATH", 0)
+
+
+class Sink:
+    """A file, and what the workers have written to it since the last scan began.
+
+    Attributes:
+        text: what messages call it.
+        fds: the descriptors that a worker gets, which stay this object's.
+        truncated: the file became shorter during the last scan, by somebody else.
+    """
+
+    def __init__(self, fd: int, offset: int, ram: RamBlock, *, update: bool) -> None:
+        """Keeps a duplicate of the descriptor.
+
+        Args:
+            offset: where the block's first byte goes, a multiple of 4096.
+            update: see `Coordinator.attach`.
+
+        Raises:
+            UsageError: the descriptor cannot be written to in this way, or the offset is wrong.
+            OSError: there is no descriptor or memory left.
+        """
+        self.text = _name(fd)
+        self._offset = offset
+        self._update = update
+        self._end = offset + ram.size
+        self._page_size = ram.page_size
+        self._size = 0
+        self.truncated = False
+        if offset < 0 or offset % _native.SINK_PIECE or self._end >= 1 << 63:
+            raise UsageError(
+                f"copy_offset {offset:#x}: must be a multiple of {_native.SINK_PIECE}, and the "
+                "block must end below 2^63"
+            )
+        _check(fd, self.text, update=update)
+        self.fds: tuple[int, ...] = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3),)
+        try:
+            state = os.memfd_create("pagecheck-sink")
+            self.fds = (*self.fds, state)
+            os.ftruncate(state, mmap.PAGESIZE)
+            self._memory = mmap.mmap(state, mmap.PAGESIZE)
+        except BaseException:
+            self._close_fds()
+            raise
+
+    def message(self) -> dict[str, object]:
+        """What a worker needs to know beside the descriptors."""
+        return {"start": self._offset, "update": self._update}
+
+    def require_other_file(self, fd: int) -> None:
+        """Raises UsageError where that is the same file."""
+        if os.path.samestat(os.fstat(fd), os.fstat(self.fds[0])):
+            raise UsageError(f"{self.text}: is the file that the pages are read from")
+
+    def begin(self) -> None:
+        """A scan begins: nothing is written yet and nothing failed."""
+        self._memory[:] = bytes(len(self._memory))
+        self._size = os.fstat(self.fds[0]).st_size
+        self.truncated = False
+
+    def end(self) -> None:
+        """The scan ended: looks whether the file is still what it was."""
+        self.truncated = os.fstat(self.fds[0]).st_size < self._size
+
+    def _word(self, name: str) -> int:
+        return SINK[name].read(memoryview(self._memory))
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that were written; those of a worker that was replaced may count twice."""
+        return self._word("written")
+
+    @property
+    def written(self) -> int:
+        """The same in pages."""
+        return self.written_bytes // self._page_size
+
+    @property
+    def write_error(self) -> int | None:
+        """The errno of the first write, or of the first comparison, that failed."""
+        return self._word("failure") & ((1 << _native.SINK_ERROR_BITS) - 1) or None
+
+    @property
+    def write_offset(self) -> int | None:
+        """Where that was: byte offset in the file, of the 4096 bytes around it."""
+        if self.write_error is None:
+            return None
+        return (self._word("failure") >> _native.SINK_ERROR_BITS) * _native.SINK_PIECE
+
+    def why_incomplete(self) -> str | None:
+        """The note on what could not be written; None: all was."""
+        if self.write_error is not None:
+            why = os.strerror(self.write_error)
+            return f"{self.text}: {why} at offset {self.write_offset:#x}: pages are undecided"
+        if self.truncated:
+            return f"{self.text}: was truncated while it was written: every page is undecided"
+        return None
+
+    def close(self) -> None:
+        """Closes what is open; a second time does nothing."""
+        if self.fds:
+            self._memory.close()
+        self._close_fds()
+
+    def _close_fds(self) -> None:
+        fds, self.fds = self.fds, ()
+        for fd in fds:
+            os.close(fd)
+
+
+def _name(fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return f"fd:{fd}"
+
+
+def _check(fd: int, text: str, *, update: bool) -> None:
+    """Raises UsageError where pages cannot be written to the descriptor at their offsets."""
+    try:
+        mode = os.fstat(fd).st_mode
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    except (OSError, ValueError, OverflowError) as error:
+        raise UsageError(f"copy_to {fd}: is not an open descriptor") from error
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{text}: pages can only be copied to a regular file")
+    access = flags & os.O_ACCMODE
+    if flags & _O_PATH or access == os.O_RDONLY:
+        raise UsageError(f"{text}: is not open for writing")
+    if update and access != os.O_RDWR:
+        raise UsageError(f"{text}: copy_update compares, so it must be open for reading too")
+    if flags & os.O_APPEND:
+        raise UsageError(f"{text}: is open for appending, where a page's offset counts for nothing")
+    if _native.file_system_magic(fd) == HUGETLBFS:
+        raise UsageError(f"{text}: hugetlbfs takes no writes, it can only be mapped")
