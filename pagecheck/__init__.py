@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pagecheck.report.report import Answer, BlockReport, Report
     from pagecheck.report.statistics import ChannelReport, Statistics
     from pagecheck.service.client import Client
+    from pagecheck.snapshot.save import save
+    from pagecheck.snapshot.save_report import SaveReport
     from pagecheck.vmm.explain import ExplainedMapping, explain
     from pagecheck.vmm.listing import RunningVm, list_vms
 
@@ -34,10 +36,12 @@ __all__ = [
     "RamBlock",
     "Report",
     "RunningVm",
+    "SaveReport",
     "Statistics",
     "__version__",
     "explain",
     "list_vms",
+    "save",
     "scan",
 ]
 
@@ -54,9 +58,11 @@ _HOMES = {
     "RamBlock": "pagecheck.model",
     "Report": "pagecheck.report.report",
     "RunningVm": "pagecheck.vmm.listing",
+    "SaveReport": "pagecheck.snapshot.save_report",
     "Statistics": "pagecheck.report.statistics",
     "explain": "pagecheck.vmm.explain",
     "list_vms": "pagecheck.vmm.listing",
+    "save": "pagecheck.snapshot.save",
     "scan": "pagecheck.oneshot",
 }
 

@@ -25,6 +25,7 @@ examples.
 # Names, and where each is defined; behind a colon a base class whose methods it has.
 CALLS: Final = {
     "scan": ("oneshot.py",),
+    "save": ("snapshot/save.py",),
     "list_vms": ("vmm/listing.py",),
     "explain": ("vmm/explain.py",),
     "Coordinator": ("coordinator/coordinator.py",),
@@ -40,6 +41,7 @@ VALUES: Final = {
     "Statistics": ("report/statistics.py",),
     "Failure": ("report/statistics.py",),
     "Answer": ("report/report.py",),
+    "SaveReport": ("snapshot/save_report.py",),
     "Block": ("coordinator/block.py",),
     "RamBlock": ("model.py",),
     "Region": ("model.py",),

@@ -14,6 +14,7 @@ from pagecheck._version import __version__
 from pagecheck.cli.hardware import devices, kernels
 from pagecheck.cli.options import EXIT_CODES
 from pagecheck.cli.outcome import outcome
+from pagecheck.cli.save import save
 from pagecheck.cli.scan import scan
 from pagecheck.cli.serve import serve
 from pagecheck.cli.status import status
@@ -69,7 +70,7 @@ def cli() -> None:
     """Finds the zero pages of a virtual machine's RAM."""
 
 
-for _command in (scan, vms, serve, status, kernels, devices):
+for _command in (scan, save, vms, serve, status, kernels, devices):
     cli.add_command(_command)
 
 

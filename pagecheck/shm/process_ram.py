@@ -105,6 +105,24 @@ class ProcessRam:
         words = (word for piece in self.pieces for word in piece)
         self._packed = b"".join(word.to_bytes(8, sys.byteorder) for word in words)
 
+    def duplicate(self) -> ProcessRam:
+        """The same block once more, with descriptors of its own; closed before this one."""
+        fds = {fd: os.dup(fd) for fd in {self.fd, self.memory_fd, self.file_fd} - {-1}}
+        return ProcessRam(
+            self.text,
+            self.name,
+            self.size,
+            fd=fds[self.fd],
+            memory_fd=fds[self.memory_fd],
+            pid=self.pid,
+            base=self.base,
+            pieces=self.pieces,
+            file_fd=fds.get(self.file_fd, -1),
+            read_swapped=self.read_swapped,
+            allocated=self.allocated,
+            verify=self._verify,
+        )
+
     def can_map(self, _start: int, _size: int) -> bool:
         """False: nobody else can map it."""
         return False

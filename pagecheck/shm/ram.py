@@ -65,6 +65,11 @@ class RamSource:
             self.close()
             raise
 
+    def duplicate(self) -> RamSource:
+        """The same file once more, with a descriptor of its own; not for use at the same time."""
+        own = self.own_description
+        return RamSource(self.text, self.name, os.dup(self.fd), own_description=own)
+
     @property
     def size(self) -> int:
         """The file's size now, in bytes."""

@@ -60,6 +60,16 @@ class Vm:
         self._process = process
         self._at_first = at_first or {}
 
+    @property
+    def vmm(self) -> str:
+        """The VMM's name; empty for `pid:`."""
+        return "" if self._monitor is None else self._monitor.kind.vmm
+
+    @property
+    def qemu(self) -> QemuMonitor | None:
+        """The connection to it, if it is QEMU's."""
+        return self._monitor if isinstance(self._monitor, QemuMonitor) else None
+
     def doubt(self) -> str | None:
         """Why pages that were reported as zero until now may not have arrived, or None; None too
         where the VM has ended and cannot be asked: what had arrived stays."""

@@ -1,0 +1,183 @@
+"""The RAM of a snapshot: what is copied of each block, in one pass or two.
+
+Facts: the workers write each page that they find to be normal to the block's file, and answer only
+what they wrote. A first pass beside the running VM leaves in the file what was there at some
+moment; the second one, while the VM is stopped, compares each page with the file and writes what
+differs.
+Danger: a page that had data in the first pass and is a hole of its backing in the second: no worker
+looks at it, and the file still has the data. Decision: pages that are zero at the end and were not
+known to be zero before are punched out of the file, after the VM runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from pagecheck import clock
+from pagecheck.errors import OutputError, SourceError
+from pagecheck.native import _native
+from pagecheck.snapshot.holes import punch
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator import Block, Coordinator
+    from pagecheck.coordinator.scan import ScanResult
+    from pagecheck.sources import Found
+
+Watch = Callable[[int], None]
+
+
+class RamFile(NamedTuple):
+    """A block that is saved, and the file that it goes to.
+
+    Attributes:
+        fd: of the file, open for reading and writing; as long as the block.
+        of_vm: the block is RAM of a running VM.
+    """
+
+    found: Found
+    block: Block
+    file: str
+    fd: int
+    of_vm: bool
+
+
+class Copying:
+    """Copies blocks to their files.
+
+    Attributes:
+        files: the blocks in order.
+        results: what the last pass found, by block.
+        last_pass_s: how long that took, in seconds.
+    """
+
+    def __init__(
+        self, where: str, scanner: Coordinator, files: Sequence[RamFile], max_rate: int | None
+    ) -> None:
+        """Nothing is copied yet.
+
+        Args:
+            where: the snapshot, as messages name it.
+            max_rate: bytes per second that may be read.
+        """
+        self.files = tuple(files)
+        self.results: list[ScanResult] = []
+        self.last_pass_s = 0.0
+        self._where = where
+        self._scanner = scanner
+        self._max_rate = max_rate
+        self._before: list[memoryview] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes of all blocks."""
+        return sum(each.block.ram.size for each in self.files)
+
+    def copy_ahead(self, watch: Watch) -> None:
+        """A pass of what the running VM has now; `copy` brings it up to date.
+
+        Args:
+            watch: called with the bytes done.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        results = self._pass(None, watch)
+        for each, result in zip(self.files, results, strict=True):
+            self._require_written(each, result)  # while the VM runs, pages may stay undecided
+        self._before = [result.report.zero for result in results]
+
+    def copy(self, seconds: Callable[[], float] | None, watch: Watch) -> None:
+        """Brings the files to what the blocks hold now.
+
+        Args:
+            seconds: how long that may take from now; None: as long as it does.
+            watch: called with the bytes done.
+
+        Raises:
+            OutputError: a page cannot be written.
+            SourceError: a page cannot be read.
+        """
+        self.results = self._pass(seconds, watch)
+        for each, result in zip(self.files, self.results, strict=True):
+            self._require_written(each, result)
+            if undecided := result.report.counts.undecided:
+                notes = "; ".join(result.notes) or "they could not be read"
+                raise SourceError(
+                    f"{each.found.source.text}: {undecided} pages of block {each.block.ram.name} "
+                    f"are undecided, and nothing is saved without them: {notes}"
+                )
+
+    def _pass(self, seconds: Callable[[], float] | None, watch: Watch) -> list[ScanResult]:
+        began, done = clock.now_s(), 0
+        results = []
+        for each in self.files:
+
+            def progress(now: int, _size: int, before: int = done) -> None:
+                watch(before + now)
+
+            results.append(
+                self._scanner.scan_block(
+                    each.block,
+                    max_rate=self._max_rate,
+                    deadline=None if seconds is None else seconds(),
+                    progress=progress,
+                )
+            )
+            done += each.block.ram.size
+            if results[-1].write_error is not None:
+                break
+        self.last_pass_s = clock.now_s() - began
+        return results
+
+    def _require_written(self, each: RamFile, result: ScanResult) -> None:
+        if result.write_error is not None:
+            why = os.strerror(result.write_error)
+            raise OutputError(f"{self._where}: {each.file} cannot be written: {why}")
+
+    def finish(self) -> None:
+        """Makes holes of what is zero by now; the VM may run."""
+        for each, before, result in zip(self.files, self._before, self.results, strict=False):
+            ram = each.block.ram
+            for first, count in became_zero(before, result.report.zero, ram.pages):
+                punch(each.fd, first * ram.page_size, count * ram.page_size)
+
+
+def became_zero(before: memoryview, after: memoryview, pages: int) -> Iterator[tuple[int, int]]:
+    """The runs of pages whose bits are set after and were not before, as (first, count).
+
+    Args:
+        before, after: bitmaps of that many pages.
+    """
+    import numpy as np
+
+    old = np.frombuffer(before, dtype="<u8")
+    new = np.frombuffer(after, dtype="<u8")
+    words = memoryview((new & ~old).tobytes())
+    at = 0
+    while at < pages:
+        is_set, end = _native.bits_run(words, pages, at)
+        if is_set:
+            yield at, end - at
+        at = end
+
+
+def normal_bytes(scanner: Coordinator, blocks: Sequence[Found], page_size: int) -> int:
+    """How much of the blocks is not zero at this moment, undecided pages included."""
+    total = 0
+    for found in blocks:
+        source = found.source.duplicate()
+        block = scanner.attach(
+            source,
+            page_size=page_size,
+            offset=found.ram.start,
+            length=found.ram.size,
+            access="auto" if scanner.engine == "dsa" else "read",
+        )
+        try:
+            counts = scanner.scan_block(block).report.counts
+        finally:
+            scanner.detach(block)
+        total += (counts.pages - counts.zero) * page_size
+    return total

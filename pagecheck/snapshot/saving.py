@@ -1,0 +1,264 @@
+"""One save, from the blocks that are open to the directory under its name.
+
+Danger: a VM that is stopped longer than it must be, or for ever; a snapshot that is not of one
+moment; half a snapshot. Decision: all that can be done before the stop is done before it, and all
+that can wait is done after it; until the VM runs this process touches no disk of the snapshot's
+(the workers do), so that one that stalls cannot keep it from ending the pause; the snapshot gets
+its name last, and only where the RAM provably did not change while it was copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from pagecheck.child.process import reap_left_behind
+from pagecheck.errors import OutputError, SourceError
+from pagecheck.snapshot.copying import Copying, RamFile, Watch, normal_bytes
+from pagecheck.snapshot.room import STATE_BYTES, require_room
+from pagecheck.snapshot.save_report import SavedBlock, SaveReport
+from pagecheck.snapshot.stopped import Stopped
+from pagecheck.snapshot.values import file_stems
+from pagecheck.snapshot.writing import now_text, write_blocks, write_manifest
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator import Coordinator
+    from pagecheck.coordinator.scan import Progress
+    from pagecheck.model import Pause
+    from pagecheck.snapshot.directory import NewDirectory
+    from pagecheck.snapshot.values import Snapshot
+    from pagecheck.snapshot.vm_parts import Then, VmParts
+    from pagecheck.sources import Opened
+    from pagecheck.vmm import Vm
+
+
+class Wanted(NamedTuple):
+    """How a source is saved; `save` documents each."""
+
+    live: bool
+    then: Then
+    max_pause: float
+    max_rate: int | None
+    progress: Progress | None
+
+
+class Saving:
+    """What is saved, and where to."""
+
+    def __init__(
+        self, opened: Opened, directory: NewDirectory, scanner: Coordinator, wanted: Wanted
+    ) -> None:
+        """Nothing is done yet; everything stays the caller's."""
+        self._opened = opened
+        self._directory = directory
+        self._scanner = scanner
+        self._wanted = wanted
+        self._left_behind = reap_left_behind()
+        self._bytes_done = 0
+        self._ahead_s: float | None = None  # what the copy before the pause took
+
+    def prepare(self, stack: contextlib.ExitStack, after: contextlib.ExitStack | None) -> None:
+        """Checks that there is room, makes the RAM files and attaches the blocks to them.
+
+        Args:
+            stack: closes the files.
+            after: detaches the blocks; None: they end with their coordinator.
+
+        Raises:
+            OutputError: there is no room.
+        """
+        opened, where = self._opened, self._directory.path
+        require_room(
+            where,
+            self._directory.fd,
+            [found.ram for found in opened.blocks],
+            0 if opened.vm is None else STATE_BYTES,
+            lambda: normal_bytes(self._scanner, opened.blocks, opened.page_size),
+        )
+        files = []
+        stems = file_stems([found.ram.name for found in opened.blocks])
+        for found, stem in zip(opened.blocks, stems, strict=True):
+            name = f"{stem}.ram"
+            fd = self._directory.create(name)
+            stack.callback(os.close, fd)
+            _lengthen(fd, found.ram.size, f"{where}/{name}")
+            block = self._scanner.attach(
+                found.source,
+                page_size=opened.page_size,
+                offset=found.ram.start,
+                length=found.ram.size,
+                access="auto" if self._scanner.engine == "dsa" else "read",
+                copy_to=fd,
+                copy_update=opened.vm is not None and self._wanted.live,
+            )
+            if after is not None:
+                after.callback(self._scanner.detach, block)
+            files.append(RamFile(found, block, name, fd, opened.vm is not None))
+        self._copying = Copying(where, self._scanner, files, self._wanted.max_rate)
+
+    def save_file(self) -> SaveReport:
+        """Saves a file.
+
+        Raises:
+            SourceError: it is not at rest.
+            OutputError: the snapshot cannot be written.
+        """
+        created = now_text()
+        self._copying.copy(None, self._watch())
+        why = next((each.why_live for each in self._copying.results if each.why_live), None)
+        if why is not None and not self._wanted.live:
+            raise SourceError(not_at_rest(self._opened.text, why))
+        report = self._write(created, exact=why is None)
+        self._directory.finish()
+        note = f"{self._opened.text}: {why}: the snapshot may be of no one moment"
+        return report if why is None else report._replace(notes=(*report.notes, note))
+
+    def save_vm(self, vm: Vm, parts: VmParts) -> SaveReport:
+        """Saves a VM, which runs again when this ends, or has ended where that was wanted.
+
+        Raises:
+            PagecheckError: as `save`.
+        """
+        wanted = self._wanted
+        if wanted.live:
+            self._copying.copy_ahead(self._watch())
+            self._ahead_s = self._copying.last_pass_s
+        watch = self._watch()
+        created = now_text()
+        with Stopped(vm, wanted.max_pause) as stopped:
+            parts.take_state()
+            self._copying.copy(lambda: stopped.left_s, watch)
+            parts.take_disks()
+            if wanted.then == "run":
+                stopped.end()
+            _require_same(vm)
+            report = self._write(created, exact=True, parts=parts, pause=stopped.pause)
+            if wanted.then == "quit" and not vm.is_stopped():
+                stopped.end()  # which tells why it runs
+            self._directory.finish()
+            if wanted.then == "quit":
+                pause = stopped.end(leave_stopped=True)
+                parts.end_vm()
+                report = report._replace(pause=pause, ended=True)
+        return report
+
+    def _watch(self) -> Watch:
+        """Tells how far a part of the work is, to be called with the bytes done of it; there is one
+        part for each pass, and one for the checksums."""
+        size = self._size
+        before, self._bytes_done = self._bytes_done, self._bytes_done + size
+        passes = 3 if self._opened.vm is not None and self._wanted.live else 2
+        progress = self._wanted.progress
+
+        def watch(done: int) -> None:
+            if progress is not None:
+                progress(before + min(done, size), passes * size)
+
+        return watch
+
+    @property
+    def _size(self) -> int:
+        return sum(found.ram.size for found in self._opened.blocks)
+
+    def _write(
+        self,
+        created: str,
+        *,
+        exact: bool,
+        parts: VmParts | None = None,
+        pause: Pause | None = None,
+    ) -> SaveReport:
+        """Writes all that goes with the RAM files, which are complete."""
+        directory, copying = self._directory, self._copying
+        try:
+            copying.finish()
+            if reap_left_behind() > self._left_behind:
+                raise OutputError(
+                    f"{directory.path}: a worker that writes there was left behind, and may write "
+                    "yet; nothing was saved: see to the disk, and save again"
+                )
+            blocks = write_blocks(directory, copying, self._watch())
+            snapshot = write_manifest(
+                directory,
+                blocks,
+                created=created,
+                exact=exact,
+                page_size=self._opened.page_size,
+                machine=None if parts is None else parts.machine,
+                state=None if parts is None else parts.state,
+                disks=() if parts is None else parts.disks,
+                pause=None if pause is None else pause._asdict(),
+            )
+        except OSError as error:
+            raise _not_written(directory.path, error) from error
+        return self._report(snapshot, pause)
+
+    def _report(self, snapshot: Snapshot, pause: Pause | None) -> SaveReport:
+        opened, scanner, results = self._opened, self._scanner, self._copying.results
+        vm_notes = opened.vm.notes if opened.vm is not None else []
+        notes = (*vm_notes, *(note for each in results for note in each.notes))
+        without = None
+        if pause is not None and self._ahead_s is not None:
+            without = pause.seconds - self._copying.last_pass_s + self._ahead_s
+        return SaveReport(
+            source=opened.text,
+            directory=self._directory.path,
+            exact=snapshot.exact,
+            engine=scanner.engine,
+            kernel=scanner.kernel,
+            channels=scanner.channels,
+            page_size=opened.page_size,
+            seconds=0.0,
+            blocks=tuple(
+                SavedBlock(result.report.block, result.report.counts, each.file, each.bytes_stored)
+                for result, each in zip(results, snapshot.blocks, strict=True)
+            ),
+            pause=pause,
+            pause_without_live=without,
+            bytes_stored=_bytes_stored(snapshot),
+            state_bytes=0 if snapshot.state is None else snapshot.state.size,
+            overlays=tuple(
+                (disk.device, disk.overlay) for disk in snapshot.disks if disk.overlay is not None
+            ),
+            notes=tuple(dict.fromkeys(notes)),
+        )
+
+
+def not_at_rest(text: str, why: str) -> str:
+    """The message about a file that others may write to."""
+    return (
+        f"{text}: {why}; a snapshot of it may be of no one moment: give the VM's socket, which is "
+        "stopped then, or end the writer, or say --live to save it as it is"
+    )
+
+
+def _require_same(vm: Vm) -> None:
+    """Raises SourceError where what was saved is not all of the VM's RAM."""
+    if (why := vm.doubt()) is not None:
+        raise SourceError(f"{why}; nothing was saved")
+    if changes := vm.changes():
+        raise SourceError(f"{'; '.join(changes)}; nothing was saved: save again")
+
+
+def _lengthen(fd: int, size: int, where: str) -> None:
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise _not_written(where, error) from error
+        raise OutputError(
+            f"{where}: would have {size} bytes, more than a limit (ulimit -f) or the file system "
+            "permits; nothing was stopped"
+        ) from error
+
+
+def _not_written(where: str, error: OSError) -> OutputError:
+    return OutputError(f"{where}: cannot be written: {error.strerror}; nothing was saved")
+
+
+def _bytes_stored(snapshot: Snapshot) -> int:
+    """Of RAM files the pages that were written; of others all."""
+    ram = {block.file: block.bytes_stored for block in snapshot.blocks}
+    return sum(ram.get(name, size) for name, size in snapshot.files().items())

@@ -1,0 +1,101 @@
+"""A VM that is stopped while it is saved.
+
+Danger: a VM that stays stopped; a snapshot that is believed although its VM ran on meanwhile.
+Decision: whatever happens, the VM is continued before anything is made of an error; and what was
+copied counts only where whoever stopped the VM says that its RAM did not change until the end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from pagecheck import clock
+from pagecheck.errors import PagecheckError, SourceError
+from pagecheck.logs import Log
+
+if TYPE_CHECKING:
+    from pagecheck.model import Pause
+
+log = Log(__name__)
+
+
+class Pausable(Protocol):
+    """What can be stopped and continued; `vmm.Vm` says what each of it is."""
+
+    text: str
+
+    def pause(self, max_seconds: float) -> None:
+        """Stops it."""
+
+    def resume(self, *, leave_stopped: bool = False) -> Pause:
+        """Continues it."""
+
+    def why_moved(self) -> str | None:
+        """Why its RAM may have changed."""
+
+
+class Stopped:
+    """The VM, stopped while the block of code runs, or until `end`.
+
+    Attributes:
+        pause: what the pause was, once it is over.
+    """
+
+    def __init__(self, vm: Pausable, max_pause: float) -> None:
+        """Nothing is stopped yet.
+
+        Args:
+            max_pause: seconds; then the VM runs, whatever happens here.
+        """
+        self.pause: Pause | None = None
+        self._vm = vm
+        self._max_pause = max_pause
+        self._until = 0.0
+        self._open = False
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left of the longest time; more than 0."""
+        return max(self._until - clock.now_s(), 1e-9)
+
+    def __enter__(self) -> Stopped:
+        self._until = clock.now_s() + self._max_pause
+        self._vm.pause(self._max_pause)
+        self._open = True
+        return self
+
+    def end(self, *, leave_stopped: bool = False) -> Pause:
+        """Ends the pause: the VM runs, unless it is to be left stopped or was stopped before.
+
+        Raises:
+            SourceError: its RAM may have changed until now.
+            PagecheckError: the VM cannot be continued; its watchdog stays for that.
+        """
+        self._open = False
+        self.pause = pause = self._vm.resume(leave_stopped=leave_stopped)
+        if not pause.stood_still:
+            raise SourceError(f"{self._vm.text}: {self._why(pause)}; nothing was saved")
+        return pause
+
+    def _why(self, pause: Pause) -> str:
+        if moved := self._vm.why_moved():
+            return moved
+        if pause.expired:
+            return (
+                f"the VM was paused for {self._max_pause:g} s, the most that was allowed, and runs "
+                "on; give --max-pause more seconds, or --live to copy most of its RAM before"
+            )
+        return "the VM was continued or reset by somebody else while it was saved"
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not self._open:
+            return
+        if error is None:
+            self.end()
+            return
+        try:
+            self.end()
+        except PagecheckError as trouble:
+            if isinstance(error, PagecheckError) and self.pause is not None and self.pause.expired:
+                raise trouble from error  # the time that passed is what the error stems from
+            log.warning("%s", trouble)  # what came first is what everything ends with

@@ -1,0 +1,67 @@
+"""What is saved of a VM beside its RAM."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pagecheck.errors import UsageError
+from pagecheck.snapshot.values import Machine
+
+if TYPE_CHECKING:
+    from pagecheck.snapshot.values import Disk
+    from pagecheck.vmm import Vm
+
+Disks = Literal["none", "overlay"]
+Then = Literal["run", "quit"]
+
+
+class VmParts(Protocol):
+    """What a VMM gives of its VM beside the RAM.
+
+    Attributes:
+        machine: what is known of the VM.
+        state: the devices' state, once `take_state` was called; None where there is none.
+        disks: what became of each disk, once `take_disks` was called.
+    """
+
+    machine: Machine
+    disks: tuple[Disk, ...]
+
+    @property
+    def state(self) -> bytes | None:
+        """See above."""
+
+    def take_state(self) -> None:
+        """The VM is stopped, and its RAM was not copied yet: that may change it."""
+
+    def take_disks(self) -> None:
+        """The VM is stopped, and its RAM is copied."""
+
+    def end_vm(self) -> None:
+        """Ends the VM, which is stopped."""
+
+
+class RamAlone:
+    """A VM of a VMM that saves its devices' state itself: nothing but the RAM is saved here."""
+
+    def __init__(self, vm: Vm, disks: Disks | None, then: Then) -> None:
+        """Raises UsageError where more than the RAM is asked for."""
+        if disks == "overlay" or then == "quit":
+            raise UsageError(
+                f"{vm.text}: of its VM the RAM is saved, and nothing else; --disks overlay and "
+                "--then quit are for qmp:SOCKET"
+            )
+        self.machine = Machine(vm.vmm, None, None, platform.machine(), None, ())
+        self.state: bytes | None = None
+        self.disks: tuple[Disk, ...] = ()
+
+    def take_state(self) -> None:
+        """There is none."""
+
+    def take_disks(self) -> None:
+        """They are the VMM's."""
+
+    def end_vm(self) -> None:
+        """Never called."""
+        raise AssertionError
