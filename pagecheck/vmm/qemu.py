@@ -12,13 +12,12 @@ error.
 from __future__ import annotations
 
 import os
-import re
 from typing import Any, Final, NamedTuple
 
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.model import Region
 from pagecheck.native import _native
-from pagecheck.vmm.answers import SIZE_MAX, Answer
+from pagecheck.vmm.answers import SIZE_MAX
 from pagecheck.vmm.arrival import missing_files
 from pagecheck.vmm.confidential import refuse_confidential_vm
 from pagecheck.vmm.maps import Mapping, covering
@@ -27,11 +26,10 @@ from pagecheck.vmm.mtree import RamRange, parse_mtree
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.private import open_private
 from pagecheck.vmm.proof import OpenFile, Unproved, is_behind
+from pagecheck.vmm.qemu_asking import asked, host_address, human
 from pagecheck.vmm.ram import GuestRam, UnreadableRam, VmRam
 from pagecheck.vmm.shared import as_ram
 
-# Source: hmp_gpa2hva() in QEMU's monitor/misc.c (7.2), monitor/hmp-cmds.c.
-_HVA: Final = re.compile(r"Host virtual address for 0x[0-9a-f]+ \((.+)\) is 0x([0-9a-f]+)\s*")
 _OBJECTS: Final = "/objects/"
 _SPACE: Final = 1 << 64  # bytes of guest-physical memory
 
@@ -112,7 +110,7 @@ def _pieces(
 ) -> dict[str, list[RamRange]]:
     """Where QEMU's memory map shows the backends, by their ids."""
     pieces: dict[str, list[RamRange]] = {}
-    for each in parse_mtree(_human(monitor, "info mtree -f")):
+    for each in parse_mtree(human(monitor, "info mtree -f")):
         if each.block in backends:
             _require_inside(text, each, backends[each.block])
             pieces.setdefault(each.block, []).append(each)
@@ -129,13 +127,9 @@ def _unreadable(backend: Backend, ranges: list[RamRange], why: str) -> Unreadabl
     return UnreadableRam(backend.id, backend.size, regions, why)
 
 
-def _asked(monitor: QemuMonitor, command: str, **arguments: Any) -> Answer:
-    return Answer(monitor.name, command, monitor.execute(command, **arguments))
-
-
 def _backends(monitor: QemuMonitor) -> dict[str, Backend]:
     found: dict[str, Backend] = {}
-    for each in _asked(monitor, "query-memdev").items():
+    for each in asked(monitor, "query-memdev").items():
         if (name := each.optional("id")) is None:
             continue
         share = each.optional("share")
@@ -144,10 +138,6 @@ def _backends(monitor: QemuMonitor) -> dict[str, Backend]:
             raise name.wrong("an id of one backend only")
         found[name.text()] = Backend(name.text(), size, is_shared)
     return found
-
-
-def _human(monitor: QemuMonitor, line: str) -> str:
-    return _asked(monitor, "human-monitor-command", **{"command-line": line}).text()
 
 
 def _require_inside(text: str, part: RamRange, backend: Backend) -> None:
@@ -161,7 +151,7 @@ def _require_inside(text: str, part: RamRange, backend: Backend) -> None:
 
 def _require_mapped(text: str, monitor: QemuMonitor, pieces: dict[str, list[RamRange]]) -> None:
     """Plugged memory must be in the memory map; a virtio-mem device may have nothing plugged."""
-    for device in _asked(monitor, "query-memory-devices").items():
+    for device in asked(monitor, "query-memory-devices").items():
         plugged = device.member("data")
         memdev, size = plugged.optional("memdev"), plugged.optional("size")
         if memdev is None or size is None or not size.size():
@@ -287,14 +277,8 @@ class _Files:
     def _address(self, backend: Backend, ranges: list[RamRange]) -> int:
         """Where in QEMU's memory the backend begins."""
         largest = max(ranges, key=lambda each: each.size)
-        said = _human(self._monitor, f"gpa2hva {largest.gpa:#x}")
-        match = _HVA.fullmatch(said)
-        if match is None or match[1].removeprefix(_OBJECTS) != backend.id:
-            raise SourceError(
-                f"{self._text}: {backend.id} is not at {largest.gpa:#x} of guest memory any more "
-                f"({said.strip()}); try again"
-            )
-        return int(match[2], 16) - largest.offset
+        address = host_address(self._monitor, backend.id, largest.gpa, self._text)
+        return address - largest.offset
 
     def _mapped(self, backend: Backend, base: int) -> Mapping | None:
         """What the kernel maps at the backend's address, if that is shared."""

@@ -1,0 +1,64 @@
+"""Finds QEMU's descriptions of its RAM blocks in its heap, for versions that do not tell."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from collections.abc import Mapping as Map
+from typing import Final
+
+from pagecheck.vmm.maps import Mapping
+from pagecheck.vmm.resident import read_resident
+
+_NUMBERS: Final = struct.Struct("=QQQ")  # offset, used and largest length
+_HOST: Final = struct.Struct("=Q")
+_HOST_BEFORE: Final = 16  # bytes before the numbers
+_NAME_BEHIND: Final = 36  # bytes from the first number to the name
+_ARENA_BYTES: Final = 64 << 20  # the largest of malloc's
+
+
+def find_structures(
+    pagemap: int, memory: int, mappings: list[Mapping], numbers: Map[str, tuple[int, int, int]]
+) -> dict[str, int]:
+    """Finds where RAM blocks lie.
+
+    Args:
+        pagemap, memory: of QEMU's process.
+        mappings: what it maps.
+        numbers: offset, used and largest length of each block, by name.
+
+    Returns:
+        Host addresses by name; none of a block that was not found or is described in two ways.
+    """
+    found: dict[str, set[int]] = {name: set() for name in numbers}
+    for each in _heaps(mappings):
+        for text in _stretches(pagemap, memory, each):
+            for name, values in numbers.items():
+                found[name].update(_hosts(text, name, _NUMBERS.pack(*values)))
+    return {name: hosts.pop() for name, hosts in found.items() if len(hosts) == 1}
+
+
+def _heaps(mappings: list[Mapping]) -> Iterator[Mapping]:
+    """Where malloc's memory may be."""
+    for each in mappings:
+        small = each.path == "[heap]" or each.size <= _ARENA_BYTES
+        if each.perms == "rw-p" and each.is_anonymous and small:
+            yield each
+
+
+def _stretches(pagemap: int, memory: int, mapping: Mapping) -> Iterator[bytes]:
+    """What is resident of it, each piece with the one before it that it continues."""
+    before, end = b"", 0
+    for address, content in read_resident(pagemap, memory, mapping.start, mapping.end):
+        tail = before[-4096:] if address == end else b""
+        yield tail + content
+        before, end = content, address + len(content)
+
+
+def _hosts(text: bytes, name: str, numbers: bytes) -> Iterator[int]:
+    wanted = name.encode(errors="surrogateescape") + b"\0"
+    at = text.find(numbers)
+    while at >= 0:
+        if at >= _HOST_BEFORE and text.startswith(wanted, at + _NAME_BEHIND):
+            yield _HOST.unpack_from(text, at - _HOST_BEFORE)[0]
+        at = text.find(numbers, at + 1)
