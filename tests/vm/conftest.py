@@ -1,21 +1,13 @@
 """The real guest that the tests of this folder read."""
 
-import os
 from collections.abc import Iterator
-from typing import NoReturn
+from pathlib import Path
 
 import pytest
 
-from tools.guest import Guest, MissingPiece
-from tools.guest.fetch import GuestFiles, locate
-
-REQUIRE_VARIABLE = "PAGECHECK_REQUIRE_VM"
-
-
-def _no_guest(missing: MissingPiece) -> NoReturn:
-    if os.environ.get(REQUIRE_VARIABLE) == "1":
-        pytest.fail(f"{REQUIRE_VARIABLE}=1, but no guest: {missing}", pytrace=False)
-    pytest.skip(f"no guest: {missing}")
+from tests.support.guests import booted, located
+from tools.guest import Guest
+from tools.guest.fetch import GuestFiles
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +17,13 @@ def guest_files() -> GuestFiles:
     Where something is missing, the test is skipped with a line that names it, or fails if
     PAGECHECK_REQUIRE_VM is 1.
     """
-    try:
-        return locate()
-    except MissingPiece as missing:
-        _no_guest(missing)
+    return located()
+
+
+@pytest.fixture(scope="session")
+def qemu10() -> Path:
+    """The program of QEMU 10; skipped, or failed, as above."""
+    return located(qemu="10").qemu
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +32,6 @@ def guest(guest_files: GuestFiles) -> Iterator[Guest]:
 
     It serves the whole session: a test that resumes it pauses it again.
     """
-    try:
-        with Guest.boot(machine="q35", backend="file", random_mb=8, zeros_mb=8) as booted:
-            booted.pause()
-            yield booted
-    except MissingPiece as missing:
-        _no_guest(missing)
+    with booted(machine="q35", backend="file", random_mb=8, zeros_mb=8) as guest:
+        guest.pause()
+        yield guest

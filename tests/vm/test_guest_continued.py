@@ -79,6 +79,23 @@ def test_a_guest_goes_on_with_its_disk_and_not_with_a_later_one(
         guest.goes_on(last)
 
 
+def test_a_load_goes_on_and_is_checked(qemu10: Path) -> None:
+    with Guest.boot(
+        machine="microvm",
+        backend="private",
+        random_mb=4,
+        zeros_mb=1,
+        check_every_s=1,
+        write_mib_s=20,
+        qemu="10",
+    ) as guest:
+        guest.wait_line("CHECK 1 OK", SECONDS)
+        first = int(guest.wait_line("WROTE", SECONDS).split()[1])
+        guest.wait_line("CHECK 2 OK", SECONDS)
+        assert int(guest.wait_line("WROTE", SECONDS).split()[1]) > first
+        guest.wait_line("CHECK 3 OK", SECONDS)
+
+
 def said(log: Path, *lines: str, end: str = "\r\n") -> None:
     with log.open("a") as file:
         file.writelines(line + end for line in lines)

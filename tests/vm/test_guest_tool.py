@@ -2,11 +2,14 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import struct
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from tools.guest.fetch import GuestFiles
 from tools.guest.guest import sweep
 from tools.guest.initramfs import is_static_x86_64
 from tools.guest.patterns import EDGE_PAGES, PAGE_BYTES, TAG_PAGES, edge_page, tag_page
+from tools.guest.qemu10 import PROGRAM
 from tools.guest.spec import MIB
 
 pytestmark = pytest.mark.timeout(180)
@@ -223,6 +227,46 @@ def test_a_second_fetch_downloads_nothing(
     assert downloads == [tmp_path]
 
 
+def test_a_missing_qemu_10_is_named_with_the_command_that_fetches_it(
+    guest_files: GuestFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fetching.CACHE_VARIABLE, str(tmp_path))
+    with pytest.raises(
+        MissingPiece, match=r"no QEMU 10 in .*python -m tools\.guest fetch --qemu10"
+    ):
+        fetching.locate(qemu="10")
+
+
+def test_a_disk_without_drivers_is_refused(
+    guest_files: GuestFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vmlinuz-1.2.3").write_bytes(bytes(0x202) + b"HdrS")
+    monkeypatch.setenv(fetching.CACHE_VARIABLE, str(tmp_path))
+    with pytest.raises(
+        MissingPiece, match=r"no .*virtio_ring\.ko; run python -m tools\.guest fetch"
+    ):
+        fetching.locate(disk=True)
+
+
+def test_qemu_10_is_a_process_like_any_other(qemu10: Path) -> None:
+    """The script becomes QEMU; what it sees of the machine is ours, and no mount of it is."""
+    mounts = Path("/proc/self/mountinfo").read_bytes()
+    with subprocess.Popen(
+        [qemu10, "-accel", "tcg", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        greeting = json.loads(process.stdout.readline())
+        assert greeting["QMP"]["version"]["qemu"]["major"] == 10
+        assert Path(f"/proc/{process.pid}/exe").readlink().name == PROGRAM
+        assert Path(f"/proc/{process.pid}/root/{Path(__file__)}").samefile(__file__)
+        assert not Path(f"/proc/{process.pid}/root/bin/sh").exists()
+        assert Path("/proc/self/mountinfo").read_bytes() == mounts
+        process.kill()
+
+
 def test_a_program_that_needs_a_loader_is_not_static() -> None:
     header = bytearray(64)
     header[:5] = b"\x7fELF\x02"
@@ -243,10 +287,13 @@ def test_a_program_that_needs_a_loader_is_not_static() -> None:
         ({"size_bytes": SMALL_BYTES + 1}, "0x8000001"),
         ({"random_mb": 500}, "too small"),
         ({"zeros_mb": 0}, "zeros_mb"),
+        ({"machine": "microvm", "disk": Path("disk.raw")}, "no disk on a microvm"),
+        ({"write_mib_s": 50, "random_mb": 1}, "write_mib_s needs"),
+        ({"write_mib_s": 50, "check_every_s": 0.5}, "write_mib_s needs"),
     ],
 )
-def test_values_that_make_no_guest_are_refused(wrong: dict[str, int | str], said: str) -> None:
-    with pytest.raises(GuestError, match=said), Guest.boot(**wrong):  # type: ignore[arg-type]
+def test_values_that_make_no_guest_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(GuestError, match=said), Guest.boot(**wrong):
         pass
 
 

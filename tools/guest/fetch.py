@@ -13,6 +13,7 @@ from tools.guest.disk import disk_programs, drivers_of
 from tools.guest.errors import MissingPiece
 from tools.guest.initramfs import INSTALL, build_initramfs, static_busybox
 from tools.guest.kernel import download_kernel, newest_kernel
+from tools.guest.qemu10 import locate_qemu10
 
 CACHE_VARIABLE = "PAGECHECK_GUEST_CACHE"
 
@@ -44,11 +45,12 @@ def cache_folder() -> Path:
     return folder.absolute()
 
 
-def locate(*, disk: bool = False) -> GuestFiles:
+def locate(*, disk: bool = False, qemu: str = "") -> GuestFiles:
     """Finds everything on this machine, and builds the initramfs if it is not up to date.
 
     Args:
         disk: whether the initramfs is to serve a guest with a disk.
+        qemu: "10" for the QEMU 10 that was fetched; else the one in PATH.
 
     Returns:
         The files of a guest; a kernel in the cache goes before one in /boot.
@@ -56,10 +58,8 @@ def locate(*, disk: bool = False) -> GuestFiles:
     Raises:
         MissingPiece: QEMU, a static busybox or a kernel is not there.
     """
-    qemu = shutil.which("qemu-system-x86_64")
-    if qemu is None:
-        raise MissingPiece(f"no qemu-system-x86_64 in PATH; {INSTALL}")
     cache = cache_folder()
+    program = locate_qemu10(cache) if qemu == "10" else _installed_qemu()
     busybox = static_busybox()
     kernel = newest_kernel(cache) or newest_kernel(_BOOT)
     if kernel is None:
@@ -68,7 +68,14 @@ def locate(*, disk: bool = False) -> GuestFiles:
             "run python -m tools.guest fetch"
         )
     more = disk_programs(kernel) if disk else {}
-    return GuestFiles(Path(qemu), kernel, build_initramfs(cache, busybox, more))
+    return GuestFiles(program, kernel, build_initramfs(cache, busybox, more))
+
+
+def _installed_qemu() -> Path:
+    qemu = shutil.which("qemu-system-x86_64")
+    if qemu is None:
+        raise MissingPiece(f"no qemu-system-x86_64 in PATH; {INSTALL}")
+    return Path(qemu)
 
 
 def fetch() -> GuestFiles:

@@ -67,6 +67,7 @@ class Guest(RunningGuest):
         check_every_s: float = 2,
         disk: Path | None = None,
         write_mib_s: int = 0,
+        qemu: str = "",
         timeout_s: float = 120.0,
         ram_folder: Path = Path("/dev/shm"),
         extra: Sequence[str] = (),
@@ -86,6 +87,7 @@ class Guest(RunningGuest):
             disk: An image for a virtio disk, made if it is not there and left behind; the guest
                 formats it. Not on a microvm. See `GuestSpec`.
             write_mib_s: At which rate the guest changes memory all the time, in MiB/s.
+            qemu: "10" for the QEMU 10 that was fetched, else the one in PATH.
             timeout_s: How long boot and filling may take, in seconds.
             ram_folder: Where the RAM file is made.
             extra: More arguments for QEMU.
@@ -102,7 +104,7 @@ class Guest(RunningGuest):
         spec = GuestSpec(
             size_bytes, machine, backend, random_mb, zeros_mb, check_every_s, disk, write_mib_s
         )
-        files = locate(disk=disk is not None)
+        files = locate(disk=disk is not None, qemu=qemu)
         if disk is not None and not disk.exists():
             make_disk(disk)
         with ExitStack() as stack:
@@ -118,16 +120,16 @@ class Guest(RunningGuest):
                 own += ["-chardev", f"socket,id=own,fd={theirs.fileno()}"]
                 started = time.monotonic()
                 passed = (theirs.fileno(),) if memfd is None else (theirs.fileno(), memfd)
-                qemu = _start(stack, [*command, *own], passed)
-            console = Console.of_child(qemu)
+                process = _start(stack, [*command, *own], passed)
+            console = Console.of_child(process)
             console.wait_line(FILLED, deadline)
             boot_s = time.monotonic() - started
-            guest = cls(spec, command, qemu.pid, console, Qmp(ours, deadline))
+            guest = cls(spec, command, process.pid, console, Qmp(ours, deadline))
             guest.boot_s = boot_s
             if ram_file is not None:
                 guest.ram_path = ram_file
             elif backend == "memfd":
-                guest.ram_path = _memfd_path(qemu.pid, spec.size_bytes)
+                guest.ram_path = _memfd_path(process.pid, spec.size_bytes)
             if memfd is not None:
                 guest.ram_path = Path(f"/proc/{os.getpid()}/fd/{memfd}")
             yield guest

@@ -56,9 +56,9 @@ def download_kernel(cache: Path) -> None:
     package = _newest_package()
     with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as name:
         folder = Path(name)
-        _run(["apt-get", "download", package], folder, "try apt-get update first")
+        run_tool(["apt-get", "download", package], folder, "try apt-get update first")
         archives = [str(path) for path in folder.glob("*.deb")]
-        _run(["dpkg", "-x", *archives, "tree"], folder, "is the disk full?")
+        run_tool(["dpkg", "-x", *archives, "tree"], folder, "is the disk full?")
         kernel = newest_kernel(folder / "tree" / "boot")
         if kernel is None:
             raise MissingPiece(f"package {package} holds no boot/vmlinuz-*")
@@ -92,7 +92,17 @@ def _newest_package() -> str:
     raise MissingPiece("apt knows no kernel package; run apt-get update")
 
 
-def _run(command: list[str], folder: Path, hint: str) -> None:
+def run_tool(command: list[str], folder: Path, hint: str) -> None:
+    """Runs a command that makes or fetches something.
+
+    Args:
+        command: Its words.
+        folder: Where it runs.
+        hint: What the user can do if it fails.
+
+    Raises:
+        MissingPiece: It failed, with its last line, or took too long.
+    """
     said = " ".join(command)
     try:
         done = subprocess.run(
