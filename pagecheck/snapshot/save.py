@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from pagecheck import clock
@@ -25,6 +25,10 @@ from pagecheck.sources import Opened, open_scanned
 if TYPE_CHECKING:
     from pagecheck.coordinator.scan import Progress
     from pagecheck.vmm import Vm
+
+# In a process that may have to be left behind: called with the "report", or the "error", before
+# anything is closed, which may last for ever.
+listener: Callable[[str, Any], None] | None = None
 
 QUIT_MAX_PAUSE_S: Final = 600.0  # a VM that is going to end may be stopped while it is synced
 
@@ -160,7 +164,7 @@ def _started(opened: Opened, start: dict[str, Any]) -> Coordinator:
     return Coordinator(**start)
 
 
-def _parts_of(_stack: contextlib.ExitStack, vm: Vm, disks: Disks | None, then: Then) -> VmParts:
+def _parts_of(stack: contextlib.ExitStack, vm: Vm, disks: Disks | None, then: Then) -> VmParts:
     """What is saved of this VM.
 
     Args:
@@ -171,5 +175,7 @@ def _parts_of(_stack: contextlib.ExitStack, vm: Vm, disks: Disks | None, then: T
         SourceError: it cannot be saved; the message names what prevents it.
     """
     if vm.qemu is not None:
-        raise UsageError(f"{vm.text}: QEMU's VMs cannot be saved yet")
+        from pagecheck.snapshot.qemu_parts import QemuParts
+
+        return QemuParts(stack, vm, vm.qemu, disks, then)
     return RamAlone(vm, disks, then)

@@ -81,11 +81,15 @@ class Stopped:
         if moved := self._vm.why_moved():
             return moved
         if pause.expired:
-            return (
-                f"the VM was paused for {self._max_pause:g} s, the most that was allowed, and runs "
-                "on; give --max-pause more seconds, or --live to copy most of its RAM before"
-            )
+            return self._too_long
         return "the VM was continued or reset by somebody else while it was saved"
+
+    @property
+    def _too_long(self) -> str:
+        return (
+            f"the VM was paused for {self._max_pause:g} s, the most that was allowed, and runs on; "
+            "give --max-pause more seconds, or --live to copy most of its RAM before"
+        )
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if not self._open:
@@ -93,9 +97,12 @@ class Stopped:
         if error is None:
             self.end()
             return
+        late = clock.now_s() >= self._until
         try:
             self.end()
         except PagecheckError as trouble:
-            if isinstance(error, PagecheckError) and self.pause is not None and self.pause.expired:
-                raise trouble from error  # the time that passed is what the error stems from
-            log.warning("%s", trouble)  # what came first is what everything ends with
+            late = late or (self.pause is not None and self.pause.expired)
+            if not late:
+                log.warning("%s", trouble)  # what came first is what everything ends with
+        if late and isinstance(error, SourceError):  # that the time passed is why pages are missing
+            raise SourceError(f"{self._vm.text}: {self._too_long}; nothing was saved") from error
