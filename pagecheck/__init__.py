@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from pagecheck.report.report import Answer, BlockReport, Report
     from pagecheck.report.statistics import ChannelReport, Statistics
     from pagecheck.service.client import Client
+    from pagecheck.snapshot.info import info
     from pagecheck.snapshot.save import save
     from pagecheck.snapshot.save_report import SaveReport
+    from pagecheck.snapshot.values import Snapshot
+    from pagecheck.snapshot.verify import VerifyReport, verify
     from pagecheck.vmm.explain import ExplainedMapping, explain
     from pagecheck.vmm.listing import RunningVm, list_vms
 
@@ -37,12 +40,16 @@ __all__ = [
     "Report",
     "RunningVm",
     "SaveReport",
+    "Snapshot",
     "Statistics",
+    "VerifyReport",
     "__version__",
     "explain",
+    "info",
     "list_vms",
     "save",
     "scan",
+    "verify",
 ]
 
 _HOMES = {
@@ -59,11 +66,15 @@ _HOMES = {
     "Report": "pagecheck.report.report",
     "RunningVm": "pagecheck.vmm.listing",
     "SaveReport": "pagecheck.snapshot.save_report",
+    "Snapshot": "pagecheck.snapshot.values",
     "Statistics": "pagecheck.report.statistics",
+    "VerifyReport": "pagecheck.snapshot.verify",
     "explain": "pagecheck.vmm.explain",
+    "info": "pagecheck.snapshot.info",
     "list_vms": "pagecheck.vmm.listing",
     "save": "pagecheck.snapshot.save",
     "scan": "pagecheck.oneshot",
+    "verify": "pagecheck.snapshot.verify",
 }
 
 

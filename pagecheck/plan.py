@@ -51,6 +51,12 @@ def require_seconds(what: str, seconds: float, most: float = math.inf) -> None:
         raise UsageError(f"{what} {seconds}: must be more than 0 seconds")
 
 
+def require_rate(max_rate: int | None) -> None:
+    """Raises UsageError unless it is a number of more than 0 bytes per second, or no limit."""
+    if max_rate is not None and max_rate <= 0:
+        raise UsageError(f"max rate {max_rate}: must be more than 0 bytes per second")
+
+
 def require_qmp(source: str) -> None:
     """Raises UsageError where `--trust-path` is given for a source other than QEMU."""
     if not source.startswith("qmp:"):

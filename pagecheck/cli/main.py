@@ -12,12 +12,14 @@ import click
 
 from pagecheck._version import __version__
 from pagecheck.cli.hardware import devices, kernels
+from pagecheck.cli.info import info
 from pagecheck.cli.options import EXIT_CODES
 from pagecheck.cli.outcome import outcome
 from pagecheck.cli.save import save
 from pagecheck.cli.scan import scan
 from pagecheck.cli.serve import serve
 from pagecheck.cli.status import status
+from pagecheck.cli.verify import verify
 from pagecheck.cli.vms import vms
 from pagecheck.errors import EngineError, UsageError
 
@@ -70,7 +72,7 @@ def cli() -> None:
     """Finds the zero pages of a virtual machine's RAM."""
 
 
-for _command in (scan, save, vms, serve, status, kernels, devices):
+for _command in (scan, save, verify, info, vms, serve, status, kernels, devices):
     cli.add_command(_command)
 
 

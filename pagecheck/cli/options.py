@@ -92,6 +92,15 @@ ENGINE: Final = (
 )
 
 
+def complete_folder(
+    _context: click.Context, _argument: click.Parameter, incomplete: str
+) -> list[Any]:
+    """Folders that the argument of a command can be."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="dir")]
+
+
 def channels(text: str) -> click.Option:
     """--channels, with this command's help text."""
     return click.Option(["--channels"], type=int, metavar="N", help=text)

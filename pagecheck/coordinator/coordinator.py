@@ -26,6 +26,7 @@ from pagecheck.coordinator.settings import (
 )
 from pagecheck.errors import UsageError
 from pagecheck.logs import Log
+from pagecheck.plan import require_rate
 from pagecheck.shm.owner import Owner, sweep
 from pagecheck.shm.ram import open_source
 from pagecheck.shortage import refused
@@ -371,8 +372,7 @@ class Coordinator:
         from pagecheck.coordinator.scan import ScanOptions
 
         self._require_open()
-        if max_rate is not None and max_rate <= 0:
-            raise UsageError(f"max rate {max_rate}: must be more than 0 bytes per second")
+        require_rate(max_rate)
         until_ns = deadline_ns(deadline)
         batch_pages = self.arguments["batch_pages"] or default_batch_pages(block.ram.page_size)
         options = ScanOptions(kind, batch_pages, max_rate, until_ns, progress)

@@ -89,8 +89,8 @@ def parse(text: bytes, where: str = MANIFEST) -> Snapshot:
 
 def render(snapshot: Snapshot) -> bytes:
     """The text of manifest.json."""
-    members = {"checksum": f"{ALGORITHM}:{_ZEROS.decode()}", **_rendered(snapshot)}
-    text = json.dumps(members, indent=1).encode("ascii") + b"\n"
+    sealed = {"checksum": f"{ALGORITHM}:{_ZEROS.decode()}", **members(snapshot)}
+    text = json.dumps(sealed, indent=1).encode("ascii") + b"\n"
     start = _START.match(text)
     assert start is not None
     at = start.start(1)
@@ -266,8 +266,9 @@ def _disk(of: Members) -> Disk:
     )
 
 
-def _rendered(snapshot: Snapshot) -> dict[str, Any]:
-    members = {
+def members(snapshot: Snapshot) -> dict[str, Any]:
+    """The members of manifest.json, its checksum aside."""
+    found = {
         "format": FORMAT,
         **snapshot._asdict(),
         "byte_order": "little",
@@ -277,8 +278,8 @@ def _rendered(snapshot: Snapshot) -> dict[str, Any]:
         "disks": [_plain(each) for each in snapshot.disks],
         "pause": None if snapshot.pause is None else dict(snapshot.pause),
     }
-    del members["other"]
-    return as_members(members, snapshot.other)
+    del found["other"]
+    return as_members(found, snapshot.other)
 
 
 def _block_members(block: SnapshotBlock) -> dict[str, Any]:

@@ -30,12 +30,13 @@ def make_snapshot(
     *,
     state: bytes | None = b"QEVM state",
     machine: Machine | None = MACHINE,
+    page_bytes: int = PAGE,
 ) -> Snapshot:
     """A snapshot with these RAM blocks, as a save makes it."""
     with NewDirectory(path) as new:
         stems = file_stems(list(blocks))
         made = [
-            _block(new, name, stem, ram)
+            _block(new, name, stem, ram, page_bytes)
             for (name, ram), stem in zip(blocks.items(), stems, strict=True)
         ]
         if state is not None:
@@ -44,7 +45,7 @@ def make_snapshot(
             made_by="pagecheck tests",
             created="2026-01-31T12:00:00Z",
             exact=True,
-            page_bytes=PAGE,
+            page_bytes=page_bytes,
             machine=machine,
             blocks=tuple(made),
             state=None if state is None else entry("state", state),
@@ -56,8 +57,8 @@ def make_snapshot(
     return snapshot
 
 
-def _block(new: NewDirectory, name: str, stem: str, ram: bytes) -> SnapshotBlock:
-    pages = np.frombuffer(ram, np.uint8).reshape(-1, PAGE)
+def _block(new: NewDirectory, name: str, stem: str, ram: bytes, page_bytes: int) -> SnapshotBlock:
+    pages = np.frombuffer(ram, np.uint8).reshape(-1, page_bytes)
     zero = ~pages.any(axis=1)
     bits = np.zeros(-(-len(zero) // 64) * 64, np.bool_)
     bits[: len(zero)] = zero
@@ -65,7 +66,7 @@ def _block(new: NewDirectory, name: str, stem: str, ram: bytes) -> SnapshotBlock
     fd = new.create(f"{stem}.ram")
     os.truncate(fd, len(ram))
     for page in np.flatnonzero(~zero):
-        os.pwrite(fd, pages[page].tobytes(), int(page) * PAGE)
+        os.pwrite(fd, pages[page].tobytes(), int(page) * page_bytes)
     chunks = chunk_digests(fd, len(ram))
     os.close(fd)
     new.write(f"{stem}.zero", bitmap)
@@ -75,7 +76,7 @@ def _block(new: NewDirectory, name: str, stem: str, ram: bytes) -> SnapshotBlock
         name=name,
         size=len(ram),
         file=f"{stem}.ram",
-        bytes_stored=normal * PAGE,
+        bytes_stored=normal * page_bytes,
         regions=(GuestRange(0, len(ram), 0),),
         backend="private",
         zero=int(zero.sum()),

@@ -1,0 +1,148 @@
+"""`pagecheck info`: what is in a snapshot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pagecheck.cli.options import complete_folder
+from pagecheck.cli.streams import require_reader
+from pagecheck.cli.verify import CODES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pagecheck.snapshot.files import Folder
+    from pagecheck.snapshot.values import Disk, Snapshot, SnapshotBlock
+
+_CODES = CODES.replace("every byte is as it was saved", "it is shown")
+
+
+@click.command(epilog=_CODES, short_help="Show what is in a snapshot.")
+@click.argument("directory", shell_complete=complete_folder, metavar="DIR")
+@click.option(
+    "--ranges",
+    is_flag=True,
+    help="Print where its zero pages are: runs 'first-page count kind' of each block, or 'address "
+    "bytes kind' in hex where it is known where the guest has the block.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, nothing else.")
+def info(directory: str, *, ranges: bool, as_json: bool) -> int:
+    """Show what is in the snapshot in DIR: the VM, its RAM, its disks.
+
+    Only the manifest and, with --ranges, the bitmaps are read and checked; pagecheck verify checks
+    every byte.
+
+    \b
+    Examples:
+      pagecheck info /snapshots/vm1
+      pagecheck info --ranges /snapshots/vm1
+      pagecheck info --json /snapshots/vm1 | jq .manifest.machine
+    """
+    from pagecheck.snapshot import manifest
+    from pagecheck.snapshot.files import Folder
+
+    require_reader()
+    with Folder(directory) as folder:
+        snapshot = manifest.read_in(folder)
+        if as_json:
+            _print_json(folder, snapshot, ranges=ranges)
+        elif ranges:
+            for block in snapshot.blocks:
+                for line in _lines(folder, snapshot, block):
+                    print(line)
+        else:
+            print(_text(folder, snapshot))
+    return 0
+
+
+def _print_json(folder: Folder, snapshot: Snapshot, *, ranges: bool) -> None:
+    import json
+
+    from pagecheck.snapshot.info import bytes_on_disk, zero_runs
+    from pagecheck.snapshot.manifest import members
+
+    document: dict[str, Any] = {
+        "version": 1,
+        "manifest": members(snapshot),
+        "bytes_on_disk": bytes_on_disk(folder, snapshot),
+    }
+    if ranges:
+        document["zero_runs"] = {
+            block.name: [
+                [first, count]
+                for first, count, is_zero in zero_runs(folder, snapshot, block)
+                if is_zero
+            ]
+            for block in snapshot.blocks
+        }
+    print(json.dumps(document))
+
+
+def _lines(folder: Folder, snapshot: Snapshot, block: SnapshotBlock) -> Iterator[str]:
+    """The runs of `pagecheck scan --ranges`."""
+    from pagecheck.snapshot.info import zero_runs
+
+    runs = zero_runs(folder, snapshot, block)
+    if not block.regions:
+        for first, count, is_zero in runs:
+            yield f"{first} {count} {'zero' if is_zero else 'normal'}"
+        return
+    page = snapshot.page_bytes
+    every = [(first * page, (first + count) * page, is_zero) for first, count, is_zero in runs]
+    for region in sorted(block.regions, key=lambda each: each.gpa):
+        for begin, end, is_zero in every:
+            low, high = max(begin, region.offset), min(end, region.offset + region.size)
+            if low < high:
+                address = region.gpa + low - region.offset
+                yield f"{address:#x} {high - low:#x} {'zero' if is_zero else 'normal'}"
+
+
+def _text(folder: Folder, snapshot: Snapshot) -> str:
+    from pagecheck.cli.present import columns, size_text
+    from pagecheck.printable import printable, printable_lines
+    from pagecheck.snapshot.info import bytes_on_disk
+
+    rows = [["block", "size", "pages", "zero", "normal", "zero share", "RAM was", "stored as"]]
+    for block in snapshot.blocks:
+        pages = block.zero + block.normal
+        tenths = 1000 * block.zero // pages  # never rounded up to 100 %
+        stored = "sparse" if block.compression is None else block.compression.algorithm
+        numbers = [f"{number:,}" for number in (pages, block.zero, block.normal)]
+        share = f"{tenths // 10}.{tenths % 10} %"
+        name = printable(block.name)
+        rows.append([name, size_text(block.size), *numbers, share, block.backend, stored])
+    on_disk = size_text(bytes_on_disk(folder, snapshot))
+    lines = [
+        f"made by {snapshot.made_by}, {snapshot.created}; {on_disk} on disk; {_exactness(snapshot)}"
+    ]
+    lines += _machine(snapshot)
+    lines += [_disk(each) for each in snapshot.disks]
+    table = printable_lines(columns(rows, (0, 6, 7)))
+    return "\n".join([table, *map(printable, lines)])
+
+
+def _exactness(snapshot: Snapshot) -> str:
+    if not snapshot.exact:
+        return "a hint: the RAM may have changed meanwhile"
+    return "exact: the RAM did not change meanwhile"
+
+
+def _machine(snapshot: Snapshot) -> list[str]:
+    machine = snapshot.machine
+    if machine is None:
+        return ["of memory files: there is no VM to restore"]
+    known = [machine.vmm, machine.vmm_version, machine.arch, machine.machine_type]
+    cpus = "" if machine.vcpus is None else f", {machine.vcpus} virtual CPUs"
+    state = "" if snapshot.state is not None else "; without the state of its devices"
+    return [" ".join(each for each in known if each) + cpus + state]
+
+
+def _disk(disk: Disk) -> str:
+    kept = {
+        "overlay": f"kept as of that moment; the VM went on in {disk.overlay}",
+        "quit": "as the VM left it when it ended with the save",
+        "none": "not kept" if disk.writable else "read-only",
+    }[disk.kept]
+    return f"disk {disk.device}: {disk.path or 'no file'}: {kept}"

@@ -1,0 +1,291 @@
+"""`pagecheck verify`: whether every byte of a snapshot is as its manifest says.
+
+Danger: a snapshot with a byte changed, a file cut, or files of another snapshot starts a VM that
+goes on with wrong memory, and nobody notices. Decision: the names, kinds and sizes of all files
+come first, then the small files, which say what the RAM must be, then the RAM. Of a block all that
+is damaged is named.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from pagecheck import clock
+from pagecheck.errors import SnapshotError
+from pagecheck.native import _native
+from pagecheck.printable import printable
+from pagecheck.shortage import is_limit, refused
+from pagecheck.snapshot import manifest
+from pagecheck.snapshot.checksums import checksum, chunk_digests
+from pagecheck.snapshot.directory import MARKER
+from pagecheck.snapshot.files import Folder
+from pagecheck.snapshot.pace import Pace
+from pagecheck.snapshot.values import CHUNK_BYTES, DIGEST_BYTES, MANIFEST
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, Final, NamedTuple
+
+    from pagecheck.snapshot.checksums import Progress
+    from pagecheck.snapshot.values import FileEntry, Snapshot, SnapshotBlock
+else:
+    from pagecheck.typed import NamedTuple
+
+_RANGES_SHOWN: Final = 3
+
+
+class VerifyReport(NamedTuple):
+    """What was verified.
+
+    Attributes:
+        snapshot: the manifest's values.
+        files: number of files, the manifest too.
+        bytes_checked: their bytes, holes too.
+        seconds: how long it took.
+    """
+
+    snapshot: Snapshot
+    files: int
+    bytes_checked: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `pagecheck verify --json`."""
+        return {
+            "version": 1,
+            "made_by": self.snapshot.made_by,
+            "created": self.snapshot.created,
+            "blocks": [block.name for block in self.snapshot.blocks],
+            "files": self.files,
+            "bytes_checked": self.bytes_checked,
+            "seconds": self.seconds,
+        }
+
+
+def verify(
+    directory: str | os.PathLike[str],
+    *,
+    max_rate: int | None = None,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Checks every byte of a snapshot against its manifest, and the bitmaps against the RAM.
+
+    Args:
+        max_rate: bytes of RAM per second that may be read.
+        progress: called with (bytes done, bytes in total) now and then.
+
+    Raises:
+        UsageError: the rate is not more than 0.
+        SnapshotError: it is not whole; the text names the file, and the block and its pages.
+        ResourceError: there is a shortage of threads, descriptors or memory.
+    """
+    with Folder(directory) as folder:
+        return verify_in(folder, max_rate=max_rate, progress=progress)
+
+
+def verify_in(
+    folder: Folder, *, max_rate: int | None = None, progress: Progress | None = None
+) -> VerifyReport:
+    """As `verify`, of an open directory; the files that are opened in it afterwards are those that
+    were verified, as long as nobody replaces them."""
+    started = clock.now_s()
+    pace = Pace(max_rate)
+    snapshot = manifest.read_in(folder)
+    files = {MANIFEST: os.stat(MANIFEST, dir_fd=folder.fd).st_size, **snapshot.files()}
+    _require_files(folder, files)
+    _Work(folder, snapshot, progress, pace).check()
+    return VerifyReport(snapshot, len(files), sum(files.values()), clock.now_s() - started)
+
+
+def read_entry(folder: Folder, entry: FileEntry) -> bytes:
+    """The content of a file that one checksum covers.
+
+    Raises:
+        SnapshotError: it is not what the manifest says.
+    """
+    data = folder.read(entry.file, entry.size)
+    if len(data) != entry.size or checksum(data) != entry.checksum:
+        raise SnapshotError(
+            f"{folder.path_of(entry.file)}: is damaged, or of another snapshot: its checksum is "
+            "not the one in the manifest"
+        )
+    return data
+
+
+def _require_files(folder: Folder, files: dict[str, int]) -> None:
+    """Every file is there, is a regular one and has its size, and there is no other."""
+    there = set(folder.names())
+    for name, size in files.items():
+        if name not in there:
+            raise SnapshotError(f"{folder.path_of(name)}: is missing")
+        fd = folder.open(name)
+        try:
+            has = os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+        if has != size:
+            raise SnapshotError(
+                f"{folder.path_of(name)}: has {has} bytes and must have {size}: it was cut, or "
+                "grew, or is of another snapshot"
+            )
+    others = there - files.keys() - {MARKER}
+    if others:
+        raise SnapshotError(
+            f"{folder.path_of(min(others))}: does not belong to the snapshot; move it away"
+        )
+
+
+class _Work:
+    """The bytes of all files, with how far it is."""
+
+    def __init__(
+        self, folder: Folder, snapshot: Snapshot, progress: Progress | None, pace: Pace
+    ) -> None:
+        self._folder = folder
+        self._snapshot = snapshot
+        self._progress = progress
+        self._pace = pace
+        self._total = sum(snapshot.files().values())
+        self._done = 0
+
+    def check(self) -> None:
+        """Raises SnapshotError for the first file that is not as it must be."""
+        blocks = self._snapshot.blocks
+        if self._snapshot.state is not None:
+            self._small(self._snapshot.state)
+        expected = [(self._bitmap(block), self._small(block.chunks)) for block in blocks]
+        for block, (zero, digests) in zip(blocks, expected, strict=True):
+            self._ram(block, zero, digests)
+
+    def _small(self, entry: FileEntry) -> bytes:
+        data = read_entry(self._folder, entry)
+        self._advance(entry.size)
+        return data
+
+    def _bitmap(self, block: SnapshotBlock) -> bytes:
+        """The zero bitmap, which has as many bits as the manifest counts, and none past the end."""
+        zero = self._small(block.bitmap)
+        pages = block.size // self._snapshot.page_bytes
+        for bits in (pages, len(zero) * 8):
+            found = _native.bits_count(zero, bits)
+            if found != block.zero:
+                raise SnapshotError(
+                    f"{self._folder.path_of(block.bitmap.file)}: has {found} zero pages, and the "
+                    f"manifest counts {block.zero} of block {printable(block.name)}"
+                )
+        return zero
+
+    def _ram(self, block: SnapshotBlock, zero: bytes, digests: bytes) -> None:
+        pages = _ZeroPages(zero, block.size // self._snapshot.page_bytes, self._snapshot.page_bytes)
+        before = self._done
+        fd = self._folder.open(block.file)
+        try:
+            found = chunk_digests(
+                fd,
+                block.size,
+                look=pages.look,
+                progress=lambda done, _total: self._show(before + done),
+                pace=self._pace,
+            )
+        except OSError as error:
+            where = self._folder.path_of(block.file)
+            if is_limit(error):
+                raise refused(where, error) from error
+            raise SnapshotError(
+                f"{where}: block {printable(block.name)} cannot be read: {error.strerror}"
+            ) from error
+        finally:
+            os.close(fd)
+        self._require_same(block, found, digests)
+        pages.require(block, self._folder)
+        self._advance(block.file_size)
+
+    def _require_same(self, block: SnapshotBlock, found: bytes, digests: bytes) -> None:
+        if found == digests:
+            return
+        wrong = [
+            number
+            for number in range(block.chunk_count)
+            if found[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
+            != digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
+        ]
+        page = self._snapshot.page_bytes
+        ranges = [
+            (first * CHUNK_BYTES // page, (min((last + 1) * CHUNK_BYTES, block.size) - 1) // page)
+            for first, last in _merged(wrong)
+        ]
+        raise SnapshotError(
+            f"{self._folder.path_of(block.file)}: block {printable(block.name)} is damaged, or of "
+            f"another snapshot: {_named(ranges)} of {block.size // page} are not as they were saved"
+        )
+
+    def _advance(self, size: int) -> None:
+        self._done += size
+        self._show(self._done)
+
+    def _show(self, done: int) -> None:
+        if self._progress is not None:
+            self._progress(done, self._total)
+
+
+class _ZeroPages:
+    """Pages that the bitmap calls zero must be zero. Pages that it does not may be zero as well:
+    what a save could not decide is stored."""
+
+    def __init__(self, zero: bytes, pages: int, page_bytes: int) -> None:
+        self._zero = zero
+        self._pages = pages
+        self._page_bytes = page_bytes
+        self._zeros = bytes(CHUNK_BYTES)
+        self._wrong: list[int] = []
+        self._lock = threading.Lock()
+
+    def look(self, at: int, chunk: bytearray) -> None:
+        """Looks at the content of a chunk."""
+        page, end = at // self._page_bytes, at + len(chunk)
+        while page * self._page_bytes < end and page < self._pages:
+            is_zero, run_end = _native.bits_run(self._zero, self._pages, page)
+            if is_zero:
+                begin = max(0, page * self._page_bytes - at)
+                stop = min(len(chunk), run_end * self._page_bytes - at)
+                if not chunk.startswith(self._zeros[: stop - begin], begin):
+                    self._note(at + begin, chunk[begin:stop])
+            page = run_end
+
+    def _note(self, at: int, content: bytearray) -> None:
+        step = min(self._page_bytes, CHUNK_BYTES)
+        wrong = [
+            (at + begin) // self._page_bytes
+            for begin in range(0, len(content), step)
+            if any(content[begin : begin + step])
+        ]
+        with self._lock:
+            self._wrong += wrong
+
+    def require(self, block: SnapshotBlock, folder: Folder) -> None:
+        """Raises SnapshotError where a page was not zero."""
+        if self._wrong:
+            raise SnapshotError(
+                f"{folder.path_of(block.bitmap.file)}: {_named(_merged(set(self._wrong)))} of "
+                f"block {printable(block.name)} are marked as zero, and are not in {block.file}"
+            )
+
+
+def _merged(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """(first, last) of each run of numbers."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs
+
+
+def _named(ranges: list[tuple[int, int]]) -> str:
+    """Ranges of pages for people, the first few of them."""
+    shown = ", ".join(f"{first} to {last}" for first, last in ranges[:_RANGES_SHOWN])
+    more = len(ranges) - _RANGES_SHOWN
+    return f"pages {shown}" + (f" and {more} more ranges" if more > 0 else "")
