@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.errors import SourceError
 from pagecheck.vmm.answers import Answer
-from pagecheck.vmm.pause import QemuMonitor
+
+if TYPE_CHECKING:
+    from pagecheck.vmm.pause import QemuMonitor
+
+# Whatever else query-migrate says, a migration is going on.
+NO_MIGRATION: Final = frozenset({"none", "completed", "failed", "cancelled"})
 
 # Source: hmp_gpa2hva() in QEMU's monitor/misc.c (7.2), monitor/hmp-cmds.c.
 _HVA: Final = re.compile(r"Host virtual address for 0x[0-9a-f]+ \((.+)\) is 0x([0-9a-f]+)\s*")

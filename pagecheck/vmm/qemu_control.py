@@ -17,6 +17,7 @@ from pagecheck.vmm.answers import Answer
 from pagecheck.vmm.controller import Carried, Seen, Step
 from pagecheck.vmm.listener import Listener
 from pagecheck.vmm.monitor import Monitor
+from pagecheck.vmm.qemu_asking import NO_MIGRATION
 
 # Statuses in which nothing writes guest RAM. Left out: inmigrate, restore-vm and colo (a stream
 # or a checkpoint is loaded into it), postmigrate (with x-ignore-shared the destination runs on the
@@ -38,10 +39,6 @@ STOPPED: Final = frozenset(
 )
 PASSING: Final = frozenset({"finish-migrate", "save-vm", "restore-vm", "colo"})
 
-# Whatever else query-migrate says, one is going on. It takes the run state along to its destination
-# when it ends: stopped then, the guest is stopped there, where nobody continues it.
-# Source: global_state_store() in migration/global_state.c.
-NO_MIGRATION: Final = frozenset({"none", "completed", "failed", "cancelled"})
 FAILED: Final = frozenset({"failed", "cancelled"})
 
 
@@ -68,6 +65,11 @@ class QemuControl(Monitor):
         self._before = await self._require_no_migration()
 
     async def _require_no_migration(self) -> Answer:
+        """A migration takes the run state along to its destination when it ends: stopped then, the
+        guest is stopped there, where nobody continues it.
+
+        Source: global_state_store() in migration/global_state.c.
+        """
         answer = await self.ask("query-migrate")
         status = answer.optional("status")
         if status is not None and status.text() not in NO_MIGRATION:

@@ -1,0 +1,184 @@
+"""The disks of a real QEMU: which can be written, and overlays for them at one moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecheck.errors import PeerError, SourceError
+from pagecheck.vmm import QemuMonitor
+from pagecheck.vmm.qemu_disks import writable_disks, written_at
+from pagecheck.vmm.qemu_overlays import Overlays
+from tests.vm.bare_qemu import BareQemu, bare_qemu
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="pctest-", dir="/dev/shm") as name:
+        yield Path(name)
+
+
+def image(path: Path, form: str = "qcow2") -> Path:
+    subprocess.run(["qemu-img", "create", "-q", "-f", form, str(path), "16M"], check=True)
+    return path
+
+
+def virtio(path: Path, name: str, form: str = "qcow2", more: str = "") -> tuple[str, ...]:
+    drive = f"file={path},format={form},if=none,id={name}{more}"
+    return "-drive", drive, "-device", f"virtio-blk-pci,drive={name}"
+
+
+def blockdev(path: Path, node: str) -> tuple[str, ...]:
+    below = f"driver=qcow2,node-name={node},file.driver=file,file.filename={path}"
+    return "-blockdev", below, "-device", f"virtio-blk-pci,drive={node},id=dev-{node}"
+
+
+def info(path: Path) -> dict[str, Any]:
+    command = ["qemu-img", "info", "-U", "--output=json", str(path)]
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+
+
+def top_nodes(qemu: BareQemu) -> list[str]:
+    return [each["inserted"]["node-name"] for each in qemu.qmp("query-block")]
+
+
+def test_which_disks_can_be_written(folder: Path) -> None:
+    for name, size in (("flash", MIB), ("floppy", 1474560), ("cd", MIB)):
+        (folder / name).write_bytes(bytes(size))
+    slow = f"file.driver=qcow2,file.file.driver=file,file.file.filename={image(folder / 't')}"
+    throttled = f"driver=throttle,throttle-group=tg,node-name=slow,{slow}"
+    args = (
+        *virtio(image(folder / "a"), "a"),
+        *virtio(image(folder / "raw", "raw"), "b", "raw", ",cache=none"),
+        *virtio(image(folder / "unsafe"), "unsafe", "qcow2", ",cache=unsafe"),
+        *blockdev(image(folder / "c"), "c"),
+        *virtio(image(folder / "ro"), "ro", "qcow2", ",readonly=on"),
+        *virtio(image(folder / "temporary"), "temporary", "qcow2", ",snapshot=on"),
+        *("-drive", f"file={image(folder / 'unused')},if=none,id=unused"),
+        *("-drive", f"if=pflash,format=raw,file={folder}/flash"),
+        *("-drive", f"file={folder}/floppy,format=raw,if=floppy"),
+        *("-drive", f"file={folder}/cd,media=cdrom,if=ide,format=raw"),
+        *("-object", "throttle-group,id=tg", "-blockdev", throttled),
+        *("-device", "virtio-blk-pci,drive=slow", "-device", "ide-cd"),
+    )
+    with bare_qemu(*args, machine="pc") as qemu, QemuMonitor(str(qemu.socket)) as monitor:
+        found = {each.device: each for each in writable_disks(monitor)}
+        behind = next(each for each in found.values() if each.node == "slow")
+        with pytest.raises(SourceError, match="is behind a throttle node"):
+            Overlays(monitor, [behind])
+    del found[behind.device]
+    assert sorted(found) == [
+        *("/machine/peripheral/dev-c", "a", "b", "floppy0", "temporary", "unsafe")
+    ]
+    a, b, c = (found[each] for each in ("a", "b", "/machine/peripheral/dev-c"))
+    assert (a.path, a.format, a.size) == (str(folder / "a"), "qcow2", 16 * MIB)
+    assert (b.path, b.format, b.direct, b.no_flush) == (str(folder / "raw"), "raw", True, False)
+    assert (c.path, c.drive, c.node) == (str(folder / "c"), "", "c")
+    assert found["unsafe"].no_flush
+    assert [each.device for each in found.values() if each.is_temporary] == ["temporary"]
+
+
+def test_all_disks_go_on_in_overlays(folder: Path) -> None:
+    args = (
+        *virtio(image(folder / "a"), "a"),
+        *virtio(image(folder / "b", "raw"), "b", "raw"),
+        *blockdev(image(folder / "c"), "c"),
+    )
+    (folder / "a").chmod(0o600)
+    with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
+        disks = writable_disks(monitor)
+        with Overlays(monitor, disks) as overlays:
+            assert top_nodes(qemu) == [each.node for each in disks], "not before it is stopped"
+            assert overlays.describe() == ""
+            monitor.pause(60)
+            overlays.use()
+            values = overlays.values()
+            monitor.resume()
+        assert overlays.describe().count("block-commit") == 3
+        assert not {each.node for each in disks} & set(top_nodes(qemu))
+        for disk, each in zip(disks, values, strict=True):
+            assert each["file"] == disk.path
+            assert each["written_ns"] == os.stat(disk.path).st_mtime_ns
+            seen = info(Path(each["overlay"]))
+            assert (seen["format"], seen["virtual-size"]) == ("qcow2", 16 * MIB)
+            assert seen["full-backing-filename"] == disk.path
+            assert seen["backing-filename-format"] == disk.format
+        assert Path(values[0]["overlay"]).stat().st_mode & 0o777 == 0o600
+        # What is written from now on goes to the overlay.
+        qemu.human('qemu-io a "write -P 7 0 4096"')
+        assert (folder / "a").stat().st_mtime_ns == values[0]["written_ns"]
+        again = writable_disks(monitor)
+        assert [each.path for each in again] == [each["overlay"] for each in values]
+        with Overlays(monitor, again) as overlays:  # and once more
+            overlays.use()
+        assert len(list(folder.glob("*.qcow2"))) == 6
+
+
+def test_overlays_that_are_not_used_are_removed(folder: Path) -> None:
+    args = (*virtio(image(folder / "a"), "a"), *blockdev(image(folder / "c"), "c"))
+    with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
+        before, nodes = sorted(folder.iterdir()), top_nodes(qemu)
+        count = len(qemu.qmp("query-named-block-nodes"))
+        disks = writable_disks(monitor)
+        with Overlays(monitor, disks):
+            assert len(list(folder.glob("*.qcow2"))) == 2
+        with pytest.raises(
+            SourceError, match=r"no overlay for disk .*c at /proc/version\.pagecheck"
+        ):
+            Overlays(monitor, [disks[0], disks[1]._replace(path="/proc/version")])
+        assert sorted(folder.iterdir()) == before
+        assert top_nodes(qemu) == nodes
+        assert len(qemu.qmp("query-named-block-nodes")) == count
+        assert qemu.qmp("query-jobs") == []
+
+
+def test_one_disk_that_refuses_keeps_all_as_they_were(folder: Path) -> None:
+    args = (*virtio(image(folder / "a"), "a"), *virtio(image(folder / "b"), "b"))
+    with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
+        before, nodes = sorted(folder.iterdir()), top_nodes(qemu)
+        disks = writable_disks(monitor)
+        with Overlays(monitor, disks) as overlays:
+            gone = {"node-name": overlays._made[1].node}
+            qemu.qmp("blockdev-del", **gone)
+            with pytest.raises(PeerError, match="refused transaction"):
+                overlays.use()
+            assert overlays.describe() == ""
+        assert top_nodes(qemu) == nodes
+        assert sorted(folder.iterdir()) == before
+
+
+def test_a_folder_for_the_overlays(folder: Path) -> None:
+    (folder / "overlays").mkdir()
+    args = virtio(image(folder / "a"), "a")
+    with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
+        with pytest.raises(SourceError, match=r"no overlay for disk a at /nowhere/a\.pagecheck"):
+            Overlays(monitor, writable_disks(monitor), "/nowhere")
+        with Overlays(monitor, writable_disks(monitor), str(folder / "overlays")) as overlays:
+            overlays.use()
+            assert Path(overlays.values()[0]["overlay"]).parent == folder / "overlays"
+
+
+def test_the_end_of_qemu_does_not_write_its_disks(folder: Path) -> None:
+    args = (
+        *virtio(image(folder / "a"), "a"),
+        *virtio(image(folder / "b", "raw"), "b", "raw", ",cache=none"),
+    )
+    with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
+        for each in ("a", "b"):
+            qemu.human(f'qemu-io {each} "write -P 7 0 4096"')
+        monitor.pause(60)
+        disks = writable_disks(monitor)
+        before = [written_at(each) for each in disks]
+        qemu.qmp("quit")
+        qemu.process.wait(10)
+        assert [written_at(each) for each in disks] == before
+    assert None not in before
