@@ -1,4 +1,4 @@
-"""A scan in a separate process, for files whose file system may never answer.
+"""A scan, or a save, in a separate process, for files whose file system may never answer.
 
 Facts: a request to a FUSE file system that its program has read and not answered cannot be
 interrupted, not even by SIGKILL; neither can the end of a process that has such a file open, since
@@ -48,9 +48,9 @@ END_S: Final = 1.0  # to clean up
 
 _STANDARD: Final = {"/dev/stdin": "fd:0", "/dev/stdout": "fd:1", "/dev/stderr": "fd:2"}
 _BOOT: Final = (
-    "import os, sys; sys.path.append(sys.argv[1]); "
-    "from pagecheck import aside, oneshot; from pagecheck.cli import signals; "
-    "os._exit(aside.serve(int(sys.argv[2]), oneshot, signals))"
+    "import os, sys; sys.path.append(sys.argv[1]); from importlib import import_module; "
+    "from pagecheck import aside; from pagecheck.cli import signals; "
+    "os._exit(aside.serve(int(sys.argv[2]), import_module(sys.argv[3]), sys.argv[4], signals))"
 )
 
 log = Log(__name__)
@@ -77,7 +77,7 @@ def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
     started = clock.now_s()
     deadline = options["deadline"]
     until = None if deadline is None else started + deadline + SOON_S
-    child = _Child(options)
+    child = _Child("pagecheck.oneshot", "scan", options)
     blocks: list[RamBlock] = []
     answered = False
     try:
@@ -103,24 +103,75 @@ def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
         child.end(answered=answered)
 
 
-class _Child:
-    """The child that scans."""
+def save(kind: str, options: dict[str, Any], progress: Callable[[int, int], None] | None) -> Any:
+    """`pagecheck.save` in a separate process.
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    Args:
+        kind: of the file system that may stall.
+        options: the arguments of `pagecheck.save` but `progress`.
+
+    Raises:
+        StorageStalled: the longest pause passed, and the file system did not answer.
+        PagecheckError: as `pagecheck.save`.
+    """
+    child = _Child("pagecheck.snapshot.save", "save", options)
+    answered = False
+    until = None
+    try:
+        while True:
+            message = child.receive(until)
+            if message is None:
+                raise StorageStalled(
+                    f"{options['directory']}: the file system ({kind}) did not answer while the VM "
+                    "was stopped; the VM runs on, and nothing was saved"
+                )
+            what, *rest = message
+            if what == "progress" and progress is not None:
+                progress(*rest)
+            elif what == "log":
+                log.log(*rest)
+            elif what == "paused":  # with the seconds that are left, or None
+                until = None if rest[0] is None else clock.now_s() + rest[0] + GRACE_S
+            elif what == "report":
+                answered = True
+                return rest[0]
+            elif what == "error":
+                answered = True
+                raise from_wire(rest[0])
+    finally:
+        if child.end(answered=answered):
+            log.warning(
+                "%s: a process waits for its file system (%s), and is left behind",
+                options["directory"],
+                kind,
+            )
+
+
+class _Child:
+    """The child that scans or saves."""
+
+    def __init__(self, module: str, function: str, options: dict[str, Any]) -> None:
+        """Starts it.
+
+        Args:
+            module: where the function is; its `listener` is set.
+            function: what is called with the options, and with `progress`.
+        """
         if not sys.executable:
-            raise EngineError("cannot scan in a separate process: sys.executable is not set")
+            raise EngineError(f"cannot {function} in a separate process: sys.executable is not set")
         reap_left_behind()
+        self._function = function
         self._text = os.fspath(options["source"])
         self._buffer = bytearray()
         self._socket, end = socket.socketpair()
         theirs = socket.socket(fileno=above_standard(end.detach()))
         inherited = _descriptors(self._text)
         home = os.path.abspath(f"{__file__}/../..")
-        command = [sys.executable, "-P", "-c", _BOOT, home, str(theirs.fileno())]
+        words = [home, str(theirs.fileno()), module, function]
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    command,
+                    [sys.executable, "-P", "-c", _BOOT, *words],
                     stdin=None if 0 in inherited else subprocess.DEVNULL,
                     stdout=None if 1 in inherited else subprocess.DEVNULL,
                     stderr=None if 2 in inherited or _debugging() else subprocess.DEVNULL,
@@ -132,7 +183,7 @@ class _Child:
         except BaseException as error:
             self._socket.close()
             if isinstance(error, OSError):
-                what = f"{self._text}: cannot start a process that scans it"
+                what = f"{self._text}: cannot start a process that {function}s it"
                 raise no_process(what, error, "vfork, execve, pipe2 or setsid") from error
             raise
 
@@ -158,26 +209,33 @@ class _Child:
                 continue
             if not piece:
                 ended = f", status {self._process.returncode}" if self._ended(END_S) else ""
-                raise EngineError(f"{self._text}: the process that scans it hung up{ended}")
+                raise EngineError(
+                    f"{self._text}: the process that {self._function}s it hung up{ended}"
+                )
             self._buffer += piece
 
-    def end(self, *, answered: bool) -> None:
+    def end(self, *, answered: bool) -> bool:
         """Waits briefly for its end, and abandons it where it does not end.
 
         Args:
             answered: it only has to clean up; else it is terminated.
+
+        Returns:
+            Whether it was abandoned.
         """
         self._socket.close()
         if answered and self._ended(END_S):
-            return
+            return False
         if not answered:
             self._process.terminate()
             if self._ended(SOON_S):
-                return
+                return False
             self._process.kill()
-        if not self._ended(SOON_S):
-            log.info("process %d waits for its file system and is abandoned", self._process.pid)
-            leave_behind(self._process)
+        if self._ended(SOON_S):
+            return False
+        log.info("process %d waits for its file system and is abandoned", self._process.pid)
+        leave_behind(self._process)
+        return True
 
     def _ended(self, seconds: float) -> bool:
         try:
@@ -210,8 +268,12 @@ def _packed(message: Any) -> bytes:
     return len(body).to_bytes(8, "little") + body
 
 
-def _plain(report: Report) -> Report:
-    """With bitmaps that can be pickled."""
+def _plain(report: Any) -> Any:
+    """A scan's report with bitmaps that can be pickled; a save's has none."""
+    from pagecheck.report.report import Report
+
+    if not isinstance(report, Report):
+        return report
     return report.with_blocks(tuple(_with_words(block, bytes) for block in report.blocks))
 
 
@@ -229,12 +291,13 @@ def _with_words(block: BlockReport, make: Callable[[Any], Any]) -> BlockReport:
     )
 
 
-def serve(fd: int, oneshot: Any, signals: Any) -> int:
+def serve(fd: int, module: Any, function: str, signals: Any) -> int:
     """The child's program.
 
     Args:
         fd: its end of the socket.
-        oneshot: the module that scans; it is not imported here, since it imports this one.
+        module: what works; it is not imported here, since it imports this one.
+        function: of the module.
         signals: the module that turns a signal into an exception.
 
     Returns:
@@ -260,11 +323,14 @@ def serve(fd: int, oneshot: Any, signals: Any) -> int:
 
         def listener(what: str, value: Any) -> None:
             sent.add(what)
-            send(what, _plain(value) if what == "report" else value)
+            if what == "error":
+                _send_error(send, value)
+            else:
+                send(what, _plain(value) if what == "report" else value)
 
-        oneshot.listener = listener
+        module.listener = listener
         try:
-            report = oneshot.scan(
+            report = getattr(module, function)(
                 **options, progress=lambda done, total: send("progress", done, total)
             )
             if "report" not in sent:
@@ -280,7 +346,8 @@ def serve(fd: int, oneshot: Any, signals: Any) -> int:
         except Exception as error:
             if _debugging():
                 raise
-            _send_error(send, error)
+            if "error" not in sent:
+                _send_error(send, error)
         return 0
 
 

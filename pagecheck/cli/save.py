@@ -18,6 +18,7 @@ _CODES: Final = """
 \b
 Exit codes:
   0    the snapshot is there, complete and synced
+  1    DIR's file system (FUSE, a network) did not answer
   2    an invalid request, a VM or file that cannot be saved whole and
        exactly, or a directory that exists or cannot be written
   3    the VMM does not answer correctly, or too few workers start

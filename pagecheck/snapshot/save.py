@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from pagecheck import clock
@@ -14,6 +14,7 @@ from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import Format, is_vm_source
 from pagecheck.oneshot import MAX_PAUSE_S
 from pagecheck.plan import PAUSE_MAX_S, require_seconds
+from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource
 from pagecheck.shm.rest import Rest
 from pagecheck.snapshot.directory import NewDirectory
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     from pagecheck.coordinator.scan import Progress
     from pagecheck.vmm import Vm
 
-# In a process that may have to be left behind: called with the "report", or the "error", before
-# anything is closed, which may last for ever.
+# In a process that may have to be left behind: called with "paused" and the seconds that a pause
+# may last, None once it is over; and with the "report" or the "error" before anything is closed,
+# which may last for ever.
 listener: Callable[[str, Any], None] | None = None
 
+_NOT_SENT: Final = ("progress", "coordinator")  # to a process that saves aside
+_START: Final = ("engine", "wq", "fallback", "kernel", "channels", "nice", "stall")  # of workers
 QUIT_MAX_PAUSE_S: Final = 600.0  # a VM that is going to end may be stopped while it is synced
 
 
@@ -89,8 +93,11 @@ def save(
         UsageError: an argument is invalid, or the VM has writable disks and `disks` is not given.
         SourceError: the source cannot be saved whole and exactly; the message tells why.
         OutputError: the directory exists, or cannot be written.
+        StorageStalled: the directory's file system may stall (FUSE, a network) and did not answer
+            in the pause; then a process of its own may be left behind until it does.
         PagecheckError: the subclass says whose fault it is.
     """
+    options = {name: value for name, value in locals().items() if name not in _NOT_SENT}
     started = clock.now_s()
     text, path = os.fspath(source), os.fspath(directory)
     check_choice("then", then, get_args(Then))
@@ -99,10 +106,17 @@ def save(
     if max_pause is None:
         max_pause = MAX_PAUSE_S if then == "run" else QUIT_MAX_PAUSE_S
     require_seconds("max pause", max_pause, PAUSE_MAX_S)
-    wanted = Wanted(live, then, max_pause, max_rate, progress)
-    start = {"engine": engine, "wq": wq, "fallback": fallback, "kernel": kernel}
-    start |= {"channels": channels, "nice": nice, "stall": stall}
-    with contextlib.ExitStack() as stack:
+    wanted = Wanted(live, then, max_pause, max_rate, progress, notify)
+    start = {name: options[name] for name in _START}
+    if listener is None and (kind := _may_stall(text, path)) is not None:
+        from pagecheck import aside
+
+        if coordinator is not None:
+            options |= {name: coordinator.arguments[name] for name in _START}
+        options |= {"source": text, "directory": path}
+        saved: SaveReport = aside.save(kind, options, progress)
+        return saved
+    with contextlib.ExitStack() as stack, _told():
         opened = _opened(stack, text, page_size, format, trust_path=trust_path)
         if opened.vm is None:
             _require_of_file(opened, wanted, disks)
@@ -119,7 +133,30 @@ def save(
             report = saving.save_file()
         else:
             report = saving.save_vm(opened.vm, parts)
-        return report._replace(seconds=clock.now_s() - started)
+        report = report._replace(seconds=clock.now_s() - started)
+        notify("report", report)
+        return report
+
+
+def notify(what: str, value: Any) -> None:
+    """Tells the process that started this one for a save, if there is one."""
+    if listener is not None:
+        listener(what, value)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """An error is reported before anything is closed."""
+    try:
+        yield
+    except Exception as error:
+        notify("error", error)
+        raise
+
+
+def _may_stall(source: str, directory: str) -> str | None:
+    """The kind of a file system that may never answer, if the save has to do with one."""
+    return mounts.source_may_stall(source) or mounts.may_stall(directory)
 
 
 def _opened(

@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pagecheck.child.process import reap_left_behind
 from pagecheck.errors import OutputError, SourceError
@@ -35,13 +36,18 @@ if TYPE_CHECKING:
 
 
 class Wanted(NamedTuple):
-    """How a source is saved; `save` documents each."""
+    """How a source is saved; `save` documents most.
+
+    Attributes:
+        notify: as `save.listener`.
+    """
 
     live: bool
     then: Then
     max_pause: float
     max_rate: int | None
     progress: Progress | None
+    notify: Callable[[str, Any], None]
 
 
 class Saving:
@@ -127,12 +133,14 @@ class Saving:
             self._ahead_s = self._copying.last_pass_s
         watch = self._watch()
         created = now_text()
+        wanted.notify("paused", wanted.max_pause)
         with Stopped(vm, wanted.max_pause) as stopped:
             parts.take_state()
             self._copying.copy(lambda: stopped.left_s, watch)
             parts.take_disks()
             if wanted.then == "run":
                 stopped.end()
+                wanted.notify("paused", None)
             _require_same(vm)
             report = self._write(created, exact=True, parts=parts, pause=stopped.pause)
             if wanted.then == "quit" and not vm.is_stopped():

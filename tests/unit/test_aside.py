@@ -73,7 +73,7 @@ def test_nobody_asks(tmp_path: Path) -> None:
 
     ours, theirs = socket.socketpair()
     ours.close()
-    assert aside.serve(os.dup(theirs.fileno()), None, signals) == 1
+    assert aside.serve(os.dup(theirs.fileno()), None, "scan", signals) == 1
     theirs.close()
 
 
