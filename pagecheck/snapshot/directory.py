@@ -113,6 +113,7 @@ class NewDirectory:
             os.fchmod(fd, 0o600)
         except BaseException:
             os.close(fd)
+            os.unlink(name, dir_fd=self.fd)
             raise
         return fd
 
