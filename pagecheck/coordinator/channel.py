@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 DEATHS_PER_BATCH: Final = 2
+SETTLE_LOOK_S: Final = 0.001
 
 Take = Callable[[], "tuple[int, int] | None"]
 
@@ -145,6 +146,17 @@ class Channel(WorkerSupervisor):
         if failed is not None and (outcome.undecided or outcome.lost):
             outcome.notes.append(f"{failed}; its unfinished pages are undecided")
         return outcome
+
+    def settle(self, deadline_ns: int) -> None:
+        """Waits until no abandoned batch is in progress, so that the worker writes no more; one
+        that has not ended by the absolute time is killed, and replaced at the next use."""
+        while not self._workerless and self.feed.occupied():
+            if clock.now_ns() >= deadline_ns or not self._process.is_alive():
+                self._process.kill()
+                self._mark_dead(f"worker {self.pid} did not end an abandoned batch")
+                return
+            clock.sleep_s(SETTLE_LOOK_S)
+            self.feed.pump(True, 0)
 
     def _drive(
         self,

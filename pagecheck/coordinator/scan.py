@@ -30,6 +30,7 @@ else:
     from pagecheck.typed import NamedTuple
 
 PACE_NS = 100_000_000
+SETTLE_NS = 300_000_000  # for what is in a worker's hands when a scan that copies ends early
 
 Progress = Callable[[int, int], None]
 
@@ -241,6 +242,7 @@ def _scan(
         outcomes = pool.run(job, len(pool.channels), watch)
     finally:
         work.close()
+        settle_sink(pool, block)
     if work.error is not None:
         raise work.error
     why_live = rest.end()
@@ -300,6 +302,16 @@ def count_swapped(block: Block, bitmaps: BlockBitmaps, counts: Counts) -> tuple[
         "reads them, which brings them in"
     )
     return counts._replace(swapped=min(swapped, counts.undecided)), [note]
+
+
+def settle_sink(pool: Pool, block: Block) -> None:
+    """After a scan, or what was done of it: nobody writes to the block's sink any more."""
+    if block.sink is None:
+        return
+    until_ns = clock.now_ns() + SETTLE_NS
+    if any(channel.feed.occupied() for channel in pool.channels):
+        block.sink.stop()
+        pool.visit_idle(lambda channel: channel.settle(until_ns), until_ns + SETTLE_NS)
 
 
 def forget_unwritten(block: Block, bitmaps: BlockBitmaps) -> list[str]:

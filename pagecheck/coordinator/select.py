@@ -23,6 +23,7 @@ from pagecheck.coordinator.scan import (
     forget_exchanged,
     forget_past_end,
     forget_unwritten,
+    settle_sink,
     why_undecided,
 )
 from pagecheck.errors import UsageError
@@ -188,7 +189,10 @@ def _decide(
 
     job = Job(block, begin, work.take, stop, deadline_ns)
     threads = min(len(pool.channels), -(-len(offsets) // (CHECK_PAGES_MAX)))
-    return zero, decided, pool.run(job, threads, watch)
+    try:
+        return zero, decided, pool.run(job, threads, watch)
+    finally:
+        settle_sink(pool, block)
 
 
 def _publish(

@@ -14,7 +14,8 @@ import stat
 
 from pagecheck.errors import UsageError
 from pagecheck.native import _native
-from pagecheck.shm.layout import SINK
+from pagecheck.shm.layout import SINK, WORD_BYTES
+from pagecheck.shm.ram import DISK, HUGETLBFS, TMPFS
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from pagecheck.model import RamBlock
 
-HUGETLBFS: Final = 0x958458F6  # Source: linux/magic.h
 _O_PATH: Final = getattr(os, "O_PATH", 0)
 
 
@@ -59,7 +59,11 @@ class Sink:
                 "block must end below 2^63"
             )
         _check(fd, self.text, update=update)
-        self.fds: tuple[int, ...] = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3),)
+        own = _reopened(fd) if update else None
+        self._holes = own is not None and _native.file_system_magic(fd) in (TMPFS, *DISK)
+        if own is None:
+            own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        self.fds: tuple[int, ...] = (own,)
         try:
             state = os.memfd_create("pagecheck-sink")
             self.fds = (*self.fds, state)
@@ -71,7 +75,7 @@ class Sink:
 
     def message(self) -> dict[str, object]:
         """What a worker needs to know beside the descriptors."""
-        return {"start": self._offset, "update": self._update}
+        return {"start": self._offset, "update": self._update, "holes": self._holes}
 
     def require_other_file(self, fd: int) -> None:
         """Raises UsageError where that is the same file."""
@@ -83,6 +87,11 @@ class Sink:
         self._memory[:] = bytes(len(self._memory))
         self._size = os.fstat(self.fds[0]).st_size
         self.truncated = False
+
+    def stop(self) -> None:
+        """Nothing more is written, but for what is being written at this moment."""
+        at = SINK["stopped"].offset
+        self._memory[at : at + WORD_BYTES] = b"\1" * WORD_BYTES
 
     def end(self) -> None:
         """The scan ended: looks whether the file is still what it was."""
@@ -139,6 +148,14 @@ def _name(fd: int) -> str:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
         return f"fd:{fd}"
+
+
+def _reopened(fd: int) -> int | None:
+    """The same file, with a position that is nobody else's: looking for holes changes it."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # without /proc, or the rights to open it anew
+        return None
 
 
 def _check(fd: int, text: str, *, update: bool) -> None:

@@ -406,7 +406,9 @@ class Worker:
         Source: Documentation/admin-guide/mm/pagemap.rst, process_vm_readv(2).
         """
 
-    def copy_to(self, block: int, fd: int, state_fd: int, start: int, update: bool, /) -> None:
+    def copy_to(
+        self, block: int, fd: int, state_fd: int, start: int, update: bool, holes: bool, /
+    ) -> None:
         """Copies the pages of an attached block to a file from now on, as they are decided: a page
         is answered as normal once its bytes are there.
 
@@ -417,6 +419,7 @@ class Worker:
             start: where the block's first byte goes, a multiple of 4096.
             update: the file has content: a page is written only where it differs, and one that is
                 zero is answered so once its place is.
+            holes: with `update`: holes in the file are proof of zero; its position changes.
 
         Raises:
             OSError: the duplicate or the mapping failed.

@@ -138,7 +138,8 @@ def copy_to(worker: Worker, block: dict[str, Any], fds: list[int]) -> None:
     state_fd, fd = fds
     sink = block["sink"]
     try:
-        worker.copy_to(block["block"], fd, state_fd, sink["start"], sink["update"])
+        how = sink["start"], sink["update"], sink["holes"]
+        worker.copy_to(block["block"], fd, state_fd, *how)
     finally:
         for each in fds:
             os.close(each)

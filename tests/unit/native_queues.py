@@ -127,15 +127,15 @@ def _(world: World) -> None:
 @case("Worker.copy_to")
 def _(world: World) -> None:
     with memfd(PAGE) as fd, memfd(PAGE) as state, pipe() as (read, _write):
-        refuses(world.worker.copy_to, 1, fd, state, 0, False)  # no such block
+        refuses(world.worker.copy_to, 1, fd, state, 0, False, False)  # no such block
         world.attach(1)
-        good = (1, fd, state, PAGE, True)
+        good = (1, fd, state, PAGE, True, True)
         refuses_all_wrong(world.worker.copy_to, *good)
-        refuses(world.worker.copy_to, 1, NOWHERE, state, 0, False)
-        refuses(world.worker.copy_to, 1, fd, NOWHERE, 0, False)
-        refuses(world.worker.copy_to, 1, fd, read, 0, False)  # it cannot be mapped
-        refuses(world.worker.copy_to, 1, fd, state, 1, False)
-        refuses(world.worker.copy_to, 1, fd, state, 1 << 63, False)
+        refuses(world.worker.copy_to, 1, NOWHERE, state, 0, False, False)
+        refuses(world.worker.copy_to, 1, fd, NOWHERE, 0, False, False)
+        refuses(world.worker.copy_to, 1, fd, read, 0, False, False)  # it cannot be mapped
+        refuses(world.worker.copy_to, 1, fd, state, 1, False, False)
+        refuses(world.worker.copy_to, 1, fd, state, 1 << 63, False, False)
         world.worker.copy_to(*good)
         refuses(world.worker.copy_to, *good)  # it has one
         world.worker.detach(1)

@@ -129,16 +129,17 @@ static size_t read_at(const pc_task *j, uint64_t offset, size_t want)
 }
 
 /* Reads a normal page again, from its beginning, for the sink. */
-static bool copy_large_page(const pc_task *j, uint64_t offset)
+static void copy_large_page(const pc_task *j, size_t index, uint64_t offset)
 {
     for (uint64_t at = 0; at < j->block->page_bytes; at += PC_READ_BYTES) {
         uint64_t left = j->block->page_bytes - at;
         size_t want = left < PC_READ_BYTES ? (size_t)left : PC_READ_BYTES;
-        if (read_at(j, offset + at, want) < want ||
-            !pc_copy_piece(j, offset + at, j->decider->buffer, want))
-            return false;
+        if (read_at(j, offset + at, want) < want)
+            pc_bits_clear(j->decided, index, 1);
+        else if (pc_copy_piece(j, index, at, j->decider->buffer, want))
+            continue;
+        return;
     }
-    return true;
 }
 
 /* A page larger than the buffer, piece by piece up to the first byte that is not zero. */
@@ -156,10 +157,11 @@ static void read_large_page(const pc_task *j, size_t index, uint64_t offset)
     }
     if (zero)
         pc_bits_set(j->zero, index, 1);
-    if (zero || !j->copies || copy_large_page(j, offset))
-        pc_bits_set(j->decided, index, 1);
+    pc_bits_set(j->decided, index, 1);
     if (zero && j->copies)
         pc_copy_pages(j, index, index + 1, NULL);
+    else if (j->copies)
+        copy_large_page(j, index, offset);
 }
 
 /* Pages [begin, end): consecutive in the block and together no larger than the buffer. */

@@ -55,16 +55,17 @@ static void write_run(const pc_task *task, run r)
     }
 }
 
-/* Whether a piece, of a mapping whose file may be cut, is not what the file has. False with
- * `*gone`: it is not there any more. */
+/* Whether a piece, of a mapping whose file may be cut, is not what the file has (NULL: zeros).
+ * False with `*gone`: it is not there any more. */
 static bool differs(const pc_task *task, const unsigned char *piece, const unsigned char *found,
                     bool *gone)
 {
     pc_guard guard;
-    volatile int order = 0;
+    volatile bool same = true;
     *gone = !PC_GUARDED(&guard, task->block->base, task->block->bytes,
-                        order = memcmp(piece, found, PC_SINK_PIECE));
-    return !*gone && order != 0;
+                        same = found == NULL ? task->decider->kernel->is_zero(piece, PC_SINK_PIECE)
+                                             : memcmp(piece, found, PC_SINK_PIECE) == 0);
+    return !*gone && !same;
 }
 
 /* What is to be done with the piece at byte `at` of the run: a page's kind says that its bytes, or
@@ -74,8 +75,8 @@ static kind wanted(const pc_task *task, const run *r, size_t at, const unsigned 
     size_t page = r->begin + at / task->block->page_bytes;
     kind is = kind_of(task, page);
     bool gone = false;
-    if (is == ZERO)
-        return task->decider->kernel->is_zero(found, PC_SINK_PIECE) ? UNDECIDED : ZERO;
+    if (is == ZERO && found != NULL && !task->decider->kernel->is_zero(found, PC_SINK_PIECE))
+        return ZERO;
     if (is == NORMAL && differs(task, r->from + at, found, &gone))
         return NORMAL;
     if (gone)
@@ -101,24 +102,41 @@ static void write_pieces(const pc_task *task, const run *r, kind is, size_t begi
     }
 }
 
-/* Compares and writes `bytes` of a run from `at` on. */
-static void update_piece(const pc_task *task, const run *r, size_t at, size_t bytes)
+static const unsigned char *place(const unsigned char *bytes, size_t at)
+{
+    return bytes != NULL ? bytes + at : NULL;
+}
+
+/* Writes what differs of bytes [begin, end) of a run from `found`, what the file has there; NULL:
+ * zeros. */
+static void write_differences(const pc_task *task, const run *r, size_t begin, size_t end,
+                              const unsigned char *found)
+{
+    for (size_t at = begin, to; at < end; at = to) {
+        kind is = wanted(task, r, at, place(found, at - begin));
+        to = at + PC_SINK_PIECE;
+        while (is != UNDECIDED && to < end && wanted(task, r, to, place(found, to - begin)) == is)
+            to += PC_SINK_PIECE;
+        if (is != UNDECIDED)
+            write_pieces(task, r, is, at, to);
+    }
+}
+
+/* Compares and writes bytes [begin, end) of a run, at most PC_SINK_BYTES. */
+static void update_part(const pc_task *task, const run *r, size_t begin, size_t end)
 {
     pc_sink *sink = task->block->sink;
     uint64_t page_bytes = task->block->page_bytes;
-    size_t end = at + bytes;
-    if (!pc_sink_read(sink, r->offset + at, bytes)) {
-        size_t first = at / page_bytes, stop = (end + page_bytes - 1) / page_bytes;
-        forget(task, r->begin + first, stop - first);
+    uint64_t data = pc_sink_next_data(sink, r->offset + begin, r->offset + end) - r->offset;
+    data -= data % PC_SINK_PIECE;
+    write_differences(task, r, begin, data, NULL);
+    if (data == end)
         return;
-    }
-    for (size_t from = at, to; from < end; from = to) {
-        kind is = wanted(task, r, from, sink->found + (from - at));
-        to = from + PC_SINK_PIECE;
-        while (is != UNDECIDED && to < end && wanted(task, r, to, sink->found + (to - at)) == is)
-            to += PC_SINK_PIECE;
-        if (is != UNDECIDED)
-            write_pieces(task, r, is, from, to);
+    if (pc_sink_read(sink, r->offset + data, end - data)) {
+        write_differences(task, r, data, end, sink->found);
+    } else {
+        size_t first = data / page_bytes, stop = (end + page_bytes - 1) / page_bytes;
+        forget(task, r->begin + first, stop - first);
     }
 }
 
@@ -134,7 +152,7 @@ static void update_run(const pc_task *task, const run *r)
 {
     size_t bytes = (r->end - r->begin) * task->block->page_bytes;
     for (size_t at = 0; at < bytes && any_decided(task, r); at += PC_SINK_BYTES)
-        update_piece(task, r, at, bytes - at < PC_SINK_BYTES ? bytes - at : PC_SINK_BYTES);
+        update_part(task, r, at, bytes - at < PC_SINK_BYTES ? bytes : at + PC_SINK_BYTES);
 }
 
 void pc_copy_pages(const pc_task *task, size_t begin, size_t end, const unsigned char *copies)
@@ -147,7 +165,7 @@ void pc_copy_pages(const pc_task *task, size_t begin, size_t end, const unsigned
                page_offset(task, r.end) == r.offset + (r.end - begin) * block->page_bytes &&
                (block->sink->update || kind_of(task, r.end) == is))
             r.end++;
-        r.from = copies != NULL || block->base == NULL ? copies : block->base + r.offset;
+        r.from = copies != NULL ? copies : place(block->base, r.offset);
         if (copies != NULL)
             copies += (r.end - begin) * block->page_bytes;
         if (block->sink->update)
@@ -158,14 +176,14 @@ void pc_copy_pages(const pc_task *task, size_t begin, size_t end, const unsigned
     }
 }
 
-bool pc_copy_piece(const pc_task *task, uint64_t offset, const unsigned char *from, size_t bytes)
+bool pc_copy_piece(const pc_task *task, size_t index, uint64_t at, const unsigned char *from,
+                   size_t bytes)
 {
-    pc_sink *sink = task->block->sink;
-    if (sink->update) {
-        if (!pc_sink_read(sink, offset, bytes))
-            return false;
-        if (memcmp(sink->found, from, bytes) == 0)
-            return true;
-    }
-    return pc_sink_write(sink, offset, from, bytes) == bytes;
+    const run r = {
+        .begin = index, .end = index + 1, .offset = page_offset(task, index) + at, .from = from};
+    if (task->block->sink->update)
+        update_part(task, &r, 0, bytes);
+    else if (pc_sink_write(task->block->sink, r.offset, from, bytes) < bytes)
+        forget(task, index, 1);
+    return kind_of(task, index) == NORMAL;
 }

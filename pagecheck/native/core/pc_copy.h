@@ -9,7 +9,9 @@
  * `copies`: what each of them was decided from, one behind the other; NULL: the block's mapping. */
 void pc_copy_pages(const pc_task *task, size_t begin, size_t end, const unsigned char *copies);
 
-/* The same for a piece of a normal page, at most PC_SINK_BYTES. False: it is not all there. */
-bool pc_copy_piece(const pc_task *task, uint64_t offset, const unsigned char *from, size_t bytes);
+/* The same for the piece at byte `at` of a normal page, at most PC_SINK_BYTES. False: the page has
+ * lost its bits. */
+bool pc_copy_piece(const pc_task *task, size_t index, uint64_t at, const unsigned char *from,
+                   size_t bytes);
 
 #endif

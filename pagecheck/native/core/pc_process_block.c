@@ -354,14 +354,17 @@ static bool take_piece(const pc_task *task, step *s, size_t index, uint64_t at)
     return take(s);
 }
 
-/* Looks at a normal page again, from its beginning, for the sink. */
+/* Looks at a normal page again, from its beginning, for the sink. False: as decide_large_page. */
 static bool copy_large_page(const pc_task *task, step *s, size_t index)
 {
-    uint64_t offset = page_offset(task, index);
-    for (uint64_t at = 0; at < task->block->page_bytes; at += PC_READ_BYTES)
-        if (!take_piece(task, s, index, at) || !complete(s, 0, PARTS) ||
-            !pc_copy_piece(task, offset + at, s->decider->buffer, PC_READ_BYTES))
-            return false;
+    for (uint64_t at = 0; at < task->block->page_bytes; at += PC_READ_BYTES) {
+        bool there = take_piece(task, s, index, at);
+        if (!there || !complete(s, 0, PARTS))
+            pc_bits_clear(task->decided, index, 1);
+        else if (pc_copy_piece(task, index, at, s->decider->buffer, PC_READ_BYTES))
+            continue;
+        return there;
+    }
     return true;
 }
 
@@ -375,9 +378,9 @@ static bool decide_large_page(const pc_task *task, step *s, size_t index)
         verdict one = verdict_of(s, 0, PARTS);
         all = one != ZERO ? one : all;
     }
-    if (all == NORMAL && task->copies && !copy_large_page(task, s, index))
-        all = UNDECIDED;
     answer(task, index, all);
+    if (all == NORMAL && task->copies)
+        return copy_large_page(task, s, index);
     if (all == ZERO && task->copies)
         pc_copy_pages(task, index, index + 1, NULL);
     return true;

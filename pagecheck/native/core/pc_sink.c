@@ -78,6 +78,17 @@ size_t pc_sink_clear(pc_sink *sink, uint64_t offset, size_t bytes)
     return write_some(sink, offset, zeros, bytes);
 }
 
+uint64_t pc_sink_next_data(const pc_sink *sink, uint64_t offset, uint64_t end)
+{
+    if (!sink->holes)
+        return offset;
+    off_t data = lseek(sink->fd, (off_t)(sink->start + offset), SEEK_DATA);
+    if (data < 0)
+        return errno == ENXIO ? end : offset;
+    uint64_t found = (uint64_t)data - sink->start;
+    return found < end ? found : end;
+}
+
 bool pc_sink_read(pc_sink *sink, uint64_t offset, size_t bytes)
 {
     size_t have = 0;
@@ -123,8 +134,11 @@ pc_sink *pc_sink_open(const pc_sink_file *file, uint64_t *progress, pc_error *er
     }
     pc_sink *sink = calloc(1, sizeof *sink);
     if (sink != NULL) {
-        *sink =
-            (pc_sink){.fd = -1, .start = file->start, .update = file->update, .progress = progress};
+        *sink = (pc_sink){.fd = -1,
+                          .start = file->start,
+                          .update = file->update,
+                          .holes = file->holes,
+                          .progress = progress};
         if (open_and_map(file, sink))
             return sink;
     }

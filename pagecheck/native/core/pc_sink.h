@@ -28,6 +28,7 @@ typedef struct pc_sink {
     int fd;         /* owned */
     uint64_t start; /* byte offset in the file of the block's byte 0 */
     bool update;    /* the file has content: only what differs is written, zeros too */
+    bool holes;     /* those of SEEK_DATA are proof of zero, and nobody uses the file position */
     struct pc_sink_state *state;
     unsigned char *found; /* with `update`: PC_SINK_BYTES of what the file has */
     uint64_t *progress;   /* raised after every piece of work */
@@ -39,6 +40,7 @@ typedef struct pc_sink_file {
     int state_fd;
     uint64_t start;
     bool update;
+    bool holes;
 } pc_sink_file;
 
 /* NULL: the error says why. */
@@ -48,6 +50,8 @@ void pc_sink_close(pc_sink *sink);
 /* Writes at the block's offset; returns how many bytes are there, in order. Less: where they were
  * to come from is gone, or the state says why nothing more is written. */
 size_t pc_sink_write(pc_sink *sink, uint64_t offset, const unsigned char *from, size_t bytes);
+/* The first byte of [offset, end) that may not be zero in the file, or `end`. */
+uint64_t pc_sink_next_data(const pc_sink *sink, uint64_t offset, uint64_t end);
 /* Reads at most PC_SINK_BYTES of what the file has into `found`, zeros past its end. */
 bool pc_sink_read(pc_sink *sink, uint64_t offset, size_t bytes);
 /* Writes zeros, at most PC_SINK_BYTES; as pc_sink_write. */

@@ -159,17 +159,18 @@ static PyObject *worker_attach_process(PyObject *object, PyObject *args)
 static PyObject *worker_copy_to(PyObject *object, PyObject *args)
 {
     unsigned int id;
-    int fd, state_fd, update;
+    int fd, state_fd, update, holes;
     unsigned long long start;
     pc_error error;
     WorkerObject *self = usable(object);
-    if (self == NULL || !PyArg_ParseTuple(args, "IiiKp", &id, &fd, &state_fd, &start, &update))
+    if (self == NULL ||
+        !PyArg_ParseTuple(args, "IiiKpp", &id, &fd, &state_fd, &start, &update, &holes))
         return NULL;
     const pc_block *block = pc_worker_block(&self->worker, id);
     if (block == NULL || block->sink != NULL)
         return py_fail(PC_ERROR_INVALID, "block %u: is unknown, or has a sink", id);
     const pc_sink_file file = {
-        .fd = fd, .state_fd = state_fd, .start = start, .update = update != 0};
+        .fd = fd, .state_fd = state_fd, .start = start, .update = update != 0, .holes = holes != 0};
     pc_sink *sink = pc_sink_open(&file, self->worker.decider.progress, &error);
     if (sink == NULL)
         return py_raise(&error);

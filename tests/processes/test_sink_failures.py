@@ -1,0 +1,196 @@
+"""What goes wrong while pages are copied: workers that die, a full disk, a limit, a file that is
+truncated. What is called normal is in the file all the same, and the reason is told."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagecheck import Coordinator
+from pagecheck.coordinator import Block
+from pagecheck.coordinator.scan import ScanResult
+from pagecheck.errors import UsageError
+from tests.support.bitmaps import bits
+from tests.support.known_ram import KnownRam
+from tests.support.processes import kill
+from tests.support.rams import PAGE, Ram, file_in, huge, memfd
+from tests.support.ring import catch_in_progress
+from tests.support.waiting import Background
+
+
+@pytest.fixture
+def sink(ram: KnownRam) -> Iterator[Ram]:
+    with memfd() as made:
+        os.ftruncate(made.fd, ram.size)
+        yield made
+
+
+def content(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def assert_normal_is_there(result: ScanResult, ram: KnownRam, fd: int) -> int:
+    """No page is called zero wrongly, nor normal without its bytes; how many are normal."""
+    pages = ram.size // PAGE
+    zero, normal = bits(result.report.zero, pages), bits(result.report.normal, pages)
+    assert not (zero & ~ram.zero).any()
+    assert not (normal & ram.zero).any()
+    for page in normal.nonzero()[0].tolist():
+        assert os.pread(fd, PAGE, page * PAGE) == os.pread(ram.fd, PAGE, page * PAGE), page
+    return int(normal.sum())
+
+
+def assert_whole(result: ScanResult, ram: KnownRam, sink: Ram) -> None:
+    assert result.report.counts.undecided == 0
+    assert result.write_error is None
+    assert result.notes == ()
+    assert content(sink.fd) == content(ram.fd)
+
+
+@pytest.mark.parametrize("update", [False, True])
+def test_a_worker_that_is_killed_in_between(large_ram: KnownRam, update: bool) -> None:
+    with memfd() as sink, Coordinator(2, batch_pages=8192) as c:
+        os.ftruncate(sink.fd, large_ram.size)
+        block = c.attach(large_ram.source, copy_to=sink.fd, copy_update=update)
+        scan = Background(lambda: c.scan_block(block))
+        kill(catch_in_progress(c))
+        result = scan.result()
+        assert c.workers_replaced == 1
+        assert_whole(result, large_ram, sink)
+        assert result.written >= (~large_ram.zero).sum()
+
+
+def test_an_idle_worker_that_is_killed(ram: KnownRam, sink: Ram) -> None:
+    with Coordinator(1) as c:
+        block = c.attach(ram.source, copy_to=sink.fd)
+        kill(c.worker_pids[0])
+        assert_whole(c.scan_block(block), ram, sink)
+
+
+def test_the_descriptor_can_be_closed(ram: KnownRam, sink: Ram) -> None:
+    with Coordinator(1) as c:
+        given = os.dup(sink.fd)
+        block = c.attach(ram.source, copy_to=given)
+        os.close(given)
+        kill(c.worker_pids[0])
+        assert_whole(c.scan_block(block), ram, sink)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 1 MiB."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", tmp_path], check=True)
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+@pytest.mark.parametrize("update", [False, True])
+def test_a_full_disk(ram: KnownRam, small_disk: Path, update: bool) -> None:
+    with file_in(small_disk) as sink, Coordinator(2, batch_pages=64) as c:
+        os.ftruncate(sink.fd, ram.size)
+        block = c.attach(ram.source, copy_to=sink.fd, copy_update=update)
+        result = c.scan_block(block)
+        assert result.write_error == errno.ENOSPC
+        assert 0 < assert_normal_is_there(result, ram, sink.fd) < (~ram.zero).sum()
+        assert block.sink is not None
+        where = block.sink.write_offset
+        assert where is not None
+        assert where % PAGE == 0
+        assert f"{sink.source}: No space left on device at offset {where:#x}" in result.notes[0]
+        if update:
+            return  # what was written is there already
+        Path(small_disk / "more").write_bytes(b"")
+        subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+        assert_whole(c.scan_block(block), ram, sink)  # the next scan begins anew
+
+
+def test_a_limit_of_the_size(ram: KnownRam, sink: Ram) -> None:
+    """The signal that comes with it does not end the worker."""
+    with Coordinator(1, batch_pages=64) as c:
+        limit = resource.prlimit(c.worker_pids[0], resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        block = c.attach(ram.source, copy_to=sink.fd)
+        result = c.scan_block(block)
+        assert limit == (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        assert (result.write_error, c.workers_replaced) == (errno.EFBIG, 0)
+        assert "File too large" in result.notes[0]
+        assert 0 < assert_normal_is_there(result, ram, sink.fd) < (~ram.zero).sum()
+
+
+def truncated_meanwhile(c: Coordinator, block: Block, sink: Ram, size: int) -> ScanResult:
+    """The result of a scan during which somebody truncates the file."""
+    todo = [size]
+
+    def progress(_done: int, _all: int) -> None:
+        if todo:
+            os.ftruncate(sink.fd, todo.pop())
+
+    return c.scan_block(block, progress=progress)
+
+
+def test_a_file_that_is_truncated(ram: KnownRam, sink: Ram) -> None:
+    with Coordinator(2) as c:
+        block = c.attach(ram.source, copy_to=sink.fd)
+        result = truncated_meanwhile(c, block, sink, 0)
+        assert result.report.counts.undecided == ram.size // PAGE
+        assert not any(result.report.zero)
+        assert not any(result.report.normal)
+        assert "truncated while it was written: every page is undecided" in result.notes[0]
+
+
+def test_a_scan_that_ends_early_writes_no_more(large_ram: KnownRam) -> None:
+    """When it returns, nobody has anything in hand."""
+    with memfd() as sink, Coordinator(2, batch_pages=8192) as c:
+        os.ftruncate(sink.fd, large_ram.size)
+        block = c.attach(large_ram.source, copy_to=sink.fd)
+        for deadline in (0.001, 0.01, 0.03):
+            result = c.scan_block(block, deadline=deadline)
+            pool = c._pool
+            assert pool is not None
+            assert [channel.feed.occupied() for channel in pool.channels] == [0, 0]
+            before = os.stat(f"/proc/self/fd/{sink.fd}").st_mtime_ns
+            assert_normal_is_there(result, large_ram, sink.fd)
+            assert os.stat(f"/proc/self/fd/{sink.fd}").st_mtime_ns == before
+        assert_whole(c.scan_block(block), large_ram, sink)
+
+
+def test_what_cannot_be_a_sink(ram: KnownRam, sink: Ram, tmp_path: Path) -> None:
+    read = os.open(f"/proc/self/fd/{sink.fd}", os.O_RDONLY)
+    write = os.open(f"/proc/self/fd/{sink.fd}", os.O_WRONLY)
+    append = os.open(tmp_path / "append", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    pipes = os.pipe()
+    with Coordinator(1) as c:
+        for fd, offset, update, why in (
+            (read, 0, False, "is not open for writing"),
+            (write, 0, True, "must be open for reading too"),
+            (append, 0, False, "is open for appending"),
+            (folder, 0, False, "only be copied to a regular file"),
+            (pipes[1], 0, False, "only be copied to a regular file"),
+            (1 << 20, 0, False, "is not an open descriptor"),
+            (-1, 0, False, "is not an open descriptor"),
+            (sink.fd, 100, False, "must be a multiple of 4096"),
+            (sink.fd, -4096, False, "must be a multiple of 4096"),
+            (sink.fd, (1 << 63) - 4096, False, "must end below"),
+            (ram.fd, 0, False, "is the file that the pages are read from"),
+        ):
+            with pytest.raises(UsageError, match=why):
+                c.attach(ram.source, copy_to=fd, copy_offset=offset, copy_update=update)
+        c.attach(ram.source, copy_to=write)
+    for fd in (read, write, append, folder, *pipes):
+        os.close(fd)
+    with Coordinator(engine="none") as c, pytest.raises(UsageError, match="engine none"):
+        c.attach(ram.source, copy_to=sink.fd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can reserve huge pages")
+def test_huge_pages_are_no_sink(ram: KnownRam) -> None:
+    why = pytest.raises(UsageError, match="hugetlbfs takes no writes")
+    with huge(1) as pages, Coordinator(1) as c, why:
+        c.attach(ram.source, copy_to=pages.fd)
