@@ -105,6 +105,30 @@ def written_at(disk: Disk) -> int | None:
     return found.st_mtime_ns if os.path.isfile(disk.path) else None
 
 
+def disk_values(
+    disk: Disk, kept: str, written: int | None, overlay: str | None = None
+) -> dict[str, Any]:
+    """What a manifest keeps of a disk.
+
+    Args:
+        kept: "overlay", "quit" or "none": how its content is kept.
+        written: what `written_at` gave while the VM was stopped: a disk that was written since is
+            not the snapshot's any more.
+        overlay: the file that the VM writes to since.
+    """
+    return {
+        "device": disk.device,
+        "path": disk.file,
+        "format": disk.format,
+        "writable": True,
+        "kept": kept,
+        "overlay": overlay,
+        "node": disk.node,
+        "size": disk.size,
+        "written_ns": written,
+    }
+
+
 def _is_flash(monitor: QemuMonitor, qdev: str) -> bool:
     try:
         return asked(monitor, "qom-get", path=qdev, property="type").text().startswith(_FLASH)

@@ -20,7 +20,7 @@ from pagecheck.errors import PagecheckError, PeerError, SourceError
 from pagecheck.printable import printable
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.qemu_asking import asked
-from pagecheck.vmm.qemu_disks import Disk, written_at
+from pagecheck.vmm.qemu_disks import Disk, disk_values, written_at
 
 CREATE_S: Final = 30.0
 _WAIT_S: Final = 0.005
@@ -96,7 +96,7 @@ class Overlays:
     def values(self) -> list[dict[str, Any]]:
         """What a manifest keeps of each disk, once they are used."""
         return [
-            {**disk_values(each.disk, written), "overlay": each.path}
+            disk_values(each.disk, "overlay", written, each.path)
             for each, written in zip(self._made, self._written, strict=True)
         ]
 
@@ -210,21 +210,3 @@ class Overlays:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-
-def disk_values(disk: Disk, written: int | None) -> dict[str, Any]:
-    """What a manifest keeps of a disk without an overlay.
-
-    Args:
-        written: what `written_at` gave while the VM was stopped: a disk that was written since is
-            not the snapshot's any more.
-    """
-    return {
-        "device": disk.device,
-        "node": disk.node,
-        "file": disk.file,
-        "format": disk.format,
-        "size": disk.size,
-        "written_ns": written,
-        "overlay": None,
-    }

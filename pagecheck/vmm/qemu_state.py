@@ -98,6 +98,7 @@ class DeviceState:
         if self._blocks is not None:
             self._blocks.close()
         if self._file >= 0:
+            os.ftruncate(self._file, 0)  # QEMU 7.2 keeps its descriptor while a VM is stopped
             os.close(self._file)
             self._file = -1
 

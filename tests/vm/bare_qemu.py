@@ -84,7 +84,12 @@ class BareQemu:
 
 @contextlib.contextmanager
 def bare_qemu(
-    *args: str, machine: str = "q35", size: str = "64M", fds: Sequence[int] = (), uid: int = 0
+    *args: str,
+    machine: str = "q35",
+    size: str = "64M",
+    fds: Sequence[int] = (),
+    uid: int = 0,
+    program: str | Path = "qemu-system-x86_64",
 ) -> Iterator[BareQemu]:
     """Starts QEMU and waits until its monitors are there.
 
@@ -93,6 +98,7 @@ def bare_qemu(
         machine: of -machine.
         size: of -m.
         fds: descriptors that it inherits under their numbers.
+        program: QEMU; the one in PATH, if no other is given.
         uid: who runs it, if this process is root; everybody may search the folder of its socket.
     """
     with tempfile.TemporaryDirectory(prefix="pctest-") as folder:
@@ -103,7 +109,7 @@ def bare_qemu(
             command += [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
             os.chown(folder, uid, uid)
         Path(folder).chmod(0o755)
-        command += ["--", "qemu-system-x86_64"]
+        command += ["--", str(program)]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg"]
         command += ["-chardev", f"socket,id=own,fd={theirs.fileno()}", "-mon", "own,mode=control"]
         command += ["-qmp", f"unix:{path},server=on,wait=off", "-machine", machine, "-m", size]

@@ -57,7 +57,7 @@ def another_qemu(
     try:
         wait_for(path.exists, "its monitor is there", 20)
         with QemuMonitor(str(path)) as monitor:
-            yield Console(qemu), monitor, qemu
+            yield Console.of_child(qemu), monitor, qemu
     finally:
         qemu.kill()
         qemu.wait(10)

@@ -106,7 +106,7 @@ def test_all_disks_go_on_in_overlays(folder: Path) -> None:
         assert overlays.describe().count("block-commit") == 3
         assert not {each.node for each in disks} & set(top_nodes(qemu))
         for disk, each in zip(disks, values, strict=True):
-            assert each["file"] == disk.path
+            assert (each["path"], each["kept"]) == (disk.path, "overlay")
             assert each["written_ns"] == os.stat(disk.path).st_mtime_ns
             seen = info(Path(each["overlay"]))
             assert (seen["format"], seen["virtual-size"]) == ("qcow2", 16 * MIB)
