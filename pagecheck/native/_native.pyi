@@ -609,6 +609,33 @@ def offsets_partition(offsets: Memory, zero: Memory, out: Memory, /) -> int:
     """Writes the offsets with zero[i] == 0 first, then the others, both in order. Returns how
     many come first."""
 
+def punch_zero(
+    fd: int, start: int, end: int, unit: int, kernel: str, leased: bool, mapped: bool, /
+) -> tuple[int, int]:
+    """Looks at the units of a file in [start, end), and makes holes of those that are zero. Without
+    a lease at most 2 MiB, or one unit, lie between the look at a byte and its hole: the caller
+    keeps writers away.
+
+    Args:
+        fd: open for reading and writing.
+        start, end: bytes, multiples of `unit`.
+        unit: bytes of the smallest hole; a power of two, at least 4096.
+        kernel: a CPU kernel, which its self-test found to be right.
+        leased: nothing is punched unless there is a write lease on `fd` (F_SETLEASE in fcntl(2)).
+        mapped: the range has no hole and is mapped where that works, not read; for leased files
+            only, since one that is truncated meanwhile ends the process.
+
+    Returns:
+        The byte before which everything was decided (less than `end` where the lease is lost, or
+        the file ends), and how many bytes were found to be zero and are holes now.
+
+    Raises:
+        ValueError: an argument is out of range.
+        OSError: a read or a hole failed; what was punched before stays.
+
+    Source: fallocate(2).
+    """
+
 def watch_open(fd: int, /) -> int:
     """A descriptor that can be read, without waiting, once somebody wrote to the file behind `fd`
     or closed it after having had it open for writing, a mapping included; the caller closes it,

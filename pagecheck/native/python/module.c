@@ -57,6 +57,7 @@ static int module_exec(PyObject *module)
         PyModule_AddFunctions(module, py_cpu_methods) != 0 ||
         PyModule_AddFunctions(module, py_kernel_methods) != 0 ||
         PyModule_AddFunctions(module, py_pieces_methods) != 0 ||
+        PyModule_AddFunctions(module, py_punch_methods) != 0 ||
         PyModule_AddFunctions(module, py_watch_methods) != 0 ||
         add_type(module, &py_feed_spec, "Feed") != 0 ||
         add_type(module, &py_portal_spec, "Portal") != 0 ||

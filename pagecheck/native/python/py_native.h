@@ -23,6 +23,7 @@ extern PyMethodDef py_cpu_methods[];
 extern PyMethodDef py_kernel_methods[];
 extern PyMethodDef py_layout_methods[];
 extern PyMethodDef py_pieces_methods[];
+extern PyMethodDef py_punch_methods[];
 extern PyMethodDef py_watch_methods[];
 
 /* Offers the constants of the layout; on failure -1 with an exception. */
