@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pagecheck.report.statistics import ChannelReport, Statistics
     from pagecheck.service.client import Client
     from pagecheck.snapshot.info import info
+    from pagecheck.snapshot.punch import punch
+    from pagecheck.snapshot.punch_report import PunchedBlock, PunchReport
     from pagecheck.snapshot.save import save
     from pagecheck.snapshot.save_report import SaveReport
     from pagecheck.snapshot.values import Snapshot
@@ -36,6 +38,8 @@ __all__ = [
     "Counts",
     "ExplainedMapping",
     "PagecheckError",
+    "PunchReport",
+    "PunchedBlock",
     "RamBlock",
     "Report",
     "RunningVm",
@@ -47,6 +51,7 @@ __all__ = [
     "explain",
     "info",
     "list_vms",
+    "punch",
     "save",
     "scan",
     "verify",
@@ -62,6 +67,8 @@ _HOMES = {
     "Counts": "pagecheck.model",
     "ExplainedMapping": "pagecheck.vmm.explain",
     "PagecheckError": "pagecheck.errors",
+    "PunchReport": "pagecheck.snapshot.punch_report",
+    "PunchedBlock": "pagecheck.snapshot.punch_report",
     "RamBlock": "pagecheck.model",
     "Report": "pagecheck.report.report",
     "RunningVm": "pagecheck.vmm.listing",
@@ -72,6 +79,7 @@ _HOMES = {
     "explain": "pagecheck.vmm.explain",
     "info": "pagecheck.snapshot.info",
     "list_vms": "pagecheck.vmm.listing",
+    "punch": "pagecheck.snapshot.punch",
     "save": "pagecheck.snapshot.save",
     "scan": "pagecheck.oneshot",
     "verify": "pagecheck.snapshot.verify",

@@ -15,6 +15,7 @@ from pagecheck.cli.hardware import devices, kernels
 from pagecheck.cli.info import info
 from pagecheck.cli.options import EXIT_CODES
 from pagecheck.cli.outcome import outcome
+from pagecheck.cli.punch import punch
 from pagecheck.cli.save import save
 from pagecheck.cli.scan import scan
 from pagecheck.cli.serve import serve
@@ -72,7 +73,7 @@ def cli() -> None:
     """Finds the zero pages of a virtual machine's RAM."""
 
 
-for _command in (scan, save, verify, info, vms, serve, status, kernels, devices):
+for _command in (scan, save, verify, info, vms, serve, status, kernels, devices, punch):
     cli.add_command(_command)
 
 

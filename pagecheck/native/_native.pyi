@@ -610,7 +610,7 @@ def offsets_partition(offsets: Memory, zero: Memory, out: Memory, /) -> int:
     many come first."""
 
 def punch_zero(
-    fd: int, start: int, end: int, unit: int, kernel: str, leased: bool, mapped: bool, /
+    fd: int, start: int, end: int, unit: int, kernel: str, leased: bool, seek: bool, mapped: bool, /
 ) -> tuple[int, int]:
     """Looks at the units of a file in [start, end), and makes holes of those that are zero. Without
     a lease at most 2 MiB, or one unit, lie between the look at a byte and its hole: the caller
@@ -622,6 +622,7 @@ def punch_zero(
         unit: bytes of the smallest hole; a power of two, at least 4096.
         kernel: a CPU kernel, which its self-test found to be right.
         leased: nothing is punched unless there is a write lease on `fd` (F_SETLEASE in fcntl(2)).
+        seek: holes, as SEEK_DATA tells them, are left alone; moves the file offset.
         mapped: the range has no hole and is mapped where that works, not read; for leased files
             only, since one that is truncated meanwhile ends the process.
 

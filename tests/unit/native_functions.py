@@ -162,6 +162,17 @@ def _(_world: World) -> None:
     refuses(_native.offsets_partition, offsets(2), bytearray(8), bytearray(8))
 
 
+@case("punch_zero")
+def _(_world: World) -> None:
+    with memfd(2 * PAGE) as fd:
+        given = (fd, 0, 2 * PAGE, PAGE, KERNEL, False, False, False)
+        assert _native.punch_zero(*given) == (2 * PAGE, 2 * PAGE)
+        refuses_all_wrong(_native.punch_zero, *given)
+        refuses(_native.punch_zero, NOWHERE, *given[1:])
+        refuses(_native.punch_zero, fd, 1, *given[2:])
+        refuses(_native.punch_zero, *given[:4], "none", False, False, False)
+
+
 @case("watch_open")
 def _(world: World) -> None:
     os.close(_native.watch_open(world.ram))

@@ -167,6 +167,26 @@ static uint64_t window_bytes(const pc_punch *punch)
     return punch->leased ? PC_PUNCH_LEASED_BYTES : PC_PUNCH_BYTES;
 }
 
+/* The next window in [start, end), which ends where huge pages do. False: the rest is a hole. */
+static bool next_window(const pc_punch *punch, uint64_t *start, uint64_t *end)
+{
+    const uint64_t most = window_bytes(punch), unit = punch->unit_bytes;
+    uint64_t last = *end;
+    if (punch->seek) {
+        off_t data = lseek(punch->fd, (off_t)*start, SEEK_DATA);
+        if (data < 0 ? errno == ENXIO : (uint64_t)data >= *end)
+            return false;
+        off_t hole = data < 0 ? -1 : lseek(punch->fd, data, SEEK_HOLE);
+        if (data > (off_t)*start)
+            *start = (uint64_t)data & ~(unit - 1);
+        if (hole > data && (uint64_t)hole < last)
+            last = ((uint64_t)hole + unit - 1) & ~(unit - 1);
+    }
+    uint64_t edge = (*start / most + 1) * most;
+    *end = last < edge ? last : edge;
+    return true;
+}
+
 static bool is_valid(const pc_punch *punch, uint64_t start, uint64_t end)
 {
     const uint64_t unit = punch->unit_bytes;
@@ -186,12 +206,12 @@ bool pc_punch_zero(const pc_punch *punch, uint64_t start, uint64_t end, pc_punch
     look at = {.punch = punch, .out = out, .error = error, .alone = true, .whole = true};
     if (posix_memalign((void **)&at.buffer, PC_KERNEL_PAGE_BYTES, PC_PUNCH_PIECE_BYTES) != 0)
         return pc_error_set(error, PC_ERROR_NO_MEMORY, "%s", "no memory to read into");
-    const uint64_t most = window_bytes(punch);
     bool good = true;
-    while (good && at.alone && at.whole && start < end) {
-        uint64_t edge = (start / most + 1) * most; /* windows end where huge pages do */
-        uint64_t last = edge < end ? edge : end;
-        good = window(&at, start, last);
+    for (uint64_t last = end; good && at.alone && at.whole && start < end; last = end) {
+        if (!next_window(punch, &start, &last))
+            last = start = end;
+        else
+            good = window(&at, start, last);
         if (good && at.alone && at.whole)
             out->reached = start = last;
     }

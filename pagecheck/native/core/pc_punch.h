@@ -24,7 +24,8 @@ typedef struct pc_punch {
     int fd;              /* open for reading and writing */
     uint64_t unit_bytes; /* the smallest hole: a power of two, a multiple of 4096 */
     bool leased;         /* nothing is punched without a write lease on fd */
-    bool map;            /* there is no hole, which might get a page by being mapped */
+    bool seek; /* SEEK_DATA tells holes, which are left alone, and the file offset is ours */
+    bool map;  /* there is no hole, which might get a page by being mapped */
     const pc_kernel *kernel;
 } pc_punch;
 

@@ -7,15 +7,15 @@ static PyObject *punch_zero(PyObject *module, PyObject *args)
 {
     const char *name;
     unsigned long long start, end, unit;
-    int fd, leased, map;
+    int fd, leased, seek, map;
     (void)module;
-    if (!PyArg_ParseTuple(args, "iKKKspp", &fd, &start, &end, &unit, &name, &leased, &map))
+    if (!PyArg_ParseTuple(args, "iKKKsppp", &fd, &start, &end, &unit, &name, &leased, &seek, &map))
         return NULL;
     const pc_kernel *kernel = pc_kernel_find(name);
     if (kernel == NULL || pc_kernel_why_not(kernel) != NULL)
         return py_fail(PC_ERROR_INVALID, "kernel %s: cannot be used here", name);
     const pc_punch punch = {
-        .fd = fd, .unit_bytes = unit, .leased = leased, .map = map, .kernel = kernel};
+        .fd = fd, .unit_bytes = unit, .leased = leased, .seek = seek, .map = map, .kernel = kernel};
     pc_punched out;
     pc_error error;
     bool good;

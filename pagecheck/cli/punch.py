@@ -1,0 +1,108 @@
+"""`pagecheck punch`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from pagecheck.cli.options import EXIT_CODES, SIZE, max_pause, verbose
+
+if TYPE_CHECKING:
+    from pagecheck.snapshot.punch_report import PunchReport
+
+_OPTIONS: Final = (
+    click.Option(
+        ["--page-size"],
+        type=SIZE,
+        default="4K",
+        show_default=True,
+        help="Bytes of the smallest hole; more where the backing has larger blocks or pages.",
+    ),
+    click.Option(["--dry-run"], is_flag=True, help="Change nothing; tell what would be freed."),
+    click.Option(
+        ["--nobody-writes"],
+        is_flag=True,
+        help="You vouch that nobody writes to the file meanwhile, although it is open or mapped "
+        "elsewhere, or that cannot be known. Not for a VM.",
+    ),
+    max_pause("What is not done by then is left as it is, and the VM runs on."),
+    click.Option(
+        ["--max-rate"],
+        type=SIZE,
+        metavar="BYTES/S",
+        help="Look at no more than this in a second; not while a VM is stopped.",
+    ),
+    click.Option(
+        ["--format"],
+        type=click.Choice(["auto", "raw"]),
+        default="auto",
+        show_default=True,
+        help="auto: refuse files that are certainly not raw RAM. raw: take any file.",
+    ),
+    click.Option(["--json", "as_json"], is_flag=True, help="Print the report as JSON only."),
+    click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
+    verbose("Log progress to stderr."),
+)
+
+
+@click.command(
+    params=[click.Argument(["source"]), *_OPTIONS],
+    epilog=EXIT_CODES,
+    short_help="Give the zero pages of a file or a VM's shared RAM back to the host.",
+)
+def punch(source: str, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> int:
+    """Give the zero pages of a file, or of a VM's shared RAM, back to the host as holes.
+
+    This writes: into a file that no other process has open or mapped, or into the shared RAM of a
+    VM that is stopped meanwhile (qmp:, fc:, ch: and crosvm: sockets). Each page is looked at right
+    before it becomes a hole, so that what is read there stays the same. Refused: private RAM, and
+    VMs with a device that writes while the VM is stopped (VFIO, vhost-user).
+
+    \b
+    Examples:
+      pagecheck punch guest.ram
+      pagecheck punch --dry-run --json guest.ram
+      pagecheck punch --max-pause 0.5 qmp:/run/vm1.qmp
+    """
+    from pagecheck.cli.streams import log_to_stderr
+    from pagecheck.cli.working import with_progress
+    from pagecheck.snapshot.punch import punch as run
+
+    log_to_stderr(verbose=verbose)
+    report = with_progress(
+        lambda watch: run(source, progress=watch, **options), "punching", quiet=quiet
+    )
+    if as_json:
+        import json
+
+        click.echo(json.dumps(report.to_json()))
+    elif not quiet:
+        click.echo(_text(report))
+    return 0 if report.why_incomplete is None else 1
+
+
+def _text(report: PunchReport) -> str:
+    from pagecheck.cli.present import columns, size_text
+    from pagecheck.printable import printable, printable_lines
+
+    would = "would be freed" if report.dry_run else "freed"
+    rows = [["block", "size", "smallest hole", "zero", "allocated", would]]
+    for block in report.blocks:
+        freed = block.zero_bytes if report.dry_run else block.freed_bytes
+        sizes = (block.size, block.unit_bytes, block.zero_bytes, block.allocated_after, freed)
+        rows.append([printable(block.name), *map(size_text, sizes)])
+    lines = [printable_lines(columns(rows)), f"{_PROOFS[report.proof]}; {report.seconds:.2f} s"]
+    if report.pause is not None and report.pause.stopped_by_us:
+        lines.append(f"the VM was paused for {report.pause.seconds * 1e3:.1f} ms")
+    if report.why_incomplete is not None:
+        lines.append(f"not done to the end: {printable(report.why_incomplete)}")
+    lines += [f"note: {printable(note)}" for note in report.notes]
+    return "\n".join(lines)
+
+
+_PROOFS: Final = {
+    "lease": "nobody else had the file open or mapped",
+    "pause": "the VM was stopped meanwhile",
+    "user": "that nobody writes to it was vouched for (--nobody-writes)",
+}

@@ -1,0 +1,79 @@
+"""Which processes have a file open or mapped, as far as /proc shows it: for a message, no proof."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Final
+
+SHOWN: Final = 3
+_MAP: Final = re.compile(rb"^\S+ (\S{4}) \S+ ([0-9a-f]+):([0-9a-f]+) (\d+)", re.MULTILINE)
+
+
+def users_of(fd: int) -> str:
+    """Those that have the file behind a descriptor of ours, on one line; empty where none can be
+    seen."""
+    found = []
+    for pid in sorted(_pids()):
+        if pid == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # it ended, or may not be inspected
+            if how := _how(f"/proc/{pid}", fd):
+                found.append(f"process {pid} ({_name(pid)}) has it {how}")
+        if len(found) > SHOWN:
+            return ", ".join([*found[:SHOWN], "and others"])
+    return ", ".join(found)
+
+
+def mappers_of(fd: int, besides: int) -> str:
+    """A process, other than this and another one, that maps the file shared and writable, or has it
+    open for writing; empty where none can be seen."""
+    for pid in sorted(_pids()):
+        if pid in (os.getpid(), besides):
+            continue
+        with contextlib.suppress(OSError):
+            how = _how(f"/proc/{pid}", fd)
+            if how in ("mapped for writing", "open for writing"):
+                return f"process {pid} ({_name(pid)}) has it {how}"
+    return ""
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _how(folder: str, fd: int) -> str:
+    """How a process has the file; empty: it does not have it."""
+    st = os.fstat(fd)
+    place = os.major(st.st_dev), os.minor(st.st_dev), st.st_ino
+    mapped = ""
+    with open(f"{folder}/maps", "rb") as file:
+        for perms, major, minor, inode in _MAP.findall(file.read()):
+            if (int(major, 16), int(minor, 16), int(inode)) == place:
+                mapped = "mapped for writing" if perms[1:4:2] == b"ws" else mapped or "mapped"
+    found = {mapped, _open(folder, st)}
+    order = ("mapped for writing", "open for writing", "mapped", "open")
+    return next((how for how in order if how in found), "")
+
+
+def _open(folder: str, st: os.stat_result) -> str:
+    found = ""
+    for name in os.listdir(f"{folder}/fd"):
+        with contextlib.suppress(OSError, ValueError):  # closed since
+            other = os.stat(f"{folder}/fd/{name}")
+            if (other.st_dev, other.st_ino) != (st.st_dev, st.st_ino):
+                continue
+            with open(f"{folder}/fdinfo/{name}", encoding="ascii") as file:
+                flags = int(file.read().partition("flags:")[2].split()[0], 8)
+            found = "open for writing" if flags & os.O_ACCMODE else found or "open"
+    return found
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return os.fsdecode(file.read()).strip()
+    except OSError:
+        return "ended"
