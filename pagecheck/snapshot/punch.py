@@ -1,20 +1,20 @@
-"""`pagecheck.punch`: zero pages given back to the host, as holes.
+"""`pagecheck.punch`: zero pages released to the host, as holes.
 
 With a restore, this is all that writes into RAM which is not ours. What is written between the look
 at a page and its hole is lost, so it has to be certain that nobody writes.
 
 Facts: no system call makes a hole only where there are zeros. A write lease (F_SETLEASE) on a file
 is granted only while nobody else has it open, for whatever purpose; a mapping keeps its file open.
-Whoever wants to open or truncate it then waits until we let go, at most for lease-break-time; after
-that the lease is gone, which the kernel tells. The RAM of a VM is mapped by its VMM all the time,
-so that no lease can be had; while a VM is stopped, its processors and the devices that its VMM
-emulates write nothing, nor do vhost's kernel threads, which are stopped with it. A device that
+Whoever wants to open or truncate it then waits until we release it, at most for lease-break-time;
+after that the lease is gone, which the kernel tells. The RAM of a VM is mapped by its VMM all the
+time, so that no lease can be had; while a VM is stopped, its processors and the devices that its
+VMM emulates write nothing, nor do vhost's kernel threads, which are stopped with it. A device that
 was given to the guest (VFIO, vDPA) or that another process emulates (vhost-user) is not.
 Danger: a process that is stopped (SIGSTOP) between look and hole, while the VM's longest pause, or
-the lease's, passes. Decision: a file is punched under a lease that is asked for again before
-each hole, and refused where it cannot be had, unless the user vouches for it; a VM's RAM is punched
-by its watchdog, the one process that may continue the VM, which is what it does either of, never
-both; never where something else may write. There one look at a page is proof, and it is taken right
+the lease's, passes. Decision: a file is punched under a lease that is asked for again before each
+hole, and refused where it cannot be had, unless the user vouches for it; a VM's RAM is punched by
+its watchdog, the one process that may continue the VM, which is what it does either of, never both;
+never where something else may write. There one look at a page is proof, and it is taken right
 before the hole: what a scan found earlier, while the guest ran, only says where to look. What is a
 hole already is left alone, space that was reserved for it, too. Nothing is punched below what the
 backing can take away (a block, a huge page), and runs of any length are: each 4 KiB is a page.
