@@ -73,7 +73,7 @@ def cli() -> None:
     """Finds the zero pages of a virtual machine's RAM."""
 
 
-for _command in (scan, save, verify, info, vms, serve, status, kernels, devices, punch):
+for _command in (scan, save, punch, verify, info, vms, serve, status, kernels, devices):
     cli.add_command(_command)
 
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from pagecheck import clock
 from pagecheck.errors import UsageError
 from pagecheck.model import is_vm_source
-from pagecheck.plan import PAUSE_MAX_S, check_page_size, require_seconds
+from pagecheck.plan import PAUSE_MAX_S, check_page_size, require_rate, require_seconds
 from pagecheck.snapshot.punch_file import FilePuncher, leased, open_writable, unit_of
 from pagecheck.snapshot.punch_report import PunchedBlock, PunchReport
 
@@ -80,8 +80,7 @@ def punch(
     text = os.fspath(source)
     check_page_size(page_size)
     require_seconds("max pause", max_pause, PAUSE_MAX_S)
-    if max_rate is not None and max_rate <= 0:
-        raise UsageError(f"max rate {max_rate}: must be more than 0 bytes per second")
+    require_rate(max_rate)
     if is_vm_source(text):
         raise UsageError(f"{text}: the RAM of a VM cannot be punched yet")
     options: dict[str, Any] = {"max_rate": max_rate, "progress": progress, "format": format}
