@@ -26,6 +26,7 @@ examples.
 CALLS: Final = {
     "scan": ("oneshot.py",),
     "save": ("snapshot/save.py",),
+    "punch": ("snapshot/punch.py",),
     "verify": ("snapshot/verify.py",),
     "info": ("snapshot/info.py",),
     "list_vms": ("vmm/listing.py",),
@@ -44,6 +45,8 @@ VALUES: Final = {
     "Failure": ("report/statistics.py",),
     "Answer": ("report/report.py",),
     "SaveReport": ("snapshot/save_report.py",),
+    "PunchReport": ("snapshot/punch_report.py",),
+    "PunchedBlock": ("snapshot/punch_report.py",),
     "VerifyReport": ("snapshot/verify.py",),
     "Snapshot": ("snapshot/values.py",),
     "SnapshotBlock": ("snapshot/values.py",),

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
 from pagecheck.errors import UsageError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pagecheck.shm.ram import RamSource
     from pagecheck.snapshot.punch_file import Progress
 
-MAX_PAUSE_S = 5.0
+MAX_PAUSE_S: Final = 5.0
 
 
 def punch(
