@@ -16,6 +16,8 @@ from pagecheck.errors import PeerError, SourceError
 from pagecheck.vmm import QemuMonitor
 from pagecheck.vmm.qemu_disks import writable_disks, written_at
 from pagecheck.vmm.qemu_overlays import Overlays
+from pagecheck.vmm.qemu_state import DeviceState
+from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import BareQemu, bare_qemu
 
 MIB = 1 << 20
@@ -182,3 +184,42 @@ def test_the_end_of_qemu_does_not_write_its_disks(folder: Path) -> None:
         qemu.process.wait(10)
         assert [written_at(each) for each in disks] == before
     assert None not in before
+
+
+def test_a_disk_with_a_thread_of_its_own(folder: Path) -> None:
+    """Its requests run elsewhere once the firmware has found it."""
+    drive = f"file={image(folder / 'a')},format=qcow2,if=none,id=a"
+    device = "virtio-blk-pci,drive=a,iothread=io"
+    args = ("-object", "iothread,id=io", "-drive", drive, "-device", device)
+    with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
+        path = qemu.qmp("query-block")[0]["qdev"]
+        wait_for(
+            lambda: "DRIVER_OK" in qemu.human(f"info virtio-status {path}").upper(),
+            "the firmware has started the disk",
+            30,
+        )
+        with Overlays(monitor, writable_disks(monitor)) as overlays:
+            monitor.pause(60)
+            overlays.use()
+            assert monitor.resume().stopped_by_us
+        qemu.human('qemu-io a "write -P 7 0 4096"')
+        assert qemu.status() == "running"
+        assert info(Path(overlays.values()[0]["overlay"]))["backing-filename-format"] == "qcow2"
+
+
+def test_a_qemu_that_may_not_make_files_there(folder: Path) -> None:
+    folder.chmod(0o755)
+    image(folder / "a").chmod(0o666)
+    with (
+        bare_qemu(*virtio(folder / "a", "a"), "-sandbox", "on", uid=65534) as qemu,
+        QemuMonitor(str(qemu.socket)) as monitor,
+    ):
+        before = sorted(folder.iterdir())
+        with pytest.raises(SourceError, match=r"no overlay for disk a at .*Permission denied"):
+            Overlays(monitor, writable_disks(monitor))
+        assert sorted(folder.iterdir()) == before
+        assert qemu.status() == "running"
+        with DeviceState(monitor, {"pc.ram"}) as state:  # which needs no file of QEMU's
+            monitor.pause(60)
+            assert state.save().devices
+            monitor.resume()
