@@ -5,15 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pagecheck.errors import PeerError, SourceError, UsageError
+from pagecheck.errors import PeerError, SourceError
 from pagecheck.snapshot.stream import state_stream
 from pagecheck.snapshot.values import Disk, Machine
+from pagecheck.vmm.qemu_disks import (
+    disk_values,
+    require_choice,
+    writable_disks,
+    written_at,
+)
 from pagecheck.vmm.qemu_machine import machine_of
+from pagecheck.vmm.qemu_overlays import Overlays
+from pagecheck.vmm.qemu_refusals import require_savable
 from pagecheck.vmm.qemu_state import DeviceState
 
 if TYPE_CHECKING:
+    from pagecheck.snapshot.values import DiskKept
     from pagecheck.snapshot.vm_parts import Disks, Then
     from pagecheck.vmm import Vm
     from pagecheck.vmm.pause import QemuMonitor
@@ -33,7 +42,7 @@ class QemuParts:
         disks: Disks | None,
         then: Then,
     ) -> None:
-        """Refuses what cannot be saved, and prepares the rest.
+        """Refuses what cannot be saved, and prepares the devices' state.
 
         Args:
             stack: takes back what QEMU was given.
@@ -42,34 +51,62 @@ class QemuParts:
             UsageError: more has to be said of the disks.
             SourceError, PeerError: the VM cannot be saved; the message names what prevents it.
         """
-        if disks == "overlay":
-            raise UsageError(f"{qemu.name}: --disks overlay cannot be done yet; use --then quit")
+        require_savable(qemu)
+        self._disks = writable_disks(qemu)
+        require_choice(vm.text, self._disks, disks, then)
+        self._kept: DiskKept = "overlay" if disks == "overlay" else "none"
+        if then == "quit":
+            self._kept = "quit"
         self._qemu = qemu
-        self._then = then
-        found = machine_of(qemu)
-        members = found._asdict()
+        self._stack = stack
+        self._found = machine_of(qemu)
+        self._overlays: Overlays | None = None
+        self._saved: SavedState | None = None
+        carried = [ram.source.name for ram in vm.rams]
+        self._devices = stack.enter_context(DeviceState(qemu, carried))
+        self.disks: tuple[Disk, ...] = ()
+
+    @property
+    def machine(self) -> Machine:
+        """What QEMU says of its VM."""
+        members = self._found._asdict()
         known = {name: members.pop(name) for name in Machine._fields if name in members}
         known["command_line"] = tuple(known["command_line"])
-        self.machine = Machine(**known, other=members)
-        self.disks: tuple[Disk, ...] = ()
-        self._page_bits = found.page_bits
-        self._machine_type = found.machine_type
-        self._saved: SavedState | None = None
-        self._devices = stack.enter_context(DeviceState(qemu, [ram.source.name for ram in vm.rams]))
+        return Machine(**known, other=members)
 
     @property
     def state(self) -> bytes | None:
         """The devices' state as a migration stream."""
         if self._saved is None:
             return None
-        return b"".join(state_stream(self._saved, self._machine_type, self._page_bits))
+        found = self._found
+        return b"".join(state_stream(self._saved, found.machine_type, found.page_bits))
+
+    def prepare(self) -> None:
+        """Has QEMU make the overlays, where they were asked for.
+
+        Raises:
+            SourceError, PeerError: one cannot be made.
+        """
+        if self._disks and self._kept == "overlay":
+            self._overlays = self._stack.enter_context(Overlays(self._qemu, self._disks))
 
     def take_state(self) -> None:
         """Saves the devices' state, in memory."""
         self._saved = self._devices.save()
 
     def take_disks(self) -> None:
-        """Has the disks go on in overlays, where that was asked for."""
+        """Notes what the disks are at this moment; has them go on in the overlays."""
+        if self._overlays is not None:
+            self._overlays.use()
+            values = self._overlays.values()
+        else:
+            values = [disk_values(each, self._kept, written_at(each)) for each in self._disks]
+        self.disks = tuple(map(_disk, values))
+
+    def after_failure(self) -> str:
+        """What became of the disks although nothing was saved; empty: nothing."""
+        return "" if self._overlays is None else self._overlays.describe()
 
     def end_vm(self) -> None:
         """Ends the VM, and waits until QEMU is gone.
@@ -89,3 +126,8 @@ class QemuParts:
         finally:
             if pidfd >= 0:
                 os.close(pidfd)
+
+
+def _disk(values: dict[str, Any]) -> Disk:
+    other = {name: value for name, value in values.items() if name not in Disk._fields}
+    return Disk(**{name: values[name] for name in values if name not in other}, other=other)

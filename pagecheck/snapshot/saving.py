@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pagecheck.child.process import reap_left_behind
 from pagecheck.errors import OutputError, SourceError
+from pagecheck.logs import Log
 from pagecheck.snapshot.copying import Copying, RamFile, Watch, normal_bytes
 from pagecheck.snapshot.room import STATE_BYTES, require_room
 from pagecheck.snapshot.save_report import SavedBlock, SaveReport
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pagecheck.snapshot.vm_parts import Then, VmParts
     from pagecheck.sources import Opened
     from pagecheck.vmm import Vm
+
+log = Log(__name__)
 
 
 class Wanted(NamedTuple):
@@ -127,12 +130,19 @@ class Saving:
         Raises:
             PagecheckError: as `save`.
         """
-        wanted = self._wanted
-        if wanted.live:
-            self._copying.copy_ahead(self._watch())
-            self._ahead_s = self._copying.last_pass_s
-        watch = self._watch()
-        created = now_text()
+        try:
+            if self._wanted.live:
+                self._copying.copy_ahead(self._watch())
+                self._ahead_s = self._copying.last_pass_s
+            parts.prepare()
+            return self._stop_and_save(vm, parts)
+        except BaseException:
+            if line := parts.after_failure():
+                log.warning("%s: %s", vm.text, line)
+            raise
+
+    def _stop_and_save(self, vm: Vm, parts: VmParts) -> SaveReport:
+        wanted, watch, created = self._wanted, self._watch(), now_text()
         wanted.notify("paused", wanted.max_pause)
         with Stopped(vm, wanted.max_pause) as stopped:
             parts.take_state()

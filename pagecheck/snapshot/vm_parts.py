@@ -25,18 +25,27 @@ class VmParts(Protocol):
         disks: what became of each disk, once `take_disks` was called.
     """
 
-    machine: Machine
     disks: tuple[Disk, ...]
+
+    @property
+    def machine(self) -> Machine:
+        """See above."""
 
     @property
     def state(self) -> bytes | None:
         """See above."""
+
+    def prepare(self) -> None:
+        """The VM is going to be stopped now, and all else is prepared."""
 
     def take_state(self) -> None:
         """The VM is stopped, and its RAM was not copied yet: that may change it."""
 
     def take_disks(self) -> None:
         """The VM is stopped, and its RAM is copied."""
+
+    def after_failure(self) -> str:
+        """What became of the VM's disks although nothing was saved; empty: nothing."""
 
     def end_vm(self) -> None:
         """Ends the VM, which is stopped."""
@@ -56,11 +65,18 @@ class RamAlone:
         self.state: bytes | None = None
         self.disks: tuple[Disk, ...] = ()
 
+    def prepare(self) -> None:
+        """There is nothing to do."""
+
     def take_state(self) -> None:
         """There is none."""
 
     def take_disks(self) -> None:
         """They are the VMM's."""
+
+    def after_failure(self) -> str:
+        """Nothing became of them."""
+        return ""
 
     def end_vm(self) -> None:
         """Never called."""
