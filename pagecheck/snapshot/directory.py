@@ -152,6 +152,16 @@ class NewDirectory:
         finally:
             os.close(fd)
 
+    def remove(self, name: str) -> None:
+        """Removes a file that was created here.
+
+        Raises:
+            OutputError: it cannot be removed.
+        """
+        with _refusals(f"{self.path}/{name}"):
+            os.unlink(name, dir_fd=self.fd)
+            os.close(self._files.pop(name))
+
     def finish(self) -> None:
         """Syncs everything and gives the directory its final name.
 

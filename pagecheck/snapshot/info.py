@@ -6,9 +6,9 @@ import os
 
 from pagecheck.native import _native
 from pagecheck.snapshot import manifest
+from pagecheck.snapshot.entries import read_entry
 from pagecheck.snapshot.files import Folder
 from pagecheck.snapshot.values import MANIFEST
-from pagecheck.snapshot.verify import read_entry
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from pagecheck.snapshot.values import (
     CHUNK_BYTES,
     DIGEST_BYTES,
     FORMAT,
+    FRAME_RECORD_BYTES,
     MANIFEST,
     VERSION,
     Compression,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 MANIFEST_BYTES_MAX: Final = 64 << 20
 PAGE_BYTES_MAX: Final = 1 << 30
-FRAME_RECORD_BYTES: Final = 8 + DIGEST_BYTES
 
 _START: Final = re.compile(rb'\s*\{\s*"checksum"\s*:\s*"xxh3-128:([0-9a-f]{32})"')
 _VERSION: Final = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})", re.ASCII)

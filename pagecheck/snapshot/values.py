@@ -21,6 +21,7 @@ MANIFEST: Final = "manifest.json"
 ALGORITHM: Final = "xxh3-128"
 CHUNK_BYTES: Final = 1 << 20
 DIGEST_BYTES: Final = 16
+FRAME_RECORD_BYTES: Final = 8 + DIGEST_BYTES
 NAME_BYTES_MAX: Final = 200
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 

@@ -17,10 +17,12 @@ from pagecheck.native import _native
 from pagecheck.printable import printable
 from pagecheck.shortage import is_limit, refused
 from pagecheck.snapshot import manifest
-from pagecheck.snapshot.checksums import checksum, chunk_digests
+from pagecheck.snapshot.checksums import ram_digests
 from pagecheck.snapshot.directory import MARKER
+from pagecheck.snapshot.entries import read_entry
 from pagecheck.snapshot.files import Folder
 from pagecheck.snapshot.pace import Pace
+from pagecheck.snapshot.ram_files import open_ram
 from pagecheck.snapshot.values import CHUNK_BYTES, DIGEST_BYTES, MANIFEST
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
@@ -99,21 +101,6 @@ def verify_in(
     return VerifyReport(snapshot, len(files), sum(files.values()), clock.now_s() - started)
 
 
-def read_entry(folder: Folder, entry: FileEntry) -> bytes:
-    """The content of a file that one checksum covers.
-
-    Raises:
-        SnapshotError: it is not what the manifest says.
-    """
-    data = folder.read(entry.file, entry.size)
-    if len(data) != entry.size or checksum(data) != entry.checksum:
-        raise SnapshotError(
-            f"{folder.path_of(entry.file)}: is damaged, or of another snapshot: its checksum is "
-            "not the one in the manifest"
-        )
-    return data
-
-
 def _require_files(folder: Folder, files: dict[str, int]) -> None:
     """Every file is there, is a regular one and has its size, and there is no other."""
     there = set(folder.names())
@@ -180,11 +167,10 @@ class _Work:
     def _ram(self, block: SnapshotBlock, zero: bytes, digests: bytes) -> None:
         pages = _ZeroPages(zero, block.size // self._snapshot.page_bytes, self._snapshot.page_bytes)
         before = self._done
-        fd = self._folder.open(block.file)
+        fd, ram = open_ram(self._folder, block, self._snapshot.page_bytes)
         try:
-            found = chunk_digests(
-                fd,
-                block.size,
+            found = ram_digests(
+                ram,
                 look=pages.look,
                 progress=lambda done, _total: self._show(before + done),
                 pace=self._pace,
@@ -242,7 +228,7 @@ class _ZeroPages:
         self._wrong: list[int] = []
         self._lock = threading.Lock()
 
-    def look(self, at: int, chunk: bytearray) -> None:
+    def look(self, at: int, chunk: bytes | bytearray) -> None:
         """Looks at the content of a chunk."""
         page, end = at // self._page_bytes, at + len(chunk)
         while page * self._page_bytes < end and page < self._pages:
@@ -254,7 +240,7 @@ class _ZeroPages:
                     self._note(at + begin, chunk[begin:stop])
             page = run_end
 
-    def _note(self, at: int, content: bytearray) -> None:
+    def _note(self, at: int, content: bytes | bytearray) -> None:
         step = min(self._page_bytes, CHUNK_BYTES)
         wrong = [
             (at + begin) // self._page_bytes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck._version import __version__
 from pagecheck.snapshot import checksums, manifest
+from pagecheck.snapshot.entries import entry
 from pagecheck.snapshot.values import (
     MANIFEST,
     Disk,
@@ -34,7 +35,7 @@ def now_text() -> str:
 def write_entry(directory: NewDirectory, name: str, data: bytes | memoryview) -> FileEntry:
     """Writes a file of that content, and returns what the manifest says of it."""
     directory.write(name, data)
-    return checksums.entry(name, data)
+    return entry(name, data)
 
 
 def write_blocks(

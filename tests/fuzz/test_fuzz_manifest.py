@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pagecheck.errors import SnapshotError
 from pagecheck.snapshot import manifest
-from pagecheck.snapshot.checksums import checksum
+from pagecheck.snapshot.entries import checksum
 from pagecheck.snapshot.values import MANIFEST
 from pagecheck.snapshot.verify import verify
 from tests.support.snapshots import make_snapshot, some_ram

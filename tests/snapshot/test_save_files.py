@@ -13,7 +13,7 @@ import pytest
 import pagecheck
 from pagecheck import Coordinator
 from pagecheck.errors import OutputError, SourceError, UsageError
-from pagecheck.snapshot import checksums, manifest
+from pagecheck.snapshot import checksums, entries, manifest
 from tests.support import command
 from tests.support.file_systems import mounted
 from tests.support.rams import PAGE, sparse_file
@@ -62,7 +62,7 @@ def require_saved(directory: Path, source: Path) -> manifest.Snapshot:
     with saved.open("rb") as file:
         digests = checksums.chunk_digests(file.fileno(), block.size)
     assert (directory / block.chunks.file).read_bytes() == digests
-    assert checksums.checksum(digests) == block.chunks.checksum
+    assert entries.checksum(digests) == block.chunks.checksum
     assert {each.name for each in directory.iterdir()} == {*snapshot.files(), "manifest.json"}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert {stat.S_IMODE(each.stat().st_mode) for each in directory.iterdir()} == {0o600}

@@ -1,14 +1,16 @@
 """Small snapshots for tests, made of bytes."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pagecheck.snapshot import manifest
-from pagecheck.snapshot.checksums import chunk_digests, entry
+from pagecheck.snapshot.checksums import chunk_digests
 from pagecheck.snapshot.directory import NewDirectory
+from pagecheck.snapshot.entries import entry
 from pagecheck.snapshot.values import (
     MANIFEST,
     Disk,
@@ -31,14 +33,22 @@ def make_snapshot(
     state: bytes | None = b"QEVM state",
     machine: Machine | None = MACHINE,
     page_bytes: int = PAGE,
+    finish: Callable[..., SnapshotBlock] | None = None,
+    **options: Any,
 ) -> Snapshot:
-    """A snapshot with these RAM blocks, as a save makes it."""
+    """A snapshot with these RAM blocks, as a save makes it.
+
+    Args:
+        finish: what is done with each block, with the options, such as compressing it.
+    """
     with NewDirectory(path) as new:
         stems = file_stems(list(blocks))
         made = [
             _block(new, name, stem, ram, page_bytes)
             for (name, ram), stem in zip(blocks.items(), stems, strict=True)
         ]
+        if finish is not None:
+            made = [finish(new, block, **options) for block in made]
         if state is not None:
             new.write("state", state)
         snapshot = Snapshot(

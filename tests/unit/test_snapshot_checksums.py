@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from pagecheck.snapshot import checksums
+from pagecheck.snapshot import checksums, ram_files
 from pagecheck.snapshot.checksums import chunk_digests, zero_digests
 
 MIB = 1 << 20
@@ -45,7 +45,7 @@ def test_a_hole_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(at)
         return read(given, buffers, at)
 
-    monkeypatch.setattr(checksums.os, "preadv", preadv)
+    monkeypatch.setattr(ram_files.os, "preadv", preadv)
     digests = chunk_digests(fd, 64 * MIB)
     assert seen == [7 * MIB]
     assert digests[: 7 * 16] == zero_digests(7 * MIB)
@@ -69,7 +69,7 @@ def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def preadv(given: int, buffers: list[memoryview], at: int) -> int:
         return read(given, [memoryview(buffers[0])[:300_000]], at)
 
-    monkeypatch.setattr(checksums.os, "preadv", preadv)
+    monkeypatch.setattr(ram_files.os, "preadv", preadv)
     assert chunk_digests(fd, 2 * MIB) == expected(tmp_path / "ram")
     os.close(fd)
 

@@ -10,7 +10,7 @@ import pytest
 
 from pagecheck.errors import SnapshotError
 from pagecheck.snapshot import manifest
-from pagecheck.snapshot.checksums import checksum
+from pagecheck.snapshot.entries import checksum
 from pagecheck.snapshot.values import MANIFEST, Compression, Snapshot, file_stems
 from tests.support.snapshots import make_snapshot, some_ram
 

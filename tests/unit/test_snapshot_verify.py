@@ -11,8 +11,8 @@ import pytest
 
 from pagecheck.errors import SnapshotError
 from pagecheck.snapshot import manifest
-from pagecheck.snapshot.checksums import entry
 from pagecheck.snapshot.directory import MARKER
+from pagecheck.snapshot.entries import entry
 from pagecheck.snapshot.values import MANIFEST
 from pagecheck.snapshot.verify import verify
 from tests.support.snapshots import PAGE, make_snapshot, some_ram

@@ -1,0 +1,220 @@
+"""RAM files of a snapshot, read chunk by chunk: sparse raw ones, and compressed ones.
+
+Danger: a compressed frame may claim any size, and may be damaged without a decompressor's noticing.
+Decision: a frame's bytes are checked before they are decompressed, and its size as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from itertools import accumulate
+
+import xxhash
+
+from pagecheck.errors import EngineError, SnapshotError
+from pagecheck.native import _native
+from pagecheck.printable import printable
+from pagecheck.shm.extents import by_seeking
+from pagecheck.shm.ram import DISK, TMPFS
+from pagecheck.snapshot.entries import read_entry
+from pagecheck.snapshot.values import CHUNK_BYTES, DIGEST_BYTES, FRAME_RECORD_BYTES
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Final, Protocol
+
+    from pagecheck.snapshot.files import Folder
+    from pagecheck.snapshot.values import SnapshotBlock
+
+    Content = bytes | bytearray
+else:
+    from pagecheck.typed import Protocol
+
+AHEAD_BYTES: Final = 8 << 20
+
+
+class RamFile(Protocol):
+    """A RAM file; any thread may read it.
+
+    Attributes:
+        size: bytes of RAM.
+    """
+
+    size: int
+
+    def with_data(self) -> Iterator[int]:
+        """The offset of each chunk that may have a byte that is not zero, in order."""
+
+    def read(self, at: int, buffer: bytearray) -> Content:
+        """The content of a chunk.
+
+        Args:
+            at: its offset.
+            buffer: of this thread, as long as the chunk; it may be used.
+
+        Raises:
+            OSError: it cannot be read, or the file became shorter.
+            SnapshotError: it is damaged.
+        """
+
+
+class RawRam:
+    """A sparse raw file."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        """Reads from a descriptor, which stays the caller's, and whose file offset is moved."""
+        self.size = size
+        self._fd = fd
+
+    def with_data(self) -> Iterator[int]:
+        """As `RamFile.with_data`; the kernel is told what will be read next."""
+        at = ahead = 0
+        for begin, end in data_of(self._fd, self.size):
+            at = max(at, begin - begin % CHUNK_BYTES)
+            while at < end:
+                if at >= ahead:
+                    ahead = at + AHEAD_BYTES
+                    os.posix_fadvise(self._fd, ahead, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+                yield at
+                at += CHUNK_BYTES
+
+    def read(self, at: int, buffer: bytearray) -> Content:
+        """As `RamFile.read`."""
+        _read_full(self._fd, buffer, at)
+        return buffer
+
+
+class ZstdRam:
+    """A file of zstd frames, one for each chunk that is not all zeros."""
+
+    def __init__(
+        self, fd: int, block: SnapshotBlock, page_bytes: int, frames: bytes, where: str
+    ) -> None:
+        """Reads from a descriptor, which stays the caller's.
+
+        Args:
+            frames: content of the file of frames.
+            where: path of the RAM file, for messages.
+
+        Raises:
+            SnapshotError: the frames do not fill the file.
+            EngineError: zstandard is not installed.
+        """
+        self.size = block.size
+        self._fd = fd
+        self._block = block
+        self._page_bytes = page_bytes
+        self._frames = frames
+        self._where = where
+        self._zstd = zstd()
+        self._of_thread = threading.local()
+        starts = range(0, len(frames), FRAME_RECORD_BYTES)
+        lengths = (int.from_bytes(frames[at : at + 8], "little") for at in starts)
+        self._ends = list(accumulate(lengths))
+        if self._ends[-1] != block.file_size:
+            raise SnapshotError(
+                f"{where}: its frames have {self._ends[-1]} bytes, and it has {block.file_size}"
+            )
+
+    def with_data(self) -> Iterator[int]:
+        """As `RamFile.with_data`."""
+        before = 0
+        for number, end in enumerate(self._ends):
+            if end > before:
+                yield number * CHUNK_BYTES
+            before = end
+
+    def read(self, at: int, buffer: bytearray) -> Content:
+        """As `RamFile.read`."""
+        number = at // CHUNK_BYTES
+        begin = self._ends[number - 1] if number else 0
+        frame = bytearray(self._ends[number] - begin)
+        _read_full(self._fd, frame, begin)
+        record = number * FRAME_RECORD_BYTES + 8
+        if xxhash.xxh3_128(frame).digest() != self._frames[record : record + DIGEST_BYTES]:
+            raise self._damaged(number, "its checksum is not the one of the frame")
+        try:
+            if self._zstd.frame_content_size(frame) == len(buffer):
+                content: bytes = self._decompressor().decompress(frame)
+                if len(content) == len(buffer):
+                    return content
+        except self._zstd.ZstdError as error:
+            raise self._damaged(number, printable(str(error))) from error
+        raise self._damaged(number, f"it does not hold {len(buffer)} bytes")
+
+    def _decompressor(self) -> Any:
+        if not hasattr(self._of_thread, "zstd"):
+            self._of_thread.zstd = self._zstd.ZstdDecompressor()
+        return self._of_thread.zstd
+
+    def _damaged(self, number: int, why: str) -> SnapshotError:
+        page, end = self._page_bytes, min((number + 1) * CHUNK_BYTES, self.size)
+        return SnapshotError(
+            f"{self._where}: block {printable(self._block.name)} is damaged, or of another "
+            f"snapshot: pages {number * CHUNK_BYTES // page} to {(end - 1) // page} of "
+            f"{self.size // page}: {why}"
+        )
+
+
+def open_ram(folder: Folder, block: SnapshotBlock, page_bytes: int) -> tuple[int, RamFile]:
+    """Opens a block's RAM file, compressed or not.
+
+    Args:
+        page_bytes: of the snapshot; messages name pages.
+
+    Returns:
+        Its descriptor, which the caller closes, and what reads it.
+
+    Raises:
+        SnapshotError: it is missing, not a regular file or too short, or its frames are damaged.
+        EngineError: it is compressed, and zstandard is not installed.
+    """
+    fd = folder.open(block.file)
+    try:
+        if block.compression is None:
+            return fd, RawRam(fd, block.size)
+        frames = read_entry(folder, block.compression.frames)
+        return fd, ZstdRam(fd, block, page_bytes, frames, folder.path_of(block.file))
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def data_of(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """(begin, end) of each stretch of data of a file; what is between is a hole and zero. On a file
+    system whose holes are not known to be zero everything is data.
+
+    Raises:
+        OSError: a lookup failed.
+    """
+    magic = _native.file_system_magic(fd)
+    known = magic == TMPFS or magic in DISK
+    return by_seeking(fd, 0, size) if known else iter([(0, size)])
+
+
+def zstd() -> Any:
+    """The package zstandard.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    try:
+        import zstandard
+    except ImportError as error:
+        raise EngineError(
+            "compressed snapshots need the package zstandard: pip install 'pagecheck[zstd]'"
+        ) from error
+    return zstandard
+
+
+def _read_full(fd: int, buffer: bytearray, at: int) -> None:
+    got = os.preadv(fd, [buffer], at)
+    while got < len(buffer):
+        part = os.pread(fd, len(buffer) - got, at + got)
+        if not part:
+            raise OSError(errno.EIO, "the file became shorter while it was read")
+        buffer[got : got + len(part)] = part
+        got += len(part)
