@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.options import EXIT_CODES, SIZE, max_pause, verbose
+from pagecheck.cli.options import ENGINE, EXIT_CODES, SIZE, channels, max_pause, verbose
 
 if TYPE_CHECKING:
     from pagecheck.snapshot.punch_report import PunchReport
@@ -40,6 +40,13 @@ _OPTIONS: Final = (
         show_default=True,
         help="auto: refuse files that are certainly not raw RAM. raw: take any file.",
     ),
+    click.Option(
+        ["--trust-path"],
+        is_flag=True,
+        help="As of 'pagecheck scan' (qmp: only).",
+    ),
+    *ENGINE,
+    channels("Worker processes that look for zero pages while a VM runs, or in a dry run."),
     click.Option(["--json", "as_json"], is_flag=True, help="Print the report as JSON only."),
     click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
     verbose("Log progress to stderr."),

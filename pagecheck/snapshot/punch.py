@@ -31,11 +31,21 @@ from typing import TYPE_CHECKING, Any, Final
 from pagecheck import clock
 from pagecheck.errors import UsageError
 from pagecheck.model import is_vm_source
-from pagecheck.plan import PAUSE_MAX_S, check_page_size, require_rate, require_seconds
+from pagecheck.plan import (
+    PAUSE_MAX_S,
+    check_page_size,
+    require_qmp,
+    require_rate,
+    require_seconds,
+)
 from pagecheck.snapshot.punch_file import FilePuncher, leased, open_writable, unit_of
 from pagecheck.snapshot.punch_report import PunchedBlock, PunchReport
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pagecheck.coordinator import Coordinator
+    from pagecheck.coordinator.settings import Engine
     from pagecheck.model import Format
     from pagecheck.shm.ram import RamSource
     from pagecheck.snapshot.punch_file import Progress
@@ -52,7 +62,16 @@ def punch(
     max_pause: float = MAX_PAUSE_S,
     max_rate: int | None = None,
     format: Format = "auto",
+    trust_path: bool = False,
+    engine: Engine = "auto",
+    wq: Sequence[str] = (),
+    fallback: bool = False,
+    kernel: str | None = None,
+    channels: int | None = None,
+    nice: int = 0,
+    stall: float = 30.0,
     progress: Progress | None = None,
+    coordinator: Coordinator | None = None,
 ) -> PunchReport:
     """Makes holes of the zero pages of a file, or of a VM's shared RAM.
 
@@ -65,8 +84,12 @@ def punch(
             mapped elsewhere, or that cannot be known. Not for a VM.
         max_pause: seconds for which a VM may be stopped; what is not done by then is left.
         max_rate: bytes per second that are looked at; not while a VM is stopped.
-        format: as of `pagecheck.scan`.
+        format, trust_path: as of `pagecheck.scan`.
         progress: called about ten times a second with (bytes done, bytes in all).
+        coordinator: whose workers look for zero pages while a VM runs, or in a dry run; it stays
+            open. What its workers are started with is chosen when it is made.
+
+    The other arguments are those of `Coordinator`, for the same.
 
     Returns:
         The report. What was punched stays so, also where an error or a signal ended it: it was
@@ -81,9 +104,21 @@ def punch(
     check_page_size(page_size)
     require_seconds("max pause", max_pause, PAUSE_MAX_S)
     require_rate(max_rate)
+    start = {"engine": engine, "wq": wq, "fallback": fallback, "kernel": kernel}
+    start |= {"channels": channels, "nice": nice, "stall": stall}
     if is_vm_source(text):
-        raise UsageError(f"{text}: the RAM of a VM cannot be punched yet")
+        if nobody_writes:
+            raise UsageError(f"{text}: a VM is stopped while it is punched; drop --nobody-writes")
+        from pagecheck.snapshot.punch_vm import Wanted, punch_vm
+        from pagecheck.vmm import open_vm
+
+        wanted = Wanted(page_size, dry_run, max_pause, max_rate, progress, start, coordinator)
+        with open_vm(text, trust_path=trust_path) as vm:
+            return punch_vm(vm, wanted)
+    if trust_path:
+        require_qmp(text)
     options: dict[str, Any] = {"max_rate": max_rate, "progress": progress, "format": format}
+    options["start"] = start if coordinator is None else {"coordinator": coordinator}
     return _punch_file(text, page_size, options, dry_run=dry_run, nobody_writes=nobody_writes)
 
 
@@ -91,15 +126,14 @@ def _punch_file(
     text: str, page_size: int, options: dict[str, Any], *, dry_run: bool, nobody_writes: bool
 ) -> PunchReport:
     started = clock.now_s()
-    format = options.pop("format")
-    with open_writable(text, format, nobody_writes=nobody_writes) as source:
+    with open_writable(text, options["format"], nobody_writes=nobody_writes) as source:
         unit = unit_of(source.fd, page_size)
         before = source.allocated
         notes = source.notes
         if dry_run:
             with contextlib.nullcontext() if nobody_writes else leased(source):
                 size = source.size
-            zero, lost = _zero_bytes(text, size, unit, format, options), False
+            zero, lost = _zero_bytes(text, size, unit, options), False
         else:
             zero, lost = _punched(source, unit, options, has_lease=not nobody_writes)
         block = PunchedBlock(
@@ -129,12 +163,13 @@ def _punched(
     return puncher.zero_bytes, puncher.lost
 
 
-def _zero_bytes(text: str, size: int, unit: int, format: Format, options: dict[str, Any]) -> int:
+def _zero_bytes(text: str, size: int, unit: int, options: dict[str, Any]) -> int:
     """What a scan finds to be zero and no hole."""
     from pagecheck.oneshot import scan
 
     length = size - size % unit
     if not length:
         return 0
-    found = scan(text, page_size=unit, length=length, format=format, **options).total
+    more = {name: options[name] for name in ("max_rate", "progress", "format")}
+    found = scan(text, page_size=unit, length=length, **more, **options["start"]).total
     return (found.zero - found.hole) * unit

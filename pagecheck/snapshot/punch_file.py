@@ -160,8 +160,18 @@ def stretches(data: Iterable[tuple[int, int]], size: int, unit: int) -> Iterator
     Args:
         data: (begin, end) of its data, ascending.
     """
-    near = max(NEAR_BYTES, 2 * unit)
     limit = size - size % unit
+    done = 0
+    for each in _joined(data, max(NEAR_BYTES, 2 * unit)):
+        begin = max(each.begin - each.begin % unit, done)
+        end = min(each.end + -each.end % unit, limit)
+        if begin < end:
+            yield Stretch(begin, end, each.dense and each.begin <= begin and end <= each.end)
+            done = end
+
+
+def _joined(data: Iterable[tuple[int, int]], near: int) -> Iterator[Stretch]:
+    """Long data as it is, short data that lies near to other as one."""
     pending: Stretch | None = None
     for begin, end in data:
         long = end - begin >= near
@@ -169,18 +179,10 @@ def stretches(data: Iterable[tuple[int, int]], size: int, unit: int) -> Iterator
             if not long and not pending.dense and begin - pending.end < near:
                 pending = Stretch(pending.begin, end, dense=False)
                 continue
-            yield from _aligned(pending, limit, unit)
+            yield pending
         pending = Stretch(begin, end, dense=long)
     if pending is not None:
-        yield from _aligned(pending, limit, unit)
-
-
-def _aligned(found: Stretch, limit: int, unit: int) -> Iterator[Stretch]:
-    begin = found.begin - found.begin % unit
-    end = min(found.end + -found.end % unit, limit)
-    dense = found.dense and begin == found.begin and end <= found.end
-    if begin < end:
-        yield Stretch(begin, end, dense)
+        yield pending
 
 
 class FilePuncher:

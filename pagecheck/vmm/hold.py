@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Callable
 from typing import Any, Final
 
 from pagecheck import clock
 from pagecheck.errors import PeerError, SourceError, UsageError
+from pagecheck.native import _native
 from pagecheck.vmm.controller import Carried, Controller, Lost, Silent, Untouched
 from pagecheck.vmm.listener import Gone
 
@@ -170,6 +172,37 @@ class Hold:
         status = await self._vmm.status()
         runs, still = self._vmm.runs(status), self._vmm.is_still(status)
         return {"status": status, "runs": runs, "still": still}
+
+    async def punch(
+        self, fd: int, unit: int, kernel: str, ranges: list[list[int]]
+    ) -> dict[str, int]:
+        """Makes holes of the zero units of a paused VM's RAM. It blocks this process meanwhile,
+        which is the one that continues the VM: that comes before a look at a page or after its
+        hole, never between, even where the process itself is stopped.
+
+        Args:
+            fd: of the RAM, open for reading and writing.
+            unit, kernel: as of `punch_zero`.
+            ranges: first byte and end of each; what takes some milliseconds in all.
+
+        Returns:
+            `still`: whether the VM was still when this began; else nothing was done. `zero_bytes`
+            that are holes now. `errno` of what failed, or 0.
+        """
+        async with self._one:
+            status = await self._vmm.status()
+            self._read_events()
+            ours = self._asked and not self._moved and not self._expired
+            still = ours and self._vmm.is_still(status)
+            answer = {"still": int(still), "zero_bytes": 0, "errno": 0}
+            for start, end in ranges if still else ():
+                try:
+                    done = _native.punch_zero(fd, start, end, unit, kernel, False, False, False)
+                except OSError as error:
+                    answer["errno"] = error.errno or errno.EIO
+                    break
+                answer["zero_bytes"] += done[1]
+            return answer
 
     def adopt(self) -> None:
         """Takes over a VM that a dead watchdog had stopped."""

@@ -28,7 +28,7 @@ from pagecheck.errors import (
 from pagecheck.vmm.acting import User
 from pagecheck.vmm.guard import Guard
 from pagecheck.vmm.kinds import QEMU, VmmKind
-from pagecheck.vmm.ram import PauseResult
+from pagecheck.vmm.ram import PauseResult, PunchResult
 from pagecheck.vmm.watchdog_process import WatchdogProcess
 
 STARTS_MAX: Final = 5  # watchdogs that die before they are ready
@@ -166,6 +166,19 @@ class VmmMonitor:
             self._ask({"pause": {"max_ns": int(max_seconds * 1e9)}})
             if self._held and self._process is not None and self._guard is None:
                 self._guard = self._guarding(self._process, max_seconds)
+
+    def punch(
+        self, fd: int, unit: int, kernel: str, ranges: Sequence[tuple[int, int]]
+    ) -> PunchResult:
+        """Makes holes of the zero units of its RAM while it is paused; see `Hold.punch`.
+
+        Raises:
+            PeerError: the VMM does not answer.
+            SourceError: the watchdog died.
+        """
+        request = {"unit": unit, "kernel": kernel, "ranges": ranges}
+        answer = self._ask({"punch": request}, (fd,))
+        return PunchResult(bool(answer["still"]), answer["zero_bytes"], answer["errno"])
 
     def resume(self, *, leave_stopped: bool = False) -> PauseResult:
         """Continues the VM, if it was us who stopped it.

@@ -32,9 +32,7 @@ _DEVICES: Final = {
         "-m or pc-dimm instead"
     ),
 }
-_BACKENDS: Final = re.compile(
-    r"^\s*(?:\\ )?(\S+?):.*\btype=(vhost-user|vhost-vdpa)\b", re.MULTILINE
-)
+BACKENDS: Final = re.compile(r"^\s*(?:\\ )?(\S+?):.*\btype=(vhost-user|vhost-vdpa)\b", re.MULTILINE)
 _SHOWN_CHARS: Final = 200
 
 
@@ -76,7 +74,7 @@ def _device(monitor: QemuMonitor) -> str:
         for begin, why in _DEVICES.items():
             if type_.startswith(begin):
                 return f"device {name} is {type_}: {why}"
-    if found := _BACKENDS.search(human(monitor, "info network")):
+    if found := BACKENDS.search(human(monitor, "info network")):
         return f"network {found[1]} is {found[2]}: its state is in another process"
     return ""
 

@@ -72,3 +72,17 @@ class PauseResult(NamedTuple):
     expired: bool
     stopped_by_us: bool
     left_stopped: bool = False
+
+
+class PunchResult(NamedTuple):
+    """What became of some ranges of a paused VM's RAM that were to be punched.
+
+    Attributes:
+        still: whether the VM was still; else nothing was done.
+        zero_bytes: what is a hole now.
+        errno: of what failed; 0: nothing did.
+    """
+
+    still: bool
+    zero_bytes: int
+    errno: int

@@ -19,7 +19,7 @@ from pagecheck.vmm.plugged import changes, plugged
 from pagecheck.vmm.private import arrives
 from pagecheck.vmm.process import open_process, open_process_of
 from pagecheck.vmm.qemu import open_qemu
-from pagecheck.vmm.ram import VmRam
+from pagecheck.vmm.ram import PunchResult, VmRam
 
 
 class Vm:
@@ -121,6 +121,40 @@ class Vm:
         """
         result = self._require_monitor().resume(leave_stopped=leave_stopped)
         return Pause(result.paused_ns / 1e9, *result[1:])
+
+    def punch(
+        self, fd: int, unit: int, kernel: str, ranges: Sequence[tuple[int, int]]
+    ) -> PunchResult:
+        """Makes holes of the zero units of its RAM while it is paused.
+
+        Args:
+            fd: of a block's file, open for reading and writing.
+            unit, kernel: as of `punch_zero`.
+            ranges: first byte and end of each in the file; what takes some milliseconds in all.
+
+        Raises:
+            UsageError: it cannot be paused from here.
+            PeerError: the VMM does not answer.
+            SourceError: the watchdog died.
+        """
+        return self._require_monitor().punch(fd, unit, kernel, ranges)
+
+    def other_writer(self) -> str:
+        """What may write to its RAM although it is stopped; empty: nothing that can be seen.
+
+        Raises:
+            UsageError: it cannot be paused from here.
+            SourceError: its process cannot be inspected.
+            PeerError: the VMM does not answer.
+        """
+        from pagecheck.vmm.writers import other_writer
+
+        return other_writer(self._require_monitor())
+
+    @property
+    def pid(self) -> int:
+        """The process behind its socket; 0 where there is none, or it cannot be seen from here."""
+        return 0 if self._monitor is None else self._monitor.peer_pid
 
     def why_moved(self) -> str | None:
         """Why RAM may have changed in the last pause, where no VMM says so; or None."""
