@@ -32,6 +32,6 @@ def guest(guest_files: GuestFiles) -> Iterator[Guest]:
 
     It serves the whole session: a test that resumes it pauses it again.
     """
-    with booted(machine="q35", backend="file", random_mb=8, zeros_mb=8) as guest:
+    with booted(machine="q35", backend="file", random_mb=4, zeros_mb=4) as guest:
         guest.pause()
         yield guest

@@ -66,7 +66,7 @@ def pauses(repeats: int) -> list[Row]:
     BUILD.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=BUILD) as folder,
-        booted(folder, random_mb=RANDOM_MB, zeros_mb=ZEROS_MB) as (guest, path),
+        booted(folder, random_mb=RANDOM_MB, zeros_mb=ZEROS_MB, check_every_s=2) as (guest, path),
     ):
         file = Path(folder) / "ram"
         for _ in range(repeats):

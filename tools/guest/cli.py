@@ -12,9 +12,9 @@ from tools.guest.errors import GuestError
 from tools.guest.fetch import cache_folder
 from tools.guest.fetch import fetch as fetch_files
 from tools.guest.guest import Guest
-from tools.guest.qemu10 import fetch_qemu10
 from tools.guest.snapshot import copy_sparse
 from tools.guest.spec import BACKENDS, MACHINES, MIB, PRIVATE_BACKENDS
+from tools.guest.trixie import fetch_qemu10
 
 _UNITS = {"M": MIB, "G": 1024 * MIB}
 
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--qemu10", is_flag=True, help="Debian 13's QEMU, too, in the cache (40 MB).")
+@click.option("--qemu10", is_flag=True, help="QEMU 10, too, and a guest on ARM (100 MB).")
 def fetch(qemu10: bool) -> None:
     """Download a kernel and build the initramfs, without root; does nothing the second time."""
     try:

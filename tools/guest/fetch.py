@@ -13,7 +13,7 @@ from tools.guest.disk import disk_programs, drivers_of
 from tools.guest.errors import MissingPiece
 from tools.guest.initramfs import INSTALL, build_initramfs, static_busybox
 from tools.guest.kernel import download_kernel, newest_kernel
-from tools.guest.qemu10 import locate_qemu10
+from tools.guest.trixie import arm_busybox, arm_kernel, locate_qemu10
 
 CACHE_VARIABLE = "PAGECHECK_GUEST_CACHE"
 
@@ -45,10 +45,11 @@ def cache_folder() -> Path:
     return folder.absolute()
 
 
-def locate(*, disk: bool = False, qemu: str = "") -> GuestFiles:
+def locate(*, machine: str = "", disk: bool = False, qemu: str = "") -> GuestFiles:
     """Finds everything on this machine, and builds the initramfs if it is not up to date.
 
     Args:
+        machine: "virt" for a guest on ARM, which QEMU 10 runs.
         disk: whether the initramfs is to serve a guest with a disk.
         qemu: "10" for the QEMU 10 that was fetched; else the one in PATH.
 
@@ -59,6 +60,9 @@ def locate(*, disk: bool = False, qemu: str = "") -> GuestFiles:
         MissingPiece: QEMU, a static busybox or a kernel is not there.
     """
     cache = cache_folder()
+    if machine == "virt":
+        program = locate_qemu10(cache, "aarch64")
+        return GuestFiles(program, arm_kernel(cache), build_initramfs(cache, arm_busybox(cache)))
     program = locate_qemu10(cache) if qemu == "10" else _installed_qemu()
     busybox = static_busybox()
     kernel = newest_kernel(cache) or newest_kernel(_BOOT)

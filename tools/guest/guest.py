@@ -62,9 +62,9 @@ class Guest(RunningGuest):
         size_bytes: int = 256 * MIB,
         machine: str = "q35",
         backend: str = "file",
-        random_mb: int = 8,
-        zeros_mb: int = 8,
-        check_every_s: float = 2,
+        random_mb: int = 4,
+        zeros_mb: int = 4,
+        check_every_s: float = 0.5,
         disk: Path | None = None,
         write_mib_s: int = 0,
         qemu: str = "",
@@ -79,13 +79,13 @@ class Guest(RunningGuest):
 
         Args:
             size_bytes: Guest RAM, a multiple of 1 MiB.
-            machine: "q35", "pc" or "microvm".
+            machine: "q35", "pc" or "microvm"; "virt": ARM, on QEMU 10.
             backend: "file", "memfd", "devfd", "private" or "numa".
             random_mb: MiB of random bytes that the guest keeps; it frees half as many again.
             zeros_mb: MiB of zero bytes that the guest keeps.
             check_every_s: Seconds between two checks of the guest's memory.
             disk: An image for a virtio disk, made if it is not there and left behind; the guest
-                formats it. Not on a microvm. See `GuestSpec`.
+                formats it. On q35 and pc. See `GuestSpec`.
             write_mib_s: At which rate the guest changes memory all the time, in MiB/s.
             qemu: "10" for the QEMU 10 that was fetched, else the one in PATH.
             timeout_s: How long boot and filling may take, in seconds.
@@ -104,7 +104,7 @@ class Guest(RunningGuest):
         spec = GuestSpec(
             size_bytes, machine, backend, random_mb, zeros_mb, check_every_s, disk, write_mib_s
         )
-        files = locate(disk=disk is not None, qemu=qemu)
+        files = locate(machine=machine, disk=disk is not None, qemu=qemu)
         if disk is not None and not disk.exists():
             make_disk(disk)
         with ExitStack() as stack:

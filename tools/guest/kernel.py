@@ -24,6 +24,7 @@ _METAPACKAGES = (
     "linux-image-generic",
     "linux-image-amd64",
 )
+_ENGLISH = {**os.environ, "LC_ALL": "C"}  # the word "Depends" is translated
 _QUESTION_S = 60.0
 _DOWNLOAD_S = 300.0
 
@@ -80,7 +81,7 @@ def _newest_package() -> str:
     for metapackage in _METAPACKAGES:
         answer = subprocess.run(
             ["apt-cache", "depends", metapackage],
-            env={**os.environ, "LC_ALL": "C"},  # the word "Depends" is translated
+            env=_ENGLISH,
             capture_output=True,
             text=True,
             timeout=_QUESTION_S,
@@ -92,7 +93,7 @@ def _newest_package() -> str:
     raise MissingPiece("apt knows no kernel package; run apt-get update")
 
 
-def run_tool(command: list[str], folder: Path, hint: str) -> None:
+def run_tool(command: list[str], folder: Path, hint: str) -> str:
     """Runs a command that makes or fetches something.
 
     Args:
@@ -100,19 +101,29 @@ def run_tool(command: list[str], folder: Path, hint: str) -> None:
         folder: Where it runs.
         hint: What the user can do if it fails.
 
+    Returns:
+        What it printed.
+
     Raises:
         MissingPiece: It failed, with its last line, or took too long.
     """
     said = " ".join(command)
     try:
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=False
+            command,
+            cwd=folder,
+            env=_ENGLISH,
+            capture_output=True,
+            text=True,
+            timeout=_DOWNLOAD_S,
+            check=False,
         )
     except subprocess.TimeoutExpired as late:
         raise MissingPiece(f"{said}: not done after {late.timeout:g} s; {hint}") from late
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise MissingPiece(f"{said}: status {done.returncode}: {last}; {hint}")
+    return done.stdout
 
 
 def _version(kernel: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""QEMU 10 of Debian 13, beside whatever QEMU this machine has.
+"""QEMU 10 of Debian 13, beside whatever QEMU this machine has, and what a guest on ARM is made of.
 
 apt downloads it with lists, a state and an empty list of installed packages of its own, and it is
 unpacked in a folder of the cache: nothing of the machine's packages changes. A small script runs
@@ -7,6 +7,7 @@ other path as we do, and nothing stays mounted. It finds no /bin/sh: URIs with `
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,30 +17,33 @@ from typing import Final
 from tools.guest.errors import MissingPiece
 from tools.guest.kernel import run_tool
 
-PROGRAM = "qemu-system-x86_64"
 _FETCH = "python -m tools.guest fetch --qemu10"
-_PACKAGE = "qemu-system-x86"
-_RELEASE = "trixie"
+_FOLDER = "trixie"
+_PACKAGES = ("qemu-system-x86", "qemu-system-arm")
+_ARM_KERNEL = "linux-image-cloud-arm64"
 _MIRROR = os.environ.get("PAGECHECK_MIRROR", "http://deb.debian.org/debian")
 _KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_KEPT = ("lib", "lib64", f"bin/{PROGRAM}", "share/qemu", "share/seabios")
+_PROGRAMS = ("qemu-system-x86_64", "qemu-system-aarch64")
+_KEPT = ("lib", "lib64", *(f"bin/{name}" for name in _PROGRAMS), "share/qemu", "share/seabios")
 _QUESTION_S = 30.0
 
 # `exec` all along: the process that was started becomes QEMU.
-_SCRIPT: Final = f"""\
+_SCRIPT: Final = """\
 #!/bin/sh
 root=$(dirname "$(readlink -f "$0")")
 [ "$(id -u)" = 0 ] && user= || user=--map-root-user
 exec unshare --mount $user sh -c \\
-    'mount --bind "$0/usr" /usr && exec /usr/bin/{PROGRAM} "$@"' "$root" "$@"
+    'mount --bind "$0/usr" /usr && program=$1 && shift && exec "/usr/bin/$program" "$@"' \\
+    "$root" "$(basename "$0")" "$@"
 """
 
 
-def locate_qemu10(cache: Path) -> Path:
+def locate_qemu10(cache: Path, architecture: str = "x86_64") -> Path:
     """Finds the program that runs QEMU 10.
 
     Args:
         cache: The folder of what was fetched.
+        architecture: "x86_64" or "aarch64".
 
     Returns:
         Its path; its arguments are QEMU's.
@@ -47,7 +51,7 @@ def locate_qemu10(cache: Path) -> Path:
     Raises:
         MissingPiece: It was not fetched, or this user may not run it.
     """
-    program = cache / "qemu-10" / PROGRAM
+    program = cache / _FOLDER / f"qemu-system-{architecture}"
     if not program.exists():
         raise MissingPiece(f"no QEMU 10 in {cache}; run {_FETCH}")
     asked = subprocess.run(
@@ -62,11 +66,21 @@ def locate_qemu10(cache: Path) -> Path:
     return program
 
 
+def arm_kernel(cache: Path) -> Path:
+    """The kernel of a guest on ARM; there if QEMU 10 is."""
+    return cache / _FOLDER / "arm" / "vmlinuz"
+
+
+def arm_busybox(cache: Path) -> bytes:
+    """The static busybox of a guest on ARM; there if QEMU 10 is."""
+    return (cache / _FOLDER / "arm" / "busybox").read_bytes()
+
+
 def fetch_qemu10(cache: Path) -> Path:
-    """Downloads QEMU 10 unless the cache has it.
+    """Downloads all of it unless the cache has it.
 
     Args:
-        cache: An existing folder; it gets one more, `qemu-10`, of about 100 MB.
+        cache: An existing folder; it gets one more, of about 180 MB.
 
     Returns:
         What `locate_qemu10` returns.
@@ -74,13 +88,13 @@ def fetch_qemu10(cache: Path) -> Path:
     Raises:
         MissingPiece: It cannot be had here.
     """
-    if not (cache / "qemu-10").exists():
+    if not (cache / _FOLDER).exists():
         _refuse_strange_machines()
         with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as name:
             folder = Path(name)
             _download(folder)
             _unpack(folder)
-            (folder / "qemu-10").rename(cache / "qemu-10")  # others see all of it or nothing
+            (folder / "root").rename(cache / _FOLDER)  # others see all of it or nothing
     return locate_qemu10(cache)
 
 
@@ -96,8 +110,10 @@ def _refuse_strange_machines() -> None:
 
 def _download(folder: Path) -> None:
     (folder / "status").touch()
-    (folder / "sources").write_text(f"deb [signed-by={_KEYS}] {_MIRROR} {_RELEASE} main\n")
-    for name in ("lists/partial", "archives/partial"):
+    (folder / "sources").write_text(
+        f"deb [arch=amd64,arm64 signed-by={_KEYS}] {_MIRROR} trixie main\n"
+    )
+    for name in ("lists/partial", "archives/partial", "arm"):
         (folder / name).mkdir(parents=True)
     settings = {
         "Dir::State": folder,
@@ -114,22 +130,35 @@ def _download(folder: Path) -> None:
         "Acquire::Retries": "3",
     }
     options = [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
+    options += ["-o", "APT::Architectures::=amd64", "-o", "APT::Architectures::=arm64", "-q"]
     hint = f"is {_MIRROR} within reach?"
-    run_tool(["apt-get", *options, "-q", "update"], folder, hint)
-    run_tool(["apt-get", *options, "-qy", "--download-only", "install", _PACKAGE], folder, hint)
+    run_tool(["apt-get", *options, "update"], folder, hint)
+    run_tool(["apt-get", *options, "-y", "--download-only", "install", *_PACKAGES], folder, hint)
+    kernel = run_tool(["apt-cache", *options, "depends", f"{_ARM_KERNEL}:arm64"], folder, hint)
+    found = re.search(r"Depends: (linux-image-\d\S*)", kernel)
+    if found is None:
+        raise MissingPiece(f"apt knows no {_ARM_KERNEL} for arm64; {hint}")
+    wanted = [found[1], "busybox-static:arm64"]
+    run_tool(["apt-get", *options, "download", *wanted], folder / "arm", hint)
 
 
 def _unpack(folder: Path) -> None:
-    packages = sorted(folder.glob("archives/*.deb"))
-    for package in packages:
-        run_tool(["dpkg-deb", "-x", str(package), "tree"], folder, "is the disk full?")
-    root = folder / "qemu-10"
+    root = folder / "root"
+    for tree, packages in ("tree", "archives"), ("arm-tree", "arm"):
+        for package in sorted((folder / packages).glob("*.deb")):
+            run_tool(["dpkg-deb", "-x", str(package), tree], folder, "is the disk full?")
     for name in _KEPT:
-        kept = root / "usr" / name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        (folder / "tree" / "usr" / name).rename(kept)
-    for mounted in root, root / "usr":
-        mounted.chmod(0o755)
-    script = root / PROGRAM
-    script.write_text(_SCRIPT)
-    script.chmod(0o755)
+        _move(folder / "tree" / "usr" / name, root / "usr" / name)
+    (kernel,) = (folder / "arm-tree" / "boot").glob("vmlinuz-*")
+    kernel.chmod(0o644)
+    _move(kernel, root / "arm" / "vmlinuz")
+    _move(folder / "arm-tree" / "usr" / "bin" / "busybox", root / "arm" / "busybox")
+    root.chmod(0o755)
+    for name in _PROGRAMS:
+        (root / name).write_text(_SCRIPT)
+        (root / name).chmod(0o755)
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)
