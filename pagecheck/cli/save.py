@@ -56,6 +56,11 @@ _OPTIONS: Final = (
         help="quit: the VM stays stopped until the snapshot is safe, and ends.",
     ),
     click.Option(
+        ["--compress"],
+        type=click.Choice(["zstd"]),
+        help="Compress the RAM files once the VM runs again; needs the package zstandard.",
+    ),
+    click.Option(
         ["--max-pause"],
         type=float,
         metavar="SECONDS",

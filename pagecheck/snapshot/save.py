@@ -18,9 +18,10 @@ from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource
 from pagecheck.shm.rest import Rest
 from pagecheck.snapshot.directory import NewDirectory
+from pagecheck.snapshot.ram_files import zstd
 from pagecheck.snapshot.save_report import SaveReport
 from pagecheck.snapshot.saving import Saving, Wanted, not_at_rest
-from pagecheck.snapshot.vm_parts import Disks, RamAlone, Then, VmParts
+from pagecheck.snapshot.vm_parts import Compress, Disks, RamAlone, Then, VmParts
 from pagecheck.sources import Opened, open_scanned
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def save(
     live: bool = False,
     disks: Disks | None = None,
     then: Then = "run",
+    compress: Compress | None = None,
     max_pause: float | None = None,
     max_rate: int | None = None,
     page_size: int = 4096,
@@ -76,6 +78,8 @@ def save(
             them; `none`: nothing, you see to them yourself.
         then: `quit`: the VM ends once the snapshot is safe, and stays stopped until then, so that
             its disks stay as they are.
+        compress: `zstd`: compress the RAM files, once the VM runs again, or is about to end; needs
+            the package zstandard. A raw reader does not take them then.
         max_pause: seconds; then the VM runs on, and nothing is saved. By default 5, and 600 with
             `quit`, where it lasts until all is synced.
         max_rate: bytes per second of RAM that may be read, in the pause too.
@@ -103,10 +107,13 @@ def save(
     check_choice("then", then, get_args(Then))
     if disks is not None:
         check_choice("disks", disks, get_args(Disks))
+    if compress is not None:
+        check_choice("compress", compress, get_args(Compress))
+        zstd()
     if max_pause is None:
         max_pause = MAX_PAUSE_S if then == "run" else QUIT_MAX_PAUSE_S
     require_seconds("max pause", max_pause, PAUSE_MAX_S)
-    wanted = Wanted(live, then, max_pause, max_rate, progress, notify)
+    wanted = Wanted(live, then, max_pause, max_rate, compress, progress, notify)
     start = {name: options[name] for name in _START}
     if listener is None and (kind := _may_stall(text, path)) is not None:
         from pagecheck import aside

@@ -17,7 +17,7 @@ class SavedBlock(NamedTuple):
 
     Attributes:
         file: name of its RAM file in the directory.
-        bytes_stored: bytes of the pages that were written to it.
+        bytes_stored: bytes of the pages that were written to it; the file's where it is compressed.
     """
 
     block: RamBlock
@@ -48,7 +48,7 @@ class SaveReport(NamedTuple):
         pause: how the VM was stopped for it; None for a file.
         pause_without_live: seconds that the VM would have been stopped had nothing been copied
             before, at the rate of the copy that was made before; None where that was not so.
-        bytes_stored: of all files of the snapshot; of RAM files the pages that were written.
+        bytes_stored: of all files of the snapshot; of sparse RAM files the pages that were written.
         state_bytes: size of the devices' state; 0 where there is none.
         overlays: the files that the VM's disks are written to from now on, by disk.
         ended: the VM was ended once the snapshot was safe.

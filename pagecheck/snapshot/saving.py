@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pagecheck.child.process import reap_left_behind
 from pagecheck.errors import OutputError, SourceError
 from pagecheck.logs import Log
+from pagecheck.snapshot.compress import compress_block
 from pagecheck.snapshot.copying import Copying, RamFile, Watch, normal_bytes
 from pagecheck.snapshot.room import STATE_BYTES, require_room
 from pagecheck.snapshot.save_report import SavedBlock, SaveReport
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from pagecheck.coordinator.scan import Progress
     from pagecheck.model import Pause
     from pagecheck.snapshot.directory import NewDirectory
-    from pagecheck.snapshot.values import Snapshot
-    from pagecheck.snapshot.vm_parts import Then, VmParts
+    from pagecheck.snapshot.values import Snapshot, SnapshotBlock
+    from pagecheck.snapshot.vm_parts import Compress, Then, VmParts
     from pagecheck.sources import Opened
     from pagecheck.vmm import Vm
 
@@ -49,6 +50,7 @@ class Wanted(NamedTuple):
     then: Then
     max_pause: float
     max_rate: int | None
+    compress: Compress | None
     progress: Progress | None
     notify: Callable[[str, Any], None]
 
@@ -164,10 +166,11 @@ class Saving:
 
     def _watch(self) -> Watch:
         """Tells how far a part of the work is, to be called with the bytes done of it; there is one
-        part for each pass, and one for the checksums."""
+        part for each pass, one for the checksums, and one for the compression."""
         size = self._size
         before, self._bytes_done = self._bytes_done, self._bytes_done + size
         passes = 3 if self._opened.vm is not None and self._wanted.live else 2
+        passes += self._wanted.compress is not None
         progress = self._wanted.progress
 
         def watch(done: int) -> None:
@@ -198,6 +201,8 @@ class Saving:
                     "yet; nothing was saved: see to the disk, and save again"
                 )
             blocks = write_blocks(directory, copying, self._watch())
+            if self._wanted.compress is not None:
+                blocks = self._compressed(blocks)
             snapshot = write_manifest(
                 directory,
                 blocks,
@@ -212,6 +217,17 @@ class Saving:
         except OSError as error:
             raise _not_written(directory.path, error) from error
         return self._report(snapshot, pause)
+
+    def _compressed(self, blocks: tuple[SnapshotBlock, ...]) -> tuple[SnapshotBlock, ...]:
+        watch, done, found = self._watch(), 0, []
+        for block in blocks:
+
+            def progress(now: int, _size: int, before: int = done) -> None:
+                watch(before + now)
+
+            found.append(compress_block(self._directory, block, progress=progress))
+            done += block.size
+        return tuple(found)
 
     def _report(self, snapshot: Snapshot, pause: Pause | None) -> SaveReport:
         opened, scanner, results = self._opened, self._scanner, self._copying.results

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Disks = Literal["none", "overlay"]
 Then = Literal["run", "quit"]
+Compress = Literal["zstd"]
 
 
 class VmParts(Protocol):
