@@ -122,21 +122,32 @@ static void write_differences(const pc_task *task, const run *r, size_t begin, s
     }
 }
 
-/* Compares and writes bytes [begin, end) of a run, at most PC_SINK_BYTES. */
-static void update_part(const pc_task *task, const run *r, size_t begin, size_t end)
+/* Compares with what the file has and writes bytes [begin, end) of a run, at most PC_SINK_BYTES. */
+static void update_data(const pc_task *task, const run *r, size_t begin, size_t end)
 {
     pc_sink *sink = task->block->sink;
     uint64_t page_bytes = task->block->page_bytes;
-    uint64_t data = pc_sink_next_data(sink, r->offset + begin, r->offset + end) - r->offset;
-    data -= data % PC_SINK_PIECE;
-    write_differences(task, r, begin, data, NULL);
-    if (data == end)
-        return;
-    if (pc_sink_read(sink, r->offset + data, end - data)) {
-        write_differences(task, r, data, end, sink->found);
+    if (pc_sink_read(sink, r->offset + begin, end - begin)) {
+        write_differences(task, r, begin, end, sink->found);
     } else {
-        size_t first = data / page_bytes, stop = (end + page_bytes - 1) / page_bytes;
+        size_t first = begin / page_bytes, stop = (end + page_bytes - 1) / page_bytes;
         forget(task, r->begin + first, stop - first);
+    }
+}
+
+/* The same; what the file has no data for is not read. */
+static void update_part(const pc_task *task, const run *r, size_t begin, size_t end)
+{
+    pc_sink *sink = task->block->sink;
+    for (size_t data, hole; begin < end; begin = hole) {
+        data = pc_sink_next_data(sink, r->offset + begin, r->offset + end) - r->offset;
+        data -= data % PC_SINK_PIECE;
+        write_differences(task, r, begin, data, NULL);
+        hole = data == end ? end
+                           : pc_sink_next_hole(sink, r->offset + data, r->offset + end) - r->offset;
+        hole += -hole % PC_SINK_PIECE;
+        if (data < hole)
+            update_data(task, r, data, hole);
     }
 }
 

@@ -89,6 +89,17 @@ uint64_t pc_sink_next_data(const pc_sink *sink, uint64_t offset, uint64_t end)
     return found < end ? found : end;
 }
 
+uint64_t pc_sink_next_hole(const pc_sink *sink, uint64_t offset, uint64_t end)
+{
+    if (!sink->holes)
+        return end;
+    off_t hole = lseek(sink->fd, (off_t)(sink->start + offset), SEEK_HOLE);
+    if (hole <= (off_t)(sink->start + offset)) /* there is none, or it came just now */
+        return end;
+    uint64_t found = (uint64_t)hole - sink->start;
+    return found < end ? found : end;
+}
+
 bool pc_sink_read(pc_sink *sink, uint64_t offset, size_t bytes)
 {
     size_t have = 0;

@@ -52,6 +52,8 @@ void pc_sink_close(pc_sink *sink);
 size_t pc_sink_write(pc_sink *sink, uint64_t offset, const unsigned char *from, size_t bytes);
 /* The first byte of [offset, end) that may not be zero in the file, or `end`. */
 uint64_t pc_sink_next_data(const pc_sink *sink, uint64_t offset, uint64_t end);
+/* The first byte of (offset, end) that is in a hole behind data at `offset`, or `end`. */
+uint64_t pc_sink_next_hole(const pc_sink *sink, uint64_t offset, uint64_t end);
 /* Reads at most PC_SINK_BYTES of what the file has into `found`, zeros past its end. */
 bool pc_sink_read(pc_sink *sink, uint64_t offset, size_t bytes);
 /* Writes zeros, at most PC_SINK_BYTES; as pc_sink_write. */
