@@ -92,13 +92,26 @@ class Block:
             return self.source
         raise InternalError(f"{self.source.text}: is not a file")
 
-    def copy_to(self, fd: int, offset: int, *, update: bool) -> None:
-        """Has its pages copied; before any worker knows it. `Coordinator.attach` says the rest.
+    def copy_to(self, fd: int, offset: int, *, update: bool, engine: str) -> None:
+        """Has scans write each normal page to a file while they decide it; `Coordinator.attach`
+        calls it, before any worker knows the block.
+
+        A page is answered as normal once its bytes are there; where they cannot be written it is
+        undecided, and `sink` says why. Zero pages are not written: the file is new, or has holes.
+
+        Args:
+            fd: of a regular file, open for reading and writing; duplicated.
+            offset: where in it the block's first byte goes, a multiple of 4096.
+            update: the file has content: a page is written only where it differs, a zero page as
+                zeros. Pages in holes of the source are not looked at, and so not compared.
+            engine: what decides; not `none`, which reads no page.
 
         Raises:
             UsageError: the pages cannot be copied there.
             ResourceError: there is no descriptor or memory left.
         """
+        if engine == "none":
+            raise UsageError(f"{self.source.text}: engine none reads, and so copies, no page")
         from pagecheck.coordinator.sink import Sink
 
         try:

@@ -232,13 +232,7 @@ class Coordinator:
                 `auto` maps where a mapping cannot change the file.
             format: of what is opened here: `auto` refuses a file that is certainly no raw RAM (a
                 disk image, a core, compressed data), `raw` takes any.
-            copy_to: a descriptor, duplicated here, of a regular file that each normal page is
-                written to while it is decided. It is answered as normal once its bytes are there;
-                where they cannot be written it is undecided, and `Block.sink` says why. Zero pages
-                are not written: the file is new, or has holes there. Not with engine `none`.
-            copy_offset: where in that file the block's first byte goes, a multiple of 4096.
-            copy_update: the file has content: a page is written only where it differs, a zero page
-                as zeros. Pages in holes of the source are not looked at, and so not compared.
+            copy_to, copy_offset, copy_update: as for `Block.copy_to`; None: no page is copied.
 
         Returns:
             The block; `detach` it when it is no longer needed.
@@ -255,21 +249,15 @@ class Coordinator:
         except BaseException:
             source.close()
             raise
-        if copy_to is not None:
-            try:
-                if self._pool is None:
-                    raise UsageError(f"{source.text}: engine none reads, and so copies, no page")
-                block.copy_to(copy_to, copy_offset, update=copy_update)
-            except BaseException:
-                self.detach(block)
-                raise
-        if self._pool is not None:
-            try:
+        try:
+            if copy_to is not None:
+                block.copy_to(copy_to, copy_offset, update=copy_update, engine=self.engine)
+            if self._pool is not None:
                 until = deadline_ns(VISIT_S)
                 self._pool.visit_idle(lambda each: each.ensure_attached(block, until), until)
-            except BaseException:
-                self.detach(block)
-                raise
+        except BaseException:
+            self.detach(block)
+            raise
         return block
 
     def detach(self, block: Block) -> None:
@@ -381,12 +369,9 @@ class Coordinator:
         try:
             bitmaps = bitmaps or self._blocks.new_bitmaps(block)
             if self._pool is None:
-                nothing = scan.scan_none(block, bitmaps)
-                return nothing._replace(notes=block.source.notes)
+                return scan.scan_none(block, bitmaps)._replace(notes=block.source.notes)
             before = self.statistics()
             stop = Stop(self._stop)
-            if block.sink is not None:
-                block.sink.begin()
             if selection is None:
                 result = scan.scan(self._pool, block, bitmaps, options, stop)
             else:
@@ -395,11 +380,8 @@ class Coordinator:
                 chosen = (self._pool, block, bitmaps, selection, options, stop)
                 result = select.scan_selected(*chosen)
             workers = counting.since(before, self.statistics())
-            notes = tuple(counting.queue_notes(self._pool, workers))
-            notes = (*block.notes(self.engine), *result.notes, *notes)
-            if block.sink is not None:
-                sink = block.sink
-                result = result._replace(written=sink.written, write_error=sink.write_error)
+            queues = counting.queue_notes(self._pool, workers)
+            notes = (*block.notes(self.engine), *result.notes, *queues)
             return result._replace(workers=workers, notes=notes)
         finally:
             block.end_use()

@@ -214,6 +214,7 @@ def scan(
     pool: Pool, block: Block, bitmaps: BlockBitmaps, options: ScanOptions, stop: Stop
 ) -> ScanResult:
     """Scans a block on all channels; see `Coordinator.scan`."""
+    begin_sink(block)
     with contextlib.closing(block.watch()) as rest:
         return _scan(pool, block, bitmaps, options, stop, rest)
 
@@ -264,7 +265,12 @@ def _scan(
         notes.append(why_undecided(counts.undecided, options.deadline_ns, stop))
     looked_at = sum(outcome.decided for outcome in outcomes) * block.ram.page_size
     report = block_report(block, bitmaps, counts, diff=options.kind == "diff")
-    return ScanResult(report, looked_at, tuple(notes), why_live=why_live)
+    return ScanResult(report, looked_at, tuple(notes), (), why_live, *written(block))
+
+
+def written(block: Block) -> tuple[int, int | None]:
+    """The pages that a scan wrote to the block's sink, and its first error."""
+    return (0, None) if block.sink is None else (block.sink.written, block.sink.write_error)
 
 
 def forget_past_end(block: Block, bitmaps: BlockBitmaps, smallest: int) -> list[str]:
@@ -302,6 +308,12 @@ def count_swapped(block: Block, bitmaps: BlockBitmaps, counts: Counts) -> tuple[
         "reads them, which brings them in"
     )
     return counts._replace(swapped=min(swapped, counts.undecided)), [note]
+
+
+def begin_sink(block: Block) -> None:
+    """Before a scan."""
+    if block.sink is not None:
+        block.sink.begin()
 
 
 def settle_sink(pool: Pool, block: Block) -> None:

@@ -19,12 +19,14 @@ from pagecheck.coordinator.check import Pieces
 from pagecheck.coordinator.pool import Job, Pool
 from pagecheck.coordinator.scan import (
     ScanResult,
+    begin_sink,
     block_report,
     forget_exchanged,
     forget_past_end,
     forget_unwritten,
     settle_sink,
     why_undecided,
+    written,
 )
 from pagecheck.errors import UsageError
 from pagecheck.model import Counts
@@ -139,6 +141,7 @@ def scan_selected(
         UsageError: the selection's file was truncated.
         EngineError: no channel is left.
     """
+    begin_sink(block)
     with contextlib.closing(block.watch()) as rest:
         page = block.ram.page_size
         outcomes: list[Outcome] = []
@@ -169,7 +172,7 @@ def scan_selected(
             notes.append(why_undecided(undecided, options.deadline_ns, stop))
         looked_at = sum(outcome.decided for outcome in outcomes) * page
         report = block_report(block, bitmaps, counts)
-        return ScanResult(report, looked_at, tuple(notes), why_live=why_live)
+        return ScanResult(report, looked_at, tuple(notes), (), why_live, *written(block))
 
 
 def _decide(

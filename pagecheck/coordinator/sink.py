@@ -3,6 +3,8 @@
 Danger: a page that is called normal and is not in the file. Decision: the worker answers it so only
 once it is there; what it shares with its coordinator says why a write failed, and a file that was
 truncated meanwhile makes every page undecided.
+Danger: a page that a worker wrote before it was killed, and that is zero when the next one looks,
+since the guest runs. Decision: a worker that took another's place compares, whatever was asked for.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class Sink:
                 f"copy_offset {offset:#x}: must be a multiple of {_native.SINK_PIECE}, and the "
                 "block must end below 2^63"
             )
-        _check(fd, self.text, update=update)
+        _check(fd, self.text)
         own = _reopened(fd) if update else None
         self._holes = own is not None and _native.file_system_magic(fd) in (TMPFS, *DISK)
         if own is None:
@@ -73,9 +75,17 @@ class Sink:
             self._close_fds()
             raise
 
-    def message(self) -> dict[str, object]:
-        """What a worker needs to know beside the descriptors."""
-        return {"start": self._offset, "update": self._update, "holes": self._holes}
+    def message(self, *, again: bool) -> dict[str, object]:
+        """What a worker needs to know beside the descriptors.
+
+        Args:
+            again: another worker may have written what this one decides.
+        """
+        return {
+            "start": self._offset,
+            "update": self._update or again,
+            "holes": self._holes,
+        }
 
     def require_other_file(self, fd: int) -> None:
         """Raises UsageError where that is the same file."""
@@ -102,7 +112,7 @@ class Sink:
 
     @property
     def written_bytes(self) -> int:
-        """Bytes that were written; those of a worker that was replaced may count twice."""
+        """Bytes that were written; of a worker that was killed the last ones may be missing."""
         return self._word("written")
 
     @property
@@ -158,7 +168,7 @@ def _reopened(fd: int) -> int | None:
         return None
 
 
-def _check(fd: int, text: str, *, update: bool) -> None:
+def _check(fd: int, text: str) -> None:
     """Raises UsageError where pages cannot be written to the descriptor at their offsets."""
     try:
         mode = os.fstat(fd).st_mode
@@ -168,10 +178,8 @@ def _check(fd: int, text: str, *, update: bool) -> None:
     if not stat.S_ISREG(mode):
         raise UsageError(f"{text}: pages can only be copied to a regular file")
     access = flags & os.O_ACCMODE
-    if flags & _O_PATH or access == os.O_RDONLY:
-        raise UsageError(f"{text}: is not open for writing")
-    if update and access != os.O_RDWR:
-        raise UsageError(f"{text}: copy_update compares, so it must be open for reading too")
+    if flags & _O_PATH or access != os.O_RDWR:
+        raise UsageError(f"{text}: is not open for reading and writing")
     if flags & os.O_APPEND:
         raise UsageError(f"{text}: is open for appending, where a page's offset counts for nothing")
     if _native.file_system_magic(fd) == HUGETLBFS:

@@ -242,7 +242,7 @@ class WorkerSupervisor:
                 if block is not None and block.id not in self._attached:
                     message, fds = block.attach_message(), block.source.attachment_fds
                     if block.sink is not None:
-                        message["sink"] = block.sink.message()
+                        message["sink"] = block.sink.message(again=self.replaced > 0)
                         fds = (*fds, *block.sink.fds)
                     self._process.attach(message, fds, self.feed.raise_attention)
                     self._await("attached", block, deadline_ns)

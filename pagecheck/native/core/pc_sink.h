@@ -15,7 +15,8 @@
 /* What all workers of a block and their coordinator share of its sink. */
 struct pc_sink_state {
     /* Added to by the workers. */
-    uint64_t written; /* bytes that were written, twice where a worker was replaced */
+    uint64_t written; /* bytes that were written; the last ones of a worker that was killed may be
+                         missing */
     /* Written by the worker that fails first. */
     uint64_t failure; /* errno | number of the file's piece << PC_SINK_ERROR_BITS; 0: none */
     uint64_t reserved_workers[6];
