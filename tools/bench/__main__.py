@@ -28,6 +28,7 @@ from tools.bench import (
     quick,
     record,
     sidecar,
+    snapshot,
     sparse,
     startup,
 )
@@ -55,6 +56,7 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
     "dsa": dsa.run,
     "private": lambda repeats, _guest: _private(repeats),
     "sidecar": lambda repeats, _guest: sidecar.run(repeats),
+    "snapshot": lambda repeats, _guest: snapshot.run(repeats),
     "sparse": lambda repeats, _guest: sparse.run(repeats),
     "startup": lambda repeats, _guest: startup.run(repeats),
 }
