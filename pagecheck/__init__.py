@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pagecheck.snapshot.info import info
     from pagecheck.snapshot.punch import punch
     from pagecheck.snapshot.punch_report import PunchedBlock, PunchReport
+    from pagecheck.snapshot.restore import RestoreReport, restore
     from pagecheck.snapshot.save import save
     from pagecheck.snapshot.save_report import SaveReport
     from pagecheck.snapshot.values import Snapshot
@@ -42,6 +43,7 @@ __all__ = [
     "PunchedBlock",
     "RamBlock",
     "Report",
+    "RestoreReport",
     "RunningVm",
     "SaveReport",
     "Snapshot",
@@ -52,6 +54,7 @@ __all__ = [
     "info",
     "list_vms",
     "punch",
+    "restore",
     "save",
     "scan",
     "verify",
@@ -71,6 +74,7 @@ _HOMES = {
     "PunchedBlock": "pagecheck.snapshot.punch_report",
     "RamBlock": "pagecheck.model",
     "Report": "pagecheck.report.report",
+    "RestoreReport": "pagecheck.snapshot.restore",
     "RunningVm": "pagecheck.vmm.listing",
     "SaveReport": "pagecheck.snapshot.save_report",
     "Snapshot": "pagecheck.snapshot.values",
@@ -80,6 +84,7 @@ _HOMES = {
     "info": "pagecheck.snapshot.info",
     "list_vms": "pagecheck.vmm.listing",
     "punch": "pagecheck.snapshot.punch",
+    "restore": "pagecheck.snapshot.restore",
     "save": "pagecheck.snapshot.save",
     "scan": "pagecheck.oneshot",
     "verify": "pagecheck.snapshot.verify",

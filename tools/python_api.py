@@ -25,6 +25,7 @@ examples.
 # Names, and where each is defined; behind a colon a base class whose methods it has.
 CALLS: Final = {
     "scan": ("oneshot.py",),
+    "restore": ("snapshot/restore.py",),
     "save": ("snapshot/save.py",),
     "punch": ("snapshot/punch.py",),
     "verify": ("snapshot/verify.py",),
@@ -44,6 +45,8 @@ VALUES: Final = {
     "Statistics": ("report/statistics.py",),
     "Failure": ("report/statistics.py",),
     "Answer": ("report/report.py",),
+    "RestoreReport": ("snapshot/restore.py",),
+    "LaidOut": ("snapshot/ram_layout.py",),
     "SaveReport": ("snapshot/save_report.py",),
     "PunchReport": ("snapshot/punch_report.py",),
     "PunchedBlock": ("snapshot/punch_report.py",),

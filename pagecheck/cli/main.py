@@ -16,6 +16,7 @@ from pagecheck.cli.info import info
 from pagecheck.cli.options import EXIT_CODES
 from pagecheck.cli.outcome import outcome
 from pagecheck.cli.punch import punch
+from pagecheck.cli.restore import restore
 from pagecheck.cli.save import save
 from pagecheck.cli.scan import scan
 from pagecheck.cli.serve import serve
@@ -73,7 +74,7 @@ def cli() -> None:
     """Finds the zero pages of a virtual machine's RAM."""
 
 
-for _command in (scan, save, punch, verify, info, vms, serve, status, kernels, devices):
+for _command in (scan, save, restore, punch, verify, info, vms, serve, status, kernels, devices):
     cli.add_command(_command)
 
 

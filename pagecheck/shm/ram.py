@@ -332,13 +332,27 @@ def adopt(fd: int, text: str, name: str) -> RamSource:
     return _checked(RamSource(text, name, own))
 
 
-def _open_shm(text: str) -> RamSource:
+def shm_path(text: str) -> str:
+    """The path of a POSIX shared-memory object.
+
+    Args:
+        text: `shm:/name`.
+
+    Raises:
+        SourceError: it is no such name.
+    """
     name = text.removeprefix("shm:")
     if not name.startswith("/") or "/" in name[1:] or len(name) < 2 or "\0" in name:
         raise SourceError(f"{text}: not a shared-memory name; write shm:/name with one slash")
+    return f"{SHM}{name}"
+
+
+def _open_shm(text: str) -> RamSource:
+    path = shm_path(text)
+    name = path.removeprefix(SHM)
     try:
         # As shm_open(3), which has no way not to wait for a lease or for a FIFO's other end.
-        fd = os.open(f"{SHM}{name}", _QUIET | os.O_NOFOLLOW)
+        fd = os.open(path, _QUIET | os.O_NOFOLLOW)
     except FileNotFoundError as error:
         from pagecheck.shm.hints import nearest
 
@@ -350,7 +364,7 @@ def _open_shm(text: str) -> RamSource:
     except BlockingIOError as error:
         raise SourceError(f"{text}: cannot open: {LEASED}") from error
     except OSError as error:
-        raise _not_opened(text, f"{SHM}{name}", error) from error
+        raise _not_opened(text, path, error) from error
     return _checked(RamSource(text, name[1:], fd))
 
 

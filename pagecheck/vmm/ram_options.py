@@ -123,7 +123,7 @@ def key_values(text: str, first_key: str = "") -> dict[str, str]:
     if text.startswith("{"):
         return _from_json(text)
     found: dict[str, str] = {}
-    for number, part in enumerate(_parts(text)):
+    for number, part in enumerate(parts(text)):
         key, equals, value = part.partition("=")
         if equals:
             found[key] = value
@@ -136,17 +136,18 @@ def key_values(text: str, first_key: str = "") -> dict[str, str]:
     return found
 
 
-def _parts(text: str) -> list[str]:
-    parts = [""]
+def parts(text: str) -> list[str]:
+    """The parts of an option's value, their doubled commas single."""
+    found = [""]
     left = iter(re.split("(,+)", text))
     for word in left:
         if not word.startswith(","):
-            parts[-1] += word
+            found[-1] += word
             continue
-        parts[-1] += "," * (len(word) // 2)
+        found[-1] += "," * (len(word) // 2)
         if len(word) % 2:
-            parts.append("")
-    return parts
+            found.append("")
+    return found
 
 
 def _from_json(text: str) -> dict[str, str]:

@@ -1,0 +1,214 @@
+"""The file that a RAM block is restored to: a new one, or one that holds RAM already.
+
+Danger: a file that is not ours to write, or that a running VM uses. Decision: what exists is only
+written to where the user says so, where it is a regular file of exactly the block's size, and while
+nobody else has it open. A new file has no name until all of it is there, so that a restore that is
+killed leaves nothing; it never replaces anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from typing import Any, Final
+
+from pagecheck.errors import OutputError
+from pagecheck.native import _native
+from pagecheck.printable import printable
+from pagecheck.report.publish import Draft
+from pagecheck.shm.ram import HUGETLBFS, shm_path
+from pagecheck.shortage import explain
+
+_PUNCH: Final = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
+_ONTO: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def path_of(ram: str) -> str:
+    """The absolute path that `--ram` means.
+
+    Raises:
+        OutputError, SourceError: it is not a name for a file.
+    """
+    path = shm_path(ram) if ram.startswith("shm:") else ram
+    if "\0" in path or os.path.basename(path) in ("", ".", ".."):
+        raise OutputError(f"{printable(ram) or 'an empty path'}: is not a name for a RAM file")
+    return os.path.abspath(path)
+
+
+class RamTarget:
+    """A file that is being written; a context manager that leaves no new file unless it was
+    published.
+
+    Attributes:
+        path: its absolute path.
+        size: bytes of the RAM block.
+        fd: its descriptor, for reading and writing.
+        is_new: it was created here.
+    """
+
+    def __init__(self, path: str, size: int, *, onto: bool) -> None:
+        """Creates or opens it.
+
+        Args:
+            path: absolute.
+            size: bytes of the RAM block.
+            onto: what exists there is RAM that may be written over.
+
+        Raises:
+            OutputError: it may not be used, or there is no room for it.
+        """
+        self.path = path
+        self.size = size
+        self._name = os.path.basename(path)
+        self._draft: Draft | None = None
+        self._folder = -1
+        self.is_new = not self._exists(onto=onto)
+        try:
+            self.fd = self._create() if self.is_new else self._open()
+        except OSError as error:
+            self.close()
+            raise self.refusal(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _exists(self, *, onto: bool) -> bool:
+        try:
+            found = os.lstat(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self.refusal(error) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise OutputError(
+                f"{printable(self.path)}: exists and is not a regular file; RAM is restored to a "
+                "new file, or onto a RAM file"
+            )
+        if not onto:
+            raise OutputError(
+                f"{printable(self.path)}: exists, and is left as it is; choose another name, or "
+                "say --onto if it is RAM that may be written over"
+            )
+        return True
+
+    def _create(self) -> int:
+        folder = os.path.dirname(self.path)
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._draft = Draft(self._folder)
+        os.fchmod(self._draft.fd, 0o600)
+        os.ftruncate(self._draft.fd, self.size)
+        return self._draft.fd
+
+    def _open(self) -> int:
+        self.fd = fd = os.open(self.path, _ONTO)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != self.size:
+            raise OutputError(
+                f"{printable(self.path)}: has {found.st_size} bytes, and the RAM block has "
+                f"{self.size}; it is not RAM of this VM"
+            )
+        self._require_unused(fd)
+        return fd
+
+    def _require_unused(self, fd: int) -> None:
+        """A write lease is given only where nobody else has the file open or mapped."""
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"{printable(self.path)}: another process has it open or mapped; end the VM that "
+                "uses it first"
+            ) from error
+        except OSError as error:
+            raise OutputError(
+                f"{printable(self.path)}: that nobody uses it cannot be known "
+                f"({error.strerror}); restore to a new file"
+            ) from error
+
+    @property
+    def is_hugetlbfs(self) -> bool:
+        """Whether it can only be written through a mapping."""
+        return _native.file_system_magic(self.fd) == HUGETLBFS
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that it has allocated."""
+        return os.fstat(self.fd).st_blocks * 512
+
+    def require_room(self, wanted: int) -> None:
+        """Checks that a new file's pages fit.
+
+        Raises:
+            OutputError: they do not.
+        """
+        room = os.fstatvfs(self.fd)
+        left = room.f_bavail * room.f_frsize
+        if self.is_new and wanted > left:
+            raise OutputError(
+                f"{printable(self.path)}: its file system has {left >> 20} MiB left, and the "
+                f"snapshot's pages take {-(-wanted >> 20)} MiB"
+            )
+
+    def punch(self, offset: int, size: int) -> None:
+        """Makes a part of it a hole, which reads as zeros.
+
+        Raises:
+            OSError: the file system cannot.
+        """
+        libc: Any = ctypes.CDLL(None, use_errno=True)
+        libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        if libc.fallocate(self.fd, _PUNCH, offset, size):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def publish(self) -> None:
+        """Gives a new file its name.
+
+        Raises:
+            OutputError: something has that name by now, or it cannot be given.
+        """
+        if self._draft is None:
+            return
+        try:
+            self._draft.publish(self._name)
+        except FileExistsError as error:
+            raise OutputError(
+                f"{printable(self.path)}: was created meanwhile, and is left as it is"
+            ) from error
+        except OSError as error:
+            raise self.refusal(error) from error
+
+    def take_back(self) -> None:
+        """Removes a file that was published here, if its name is still its own."""
+        if self._draft is not None and self._draft.is_at(self._name):
+            with contextlib.suppress(OSError):
+                os.unlink(self._name, dir_fd=self._folder)
+
+    def refusal(self, error: OSError) -> OutputError:
+        """What to raise for a refusal of the system."""
+        why = explain(error) or error.strerror or str(error)
+        if error.errno == errno.ENOENT:
+            why = f"there is no folder {printable(os.path.dirname(self.path))}"
+        return OutputError(f"{printable(self.path)}: cannot be written: {why}")
+
+    def close(self) -> None:
+        """Closes it; a new file that was not published is gone."""
+        if self._draft is not None:
+            self._draft.close()
+        elif getattr(self, "fd", -1) >= 0:
+            os.close(self.fd)
+        self.fd = -1
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
+
+    def __enter__(self) -> RamTarget:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
