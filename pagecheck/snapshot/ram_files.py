@@ -72,9 +72,10 @@ class RawRam:
     def with_data(self) -> Iterator[int]:
         """As `RamFile.with_data`; the kernel is told what will be read next."""
         at = ahead = 0
-        for begin, end in data_of(self._fd, self.size):
-            at = max(at, begin - begin % CHUNK_BYTES)
-            while at < end:
+        # The rest of a chunk that has data is not looked up.
+        while (data := next(data_of(self._fd, at, self.size), None)) is not None:
+            at = data[0] - data[0] % CHUNK_BYTES
+            while at < data[1]:
                 if at >= ahead:
                     ahead = at + AHEAD_BYTES
                     os.posix_fadvise(self._fd, ahead, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
@@ -183,16 +184,17 @@ def open_ram(folder: Folder, block: SnapshotBlock, page_bytes: int) -> tuple[int
         raise
 
 
-def data_of(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """(begin, end) of each stretch of data of a file; what is between is a hole and zero. On a file
-    system whose holes are not known to be zero everything is data.
+def data_of(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(begin, end) of each stretch of data between two byte offsets; what is between is a hole and
+    zero. On a file system whose holes are not known to be zero everything is data.
 
     Raises:
         OSError: a lookup failed.
     """
     magic = _native.file_system_magic(fd)
-    known = magic == TMPFS or magic in DISK
-    return by_seeking(fd, 0, size) if known else iter([(0, size)])
+    if magic == TMPFS or magic in DISK:
+        return by_seeking(fd, start, end)
+    return iter([(start, end)] if start < end else [])
 
 
 def zstd() -> Any:
