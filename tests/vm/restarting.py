@@ -39,15 +39,16 @@ def copy_ram(monitor: QemuMonitor, machine: Machine, folder: Path) -> None:
 
 @contextlib.contextmanager
 def another_qemu(
-    machine: Machine, folder: Path, *more: str
-) -> Iterator[tuple[Console, QemuMonitor, subprocess.Popen[bytes]]]:
-    """Starts it with RAM from files of the folder, and waits for its monitor."""
-    words, path = list(machine.command_line), folder / "qmp2"
-    for option in ("-chardev", "-mon", "-qmp"):  # of the first QEMU
-        at = words.index(option)
-        del words[at : at + 2]
-    command = [*_with_files(words, machine, folder), *more, "-S", "-incoming", "defer"]
-    command += ["-qmp", f"unix:{path},server=on,wait=off"]
+    command: Sequence[str], machine: Machine, folder: Path
+) -> Iterator[tuple[Console, QemuMonitor]]:
+    """Starts it with RAM from files of the folder, and waits for its monitor.
+
+    Args:
+        command: of the first QEMU, without its serial port and monitors.
+    """
+    path = folder / "qmp2"
+    command = [*_with_files(command, machine, folder), "-S", "-incoming", "defer"]
+    command += ["-serial", "stdio", "-qmp", f"unix:{path},server=on,wait=off"]
     qemu = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", "--", *command],
         stdin=subprocess.DEVNULL,
@@ -57,7 +58,7 @@ def another_qemu(
     try:
         wait_for(path.exists, "its monitor is there", 20)
         with QemuMonitor(str(path)) as monitor:
-            yield Console.of_child(qemu), monitor, qemu
+            yield Console.of_child(qemu), monitor
     finally:
         qemu.kill()
         qemu.wait(10)

@@ -65,14 +65,15 @@ def program(request: pytest.FixtureRequest) -> str | Path:
         ("pc", "private", "", ("-device", "VGA")),
         ("q35", "numa", "", ()),
         ("microvm", "private", "10", ()),
+        ("virt", "private", "10", ()),
     ],
 )
 def test_a_guest_goes_on_in_another_qemu(
     kind: str, backend: str, qemu: str, more: tuple[str, ...], folder: Path
 ) -> None:
-    extra = (*more, "-qmp", f"unix:{folder}/qmp,server=on,wait=off")
-    asked = {"machine": kind, "backend": backend, "qemu": qemu, "extra": extra}
-    with booted(**asked, check_every_s=0) as guest:
+    extra = ("-qmp", f"unix:{folder}/qmp,server=on,wait=off")
+    asked = {"machine": kind, "backend": backend, "qemu": qemu, "extra": (*more, *extra)}
+    with booted(**asked) as guest:
         last = number(guest.wait_check())
         with QemuMonitor(f"{folder}/qmp") as monitor:
             machine = machine_of(monitor)
@@ -82,15 +83,17 @@ def test_a_guest_goes_on_in_another_qemu(
                 copy_ram(monitor, machine, folder)
                 assert monitor.resume().stood_still
         assert number(guest.wait_check()) > last, "the first one goes on"
-    assert (machine.accelerator, machine.vcpus, machine.arch) == ("tcg", 1, "x86_64")
+    arch = "aarch64" if kind == "virt" else "x86_64"
+    assert (machine.accelerator, machine.vcpus, machine.arch) == ("tcg", 1, arch)
     names = {each.name for each in saved.blocks}
-    assert "pc.bios" in names
+    assert ("virt.flash0" if kind == "virt" else "pc.bios") in names
     assert not names & carried(machine)
     if more:
         (video,) = (each for each in saved.blocks if each.name.endswith("vga.vram"))
         assert content(video).count(0) < video.size, "the firmware wrote on the screen"
     fd = stream_file(saved, machine)
-    with another_qemu(machine, folder) as (console, monitor, _qemu):
+    command = [word for word in guest.command if word not in extra]
+    with another_qemu(command, machine, folder) as (console, monitor):
         load_state(monitor, fd)
         with DeviceState(monitor, carried(machine)) as state:
             loaded = state.save().blocks
