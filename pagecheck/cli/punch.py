@@ -6,10 +6,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.options import ENGINE, EXIT_CODES, SIZE, channels, max_pause, verbose
+from pagecheck.cli.options import ENGINE, SIZE, channels, max_pause, verbose
 
 if TYPE_CHECKING:
     from pagecheck.snapshot.punch_report import PunchReport
+
+_CODES: Final = """
+\b
+Exit codes:
+  0    all of it was looked at
+  1    part of it was left: another process wants the file, or the longest
+       pause was over
+  2    an invalid request, or a file or VM that cannot be punched
+  3    the VMM does not answer correctly, or too few workers start
+  4    a shortage (memory, open files, processes), or a bug in pagecheck
+  130  interrupted (SIGINT)       143  terminated (SIGTERM)
+  129  hung up (SIGHUP)           141  output pipe closed (SIGPIPE)
+What was punched stays so, whatever the code is: it was zero.
+"""
 
 _OPTIONS: Final = (
     click.Option(
@@ -55,7 +69,7 @@ _OPTIONS: Final = (
 
 @click.command(
     params=[click.Argument(["source"]), *_OPTIONS],
-    epilog=EXIT_CODES,
+    epilog=_CODES,
     short_help="Give the zero pages of a file or a VM's shared RAM back to the host.",
 )
 def punch(source: str, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> int:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pagecheck.vmm.ram import GuestRam
 
 REQUEST_BYTES: Final = 16 << 20  # the watchdog does nothing else meanwhile: some milliseconds
+DISK_REQUEST_BYTES: Final = 2 << 20  # where a page may have to be read from a disk first
 REQUEST_RANGES: Final = 500  # what fits into one message
 GAP_PAGES: Final = 16  # fewer normal pages between zero ones are looked at with them
 USED_SHARE: Final = 0.9  # of the longest pause; the rest is for the last request and the end
@@ -249,7 +250,8 @@ class VmPunch:
         why: str | None = None
         for part, ranges in zip(self._parts, found, strict=True):
             before, zero = part.source.allocated, 0
-            for request in requests(ranges, part.unit):
+            most = REQUEST_BYTES if part.source.is_shared_memory else DISK_REQUEST_BYTES
+            for request in requests(ranges, max(most, part.unit)):
                 if why is None and clock.now_s() > until:
                     why = self._too_long()
                 if why is not None:
@@ -321,9 +323,8 @@ def overlaps(
             run = next(runs, None)
 
 
-def requests(ranges: Ranges, unit: int) -> Iterator[Ranges]:
-    """Cuts ranges into what is done at once, where huge pages begin."""
-    most = max(REQUEST_BYTES, unit)
+def requests(ranges: Ranges, most: int) -> Iterator[Ranges]:
+    """Cuts ranges into what is done at once, of at most so many bytes, where huge pages begin."""
     request: Ranges = []
     size = 0
     for start, end in ranges:

@@ -13,7 +13,7 @@ import pytest
 import pagecheck
 from pagecheck.errors import PagecheckError, SourceError, UsageError
 from pagecheck.snapshot import punch_vm
-from pagecheck.vmm import writers
+from pagecheck.vmm import Vm, writers
 from tests.support.command import assert_fails, start
 from tests.support.command import pagecheck as command
 from tests.support.guests import booted
@@ -168,12 +168,31 @@ def test_it_runs_again_after_an_error(
         raise PagecheckError("a test's error")
 
     if what == "hole":
-        monkeypatch.setattr("pagecheck.vmm.vm.Vm.punch", fail)
+        monkeypatch.setattr(Vm, "punch", fail)
     else:
         monkeypatch.setattr(punch_vm, "requests", fail)
     with pytest.raises(PagecheckError, match="a test's error"):
         pagecheck.punch(f"qmp:{qemu.socket}")
     assert stopped == ["paused"]
+    assert qemu.status() == "running"
+
+
+def test_it_runs_again_when_its_watchdog_is_killed(
+    qemu: BareQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(qemu, bytes(64 * MIB), 0)
+    qemu.qmp("cont")
+    real = Vm.punch
+
+    def kill(self: Vm, *given: Any) -> Any:
+        assert self._monitor is not None
+        assert self._monitor._process is not None
+        os.kill(self._monitor._process.pid, signal.SIGKILL)
+        return real(self, *given)
+
+    monkeypatch.setattr(Vm, "punch", kill)
+    with pytest.raises(SourceError, match="the VM was continued; start the scan again"):
+        pagecheck.punch(f"qmp:{qemu.socket}")
     assert qemu.status() == "running"
 
 
