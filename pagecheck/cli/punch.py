@@ -76,7 +76,7 @@ def punch(source: str, *, as_json: bool, quiet: bool, verbose: bool, **options: 
     """Give the zero pages of a file, or of a VM's shared RAM, back to the host as holes.
 
     This writes: into a file that no other process has open or mapped, or into the shared RAM of a
-    VM that is stopped meanwhile (qmp:, fc:, ch: and crosvm: sockets). Each page is looked at right
+    VM that is stopped meanwhile (qmp:, ch: and crosvm: sockets). Each page is looked at right
     before it becomes a hole, so that what is read there stays the same. Refused: private RAM, and
     VMs with a device that writes while the VM is stopped (VFIO, vhost-user).
 

@@ -85,7 +85,7 @@ def punch_vm(vm: Vm, wanted: Wanted) -> PunchReport:
     if not vm.can_pause:
         raise UsageError(
             f"{vm.text}: nothing there stops the VM while it is punched; give qmp:SOCKET, "
-            "fc:SOCKET, ch:SOCKET or crosvm:SOCKET ('pagecheck vms' lists them)"
+            "ch:SOCKET or crosvm:SOCKET ('pagecheck vms' lists them)"
         )
     with contextlib.ExitStack() as stack:
         parts, notes = _parts(stack, vm, wanted.page_size)

@@ -19,6 +19,7 @@ from pagecheck import clock
 from pagecheck.errors import PeerError, SourceError, UsageError
 from pagecheck.native import _native
 from pagecheck.vmm.controller import Carried, Controller, Lost, Silent, Untouched
+from pagecheck.vmm.kinds import QEMU
 from pagecheck.vmm.listener import Gone
 
 RETRY_S: Final = 0.05
@@ -190,10 +191,7 @@ class Hold:
             that are holes now. `errno` of what failed, or 0.
         """
         async with self._one:
-            status = await self._vmm.status()
-            self._read_events()
-            ours = self._asked and not self._moved and not self._expired
-            still = ours and self._vmm.is_still(status)
+            still = await self._is_still_ours()
             answer = {"still": int(still), "zero_bytes": 0, "errno": 0}
             for start, end in ranges if still else ():
                 try:
@@ -203,6 +201,17 @@ class Hold:
                     break
                 answer["zero_bytes"] += done[1]
             return answer
+
+    async def _is_still_ours(self) -> bool:
+        """Whether the VM is paused, as asked for, and its RAM unchanged until now. Where threads
+        that did not run prove that, the VMM is not asked: its answer would end the proof."""
+        if self._vmm.doubt() is not None:
+            return False
+        still = True
+        if self._vmm.kind is QEMU:
+            still = self._vmm.is_still(await self._vmm.status())
+        self._read_events()
+        return still and self._asked and not self._moved and not self._expired
 
     def adopt(self) -> None:
         """Takes over a VM that a dead watchdog had stopped."""

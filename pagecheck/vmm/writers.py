@@ -15,6 +15,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.errors import PeerError, SourceError
+from pagecheck.vmm.kinds import FIRECRACKER
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.qemu_asking import human
 from pagecheck.vmm.qemu_machine import devices
@@ -38,6 +39,8 @@ def other_writer(monitor: VmmMonitor) -> str:
         SourceError: the VMM's process cannot be inspected.
         PeerError: the VMM does not answer.
     """
+    if monitor.kind is FIRECRACKER:
+        return "Firecracker serves the network while the VM is paused"
     found = _of_qemu(monitor) if isinstance(monitor, QemuMonitor) else ""
     return found or _of_process(monitor.name, monitor.peer_pid)
 
