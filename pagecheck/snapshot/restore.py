@@ -19,6 +19,7 @@ from pagecheck.printable import printable
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.command_words import escaped
 from pagecheck.snapshot.comparing import machine_types, require_same_machine
+from pagecheck.snapshot.compressed_layout import lay_out_compressed
 from pagecheck.snapshot.incoming import IncomingQemu
 from pagecheck.snapshot.qemu_command import RamFile, require_startable, with_ram
 from pagecheck.snapshot.ram_layout import LaidOut, lay_out
@@ -27,7 +28,7 @@ from pagecheck.snapshot.verified import VerifiedSnapshot
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.coordinator import Coordinator
-    from pagecheck.snapshot.values import Snapshot
+    from pagecheck.snapshot.values import Snapshot, SnapshotBlock
 
 Progress = Callable[[int, int], None]
 
@@ -122,28 +123,42 @@ class Restored:
         for each in blocks:
             target = RamTarget(self._paths[each.name], each.size, onto=onto)
             self._targets.append(self._stack.enter_context(target))
-            target.require_room(each.bytes_stored)
+            target.require_room(each.normal * self._verified.snapshot.page_bytes)
         total, before = sum(each.size for each in blocks), 0
         found = []
         with contextlib.ExitStack() as stack:
             workers = coordinator or stack.enter_context(_workers(channels, total))
             for block, target in zip(blocks, self._targets, strict=True):
-                found.append(
-                    lay_out(
-                        workers,
-                        block.name,
-                        self._verified.folder.held(block.file),
-                        target,
-                        page_size=self._verified.snapshot.page_bytes,
-                        max_rate=max_rate,
-                        progress=_part_of(progress, before, total),
-                    )
-                )
+                part = _part_of(progress, before, total)
+                found.append(self._lay_out_one(workers, block, target, max_rate, part))
                 before += block.size
         self._verified.folder.require_unchanged()
         for target in self._targets:
             target.publish()
         return tuple(found)
+
+    def _lay_out_one(
+        self,
+        workers: Coordinator,
+        block: SnapshotBlock,
+        target: RamTarget,
+        max_rate: int | None,
+        progress: Progress | None,
+    ) -> LaidOut:
+        folder, page_size = self._verified.folder, self._verified.snapshot.page_bytes
+        if block.compression is not None:
+            return lay_out_compressed(
+                folder, block, target, page_size=page_size, max_rate=max_rate, progress=progress
+            )
+        return lay_out(
+            workers,
+            block.name,
+            folder.held(block.file),
+            target,
+            page_size=page_size,
+            max_rate=max_rate,
+            progress=progress,
+        )
 
     def command_to_print(self) -> list[str]:
         """What a user runs to continue the VM: the given command, or the one that the VM was
