@@ -58,7 +58,7 @@ class Overlays:
             folder: where their files are made, as QEMU sees it; None: beside each disk.
 
         Raises:
-            SourceError: one cannot be had.
+            SourceError: one cannot be had, or a block job is at work on the disks.
             PeerError: QEMU does not answer.
         """
         self._monitor = monitor
@@ -66,6 +66,7 @@ class Overlays:
         self._made: list[_Overlay] = []
         self._used = False
         self._written: list[int | None] = []
+        _require_no_job(monitor)
         planned = [self._plan(number, each, folder) for number, each in enumerate(disks)]
         try:
             for each in planned:
@@ -133,7 +134,8 @@ class Overlays:
         if folder is None and not os.path.isfile(disk.path):
             raise SourceError(
                 f"{name}: disk {disk.device} ({printable(disk.file, _WHY_CHARS)}) is not a file "
-                "that can be seen from here: say in which folder its overlay is to be made"
+                "that can be seen from here, so that no overlay can be made beside it; save it "
+                "with --then quit, or --disks none"
             )
         base = os.path.basename(disk.path) or f"disk{number}"
         beside = os.path.dirname(disk.path) if folder is None else os.path.abspath(folder)
@@ -210,3 +212,12 @@ class Overlays:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+def _require_no_job(monitor: QemuMonitor) -> None:
+    for job in asked(monitor, "query-block-jobs").items():
+        kind, device = job.member("type").text(), job.member("device").text()
+        raise SourceError(
+            f"{monitor.name}: a block job ({kind[:20]} {device[:40]}) is at work on its disks; "
+            "wait for its end, or end it with block-job-cancel"
+        )

@@ -143,3 +143,34 @@ def test_the_user_says_what_becomes_of_disks(
         return
     with pytest.raises(UsageError, match=why):
         require_choice("qmp:x", disks, choice, then)
+
+
+def medium(file: str) -> list[dict[str, Any]]:
+    inserted = {
+        "ro": False,
+        "file": file,
+        "node-name": "#block1",
+        "drv": "qcow2",
+        "cache": {"direct": False, "no-flush": True},
+        "image": {"virtual-size": 1 << 20},
+    }
+    return [{"device": "", "qdev": "/machine/x/virtio-backend", "inserted": inserted}]
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "is_temporary"),
+    [
+        ("/a.qcow2", "/a.qcow2", False),
+        ("nbd://host/a", "", False),
+        ("a.qcow2", "", False),
+        ('json:{"driver": "qcow2", "file": {"filename": "/var/tmp/vl.7QO9Y3"}}', "", True),
+        ("/var/tmp/vl.7QO9Y3", "/var/tmp/vl.7QO9Y3", True),
+        ("json:{", "", False),
+        ("json:[1, 2]", "", False),
+        ("json:" + '{"a":' * 100_000, "", False),
+    ],
+)
+def test_files_of_disks(file: str, path: str, is_temporary: bool) -> None:
+    (disk,) = writable_disks(Qemu(query_block=medium(file)))  # type: ignore[arg-type]
+    assert (disk.device, disk.path, disk.is_temporary) == ("/machine/x", path, is_temporary)
+    assert disk.file == file

@@ -223,3 +223,14 @@ def test_a_qemu_that_may_not_make_files_there(folder: Path) -> None:
             monitor.pause(60)
             assert state.save().devices
             monitor.resume()
+
+
+def test_a_block_job_at_work(folder: Path) -> None:
+    with (
+        bare_qemu(*virtio(image(folder / "a"), "a")) as qemu,
+        QemuMonitor(str(qemu.socket)) as monitor,
+    ):
+        mirror = {"target": str(folder / "copy"), "sync": "full", "format": "raw"}
+        qemu.qmp("drive-mirror", device="a", **mirror)
+        with pytest.raises(SourceError, match=r"block job \(mirror a\) is at work on its disks"):
+            Overlays(monitor, writable_disks(monitor))
