@@ -43,7 +43,7 @@ demo-vm: $(PACKAGE)
 	$(BIN)/pagecheck scan build/guest.ram
 
 test: $(TOOLS) native
-	$(BIN)/python -m pytest
+	tools/all-tests $(BIN)/python
 
 check: $(TOOLS)
 	$(BIN)/ruff format --check .
