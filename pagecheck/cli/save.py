@@ -153,11 +153,8 @@ def save(
 def _source_and_directory(words: tuple[str, ...], from_file: str | None) -> tuple[str, str]:
     if from_file is None and len(words) == 2:
         return words[0], words[1]
-    if from_file is not None and len(words) == 1:
-        from pagecheck.model import is_vm_source
-
-        is_other = is_vm_source(from_file) or from_file.startswith(("fd:", "shm:"))
-        return f"./{from_file}" if is_other else from_file, words[0]
+    if from_file and len(words) == 1:
+        return f"{'' if from_file.startswith('/') else './'}{from_file}", words[0]
     raise click.UsageError("give SOURCE and DIR, or --from FILE and DIR")
 
 

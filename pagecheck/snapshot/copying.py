@@ -67,7 +67,7 @@ class Copying:
         self._where = where
         self._scanner = scanner
         self._max_rate = max_rate
-        self._before: list[memoryview] = []
+        self._known_zero: list[memoryview] = []  # pages that are holes of the files
 
     @property
     def size(self) -> int:
@@ -75,7 +75,8 @@ class Copying:
         return sum(each.block.ram.size for each in self.files)
 
     def copy_ahead(self, watch: Watch) -> None:
-        """A pass of what the running VM has now; `copy` brings it up to date.
+        """Copies what the running VM has now; `copy` brings it up to date. May be called again,
+        for what changed since.
 
         Args:
             watch: called with the bytes done.
@@ -84,9 +85,21 @@ class Copying:
             OutputError: it cannot be written.
         """
         results = self._pass(None, watch)
-        for each, result in zip(self.files, results, strict=True):
+        for each, result in zip(self.files, results, strict=False):
             self._require_written(each, result)  # while the VM runs, pages may stay undecided
-        self._before = [result.report.zero for result in results]
+        found = [result.report.zero for result in results]
+        if self._known_zero:
+            found = [_both(*pair) for pair in zip(self._known_zero, found, strict=True)]
+        self._known_zero = found
+
+    def sync(self) -> None:
+        """Has the disk take what was copied until now: in a pause nothing would wait for it then.
+
+        Raises:
+            OSError: it does not.
+        """
+        for each in self.files:
+            os.fdatasync(each.fd)
 
     def copy(self, seconds: Callable[[], float] | None, watch: Watch) -> None:
         """Brings the files to what the blocks hold now.
@@ -100,8 +113,8 @@ class Copying:
             SourceError: a page cannot be read.
         """
         self.results = self._pass(seconds, watch)
-        for each, result in zip(self.files, self.results, strict=True):
-            self._require_written(each, result)
+        for each, result in zip(self.files, self.results, strict=False):
+            self._require_written(each, result)  # the last one, if any is
             if undecided := result.report.counts.undecided:
                 notes = "; ".join(result.notes) or "they could not be read"
                 raise SourceError(
@@ -138,7 +151,7 @@ class Copying:
 
     def finish(self) -> None:
         """Makes holes of what is zero by now; the VM may run."""
-        for each, before, result in zip(self.files, self._before, self.results, strict=False):
+        for each, before, result in zip(self.files, self._known_zero, self.results, strict=False):
             ram = each.block.ram
             for first, count in became_zero(before, result.report.zero, ram.pages):
                 punch(each.fd, first * ram.page_size, count * ram.page_size)
@@ -152,8 +165,7 @@ def became_zero(before: memoryview, after: memoryview, pages: int) -> Iterator[t
     """
     import numpy as np
 
-    old = np.frombuffer(before, dtype="<u8")
-    new = np.frombuffer(after, dtype="<u8")
+    old, new = (np.frombuffer(words, dtype="<u8") for words in (before, after))
     words = memoryview((new & ~old).tobytes())
     at = 0
     while at < pages:
@@ -161,6 +173,13 @@ def became_zero(before: memoryview, after: memoryview, pages: int) -> Iterator[t
         if is_set:
             yield at, end - at
         at = end
+
+
+def _both(one: memoryview, other: memoryview) -> memoryview:
+    """The pages whose bits are set in both bitmaps."""
+    import numpy as np
+
+    return memoryview((np.frombuffer(one, "<u8") & np.frombuffer(other, "<u8")).tobytes())
 
 
 def normal_bytes(scanner: Coordinator, blocks: Sequence[Found], page_size: int) -> int:

@@ -13,7 +13,7 @@ from pagecheck.coordinator.settings import Engine, check_choice, default_channel
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import Format, is_vm_source
 from pagecheck.oneshot import MAX_PAUSE_S
-from pagecheck.plan import PAUSE_MAX_S, require_seconds
+from pagecheck.plan import PAUSE_MAX_S, require_rate, require_seconds
 from pagecheck.shm import mounts
 from pagecheck.shm.ram import RamSource
 from pagecheck.shm.rest import Rest
@@ -113,6 +113,7 @@ def save(
     if max_pause is None:
         max_pause = MAX_PAUSE_S if then == "run" else QUIT_MAX_PAUSE_S
     require_seconds("max pause", max_pause, PAUSE_MAX_S)
+    require_rate(max_rate)
     wanted = Wanted(live, then, max_pause, max_rate, compress, progress, notify)
     start = {name: options[name] for name in _START}
     if listener is None and (kind := _may_stall(text, path)) is not None:

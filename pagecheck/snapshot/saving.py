@@ -134,14 +134,25 @@ class Saving:
         """
         try:
             if self._wanted.live:
-                self._copying.copy_ahead(self._watch())
-                self._ahead_s = self._copying.last_pass_s
+                self._copy_ahead()
             parts.prepare()
             return self._stop_and_save(vm, parts)
         except BaseException:
             if line := parts.after_failure():
                 log.warning("%s: %s", vm.text, line)
             raise
+
+    def _copy_ahead(self) -> None:
+        """Copies what the VM has while it runs, and once more what it changed meanwhile: that takes
+        less time, so that less is left for the pause."""
+        watch = self._watch()
+        self._copying.copy_ahead(watch)
+        self._ahead_s = self._copying.last_pass_s
+        try:
+            self._copying.sync()
+        except OSError as error:
+            raise _not_written(self._directory.path, error) from error
+        self._copying.copy_ahead(lambda _done: watch(self._size))
 
     def _stop_and_save(self, vm: Vm, parts: VmParts) -> SaveReport:
         wanted, watch, created = self._wanted, self._watch(), now_text()
@@ -159,7 +170,7 @@ class Saving:
                 stopped.end()  # which tells why it runs
             self._directory.finish()
             if wanted.then == "quit":
-                pause = stopped.end(leave_stopped=True)
+                pause = stopped.leave(self._directory.path)
                 parts.end_vm()
                 report = report._replace(pause=pause, ended=True)
         return report
@@ -274,6 +285,7 @@ def _require_same(vm: Vm) -> None:
         raise SourceError(f"{why}; nothing was saved")
     if changes := vm.changes():
         raise SourceError(f"{'; '.join(changes)}; nothing was saved: save again")
+    vm.is_stopped()  # which fails where these could not be asked
 
 
 def _lengthen(fd: int, size: int, where: str) -> None:

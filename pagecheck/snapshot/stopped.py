@@ -64,17 +64,35 @@ class Stopped:
         self._open = True
         return self
 
-    def end(self, *, leave_stopped: bool = False) -> Pause:
-        """Ends the pause: the VM runs, unless it is to be left stopped or was stopped before.
+    def end(self) -> None:
+        """Ends the pause: the VM runs, unless it was stopped before.
 
         Raises:
             SourceError: its RAM may have changed until now.
             PagecheckError: the VM cannot be continued; its watchdog stays for that.
         """
         self._open = False
-        self.pause = pause = self._vm.resume(leave_stopped=leave_stopped)
+        self.pause = pause = self._vm.resume()
         if not pause.stood_still:
             raise SourceError(f"{self._vm.text}: {self._why(pause)}; nothing was saved")
+
+    def leave(self, saved: str) -> Pause:
+        """Ends the pause, and leaves the VM stopped.
+
+        Args:
+            saved: where the VM was saved, completely.
+
+        Raises:
+            SourceError: its RAM may have changed until now.
+            PagecheckError: as `end`.
+        """
+        self._open = False
+        self.pause = pause = self._vm.resume(leave_stopped=True)
+        if not pause.stood_still:
+            raise SourceError(
+                f"{self._vm.text}: runs on, and was not ended, since {self._why(pause)}; {saved} "
+                "is complete, but the VM's disks have changed since"
+            )
         return pause
 
     def _why(self, pause: Pause) -> str:

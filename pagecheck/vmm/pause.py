@@ -318,7 +318,7 @@ class VmmMonitor:
                 self._start(force=False)
             except PagecheckError as error:
                 did = f"and another one: {error}"
-        return SourceError(f"{self.name}: {reason}; {did}; start the scan again")
+        return SourceError(f"{self.name}: {reason}; {did}; start again")
 
     def _force_resume(self) -> str:
         """Has another watchdog continue the VM.

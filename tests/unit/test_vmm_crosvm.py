@@ -98,7 +98,7 @@ def test_the_watchdog_is_killed(crosvm: Crosvm) -> None:
         assert monitor._process is not None
         kill(monitor._process.pid)
         assert crosvm.runs()
-        with pytest.raises(SourceError, match="the VM was continued; start the scan again"):
+        with pytest.raises(SourceError, match="the VM was continued; start again"):
             monitor.resume()
 
 
@@ -265,7 +265,7 @@ def test_the_watchdog_is_killed_while_it_is_suspended(crosvm: Crosvm, program: P
         wait_for(began.exists, "its program was started")
         (child,) = children_of(watchdog)
         kill(watchdog)
-        with pytest.raises(SourceError, match="the VM was continued; start the scan again"):
+        with pytest.raises(SourceError, match="the VM was continued; start again"):
             pausing.result(BOUND_S)
         wait_for(lambda: state_of(child) in ("Z", ""), "its program ended")
     assert crosvm.runs()

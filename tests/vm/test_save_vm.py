@@ -17,6 +17,7 @@ from pagecheck.snapshot import manifest
 from pagecheck.snapshot.qemu_parts import QemuParts
 from tests.support import command
 from tests.support.file_systems import mounted
+from tests.support.qmp import in_watchdog
 from tests.vm.bare_qemu import BareQemu, bare_qemu
 from tests.vm.private_guests import private_guest, source
 from tools.guest import Guest
@@ -194,5 +195,29 @@ def test_the_watchdog_is_killed_in_the_pause(
     monkeypatch.setattr(QemuParts, "take_disks", kill)
     with pytest.raises(PagecheckError, match=r"killed by signal 9.*the VM was continued"):
         pagecheck.save(f"qmp:{qemu.socket}", tmp_path / "snap", channels=1)
+    assert qemu.status() == "running"
+    require_none(tmp_path)
+
+
+@pytest.mark.parametrize("command_lost", ["xen-save-devices-state", "query-memory-devices"])
+def test_the_connection_is_lost(
+    qemu: BareQemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_lost: str
+) -> None:
+    """In the pause nothing is saved; after it, once what QEMU says is missed, neither."""
+    lose = f"""
+from pagecheck.vmm import monitor
+execute, stopped = monitor.Monitor.execute, []
+async def lose(self, command, *more):
+    if stopped and command == {command_lost!r}:
+        await self.close()
+    if command == "stop":
+        stopped.append(command)
+    return await execute(self, command, *more)
+monitor.Monitor.execute = lose
+"""
+    in_watchdog(monkeypatch, f"exec({lose!r}, {{}})")
+    with pytest.raises(PagecheckError, match="is not connected"):
+        pagecheck.save(f"qmp:{qemu.socket}", tmp_path / "snap", channels=1)
+    assert qemu.own_events() == ["STOP", "RESUME"]
     assert qemu.status() == "running"
     require_none(tmp_path)
