@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pagecheck.report.report import Answer, BlockReport, Report
     from pagecheck.report.statistics import ChannelReport, Statistics
     from pagecheck.service.client import Client
+    from pagecheck.snapshot.clone import CloneReport, Clones, clone
     from pagecheck.snapshot.info import info
     from pagecheck.snapshot.punch import punch
     from pagecheck.snapshot.punch_report import PunchedBlock, PunchReport
@@ -35,6 +36,8 @@ __all__ = [
     "BlockReport",
     "ChannelReport",
     "Client",
+    "CloneReport",
+    "Clones",
     "Coordinator",
     "Counts",
     "ExplainedMapping",
@@ -50,6 +53,7 @@ __all__ = [
     "Statistics",
     "VerifyReport",
     "__version__",
+    "clone",
     "explain",
     "info",
     "list_vms",
@@ -66,6 +70,8 @@ _HOMES = {
     "BlockReport": "pagecheck.report.report",
     "ChannelReport": "pagecheck.report.statistics",
     "Client": "pagecheck.service.client",
+    "CloneReport": "pagecheck.snapshot.clone",
+    "Clones": "pagecheck.snapshot.clone",
     "Coordinator": "pagecheck.coordinator.coordinator",
     "Counts": "pagecheck.model",
     "ExplainedMapping": "pagecheck.vmm.explain",
@@ -80,6 +86,7 @@ _HOMES = {
     "Snapshot": "pagecheck.snapshot.values",
     "Statistics": "pagecheck.report.statistics",
     "VerifyReport": "pagecheck.snapshot.verify",
+    "clone": "pagecheck.snapshot.clone",
     "explain": "pagecheck.vmm.explain",
     "info": "pagecheck.snapshot.info",
     "list_vms": "pagecheck.vmm.listing",

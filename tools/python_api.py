@@ -26,6 +26,8 @@ examples.
 CALLS: Final = {
     "scan": ("oneshot.py",),
     "restore": ("snapshot/restore.py",),
+    "clone": ("snapshot/clone.py",),
+    "Clones": ("snapshot/clone.py",),
     "save": ("snapshot/save.py",),
     "punch": ("snapshot/punch.py",),
     "verify": ("snapshot/verify.py",),
@@ -46,6 +48,7 @@ VALUES: Final = {
     "Failure": ("report/statistics.py",),
     "Answer": ("report/report.py",),
     "RestoreReport": ("snapshot/restore.py",),
+    "CloneReport": ("snapshot/clone.py",),
     "LaidOut": ("snapshot/ram_layout.py",),
     "SaveReport": ("snapshot/save_report.py",),
     "PunchReport": ("snapshot/punch_report.py",),

@@ -11,6 +11,7 @@ import os
 import click
 
 from pagecheck._version import __version__
+from pagecheck.cli.clone import clone
 from pagecheck.cli.hardware import devices, kernels
 from pagecheck.cli.info import info
 from pagecheck.cli.options import EXIT_CODES
@@ -74,7 +75,20 @@ def cli() -> None:
     """Finds the zero pages of a virtual machine's RAM."""
 
 
-for _command in (scan, save, restore, punch, verify, info, vms, serve, status, kernels, devices):
+for _command in (
+    scan,
+    save,
+    restore,
+    clone,
+    punch,
+    verify,
+    info,
+    vms,
+    serve,
+    status,
+    kernels,
+    devices,
+):
     cli.add_command(_command)
 
 

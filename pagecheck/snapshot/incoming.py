@@ -51,6 +51,7 @@ class IncomingQemu:
         paused: bool = False,
         name: str = "",
         stdin: int | IO[bytes] | None = None,
+        fds: Sequence[int] = (),
     ) -> None:
         """Starts it.
 
@@ -58,6 +59,7 @@ class IncomingQemu:
             command: with the snapshot's RAM; the program first.
             paused: its VM stays stopped.
             stdin: its standard input; by default ours.
+            fds: descriptors that it inherits.
 
         Raises:
             EngineError: it cannot be started.
@@ -72,7 +74,7 @@ class IncomingQemu:
         words += ["-mon", f"chardev={_MONITOR},mode=control", "-incoming", f"fd:{state.fileno()}"]
         try:
             self.process = subprocess.Popen(
-                words, stdin=stdin, pass_fds=(theirs.fileno(), state.fileno())
+                words, stdin=stdin, pass_fds=(*fds, theirs.fileno(), state.fileno())
             )
         except OSError as error:
             self._hang_up()

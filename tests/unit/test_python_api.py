@@ -48,4 +48,4 @@ def test_nothing_is_left_of_how_python_writes_it() -> None:
 def test_every_method_has_a_description() -> None:
     parts = re.split(r"^#{3,4} ", PAGE, flags=re.MULTILINE)[1:]
     bare = [part.split("\n")[0] for part in parts if not re.search(r"```\n\n[`A-Z]", part)]
-    assert set(bare) <= {"Coordinator", "Client", "RemoteChannel", "Attached", "Block"}
+    assert set(bare) <= {"Coordinator", "Client", "Clones", "RemoteChannel", "Attached", "Block"}

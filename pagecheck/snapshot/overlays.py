@@ -1,0 +1,88 @@
+"""A qcow2 overlay for each clone on top of each disk, made by qemu-img."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from typing import Final
+
+from pagecheck.errors import EngineError, OutputError
+from pagecheck.printable import printable
+from pagecheck.snapshot.command_words import Option, replaced, with_keys
+
+_IMAGE_S: Final = 60.0
+
+
+class Disk:
+    """A disk of a command that clones write to overlays of.
+
+    Attributes:
+        name: what the user calls it.
+    """
+
+    def __init__(self, name: str, option: Option) -> None:
+        """Looks at the image.
+
+        Raises:
+            EngineError: there is no qemu-img.
+            OutputError: the image cannot be read.
+        """
+        self.name = name
+        keys = option.keys() if option.name == "drive" else {"file": option.value}
+        self._base = os.path.abspath(keys["file"])
+        self._option = option
+        self._format = keys.get("format") or _format_of(self._base)
+
+    def file_name(self, number: int) -> str:
+        """The name of a clone's overlay."""
+        plain = "".join(each if each.isalnum() else "-" for each in os.path.basename(self.name))
+        return f"clone{number}-{plain}.qcow2"
+
+    def make(self, path: str) -> None:
+        """Creates an overlay.
+
+        Raises:
+            OutputError: it cannot be created.
+        """
+        _run("create", "-q", "-f", "qcow2", "-b", self._base, "-F", self._format, path)
+
+    def with_overlay(self, words: Sequence[str], path: str) -> list[str]:
+        """The command with an overlay in the place of the disk."""
+        if self._option.name == "drive":
+            value = with_keys(self._option.value, file=path, format="qcow2")
+        else:
+            value = path
+        return replaced(list(words), self._option, value)
+
+
+def _format_of(path: str) -> str:
+    try:
+        found = json.loads(_run("info", "--force-share", "--output=json", path))
+        return str(found["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{printable(path)}: qemu-img does not tell its format") from error
+
+
+def _run(*arguments: str) -> str:
+    program = shutil.which("qemu-img")
+    if program is None:
+        raise EngineError("qemu-img: is not in PATH, and overlays need it; install it (qemu-utils)")
+    try:
+        ran = subprocess.run(
+            [program, *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=_IMAGE_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        why = getattr(error, "strerror", None) or f"no end in {_IMAGE_S:.0f} s"
+        raise OutputError(f"qemu-img {arguments[0]}: {why}") from error
+    if ran.returncode:
+        why = " ".join(ran.stderr.split())[-300:]
+        raise OutputError(f"qemu-img {arguments[0]} {printable(arguments[-1])}: {printable(why)}")
+    return ran.stdout
