@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pagecheck
 from tests.support.command import PAGECHECK, environment
@@ -40,6 +40,7 @@ def save(
     machine: str = "q35",
     backend: str = "private",
     extra: Sequence[str] = (),
+    compress: Literal["zstd"] | None = None,
 ) -> SavedGuest:
     """Boots a guest and saves it, stopped where the count is known."""
     with tempfile.TemporaryDirectory(prefix="pctest-", dir="/dev/shm") as name:
@@ -55,7 +56,7 @@ def save(
             guest.wait_check()
             guest.pause()
             last = guest.count()
-            report = pagecheck.save(f"qmp:{name}/qmp", directory)
+            report = pagecheck.save(f"qmp:{name}/qmp", directory, compress=compress)
             command = [word for word in guest.command if word not in qmp]
     return SavedGuest(directory, command, last, [each.block.name for each in report.blocks])
 

@@ -54,6 +54,14 @@ def test_a_guest_goes_on_in_front(saved: SavedGuest, ram: Path, tmp_path: Path) 
         assert goes_on(front.pid, tmp_path / "log2", saved.last)
 
 
+def test_a_compressed_guest_goes_on(ram: Path, tmp_path: Path) -> None:
+    saved = save(tmp_path / "saved", compress="zstd")
+    stored = sum(each.stat().st_size for each in saved.directory.iterdir())
+    with restored(saved, ram, tmp_path / "log", "--ram", f"shm:/{ram.name}") as front:
+        assert goes_on(front.pid, tmp_path / "log", saved.last)
+        assert stored < os.stat(ram).st_blocks * 512
+
+
 @pytest.mark.parametrize(
     ("machine", "backend", "extra"),
     [
