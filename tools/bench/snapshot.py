@@ -21,11 +21,13 @@ from tools.bench.commands import pagecheck_command
 from tools.bench.private_guest import if_there_is_a_guest
 from tools.bench.rows import Row, Spread
 from tools.bench.snapshot_files import bytes_on_disk, punches, scratch, verifies
+from tools.bench.snapshot_restore import if_it_works, restores
 from tools.guest import Guest
 
 SIZE: Final = 1 << 30
 COMMAND_S: Final = 120.0
 LOOK_S: Final = 0.002
+IMAGE: Final = "state.qcow2"
 REPEATS_MAX: Final = 3  # each takes seconds
 WRITE_MIB_S: Final = 50
 # MiB in use: what the guest keeps and what it frees again (half as much), and the kernel's own.
@@ -43,14 +45,16 @@ class Took(NamedTuple):
 @contextlib.contextmanager
 def booted(folder: Path, random_mb: int, **how: Any) -> Iterator[tuple[Guest, str]]:
     """A guest with a monitor for us and an image that can hold a snapshot of its own."""
-    path, image = folder / "qmp", folder / "state.qcow2"
-    create = ["qemu-img", "create", "-q", "-f", "qcow2", str(image), "4G"]
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", str(folder / IMAGE), "4G"]
     subprocess.run(create, check=True)
-    node = f"driver=qcow2,node-name=state,file.driver=file,file.filename={image}"
-    more = ("-qmp", f"unix:{path},server=on,wait=off", "-blockdev", node)
     how = {"random_mb": random_mb, "zeros_mb": 16, "timeout_s": 600, **how}
-    with Guest.boot(size_bytes=SIZE, backend="private", extra=more, **how) as guest:
-        yield guest, str(path)
+    with Guest.boot(size_bytes=SIZE, backend="private", extra=_extra(folder), **how) as guest:
+        yield guest, str(folder / "qmp")
+
+
+def _extra(folder: Path) -> tuple[str, ...]:
+    node = f"driver=qcow2,node-name=state,file.driver=file,file.filename={folder / IMAGE}"
+    return ("-qmp", f"unix:{folder / 'qmp'},server=on,wait=off", "-blockdev", node)
 
 
 def saved(path: str, directory: Path, *options: str) -> dict[str, Any]:
@@ -138,7 +142,7 @@ def stopped_saves(in_use: int, repeats: int) -> list[Row]:
         ways: dict[str, Callable[[], Took]] = {
             "stop and migrate to a file": lambda: migrated(guest, file, live=False),
             "dump-guest-memory": lambda: dumped(guest, file),
-            "snapshot-save": lambda: snapshot_saved(guest, folder / "state.qcow2"),
+            "snapshot-save": lambda: snapshot_saved(guest, folder / IMAGE),
         }
         for _ in range(repeats):
             report = saved(path, folder / "saved")
@@ -148,7 +152,12 @@ def stopped_saves(in_use: int, repeats: int) -> list[Row]:
                 file.unlink(missing_ok=True)
         normal = report["total"]["normal"] * report["page_size"]
         stored = bytes_on_disk(folder / "saved")
+        migrated(guest, folder / "migrated", live=False)
+        machine = [word for word in guest.command if word not in _extra(folder)]
+        guest.qmp("stop")
         checked = verifies(folder / "saved", case, repeats)
+        restore = "pagecheck restore --exec, to a running guest"
+        checked += if_it_works(restore, lambda: restores(folder, case, machine, repeats))
     detail = f"{normal >> 20} MiB of normal pages, load {os.getloadavg()[0]:.1f}"
     rows = [_row(STOPPED, case, n, ours, t, "stopped", 3.0, detail) for n, t in peers.items()]
     what = "whole time, pagecheck save"
