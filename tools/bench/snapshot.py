@@ -21,7 +21,7 @@ from tools.bench.commands import pagecheck_command
 from tools.bench.private_guest import if_there_is_a_guest
 from tools.bench.rows import Row, Spread
 from tools.bench.snapshot_files import bytes_on_disk, punches, scratch, verifies
-from tools.bench.snapshot_restore import if_it_works, restores
+from tools.bench.snapshot_restore import clones, if_it_works, restores
 from tools.guest import Guest
 
 SIZE: Final = 1 << 30
@@ -158,11 +158,21 @@ def stopped_saves(in_use: int, repeats: int) -> list[Row]:
         checked = verifies(folder / "saved", case, repeats)
         restore = "pagecheck restore --exec, to a running guest"
         checked += if_it_works(restore, lambda: restores(folder, case, machine, repeats))
+        checked += _clones(folder, case, machine, repeats, checked[-1].ours)
     detail = f"{normal >> 20} MiB of normal pages, load {os.getloadavg()[0]:.1f}"
     rows = [_row(STOPPED, case, n, ours, t, "stopped", 3.0, detail) for n, t in peers.items()]
     what = "whole time, pagecheck save"
     rows += [_row(what, case, n, ours, t, "whole", 2.0, detail) for n, t in peers.items()]
     return [*rows, _bytes_row(case, normal, stored), *checked]
+
+
+def _clones(
+    folder: Path, case: str, machine: list[str], repeats: int, restore_ms: float | None
+) -> list[Row]:
+    if restore_ms is None:
+        return []
+    what = "pagecheck clone -n 4, until the first runs"
+    return if_it_works(what, lambda: clones(folder, case, machine, repeats, restore_ms))
 
 
 def live_saves(repeats: int) -> list[Row]:

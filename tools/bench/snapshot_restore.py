@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tools.bench.commands import pagecheck_command
 from tools.bench.rows import Row, Spread
@@ -19,6 +20,7 @@ from tools.guest.qmp import Qmp
 
 START_S: Final = 30.0
 LOOK_S: Final = 0.001
+CLONES: Final = 4
 
 
 class Monitor:
@@ -67,12 +69,22 @@ class Monitor:
                 self._qmp.execute("quit", {}, time.monotonic() + 10)
 
 
-def started(command: Sequence[str], monitors: Sequence[Monitor]) -> float:
-    """Seconds from the start of a command until the first of its guests runs; all are ended."""
+def started(
+    command: Sequence[str], monitors: Sequence[Monitor], out: Path = Path(os.devnull)
+) -> float:
+    """Seconds from the start of a command until the first of its guests runs; all are ended.
+
+    Args:
+        out: gets what the command prints; it is waited for.
+    """
     start = time.monotonic()
-    with _running(command) as process:
+    with _running(command, out) as process:
         monitors[0].wait_running(start + START_S)
         taken = time.monotonic() - start
+        for each in monitors[1:]:
+            each.wait_running(start + START_S)
+        while out != Path(os.devnull) and not out.stat().st_size:
+            time.sleep(LOOK_S)
         for each in monitors:
             each.quit()
         process.wait(START_S)
@@ -80,9 +92,11 @@ def started(command: Sequence[str], monitors: Sequence[Monitor]) -> float:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    quiet: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **quiet)
+def _running(command: Sequence[str], out: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with out.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL
+        )
     try:
         yield process
     finally:
@@ -122,6 +136,51 @@ def restores(folder: Path, case: str, machine: list[str], repeats: int) -> list[
             unit="ms",
             detail="every byte verified first",
         )
+    ]
+
+
+def clones(
+    folder: Path, case: str, machine: list[str], repeats: int, restore_ms: float
+) -> list[Row]:
+    """Four clones of `folder/saved`: when the first runs, and what each costs in memory.
+
+    Args:
+        restore_ms: what a restore took in the same run.
+    """
+    first, own = [], []
+    for number in range(repeats):
+        names = [folder / f"clone-{number}-{n + 1}" for n in range(CLONES)]
+        monitors = [Monitor(name) for name in names]
+        command = [pagecheck_command(), "clone", str(folder / "saved"), "--json"]
+        command += ["-n", str(CLONES), "--", *machine]
+        command += Monitor(folder / f"clone-{number}-{{n}}").options
+        out = folder / "clones.json"
+        first.append(started(command, monitors, out))
+        own += [each["private_bytes"] for each in json.loads(out.read_text())["clones"]]
+    return [
+        Row(
+            what="pagecheck clone -n 4, until the first runs",
+            case=case,
+            peer="pagecheck restore",
+            ratio=Spread.of([restore_ms / 1e3 / each for each in first]),
+            aim=5.0,
+            ours=1e3 * sorted(first)[len(first) // 2],
+            theirs=restore_ms,
+            limit=None,
+            unit="ms",
+        ),
+        Row(
+            what="pagecheck clone -n 4, a clone's own memory",
+            case=case,
+            peer="",
+            ratio=None,
+            aim=None,
+            ours=sorted(own)[len(own) // 2] / 2**20,
+            theirs=None,
+            limit=None,
+            unit="MiB",
+            note="its written pages and QEMU's own",
+        ),
     ]
 
 
