@@ -1,4 +1,4 @@
-"""A state saved from and loaded into a QEMU that does what it should not."""
+"""A state saved from a QEMU that does what it should not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from pagecheck.errors import PeerError, SourceError, UsageError
-from pagecheck.vmm.qemu_loading import load_state
+from pagecheck.errors import PeerError
 from pagecheck.vmm.qemu_state import DEVICES_BEGIN, DeviceState
 
 DEVICES = DEVICES_BEGIN + b"\x04" + b"a device" + b"\x7e\0\0\0\x09" + b"\0"
@@ -116,112 +115,3 @@ def test_what_is_refused_can_be_tried_again(qemu: Qemu) -> None:
             state.save()
         qemu.refused = {"remove-fd"}
         assert state.save().devices == DEVICES
-
-
-class Loading:
-    """In place of a monitor: a QEMU that waits for a state, and reads what comes."""
-
-    def __init__(self) -> None:
-        self.name = "qmp:x"
-        self.version = 9, 1
-        self.migration: dict[str, Any] = {}
-        self.read_at_most = 1 << 40
-        self.ends = True
-        self.status = "inmigrate"
-        self.received = bytearray()
-        self.arguments: dict[str, Any] = {}
-        self.pipe = -1
-
-    def execute(self, command: str, fds: tuple[int, ...] = (), **arguments: Any) -> Any:
-        if command == "getfd":
-            self.pipe = os.dup(fds[0])
-        elif command == "query-version":
-            major, minor = self.version
-            return {"qemu": {"major": major, "minor": minor, "micro": 0}, "package": ""}
-        elif command == "migrate-incoming":
-            self.arguments = arguments
-        elif command == "query-migrate":
-            return self.migration
-        else:
-            self._read()
-            return {"status": self.status}
-        return {}
-
-    def _read(self) -> None:
-        if self.pipe < 0 or not self.arguments:
-            return
-        os.set_blocking(self.pipe, False)
-        with contextlib.suppress(BlockingIOError):
-            part = os.read(self.pipe, 100_000)
-            self.received += part
-            if not part or len(self.received) >= self.read_at_most:
-                os.close(self.pipe)
-                self.pipe = -1
-                self.status = "paused" if self.ends else self.status
-
-
-@pytest.fixture
-def state() -> Iterator[int]:
-    fd = os.memfd_create("state")
-    os.write(fd, os.urandom(3 << 20))
-    yield fd
-    os.close(fd)
-
-
-def load(qemu: Loading, fd: int, within_s: float = 60) -> None:
-    load_state(qemu, fd, within_s)  # type: ignore[arg-type]
-
-
-def test_a_state_that_is_larger_than_a_pipe(state: int) -> None:
-    qemu = Loading()
-    load(qemu, state)
-    assert qemu.received == os.pread(state, 4 << 20, 0)
-    assert qemu.arguments["exit-on-error"] is False
-
-
-def test_a_qemu_that_ends_where_a_load_fails(state: int) -> None:
-    qemu = Loading()
-    qemu.version = 9, 0
-    load(qemu, state)
-    assert qemu.arguments == {"uri": "fd:pagecheck-state"}
-
-
-def test_a_qemu_that_stops_to_read_because_it_has_all(state: int) -> None:
-    qemu = Loading()
-    qemu.read_at_most = 100_000
-    load(qemu, state)
-    assert len(qemu.received) == 100_000
-
-
-def test_a_load_that_does_not_end(state: int) -> None:
-    qemu = Loading()
-    qemu.ends = False
-    with pytest.raises(PeerError, match="did not load the state in 0 s"):
-        load(qemu, state, 0.05)
-
-
-@pytest.mark.parametrize(
-    ("more", "shown"), [({"error-desc": "no\nroom"}, r"no\\nroom"), ({}, "it does not say why")]
-)
-def test_a_load_that_fails(state: int, more: dict[str, str], shown: str) -> None:
-    qemu = Loading()
-    qemu.ends, qemu.migration = False, {"status": "failed", **more}
-    with pytest.raises(PeerError, match=f"QEMU could not load the state: {shown}"):
-        load(qemu, state)
-    os.close(qemu.pipe)
-
-
-def test_a_qemu_that_does_not_wait_for_a_state(state: int) -> None:
-    qemu = Loading()
-    qemu.status = "running"
-    with pytest.raises(UsageError, match="status is running; start it with -S -incoming defer"):
-        load(qemu, state)
-
-
-def test_a_state_that_cannot_be_read() -> None:
-    qemu = Loading()
-    read, write = os.pipe()
-    with pytest.raises(SourceError, match="qmp:x: the state: Illegal seek"):
-        load(qemu, read)
-    for fd in (read, write, qemu.pipe):
-        os.close(fd)

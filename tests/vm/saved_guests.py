@@ -39,6 +39,7 @@ def save(
     *,
     machine: str = "q35",
     backend: str = "private",
+    qemu: str = "",
     extra: Sequence[str] = (),
     compress: Literal["zstd"] | None = None,
 ) -> SavedGuest:
@@ -48,6 +49,7 @@ def save(
         with booted(
             machine=machine,
             backend=backend,
+            qemu=qemu,
             random_mb=2,
             zeros_mb=1,
             check_every_s=0,
@@ -100,7 +102,7 @@ def qemus_of(path: Path) -> list[int]:
     for each in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0")
-            is_qemu = words[0].endswith(b"qemu-system-x86_64")
+            is_qemu = os.path.basename(words[0]).startswith(b"qemu-system-")
             if is_qemu and any(os.fsencode(path) in word for word in words):
                 found.append(int(each))
     return found

@@ -1,24 +1,22 @@
-"""Real guests whose state is saved from outside; another QEMU loads it and the guest goes on."""
+"""The state of a real QEMU, saved from outside, on one that lists the addresses of its RAM blocks
+and one that does not. That guests go on with it is kept by test_restore_guest.py."""
 
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pagecheck.errors import PeerError, UsageError
 from pagecheck.snapshot.stream import state_stream
 from pagecheck.vmm import QemuMonitor
 from pagecheck.vmm.qemu_blocks import SavedBlock
-from pagecheck.vmm.qemu_loading import load_state
-from pagecheck.vmm.qemu_machine import Machine, machine_of
+from pagecheck.vmm.qemu_machine import machine_of
 from pagecheck.vmm.qemu_state import DeviceState, SavedState
-from tests.support.guests import booted
-from tests.vm.bare_qemu import bare_qemu
-from tests.vm.restarting import another_qemu, copy_ram, next_check
+from tests.vm.bare_qemu import BareQemu, bare_qemu
 
 MIB = 1 << 20
 
@@ -29,15 +27,12 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def carried(machine: Machine) -> set[str]:
-    return {each["block"] for each in machine.memory}
-
-
-def stream_file(saved: SavedState, machine: Machine) -> int:
-    fd = os.memfd_create("state")
-    for piece in state_stream(saved, machine.machine_type, machine.page_bits):
-        os.write(fd, piece)
-    return fd
+def load(qemu: BareQemu, state: socket.socket, stream: bytes) -> None:
+    """Gives a QEMU its state through a socket, and waits until it has it."""
+    with state:
+        state.settimeout(20)
+        state.sendall(stream)
+    qemu.wait_status("paused")
 
 
 def content(block: SavedBlock) -> bytes:
@@ -47,64 +42,11 @@ def content(block: SavedBlock) -> bytes:
     return bytes(whole)
 
 
-def number(line: str) -> int:
-    assert line.endswith(" OK"), line
-    return int(line.split()[-2])
-
-
 @pytest.fixture(params=["", "10"], ids=["installed", "qemu10"])
 def program(request: pytest.FixtureRequest) -> str | Path:
     """A QEMU that lists no addresses of its RAM blocks, and one that does."""
     newer = request.getfixturevalue("qemu10") if request.param else ""
     return newer or "qemu-system-x86_64"
-
-
-@pytest.mark.parametrize(
-    ("kind", "backend", "qemu", "more"),
-    [
-        ("pc", "private", "", ("-device", "VGA")),
-        ("q35", "numa", "", ()),
-        ("microvm", "private", "10", ()),
-        ("virt", "private", "10", ()),
-    ],
-)
-def test_a_guest_goes_on_in_another_qemu(
-    kind: str, backend: str, qemu: str, more: tuple[str, ...], folder: Path
-) -> None:
-    extra = ("-qmp", f"unix:{folder}/qmp,server=on,wait=off")
-    asked = {"machine": kind, "backend": backend, "qemu": qemu, "extra": (*more, *extra)}
-    with booted(**asked) as guest:
-        last = number(guest.wait_check())
-        with QemuMonitor(f"{folder}/qmp") as monitor:
-            machine = machine_of(monitor)
-            with DeviceState(monitor, carried(machine)) as state:
-                monitor.pause(60)
-                saved = state.save()
-                copy_ram(monitor, machine, folder)
-                assert monitor.resume().stood_still
-        assert number(guest.wait_check()) > last, "the first one goes on"
-    arch = "aarch64" if kind == "virt" else "x86_64"
-    assert (machine.accelerator, machine.vcpus, machine.arch) == ("tcg", 1, arch)
-    names = {each.name for each in saved.blocks}
-    assert ("virt.flash0" if kind == "virt" else "pc.bios") in names
-    assert not names & carried(machine)
-    if more:
-        (video,) = (each for each in saved.blocks if each.name.endswith("vga.vram"))
-        assert content(video).count(0) < video.size, "the firmware wrote on the screen"
-    fd = stream_file(saved, machine)
-    command = [word for word in guest.command if word not in extra]
-    with another_qemu(command, machine, folder) as (console, monitor):
-        load_state(monitor, fd)
-        with DeviceState(monitor, carried(machine)) as state:
-            loaded = state.save().blocks
-        assert [(each.name, content(each)) for each in loaded] == [
-            (each.name, content(each)) for each in saved.blocks
-        ]
-        monitor.execute("cont")
-        assert number(next_check(console)) > last
-        with pytest.raises(UsageError, match="status is running; start it with -S -incoming"):
-            load_state(monitor, fd)
-    os.close(fd)
 
 
 def test_small_blocks_are_equal_in_another_qemu(program: str | Path) -> None:
@@ -123,16 +65,17 @@ def test_small_blocks_are_equal_in_another_qemu(program: str | Path) -> None:
     mark = bytes(range(256)) * 16
     changed = [each for each in saved.blocks if each is not video]
     changed.append(video._replace(runs=((8192, mark),)))
-    fd = stream_file(SavedState(saved.devices, tuple(changed)), machine)
+    stream = state_stream(SavedState(saved.devices, tuple(changed)), machine.machine_type)
+    ours, theirs = socket.socketpair()
+    incoming = ("-S", "-incoming", f"fd:{theirs.fileno()}")
     with (
-        bare_qemu(*args, "-S", "-incoming", "defer", program=program) as qemu,
+        bare_qemu(*args, *incoming, fds=(theirs.fileno(),), program=program) as qemu,
         QemuMonitor(str(qemu.socket)) as monitor,
     ):
-        load_state(monitor, fd)
+        theirs.close()
+        load(qemu, ours, b"".join(stream))
         with DeviceState(monitor, {"pc.ram"}) as state:
             loaded = state.save()
-        assert qemu.status() == "paused"
-    os.close(fd)
     wanted = {each.name: content(each) for each in changed}
     assert {each.name: content(each) for each in loaded.blocks} == wanted
 
@@ -164,27 +107,3 @@ def test_the_disks_stay_the_vms(program: str | Path, folder: Path) -> None:
         qemu.human('qemu-io a "write -P 7 0 512"')
         assert (folder / "disk").read_bytes()[:512] == b"\7" * 512
         monitor.resume()
-
-
-@pytest.mark.parametrize("damage", ["in the header", "in the middle", "at the end", "machine"])
-def test_a_state_that_cannot_be_loaded(program: str | Path, damage: str) -> None:
-    with (
-        bare_qemu("-S", program=program) as qemu,
-        QemuMonitor(str(qemu.socket)) as monitor,
-        DeviceState(monitor, {"pc.ram"}) as state,
-    ):
-        machine = machine_of(monitor)
-        fd = stream_file(state.save(), machine)
-    size = os.fstat(fd).st_size
-    cut = {"in the header": 9, "in the middle": size // 2, "at the end": size - 12}
-    os.truncate(fd, cut.get(damage, size))
-    other = "pc" if damage == "machine" else "q35"
-    with (
-        bare_qemu("-S", "-incoming", "defer", machine=other, program=program) as qemu,
-        QemuMonitor(str(qemu.socket)) as monitor,
-        pytest.raises(PeerError, match="could not load the state") as caught,
-    ):
-        load_state(monitor, fd)
-    os.close(fd)
-    ended = int(machine.vmm_version.partition(".")[0]) < 9
-    assert ("what it printed last says why" in str(caught.value)) == ended
