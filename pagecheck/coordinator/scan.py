@@ -214,7 +214,7 @@ def scan(
     pool: Pool, block: Block, bitmaps: BlockBitmaps, options: ScanOptions, stop: Stop
 ) -> ScanResult:
     """Scans a block on all channels; see `Coordinator.scan`."""
-    begin_sink(block)
+    begin_sink(pool, block)
     with contextlib.closing(block.watch()) as rest:
         return _scan(pool, block, bitmaps, options, stop, rest)
 
@@ -310,8 +310,9 @@ def count_swapped(block: Block, bitmaps: BlockBitmaps, counts: Counts) -> tuple[
     return counts._replace(swapped=min(swapped, counts.undecided)), [note]
 
 
-def begin_sink(block: Block) -> None:
-    """Before a scan."""
+def begin_sink(pool: Pool, block: Block) -> None:
+    """Before a scan: what an earlier one left behind writes no more."""
+    settle_sink(pool, block)
     if block.sink is not None:
         block.sink.begin()
 

@@ -141,7 +141,7 @@ def scan_selected(
         UsageError: the selection's file was truncated.
         EngineError: no channel is left.
     """
-    begin_sink(block)
+    begin_sink(pool, block)
     with contextlib.closing(block.watch()) as rest:
         page = block.ram.page_size
         outcomes: list[Outcome] = []

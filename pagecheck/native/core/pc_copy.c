@@ -11,6 +11,8 @@
 #include "pc_guard.h"
 #include "pc_sink.h"
 
+#define READ_UNASKED_BYTES (8u * PC_SINK_PIECE) /* to look for a hole would cost as much */
+
 typedef enum kind { UNDECIDED, ZERO, NORMAL } kind;
 
 /* Pages of the batch that are neighbours in the block. */
@@ -143,8 +145,9 @@ static void update_part(const pc_task *task, const run *r, size_t begin, size_t 
         data = pc_sink_next_data(sink, r->offset + begin, r->offset + end) - r->offset;
         data -= data % PC_SINK_PIECE;
         write_differences(task, r, begin, data, NULL);
-        hole = data == end ? end
-                           : pc_sink_next_hole(sink, r->offset + data, r->offset + end) - r->offset;
+        hole = end;
+        if (end - data > READ_UNASKED_BYTES)
+            hole = pc_sink_next_hole(sink, r->offset + data, r->offset + end) - r->offset;
         hole += -hole % PC_SINK_PIECE;
         if (data < hole)
             update_data(task, r, data, hole);
