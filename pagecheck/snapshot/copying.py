@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pagecheck import clock
 from pagecheck.errors import OutputError, SourceError
 from pagecheck.native import _native
+from pagecheck.report.publish import sync
 from pagecheck.snapshot.holes import punch
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Copying:
             OSError: it does not.
         """
         for each in self.files:
-            os.fdatasync(each.fd)
+            sync(each.fd)
 
     def copy(self, seconds: Callable[[], float] | None, watch: Watch) -> None:
         """Brings the files to what the blocks hold now.

@@ -23,6 +23,7 @@ from pagecheck.snapshot.copying import Copying, RamFile, Watch, normal_bytes
 from pagecheck.snapshot.room import STATE_BYTES, require_room
 from pagecheck.snapshot.save_report import SavedBlock, SaveReport
 from pagecheck.snapshot.stopped import Stopped
+from pagecheck.snapshot.syncing import Syncing
 from pagecheck.snapshot.values import file_stems
 from pagecheck.snapshot.writing import now_text, write_blocks, write_manifest
 
@@ -211,9 +212,12 @@ class Saving:
                     f"{directory.path}: a worker that writes there was left behind, and may write "
                     "yet; nothing was saved: see to the disk, and save again"
                 )
-            blocks = write_blocks(directory, copying, self._watch())
-            if self._wanted.compress is not None:
-                blocks = self._compressed(blocks)
+            if self._wanted.compress is None:
+                syncing = Syncing([each.fd for each in copying.files])
+                blocks = write_blocks(directory, copying, self._watch())
+                syncing.wait()
+            else:
+                blocks = self._compressed(write_blocks(directory, copying, self._watch()))
             snapshot = write_manifest(
                 directory,
                 blocks,

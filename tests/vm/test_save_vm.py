@@ -120,6 +120,18 @@ def test_it_ends_once_it_is_safe(qemu: BareQemu, tmp_path: Path) -> None:
     assert manifest.read(tmp_path / "snap").exact
 
 
+def test_of_qemu_10(qemu10: Path, tmp_path: Path) -> None:
+    with bare_qemu(size="64M", program=qemu10) as qemu:
+        qemu.own_events()
+        report = pagecheck.save(f"qmp:{qemu.socket}", tmp_path / "snap", channels=1, live=True)
+        assert qemu.own_events() == ["STOP", "RESUME"]
+    assert report.state_bytes > 10_000
+    pagecheck.verify(tmp_path / "snap")
+    snapshot = manifest.read(tmp_path / "snap")
+    assert snapshot.machine is not None
+    assert str(snapshot.machine.vmm_version).startswith("10.")
+
+
 def test_what_is_refused_before_it_is_stopped(qemu: BareQemu, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     name = f"qmp:{qemu.socket}"
