@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-    from pagecheck.snapshot.ram_files import RamFile
+    from pagecheck.snapshot.ram_files import RamFile, Zero
 
     Progress = Callable[[int, int], None]
     Look = Callable[[int, bytes | bytearray], None]
@@ -36,6 +36,7 @@ def chunk_digests(
     fd: int,
     size: int,
     *,
+    zero: Zero | None = None,
     threads: int | None = None,
     look: Look | None = None,
     progress: Progress | None = None,
@@ -46,6 +47,7 @@ def chunk_digests(
     Args:
         fd: of the RAM file; its file offset is moved.
         size: bytes of it.
+        zero: of a file that was just written, as of `RawRam`.
         threads: at most; None: one per CPU.
         look: called by any thread with the byte offset and the content of each chunk that has data;
             it does not keep the buffer.
@@ -56,7 +58,9 @@ def chunk_digests(
         OSError: it cannot be read, or became shorter.
         ResourceError: no thread can be started.
     """
-    return ram_digests(RawRam(fd, size), threads=threads, look=look, progress=progress, pace=pace)
+    return ram_digests(
+        RawRam(fd, size, zero), threads=threads, look=look, progress=progress, pace=pace
+    )
 
 
 def ram_digests(

@@ -19,10 +19,11 @@ from pagecheck.errors import OutputError
 from pagecheck.printable import printable
 from pagecheck.shortage import explain, no_thread
 from pagecheck.snapshot.checksums import THREADS_MAX
-from pagecheck.snapshot.entries import entry
+from pagecheck.snapshot.entries import entry, read_entry
+from pagecheck.snapshot.files import Folder
 from pagecheck.snapshot.holes import punch
 from pagecheck.snapshot.pace import Pace, wait_until
-from pagecheck.snapshot.ram_files import RawRam, zstd
+from pagecheck.snapshot.ram_files import RawRam, Zero, zstd
 from pagecheck.snapshot.values import CHUNK_BYTES, FRAME_RECORD_BYTES, Compression
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
@@ -43,6 +44,7 @@ _ZEROS: Final = bytes(CHUNK_BYTES)
 def compress_block(
     directory: NewDirectory,
     block: SnapshotBlock,
+    page_bytes: int,
     *,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -52,6 +54,7 @@ def compress_block(
 
     Args:
         block: as it would be in the manifest without compression; its checksums stay right.
+        page_bytes: of the snapshot.
         threads: at most; None: one per CPU.
         progress: called with (bytes done, bytes in total) now and then.
         pace: how fast it may be read.
@@ -73,7 +76,9 @@ def compress_block(
         target = directory.create(name)
         opened.callback(os.close, target)
         try:
-            work = _Work(source, block.size, target, progress, pace or Pace(None))
+            with Folder(f"/proc/self/fd/{directory.fd}") as folder:
+                zero = Zero(read_entry(folder, block.bitmap), page_bytes)
+            work = _Work(RawRam(source, block.size, zero), source, target, progress, pace)
             frames = work.run(min(threads or usable_cpus(), THREADS_MAX, block.chunk_count))
         except OSError as error:
             why = explain(error) or error.strerror
@@ -94,16 +99,21 @@ class _Work:
     """
 
     def __init__(
-        self, source: int, size: int, target: int, progress: Progress | None, pace: Pace
+        self,
+        ram: RawRam,
+        source: int,
+        target: int,
+        progress: Progress | None,
+        pace: Pace | None,
     ) -> None:
         self.size = 0
-        self._ram = RawRam(source, size)
+        self._ram = ram
         self._source = source
         self._target = target
         self._progress = progress
-        self._pace = pace
+        self._pace = pace or Pace(None)
         self._of_thread = threading.local()
-        self._frames = bytearray(-(-size // CHUNK_BYTES) * FRAME_RECORD_BYTES)
+        self._frames = bytearray(-(-ram.size // CHUNK_BYTES) * FRAME_RECORD_BYTES)
         self._no_frame = xxhash.xxh3_128(b"").digest()
         self._frames[:] = (bytes(8) + self._no_frame) * (len(self._frames) // FRAME_RECORD_BYTES)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from heapq import merge
 from itertools import accumulate
 
 import xxhash
@@ -24,14 +25,14 @@ from pagecheck.snapshot.values import CHUNK_BYTES, DIGEST_BYTES, FRAME_RECORD_BY
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, Final, Protocol
+    from typing import Any, Final, NamedTuple, Protocol
 
     from pagecheck.snapshot.files import Folder
     from pagecheck.snapshot.values import SnapshotBlock
 
     Content = bytes | bytearray
 else:
-    from pagecheck.typed import Protocol
+    from pagecheck.typed import NamedTuple, Protocol
 
 AHEAD_BYTES: Final = 8 << 20
 
@@ -64,13 +65,30 @@ class RamFile(Protocol):
 class RawRam:
     """A sparse raw file."""
 
-    def __init__(self, fd: int, size: int) -> None:
-        """Reads from a descriptor, which stays the caller's, and whose file offset is moved."""
+    def __init__(self, fd: int, size: int, zero: Zero | None = None) -> None:
+        """Reads from a descriptor, which stays the caller's, and whose file offset is moved.
+
+        Args:
+            zero: of a file that was just written: a page that is not marked there is read even
+                where the file system says that nothing is.
+        """
         self.size = size
         self._fd = fd
+        self._zero = zero
 
     def with_data(self) -> Iterator[int]:
-        """As `RamFile.with_data`; the kernel is told what will be read next."""
+        """As `RamFile.with_data`."""
+        if self._zero is None:
+            yield from self._found()
+            return
+        last = -1
+        for at in merge(self._found(), _not_marked(self._zero, self.size)):
+            if at > last:
+                yield at
+            last = at
+
+    def _found(self) -> Iterator[int]:
+        """Chunks with data; the kernel is told what will be read next."""
         at = ahead = 0
         # The rest of a chunk that has data is not looked up.
         while (data := next(data_of(self._fd, at, self.size), None)) is not None:
@@ -86,6 +104,18 @@ class RawRam:
         """As `RamFile.read`."""
         _read_full(self._fd, buffer, at)
         return buffer
+
+
+class Zero(NamedTuple):
+    """Which pages of a block are zero.
+
+    Attributes:
+        words: the bitmap, little-endian 64-bit words.
+        page_bytes: bytes per page.
+    """
+
+    words: bytes | memoryview
+    page_bytes: int
 
 
 class ZstdRam:
@@ -195,6 +225,20 @@ def data_of(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     if magic == TMPFS or magic in DISK:
         return by_seeking(fd, start, end)
     return iter([(start, end)] if start < end else [])
+
+
+def _not_marked(zero: Zero, size: int) -> Iterator[int]:
+    """The offset of each chunk with a page that is not marked as zero, in order."""
+    page, pages, chunk = 0, size // zero.page_bytes, 0
+    while page < pages:
+        is_zero, end = _native.bits_run(zero.words, pages, page)
+        if not is_zero:
+            first = page * zero.page_bytes // CHUNK_BYTES
+            last = (end * zero.page_bytes - 1) // CHUNK_BYTES
+            for number in range(max(chunk, first), last + 1):
+                yield number * CHUNK_BYTES
+            chunk = last + 1
+        page = end
 
 
 def zstd() -> Any:

@@ -240,7 +240,9 @@ class Saving:
             def progress(now: int, _size: int, before: int = done) -> None:
                 watch(before + now)
 
-            found.append(compress_block(self._directory, block, progress=progress))
+            found.append(
+                compress_block(self._directory, block, self._opened.page_size, progress=progress)
+            )
             done += block.size
         return tuple(found)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pagecheck._version import __version__
 from pagecheck.snapshot import checksums, manifest
 from pagecheck.snapshot.entries import entry
+from pagecheck.snapshot.ram_files import Zero
 from pagecheck.snapshot.values import (
     MANIFEST,
     Disk,
@@ -63,7 +64,9 @@ def _write_block(
 ) -> SnapshotBlock:
     ram, counts, source = each.block.ram, result.report.counts, each.found.source
     stem = each.file.removesuffix(".ram")
-    digests = checksums.chunk_digests(each.fd, ram.size, progress=progress)
+    digests = checksums.chunk_digests(
+        each.fd, ram.size, zero=Zero(result.report.zero, ram.page_size), progress=progress
+    )
     regions = (
         GuestRange(r.guest_phys_addr, r.memory_size, r.mmap_offset - ram.start)
         for r in each.found.regions

@@ -48,7 +48,7 @@ def make_snapshot(
             for (name, ram), stem in zip(blocks.items(), stems, strict=True)
         ]
         if finish is not None:
-            made = [finish(new, block, **options) for block in made]
+            made = [finish(new, block, page_bytes, **options) for block in made]
         if state is not None:
             new.write("state", state)
         snapshot = Snapshot(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pagecheck.errors import EngineError, OutputError, SnapshotError
-from pagecheck.snapshot import compress, manifest
+from pagecheck.snapshot import compress, manifest, ram_files
 from pagecheck.snapshot.compress import compress_block
 from pagecheck.snapshot.directory import NewDirectory
 from pagecheck.snapshot.files import Folder
@@ -61,6 +61,13 @@ def test_it_is_the_same(tmp_path: Path, size: int | None) -> None:
 
 def test_a_sparse_one_is_read_by_the_same_way(tmp_path: Path) -> None:
     make_snapshot(tmp_path / "snap", {"pc.ram": ram()})
+    assert content_of(tmp_path / "snap") == ram()
+
+
+def test_a_hole_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that says that nothing is where pages were written loses none of them."""
+    monkeypatch.setattr(ram_files, "by_seeking", lambda *_: iter(()))
+    compressed(tmp_path / "snap", ram())
     assert content_of(tmp_path / "snap") == ram()
 
 
