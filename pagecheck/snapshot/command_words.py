@@ -51,6 +51,13 @@ class Option(NamedTuple):
         """Its value as keys; see `key_values`."""
         return key_values(self.value, first)
 
+    def block_file(self) -> str:
+        """The file that a -blockdev names, itself or in the node that it holds; empty: none."""
+        keys = self.keys("driver")
+        inner = keys.get("file", "")
+        inside = key_values(inner).get("filename", "") if inner.startswith("{") else ""
+        return keys.get("filename") or keys.get("file.filename") or inside
+
 
 def split(words: list[str]) -> list[Option]:
     """The options of a command line.

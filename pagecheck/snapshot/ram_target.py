@@ -39,6 +39,55 @@ def path_of(ram: str) -> str:
     return os.path.abspath(path)
 
 
+def require_usable(path: str, size: int, *, onto: bool) -> bool:
+    """Checks what is at a path; nothing is opened.
+
+    Args:
+        path: absolute.
+        size: bytes of the RAM block.
+        onto: what exists there is RAM that may be written over.
+
+    Returns:
+        Whether there is something.
+
+    Raises:
+        OutputError: it may not be written to.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _refusal(path, error) from error
+    if stat.S_ISREG(found.st_mode) and not onto:
+        raise OutputError(
+            f"{printable(path)}: exists, and is left as it is; choose another name, or say --onto "
+            "if it is RAM that may be written over"
+        )
+    _require_ram(path, found, size)
+    return True
+
+
+def _require_ram(path: str, found: os.stat_result, size: int) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OutputError(
+            f"{printable(path)}: exists and is not a regular file; RAM is restored to a new file, "
+            "or onto a RAM file"
+        )
+    if found.st_size != size:
+        raise OutputError(
+            f"{printable(path)}: has {found.st_size} bytes, and the RAM block has {size}; it is "
+            "not RAM of this VM"
+        )
+
+
+def _refusal(path: str, error: OSError) -> OutputError:
+    why = explain(error) or error.strerror or str(error)
+    if error.errno == errno.ENOENT:
+        why = f"there is no folder {printable(os.path.dirname(path))}"
+    return OutputError(f"{printable(path)}: cannot be written: {why}")
+
+
 class RamTarget:
     """A file that is being written; a context manager that leaves no new file unless it was
     published.
@@ -66,7 +115,7 @@ class RamTarget:
         self._name = os.path.basename(path)
         self._draft: Draft | None = None
         self._folder = -1
-        self.is_new = not self._exists(onto=onto)
+        self.is_new = not require_usable(path, size, onto=onto)
         try:
             self.fd = self._create() if self.is_new else self._open()
         except OSError as error:
@@ -75,25 +124,6 @@ class RamTarget:
         except BaseException:
             self.close()
             raise
-
-    def _exists(self, *, onto: bool) -> bool:
-        try:
-            found = os.lstat(self.path)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise self.refusal(error) from error
-        if not stat.S_ISREG(found.st_mode):
-            raise OutputError(
-                f"{printable(self.path)}: exists and is not a regular file; RAM is restored to a "
-                "new file, or onto a RAM file"
-            )
-        if not onto:
-            raise OutputError(
-                f"{printable(self.path)}: exists, and is left as it is; choose another name, or "
-                "say --onto if it is RAM that may be written over"
-            )
-        return True
 
     def _create(self) -> int:
         folder = os.path.dirname(self.path)
@@ -105,12 +135,7 @@ class RamTarget:
 
     def _open(self) -> int:
         self.fd = fd = os.open(self.path, _ONTO)
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_size != self.size:
-            raise OutputError(
-                f"{printable(self.path)}: has {found.st_size} bytes, and the RAM block has "
-                f"{self.size}; it is not RAM of this VM"
-            )
+        _require_ram(self.path, os.fstat(fd), self.size)
         self._require_unused(fd)
         return fd
 
@@ -148,7 +173,8 @@ class RamTarget:
         """
         room = os.fstatvfs(self.fd)
         left = room.f_bavail * room.f_frsize
-        if self.is_new and wanted > left:
+        # That of hugetlbfs says nothing unless it was mounted with a size.
+        if self.is_new and wanted > left and not self.is_hugetlbfs:
             raise OutputError(
                 f"{printable(self.path)}: its file system has {left >> 20} MiB left, and the "
                 f"snapshot's pages take {-(-wanted >> 20)} MiB"
@@ -191,10 +217,7 @@ class RamTarget:
 
     def refusal(self, error: OSError) -> OutputError:
         """What to raise for a refusal of the system."""
-        why = explain(error) or error.strerror or str(error)
-        if error.errno == errno.ENOENT:
-            why = f"there is no folder {printable(os.path.dirname(self.path))}"
-        return OutputError(f"{printable(self.path)}: cannot be written: {why}")
+        return _refusal(self.path, error)
 
     def close(self) -> None:
         """Closes it; a new file that was not published is gone."""

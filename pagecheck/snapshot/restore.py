@@ -19,11 +19,12 @@ from pagecheck.printable import printable
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.command_words import escaped
 from pagecheck.snapshot.comparing import machine_types, require_same_machine
+from pagecheck.snapshot.comparing_disks import require_same_disks
 from pagecheck.snapshot.compressed_layout import lay_out_compressed
 from pagecheck.snapshot.incoming import IncomingQemu
 from pagecheck.snapshot.qemu_command import RamFile, require_startable, with_ram
 from pagecheck.snapshot.ram_layout import LaidOut, lay_out
-from pagecheck.snapshot.ram_target import RamTarget, path_of
+from pagecheck.snapshot.ram_target import RamTarget, path_of, require_usable
 from pagecheck.snapshot.verified import VerifiedSnapshot
 
 if TYPE_CHECKING:
@@ -90,8 +91,9 @@ class Restored:
         try:
             if command:
                 require_ready(directory, command)
+            _require_targets(directory, ram, onto=onto)
             started = clock.now_s()
-            opened = VerifiedSnapshot(directory, progress=verifying)
+            opened = VerifiedSnapshot(directory, max_rate=max_rate, progress=verifying)
             self._verified = self._stack.enter_context(opened)
             snapshot = self._verified.snapshot
             verified = clock.now_s()
@@ -270,6 +272,17 @@ def require_ready(directory: str | os.PathLike[str], command: Sequence[str]) -> 
     require_startable(command)
     snapshot = manifest.read(directory)
     require_same_machine(snapshot, command, machine_types(command[0]))
+    require_same_disks(snapshot, command)
+
+
+def _require_targets(
+    directory: str | os.PathLike[str], ram: str | Mapping[str, str], *, onto: bool
+) -> None:
+    """Refuses what cannot be written to before the verification, which may take long."""
+    snapshot = manifest.read(directory)
+    paths = _paths(snapshot, ram)
+    for each in snapshot.blocks:
+        require_usable(paths[each.name], each.size, onto=onto)
 
 
 def _paths(snapshot: Snapshot, ram: str | Mapping[str, str]) -> dict[str, str]:

@@ -135,7 +135,7 @@ def _disk(option: Option) -> Iterator[Shared]:
 
 def _block_node(option: Option) -> Iterator[Shared]:
     keys = option.keys("driver")
-    place = keys.get("filename") or keys.get("file.filename")
+    place = option.block_file()
     if place and not is_on(keys.get("read-only", "off")):
         name = keys.get("node-name", place)
         yield Shared(option, name, "all clones would write to one disk")

@@ -50,7 +50,7 @@ class HeldFolder(Folder):
         for name, fd in self._held.items():
             if _times(fd) != self._times[name]:
                 raise SnapshotError(
-                    f"{self.path_of(name)}: was written to after it was verified; nothing is "
+                    f"{self.path_of(name)}: was changed after it was verified; nothing is "
                     "started from it"
                 )
 
@@ -76,16 +76,26 @@ class VerifiedSnapshot:
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, progress: Progress | None = None
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        max_rate: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Verifies every byte.
+
+        Args:
+            max_rate: bytes of RAM per second that may be read.
+            progress: called with (bytes done, bytes in total) now and then.
 
         Raises:
             SnapshotError: the snapshot is not whole; the text names the file, and where.
         """
         self.folder = HeldFolder(directory)
         try:
-            self.snapshot: Snapshot = verify_in(self.folder, progress=progress).snapshot
+            self.snapshot: Snapshot = verify_in(
+                self.folder, max_rate=max_rate, progress=progress
+            ).snapshot
         except BaseException:
             self.folder.close()
             raise

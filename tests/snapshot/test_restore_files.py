@@ -176,7 +176,7 @@ def test_a_file_that_is_written_to_after_it_was_verified(
         require_unchanged(folder)
 
     monkeypatch.setattr(HeldFolder, "require_unchanged", write_first)
-    with pytest.raises(SnapshotError, match="was written to after it was verified"):
+    with pytest.raises(SnapshotError, match="was changed after it was verified"):
         restore(saved, ram)
     assert not ram.exists()
 
@@ -185,15 +185,19 @@ def test_the_file_that_was_verified_is_the_one_that_is_used(
     saved: Path, ram: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_snapshot(tmp_path / "other", {"pc.ram": some_ram(PAGES, seed=2)})
-    paths = restoring._paths
+    lay_out = restoring.lay_out
+    laid_out = []
 
-    def replace_first(*given: object) -> dict[str, str]:
+    def replace_first(*given: object, **options: object) -> object:
         os.replace(tmp_path / "other" / "pc.ram.ram", saved / "pc.ram.ram")
-        return paths(*given)  # type: ignore[arg-type]
+        made = lay_out(*given, **options)  # type: ignore[arg-type]
+        laid_out.append(os.pread(given[3].fd, len(RAM), 0))  # type: ignore[attr-defined]
+        return made
 
-    monkeypatch.setattr(restoring, "_paths", replace_first)
-    with pytest.raises(SnapshotError, match="was written to"):  # its name was taken away
+    monkeypatch.setattr(restoring, "lay_out", replace_first)
+    with pytest.raises(SnapshotError, match="was changed"):  # it lost its name
         restore(saved, ram)
+    assert laid_out == [RAM]
     assert not ram.exists()
 
 

@@ -26,6 +26,10 @@ def words(line: str) -> list[str]:
         ("-blockdev driver=file,node-name=f,filename=a.img", "f"),
         ("-blockdev driver=qcow2,node-name=q,file.driver=file,file.filename=a.img", "q"),
         ("""-blockdev '{"driver":"file","node-name":"j","filename":"a"}'""", "j"),
+        (
+            """-blockdev '{"driver":"raw","node-name":"n","file":{"filename":"a"}}'""",
+            "n",
+        ),
         ("-qmp unix:/run/q,server=on,wait=off", "unix:/run/q,server=on,wait=off"),
         ("-monitor stdio", "stdio"),
         ("-serial mon:stdio", "mon:stdio"),
