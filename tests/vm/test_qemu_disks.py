@@ -234,3 +234,34 @@ def test_a_block_job_at_work(folder: Path) -> None:
         qemu.qmp("drive-mirror", device="a", **mirror)
         with pytest.raises(SourceError, match=r"block job \(mirror a\) is at work on its disks"):
             Overlays(monitor, writable_disks(monitor))
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next(folder: Path) -> None:
+    with (
+        bare_qemu(*virtio(image(folder / "a"), "a")) as qemu,
+        QemuMonitor(str(qemu.socket)) as monitor,
+    ):
+        disks = writable_disks(monitor)
+        Overlays(monitor, disks)  # and then it was killed
+        with Overlays(monitor, disks) as overlays:
+            overlays.use()
+            (used,) = overlays.values()
+        Overlays(monitor, writable_disks(monitor))
+        # Two that hold what a guest wrote once, or may: one with what is below, one without.
+        for number, name in enumerate(("below", "full")):
+            path = image(folder / f"{name}.pagecheck-0badcaf{number}.qcow2")
+            if name == "below":
+                rebase = ["qemu-img", "rebase", "-u", "-b", str(folder / "a"), "-F", "qcow2"]
+                subprocess.run([*rebase, str(path)], check=True)
+            node = f"pagecheck-0badcaf{number}-0"
+            below = {"driver": "file", "filename": str(path), "node-name": f"{node}f"}
+            qemu.qmp("blockdev-add", **below)
+            qemu.qmp("blockdev-add", driver="qcow2", file=f"{node}f", **{"node-name": node})
+        with Overlays(monitor, writable_disks(monitor)):
+            pass
+        nodes = {each["node-name"] for each in qemu.qmp("query-named-block-nodes")}
+    assert sorted(folder.glob("*.pagecheck-*")) == sorted(
+        [Path(used["overlay"]), *folder.glob("*.pagecheck-0badcaf*")]
+    )
+    assert {"pagecheck-0badcaf0-0", "pagecheck-0badcaf1-0"} <= nodes
+    assert len([each for each in nodes if each.startswith("pagecheck-")]) == 6
