@@ -30,9 +30,7 @@ from pagecheck.vmm.resident import read_resident
 
 PAGE_BYTES: Final = 4096  # of the guests that can be saved
 
-_LINE: Final = re.compile(
-    r" *(.*?) +\d+ [KMG]?i?B +0x([0-9a-f]+) 0x([0-9a-f]+) 0x([0-9a-f]+)(?: 0x([0-9a-f]+) +\w+)?"
-)
+_ADDRESS: Final = re.compile(r"0x[0-9a-f]{1,16}")
 _TOTAL_MAX: Final = 4 << 30  # bytes of small blocks; more is not small
 
 
@@ -76,11 +74,15 @@ def ram_blocks(monitor: QemuMonitor) -> list[RamBlock]:
     """
     found = []
     for line in human(monitor, "info ramblock").splitlines()[1:]:
-        match = _LINE.fullmatch(line.rstrip())
-        if match is None:
+        words = line.split()
+        host = "0x0"
+        if len(words) > 6 and words[-1] in ("rw", "ro"):
+            host = words[-2]
+            del words[-2:]
+        numbers = [*words[-3:], host]  # behind the name, and a page size of two words
+        if len(words) < 5 or not all(_ADDRESS.fullmatch(each) for each in numbers):
             raise PeerError(f"{monitor.name}: 'info ramblock' shows {line.strip()[:80]!r}")
-        numbers = [int(each or "0", 16) for each in match.groups()[1:]]
-        found.append(RamBlock(match[1], *numbers))
+        found.append(RamBlock(" ".join(words[:-5]), *(int(each, 16) for each in numbers)))
     if not found:
         raise PeerError(f"{monitor.name}: 'info ramblock' lists no RAM block")
     return found

@@ -32,7 +32,9 @@ _DEVICES: Final = {
         "-m or pc-dimm instead"
     ),
 }
-BACKENDS: Final = re.compile(r"^\s*(?:\\ )?(\S+?):.*\btype=(vhost-user|vhost-vdpa)\b", re.MULTILINE)
+BACKENDS: Final = re.compile(
+    r"^[ \\]{0,4}([^\s:]{1,80}):[^\n]*?\btype=(vhost-user|vhost-vdpa)\b", re.MULTILINE
+)
 _SHOWN_CHARS: Final = 200
 
 

@@ -95,7 +95,17 @@ def test_the_list_of_an_old_and_of_a_new_qemu() -> None:
     assert (new.name, new.address) == ("0000:00:03.0 BAR 0 mmaps[0]", 0x7F923FE00000)
 
 
-@pytest.mark.parametrize("said", ["", HEAD_7_2, f"{HEAD_7_2}\nof a later QEMU"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        HEAD_7_2,
+        f"{HEAD_7_2}\nof a later QEMU",
+        f"{HEAD_7_2}\nrw",
+        f"{HEAD_7_2}\n0x1 rw",
+        "\n\n",
+    ],
+)
 def test_a_list_that_is_none(said: str) -> None:
     with pytest.raises(PeerError, match=r"^qmp:x: 'info ramblock' "):
         ram_blocks(Qemu(info_ramblock=said))  # type: ignore[arg-type]
