@@ -59,5 +59,5 @@ def test_quit(folder: Path) -> None:
         assert goes_on(front.pid, folder / "log", saved.last)
     again = ("restore", saved.directory, "--ram", folder / "again", "--exec", "--", *saved.command)
     ran = command.pagecheck(*again)
-    assert "disk.qcow2 was written after the snapshot was made" in ran.stderr
+    assert "disk.qcow2 was written to after the snapshot" in ran.stderr
     assert (ran.returncode, (folder / "again").exists()) == (2, False)
