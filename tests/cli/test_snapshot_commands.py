@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.cli.test_terminal import on_terminal
 from tests.support.command import assert_fails, pagecheck, start
 from tests.support.snapshots import PAGE, make_snapshot, some_ram
 
@@ -152,3 +153,10 @@ def test_folders_are_completed(tmp_path: Path) -> None:
     environment = {"COMP_WORDS": "pagecheck verify /t", "COMP_CWORD": "2"}
     done = pagecheck(env={**os.environ, **environment, "_PAGECHECK_COMPLETE": "bash_complete"})
     assert done.stdout == "dir,/t\n"
+
+
+def test_a_bar_on_a_terminal(snap: Path) -> None:
+    out, shown, code = on_terminal("verify", "--json", "--max-rate", "5M", snap)
+    assert code == 0
+    assert b"verifying" in shown
+    assert json.loads(out)["files"] == 8
