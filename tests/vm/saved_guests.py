@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pagecheck
 from tests.support.command import PAGECHECK, environment
@@ -37,23 +37,21 @@ class SavedGuest(NamedTuple):
 def save(
     directory: Path,
     *,
-    machine: str = "q35",
     backend: str = "private",
-    qemu: str = "",
     extra: Sequence[str] = (),
     compress: Literal["zstd"] | None = None,
+    **asked: Any,
 ) -> SavedGuest:
-    """Boots a guest and saves it, stopped where the count is known."""
+    """Boots a guest and saves it, stopped where the count is known; see `Guest.boot`."""
     with tempfile.TemporaryDirectory(prefix="pctest-", dir="/dev/shm") as name:
         qmp = ("-qmp", f"unix:{name}/qmp,server=on,wait=off")
         with booted(
-            machine=machine,
             backend=backend,
-            qemu=qemu,
             random_mb=2,
             zeros_mb=1,
             check_every_s=0,
             extra=(*extra, *qmp),
+            **asked,
         ) as guest:
             guest.wait_check()
             guest.pause()
