@@ -181,7 +181,7 @@ def live_saves(repeats: int) -> list[Row]:
     theirs: list[Took] = []
     with (
         scratch() as made,
-        booted(Path(made), IN_USE[200], write_mib_s=WRITE_MIB_S) as (guest, path),
+        booted(Path(made), IN_USE[200], write_mib_s=WRITE_MIB_S, check_every_s=2) as (guest, path),
     ):
         file = Path(made) / "ram"
         for _ in range(repeats):
@@ -238,7 +238,11 @@ def _bytes_row(case: str, normal: int, stored: int) -> Row:
 def run(repeats: int) -> list[Row]:
     """Everything about snapshots."""
     few = min(repeats, REPEATS_MAX)
-    rows = punches(few)
+    rows = if_it_works("pagecheck.punch", lambda: punches(few))
     for in_use in IN_USE:
-        rows += if_there_is_a_guest(STOPPED, lambda n=in_use: stopped_saves(n, few))  # type: ignore[misc]
-    return [*rows, *if_there_is_a_guest(STOPPED, lambda: live_saves(few))]
+        rows += _measured(lambda n=in_use: stopped_saves(n, few))  # type: ignore[misc]
+    return [*rows, *_measured(lambda: live_saves(few))]
+
+
+def _measured(measure: Callable[[], list[Row]]) -> list[Row]:
+    return if_there_is_a_guest(STOPPED, lambda: if_it_works(STOPPED, measure))

@@ -15,7 +15,7 @@ from typing import Final
 
 from tools.bench.commands import pagecheck_command
 from tools.bench.rows import Row, Spread
-from tools.guest.errors import GuestError
+from tools.guest.errors import GuestError, MissingPiece
 from tools.guest.qmp import Qmp
 
 START_S: Final = 30.0
@@ -188,5 +188,7 @@ def if_it_works(what: str, measure: Callable[[], list[Row]]) -> list[Row]:
     """The rows, or one that says why there are none."""
     try:
         return measure()
+    except MissingPiece:
+        raise
     except (OSError, RuntimeError, GuestError, subprocess.SubprocessError) as error:
         return [Row(what, "", "", None, None, None, None, None, note=str(error)[:100])]
