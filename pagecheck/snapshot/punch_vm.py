@@ -47,11 +47,14 @@ class Part(NamedTuple):
 
     Attributes:
         source: its file, open for reading and writing.
+        found: the same as it was found, for workers: whoever has the RAM open for writing is taken
+            for a writer by the next punch.
         start: byte offset of the block in it.
         size: bytes.
     """
 
     source: RamSource
+    found: RamSource
     start: int
     size: int
     unit: int
@@ -141,7 +144,7 @@ def _part(
     unit = unit_of(opened.fd, page_size)
     if ram.start % unit or ram.size % unit:
         raise UsageError(f"{name}: is not in whole units of {unit} bytes; give a smaller page size")
-    return Part(opened, ram.start, ram.size, unit)
+    return Part(opened, source, ram.start, ram.size, unit)
 
 
 def _refuse_other_writers(vm: Vm, parts: Iterable[Part]) -> None:
@@ -181,7 +184,12 @@ class VmPunch:
             scanner = wanted.coordinator or stack.enter_context(self._coordinator())
             found = []
             for part in self._parts:
-                copy = RamSource(part.source.text, part.source.name, os.dup(part.source.fd))
+                copy = RamSource(
+                    part.source.text,
+                    part.source.name,
+                    os.dup(part.found.fd),
+                    own_description=part.found.own_description,
+                )
                 block = scanner.attach(
                     copy,
                     page_size=part.unit,

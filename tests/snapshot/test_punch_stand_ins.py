@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import pagecheck
 from pagecheck.errors import SourceError, UsageError
 from pagecheck.snapshot import punch_vm
+from pagecheck.snapshot.in_use import mappers_of
 from tests.support.api_vmm import api_vmm
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -27,6 +29,21 @@ def test_zero_pages_of_cloud_hypervisor(tmp_path: Path) -> None:
         normal = pagecheck.scan(vmm.source, channels=1).total.normal
         assert normal >= 32 * MIB // PAGE // 2 + 100
         assert vmm.runs()
+
+
+def test_workers_may_not_write(tmp_path: Path) -> None:
+    """Else a punch would take those of another one for writers."""
+    with api_vmm("ch", tmp_path / "api", mib=32, shared=True) as vmm:
+        folder = Path(f"/proc/{vmm.pid}/map_files")
+        ram = next(each for each in folder.iterdir() if "ch_ram" in os.readlink(each))
+        seen = []
+
+        def watch(_done: int, _total: int) -> None:
+            with open(ram, "rb") as file:
+                seen.append(mappers_of(file.fileno(), vmm.pid))
+
+        pagecheck.punch(vmm.source, channels=1, max_rate=32 * MIB, progress=watch)
+        assert set(seen) == {""}
 
 
 def test_a_thread_that_ran_in_the_pause_ends_it(
