@@ -183,8 +183,14 @@ def _both(one: memoryview, other: memoryview) -> memoryview:
     return memoryview((np.frombuffer(one, "<u8") & np.frombuffer(other, "<u8")).tobytes())
 
 
-def normal_bytes(scanner: Coordinator, blocks: Sequence[Found], page_size: int) -> int:
-    """How much of the blocks is not zero at this moment, undecided pages included."""
+def normal_bytes(
+    scanner: Coordinator, blocks: Sequence[Found], page_size: int, max_rate: int | None = None
+) -> int:
+    """How much of the blocks is not zero at this moment, undecided pages included.
+
+    Args:
+        max_rate: bytes per second that may be read.
+    """
     total = 0
     for found in blocks:
         source = found.source.duplicate()
@@ -196,7 +202,7 @@ def normal_bytes(scanner: Coordinator, blocks: Sequence[Found], page_size: int) 
             access="auto" if scanner.engine == "dsa" else "read",
         )
         try:
-            counts = scanner.scan_block(block).report.counts
+            counts = scanner.scan_block(block, max_rate=max_rate).report.counts
         finally:
             scanner.detach(block)
         total += (counts.pages - counts.zero) * page_size

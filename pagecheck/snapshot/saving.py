@@ -87,7 +87,9 @@ class Saving:
             self._directory.fd,
             [found.ram for found in opened.blocks],
             0 if opened.vm is None else STATE_BYTES,
-            lambda: normal_bytes(self._scanner, opened.blocks, opened.page_size),
+            lambda: normal_bytes(
+                self._scanner, opened.blocks, opened.page_size, self._wanted.max_rate
+            ),
         )
         files = []
         stems = file_stems([found.ram.name for found in opened.blocks])

@@ -23,7 +23,7 @@ from tests.vm.bare_qemu import BareQemu, bare_qemu
 from tools.guest.fetch import GuestFiles
 
 pytestmark = pytest.mark.timeout(1200)
-ROUNDS = 8  # or --worlds N
+ROUNDS = 6  # or --worlds N
 LASTS_S = 0.3  # what the pause lasts at this rate, about
 
 

@@ -22,7 +22,7 @@ from tests.vm.bare_qemu import BareQemu, bare_qemu
 from tools.guest.fetch import GuestFiles
 
 pytestmark = pytest.mark.timeout(120)
-SLOW = ["save", "--quiet", "--channels", "1", "--max-rate", "2M"]
+SLOW = ["save", "--quiet", "--channels", "1", "--max-rate", "4M"]
 
 
 class Fuse:
@@ -90,7 +90,7 @@ def test_one_that_answers(qemu: BareQemu, fuse: Fuse) -> None:
 
 @pytest.mark.parametrize("live", [False, True])
 def test_one_that_stalls_in_the_pause(qemu: BareQemu, fuse: Fuse, live: bool) -> None:
-    given = ["--max-pause", "1", f"qmp:{qemu.socket}", fuse.folder / "snap"]
+    given = ["--max-pause", "0.5", f"qmp:{qemu.socket}", fuse.folder / "snap"]
     with command.start(*SLOW, *(["--live"] if live else []), *given) as running:
         qemu.wait_event("STOP")
         fuse.stall()
