@@ -14,25 +14,29 @@ from typing import TYPE_CHECKING, Final
 from pagecheck.native import _native
 from pagecheck.shm.extents import by_seeking
 from pagecheck.shm.ram import DISK, TMPFS
+from pagecheck.snapshot.ram_layout import LaidOut
 
 if TYPE_CHECKING:
     from pagecheck.snapshot.ram_target import RamTarget
+    from pagecheck.snapshot.values import SnapshotBlock
 
+_PAGE: Final = 4096
 _SHOWN: Final = 64 << 20  # bytes between two reports of progress
 
 
 def lay_out_huge(
-    fd: int, target: RamTarget, progress: Callable[[int, int], None] | None
-) -> tuple[int, int]:
+    block: SnapshotBlock,
+    fd: int,
+    target: RamTarget,
+    progress: Callable[[int, int], None] | None,
+) -> LaidOut:
     """Makes a file of hugetlbfs hold what a RAM file holds.
 
     Args:
+        block: whose RAM it is.
         fd: of the RAM file.
         target: of the same size, a multiple of the huge page.
         progress: called with (bytes done, bytes in total) now and then.
-
-    Returns:
-        Pages of 4 KiB that were written, and that were cleared.
 
     Raises:
         OutputError: the pool has no huge page left.
@@ -49,7 +53,17 @@ def lay_out_huge(
             cleared += size
         if progress is not None and at % _SHOWN < huge:
             progress(at, target.size)
-    return written // 4096, cleared // 4096
+    return LaidOut(
+        name=block.name,
+        path=target.path,
+        size=target.size,
+        zero=block.zero,
+        normal=block.normal,
+        written=written // _PAGE,
+        cleared=cleared // _PAGE,
+        allocated=target.allocated,
+        is_new=target.is_new,
+    )
 
 
 def _content(fd: int, at: int, size: int) -> bytes | None:

@@ -1,7 +1,7 @@
-"""A snapshot's RAM laid out in a file: normal pages are written, zero pages are holes.
+"""A snapshot's RAM laid out over RAM that exists: only what differs is written or cleared.
 
-Facts: workers decide the pages of a RAM file and copy the normal ones at once, in parallel; onto
-RAM that has pages they write only what differs. Pages in holes of the RAM file are never sent to
+Facts: workers decide the pages of a RAM file and, of a target that has pages, write at once what
+differs, in parallel. Pages in holes of the RAM file are never sent to
 them. Danger: what is zero in the snapshot and not zero in the target. Decision: a target that has
 pages is looked at once more, and what should be zero and is not becomes a hole.
 """
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pagecheck.errors import OutputError, SourceError
 from pagecheck.native import _native
 from pagecheck.printable import printable
-from pagecheck.snapshot.huge_layout import lay_out_huge
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.coordinator import Coordinator
@@ -55,7 +54,7 @@ class LaidOut(NamedTuple):
         return self._asdict()
 
 
-def lay_out(
+def lay_out_onto(
     coordinator: Coordinator,
     name: str,
     fd: int,
@@ -65,7 +64,7 @@ def lay_out(
     max_rate: int | None = None,
     progress: Progress | None = None,
 ) -> LaidOut:
-    """Makes a file hold what a RAM file holds.
+    """Makes a file that has RAM hold what a RAM file holds.
 
     Args:
         coordinator: whose workers do it.
@@ -80,23 +79,19 @@ def lay_out(
         OutputError: the target cannot be written.
         SourceError: the RAM file cannot be read.
     """
-    if target.is_hugetlbfs:
-        written, cleared = lay_out_huge(fd, target, progress)
-        counts = _looked_at(coordinator, fd, page_size, target.path).report.counts
-    else:
-        result = _copied(coordinator, fd, target, page_size, max_rate, progress)
-        counts, written = result.report.counts, result.written
-        cleared = 0 if target.is_new else _clear(coordinator, target, result, page_size)
+    result = _copied(coordinator, fd, target, page_size, max_rate, progress)
+    counts = result.report.counts
+    cleared = _clear(coordinator, target, result, page_size)
     return LaidOut(
         name,
         target.path,
         target.size,
         counts.zero,
         counts.normal,
-        written,
+        result.written,
         cleared,
         target.allocated,
-        target.is_new,
+        is_new=False,
     )
 
 
@@ -115,7 +110,7 @@ def _copied(
         access="read",
         format="raw",
         copy_to=target.fd,
-        copy_update=not target.is_new,
+        copy_update=True,
     )
     try:
         result = coordinator.scan_block(block, max_rate=max_rate, progress=progress)

@@ -20,10 +20,11 @@ from pagecheck.snapshot import manifest
 from pagecheck.snapshot.command_words import escaped
 from pagecheck.snapshot.comparing import machine_types, require_same_machine
 from pagecheck.snapshot.comparing_disks import require_same_disks
-from pagecheck.snapshot.compressed_layout import lay_out_compressed
+from pagecheck.snapshot.huge_layout import lay_out_huge
 from pagecheck.snapshot.incoming import IncomingQemu
+from pagecheck.snapshot.new_layout import lay_out_new
 from pagecheck.snapshot.qemu_command import RamFile, require_startable, with_ram
-from pagecheck.snapshot.ram_layout import LaidOut, lay_out
+from pagecheck.snapshot.ram_layout import LaidOut, lay_out_onto
 from pagecheck.snapshot.ram_target import RamTarget, path_of, require_usable
 from pagecheck.snapshot.verified import VerifiedSnapshot
 
@@ -128,12 +129,10 @@ class Restored:
             target.require_room(each.normal * self._verified.snapshot.page_bytes)
         total, before = sum(each.size for each in blocks), 0
         found = []
-        with contextlib.ExitStack() as stack:
-            workers = coordinator or stack.enter_context(_workers(channels, total))
-            for block, target in zip(blocks, self._targets, strict=True):
-                part = _part_of(progress, before, total)
-                found.append(self._lay_out_one(workers, block, target, max_rate, part))
-                before += block.size
+        for block, target in zip(blocks, self._targets, strict=True):
+            part = _part_of(progress, before, total)
+            found.append(self._lay_out_one(block, target, max_rate, channels, part, coordinator))
+            before += block.size
         self._verified.folder.require_unchanged()
         for target in self._targets:
             target.publish()
@@ -141,26 +140,37 @@ class Restored:
 
     def _lay_out_one(
         self,
-        workers: Coordinator,
         block: SnapshotBlock,
         target: RamTarget,
         max_rate: int | None,
+        channels: int | None,
         progress: Progress | None,
+        coordinator: Coordinator | None,
     ) -> LaidOut:
         folder, page_size = self._verified.folder, self._verified.snapshot.page_bytes
-        if block.compression is not None:
-            return lay_out_compressed(
-                folder, block, target, page_size=page_size, max_rate=max_rate, progress=progress
+        if block.compression is not None or (target.is_new and not target.is_hugetlbfs):
+            return lay_out_new(
+                folder,
+                block,
+                target,
+                page_size=page_size,
+                threads=channels,
+                max_rate=max_rate,
+                progress=progress,
             )
-        return lay_out(
-            workers,
-            block.name,
-            folder.held(block.file),
-            target,
-            page_size=page_size,
-            max_rate=max_rate,
-            progress=progress,
-        )
+        fd = folder.held(block.file)
+        if target.is_hugetlbfs:
+            return lay_out_huge(block, fd, target, progress)
+        with contextlib.ExitStack() as stack:
+            return lay_out_onto(
+                coordinator or stack.enter_context(_workers(channels, block.size)),
+                block.name,
+                fd,
+                target,
+                page_size=page_size,
+                max_rate=max_rate,
+                progress=progress,
+            )
 
     def command_to_print(self) -> list[str]:
         """What a user runs to continue the VM: the given command, or the one that the VM was
@@ -234,10 +244,10 @@ def restore(
             by its name.
         onto: a RAM file that exists is written over; a page is cleared only if it is not zero.
         max_rate: bytes per second that may be read.
-        channels: workers; by default as for a scan.
+        channels: workers or, for a new file, threads; by default as for a scan, or one per CPU.
         progress: called with (bytes done, bytes in total) now and then, first of the verification,
             then of the RAM.
-        coordinator: whose workers do it; it stays open.
+        coordinator: whose workers write over RAM that exists; it stays open.
 
     Returns:
         The report. How the VM is continued from the files docs/snapshots.md tells.

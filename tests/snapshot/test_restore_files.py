@@ -185,16 +185,16 @@ def test_the_file_that_was_verified_is_the_one_that_is_used(
     saved: Path, ram: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_snapshot(tmp_path / "other", {"pc.ram": some_ram(PAGES, seed=2)})
-    lay_out = restoring.lay_out
+    lay_out = restoring.lay_out_new
     laid_out = []
 
     def replace_first(*given: object, **options: object) -> object:
         os.replace(tmp_path / "other" / "pc.ram.ram", saved / "pc.ram.ram")
         made = lay_out(*given, **options)  # type: ignore[arg-type]
-        laid_out.append(os.pread(given[3].fd, len(RAM), 0))  # type: ignore[attr-defined]
+        laid_out.append(os.pread(given[2].fd, len(RAM), 0))  # type: ignore[attr-defined]
         return made
 
-    monkeypatch.setattr(restoring, "lay_out", replace_first)
+    monkeypatch.setattr(restoring, "lay_out_new", replace_first)
     with pytest.raises(SnapshotError, match="was changed"):  # it lost its name
         restore(saved, ram)
     assert laid_out == [RAM]
@@ -219,13 +219,13 @@ def test_a_target_that_is_full(
 def test_a_file_that_appears_meanwhile_is_left(
     saved: Path, ram: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out = restoring.lay_out
+    lay_out = restoring.lay_out_new
 
     def appear(*given: object, **options: object) -> object:
         ram.write_bytes(b"mine")
         return lay_out(*given, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(restoring, "lay_out", appear)
+    monkeypatch.setattr(restoring, "lay_out_new", appear)
     with pytest.raises(OutputError, match="was created meanwhile"):
         restore(saved, ram)
     assert ram.read_bytes() == b"mine"

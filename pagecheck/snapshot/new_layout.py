@@ -1,5 +1,6 @@
-"""RAM of a compressed snapshot laid out in a new file: decompressed by all CPUs, zero pages as
-holes."""
+"""A block's RAM laid out in a new file by all CPUs: zero pages are holes, and what was written is
+checked once more on the way.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +22,23 @@ if TYPE_CHECKING:
     from pagecheck.snapshot.values import SnapshotBlock
 
 
-def lay_out_compressed(
+def lay_out_new(
     folder: Folder,
     block: SnapshotBlock,
     target: RamTarget,
     *,
     page_size: int,
+    threads: int | None = None,
     max_rate: int | None = None,
     progress: Progress | None = None,
 ) -> LaidOut:
-    """Makes a new file hold what a compressed RAM file holds.
+    """Makes a new file hold what a RAM file holds, raw or compressed.
 
     Args:
         folder: the snapshot's, which was verified.
         target: of the block's size.
         page_size: bytes.
+        threads: at most; None: one per CPU.
         max_rate: bytes of RAM per second that may be read.
         progress: called with (bytes done, bytes in total) now and then.
 
@@ -53,7 +56,9 @@ def lay_out_compressed(
     fd, ram = open_ram(folder, block, page_size)
     pace = Pace(max_rate)
     try:
-        found = write_pages(ram, zero, page_size, target.fd, progress=progress, pace=pace)
+        found = write_pages(
+            ram, zero, page_size, target.fd, threads=threads, progress=progress, pace=pace
+        )
     except OSError as error:
         raise target.refusal(error) from error
     finally:
