@@ -4,14 +4,16 @@
 # which hands words that it does not know to init as environment. The patterns are described
 # again, for the host, in patterns.py.
 #
-# PC_RANDOM_MB, PC_ZEROS_MB   how much it keeps
-# PC_CHECK_EVERY_S            seconds between two checks
+# PC_RANDOM_MB, PC_ZEROS_MB   how much it keeps; without them 8
+# PC_CHECK_EVERY_S            seconds between two checks; without it 1
 # PC_DISK                     1: it keeps files on the disk vda, too, and checks its file system
 # PC_WRITE_MIB_S              not 0: it changes memory at this rate all the time
 
 /bin/busybox --install -s /bin
 export PATH=/bin
 exec </dev/console >/dev/console 2>&1
+
+: "${PC_RANDOM_MB:=8}" "${PC_ZEROS_MB:=8}" "${PC_CHECK_EVERY_S:=1}" "${PC_DISK:=0}" "${PC_WRITE_MIB_S:=0}"
 
 fail() {
     echo "GUEST FAILED: $*"
