@@ -128,9 +128,12 @@ def _download(folder: Path) -> None:
         "APT::Sandbox::User": "",  # else it must be able to enter the folder
         "Acquire::Languages": "none",
         "Acquire::Retries": "3",
+        "APT::Update::Error-Mode": "any",  # no list is a failure
     }
-    options = [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
-    options += ["-o", "APT::Architectures::=amd64", "-o", "APT::Architectures::=arm64", "-q"]
+    lines = [f'{name} "{value}";' for name, value in settings.items()]
+    lines.append('APT::Architectures { "amd64"; "arm64"; };')
+    (folder / "apt.conf").write_text("\n".join(lines) + "\n")
+    options = ["-q", "-c", str(folder / "apt.conf")]
     hint = f"is {_MIRROR} within reach?"
     run_tool(["apt-get", *options, "update"], folder, hint)
     run_tool(["apt-get", *options, "-y", "--download-only", "install", *_PACKAGES], folder, hint)
