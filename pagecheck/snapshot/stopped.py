@@ -100,6 +100,11 @@ class Stopped:
             return moved
         if pause.expired:
             return self._too_long
+        if not pause.stopped_by_us:
+            return (
+                "the VM was not running before, and is suspended (wake it first), or was continued "
+                "or reset by somebody else meanwhile"
+            )
         return "the VM was continued or reset by somebody else while it was saved"
 
     @property

@@ -1,7 +1,8 @@
-"""VMs of Firecracker and Cloud Hypervisor, by stand-ins: the RAM is saved while they are paused."""
+"""VMs of other VMMs than QEMU, by stand-ins: their RAM is saved while they are paused."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pagecheck
 from pagecheck.errors import UsageError
 from pagecheck.snapshot import manifest
 from tests.support.api_vmm import ApiVmm, api_vmm
+from tests.support.crosvm import PAGES as CROSVM_PAGES
+from tests.support.crosvm import Crosvm, put_on_path
 
 pytestmark = pytest.mark.usefixtures("clean")
 MIB = 32
@@ -46,3 +49,16 @@ def test_more_than_its_ram_is_refused(vmm: ApiVmm, shm_folder: Path) -> None:
             pagecheck.save(vmm.source, shm_folder / "snap", channels=1, **more)  # type: ignore[arg-type]
     assert vmm.changes() == []
     assert list(shm_folder.iterdir()) == []
+
+
+def test_crosvm(tmp_path: Path, shm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_on_path(tmp_path, monkeypatch)
+    crosvm = Crosvm(tmp_path)
+    with contextlib.ExitStack() as end:
+        end.callback(crosvm.end)
+        report = pagecheck.save(f"crosvm:{crosvm.path}", shm_folder / "snap", channels=1)
+        assert crosvm.runs()
+    assert report.exact
+    assert report.total.pages == CROSVM_PAGES
+    assert report.total.normal == CROSVM_PAGES // 2
+    pagecheck.verify(shm_folder / "snap")
