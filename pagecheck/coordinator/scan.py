@@ -24,6 +24,7 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from typing import NamedTuple
 
+    from pagecheck.coordinator.channel import Channel
     from pagecheck.shm.process_ram import Running
     from pagecheck.shm.rest import Rest
 else:
@@ -322,9 +323,17 @@ def settle_sink(pool: Pool, block: Block) -> None:
     if block.sink is None:
         return
     until_ns = clock.now_ns() + SETTLE_NS
-    if any(channel.feed.occupied() for channel in pool.channels):
+    if any(_may_write(channel) for channel in pool.channels):
         block.sink.stop()
         pool.visit_idle(lambda channel: channel.settle(until_ns), until_ns + SETTLE_NS)
+
+
+def _may_write(channel: Channel) -> bool:
+    """Whether a worker may have a batch of an earlier scan in progress."""
+    try:
+        return channel.feed.occupied() > 0
+    except RuntimeError:  # after an interrupt a feeder thread may still be in it
+        return True
 
 
 def forget_unwritten(block: Block, bitmaps: BlockBitmaps) -> list[str]:
