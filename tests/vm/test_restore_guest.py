@@ -63,18 +63,19 @@ def test_a_compressed_guest_goes_on(ram: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "backend", "extra"),
+    ("machine", "backend", "extra", "qemu"),
     [
-        ("pc", "private", ("-device", "VGA")),
-        ("microvm", "private", ()),
-        ("q35", "numa", ()),
-        ("q35", "file", ()),
+        ("pc", "private", ("-device", "VGA"), ""),
+        ("microvm", "private", (), ""),
+        ("q35", "numa", (), ""),
+        ("q35", "file", (), ""),
+        ("q35", "private", (), "10"),
     ],
 )
 def test_other_machines_go_on(
-    machine: str, backend: str, extra: tuple[str, ...], ram: Path, tmp_path: Path
+    machine: str, backend: str, extra: tuple[str, ...], qemu: str, tmp_path: Path
 ) -> None:
-    saved = save(tmp_path / "saved", machine=machine, backend=backend, extra=extra)
+    saved = save(tmp_path / "saved", machine=machine, backend=backend, extra=extra, qemu=qemu)
     files = {name: tmp_path / f"{name}.restored" for name in saved.blocks}
     given = [word for name, path in files.items() for word in ("--ram", f"{name}={path}")]
     with restored(saved, tmp_path, tmp_path / "log", *given) as front:
