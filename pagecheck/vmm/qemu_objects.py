@@ -49,7 +49,8 @@ def _heaps(mappings: list[Mapping]) -> Iterator[Mapping]:
 def _stretches(pagemap: int, memory: int, mapping: Mapping) -> Iterator[bytes]:
     """What is resident of it, each piece with the one before it that it continues."""
     before, end = b"", 0
-    for address, content in read_resident(pagemap, memory, mapping.start, mapping.end):
+    where = (pagemap, memory, mapping.start, mapping.end)
+    for address, content in read_resident(*where, skip_unreadable=True):
         tail = before[-4096:] if address == end else b""
         yield tail + content
         before, end = content, address + len(content)

@@ -20,7 +20,13 @@ _READ_BYTES: Final = 1 << 20
 
 
 def read_resident(
-    pagemap: int, memory: int, begin: int, end: int, *, every: bool = False
+    pagemap: int,
+    memory: int,
+    begin: int,
+    end: int,
+    *,
+    every: bool = False,
+    skip_unreadable: bool = False,
 ) -> Iterator[tuple[int, bytes]]:
     """Reads pages that are present or swapped out.
 
@@ -28,6 +34,8 @@ def read_resident(
         pagemap, memory: the process's /proc/PID/pagemap and /proc/PID/mem.
         begin, end: addresses, `begin` that of a page.
         every: absent pages are read too: a file is behind them.
+        skip_unreadable: leaves out pages that cannot be read, such as the guard pages of threads'
+            stacks (MADV_GUARD_INSTALL, glibc 2.42), which look swapped out.
 
     Yields:
         Address and content of each stretch, at most 1 MiB long.
@@ -38,7 +46,10 @@ def read_resident(
     for low in range(begin, end, _READ_BYTES):
         high = min(end, low + _READ_BYTES)
         for start, stop in [(low, high)] if every else _resident(pagemap, low, high):
-            yield start, _read(memory, start, stop - start)
+            if skip_unreadable:
+                yield from _readable(memory, start, stop)
+            else:
+                yield start, _read(memory, start, stop - start)
 
 
 def _resident(pagemap: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
@@ -51,6 +62,15 @@ def _resident(pagemap: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
         if is_resident:
             yield at, min(after, end)
         at = after
+
+
+def _readable(memory: int, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+    try:
+        yield begin, _read(memory, begin, end - begin)
+    except SourceError:
+        if end - begin > PAGESIZE:
+            for page in range(begin, end, PAGESIZE):
+                yield from _readable(memory, page, min(end, page + PAGESIZE))
 
 
 def _read(fd: int, offset: int, count: int) -> bytes:

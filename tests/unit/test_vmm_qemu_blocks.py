@@ -172,6 +172,9 @@ def test_blocks_that_cannot_be_saved(more: str, why: str) -> None:
         SmallBlocks(Memory().qemu(more), {"mem0"})  # type: ignore[arg-type]
 
 
+GUARD_INSTALL = 102  # MADV_GUARD_INSTALL; Linux, include/uapi/asm-generic/mman-common.h
+
+
 @pytest.fixture
 def own() -> Iterator[tuple[int, int]]:
     fds = os.open("/proc/self/pagemap", os.O_RDONLY), os.open("/proc/self/mem", os.O_RDONLY)
@@ -201,6 +204,21 @@ def test_structures_are_found_by_all_that_is_listed(own: tuple[int, int]) -> Non
     assert found("/rom@etc/acpi/tables", (numbers[0], 0x10000, 0x200000)) == {}
     kept.append(structure(0x7F1111111000, numbers, b"/rom@etc/acpi/tables\0"))
     assert found("/rom@etc/acpi/tables") == {}, "it is described in two ways"
+
+
+def test_a_guard_page_among_others_hides_nothing(own: tuple[int, int]) -> None:
+    numbers = 0x7E5800000000, 0x20000, 0x200000
+    kept = structure(0x7F0000000000, numbers, b"vga.vram\0")
+    try:
+        kept.madvise(GUARD_INSTALL, 0, PAGE)
+    except OSError:
+        pytest.skip("this kernel has no MADV_GUARD_INSTALL (6.13)")
+    at = ctypes.addressof(ctypes.c_char.from_buffer(kept))
+    with pytest.raises(SourceError, match="Input/output error"):
+        list(read_resident(*own, at, at + 3 * PAGE))
+    with open("/proc/self/maps") as maps:
+        mappings = parse_maps(maps.read())
+    assert find_structures(*own, mappings, {"vga.vram": numbers}) == {"vga.vram": 0x7F0000000000}
 
 
 def test_absent_pages_stay_absent(own: tuple[int, int]) -> None:
