@@ -32,7 +32,7 @@ REPEATS_MAX: Final = 3  # each takes seconds
 WRITE_MIB_S: Final = 50
 # MiB in use: what the guest keeps and what it frees again (half as much), and the kernel's own.
 IN_USE: Final = {200: 72, 900: 540}
-STOPPED: Final = "time the VM stands still, pagecheck save"
+STOPPED: Final = "time the VM is stopped, pagecheck save"
 
 
 class Took(NamedTuple):
@@ -191,7 +191,7 @@ def live_saves(repeats: int) -> list[Row]:
             file.unlink()
     case = f"1 GiB guest that writes {WRITE_MIB_S} MiB/s"
     detail = f"load {os.getloadavg()[0]:.1f}"
-    what, peer = "time the VM stands still, pagecheck save --live", "live migrate to a file"
+    what, peer = "time the VM is stopped, pagecheck save --live", "live migrate to a file"
     return [_row(what, case, peer, ours, theirs, "stopped", 1.0, detail)]
 
 
