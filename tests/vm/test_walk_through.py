@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -76,7 +77,8 @@ class Shell:
 
     def close(self) -> None:
         for each in psutil.Process(self._bash.pid).children(recursive=True):
-            each.terminate()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a clone ends when its QEMU does
+                each.terminate()
         assert self._bash.stdin is not None
         self._bash.stdin.close()
         self._bash.wait(SECONDS)
