@@ -33,7 +33,7 @@ def serving() -> Iterator[Service]:
         assert coordinator.settings is not None
         service = Service(coordinator, coordinator.settings, Limits())
         yield service
-        service.ending.set()
+        service.close()
 
 
 def test_progress_is_of_all_blocks() -> None:
