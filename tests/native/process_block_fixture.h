@@ -133,4 +133,26 @@ static const looking ways[] = {
     {.page_bytes = PAGE, .by_read = true, .name = "reads of pagemap"},
 };
 
+/* Checks targets of every kind of page, in short and long runs, with page sizes around that of the
+ * buffer. */
+static inline void check_kinds(const looking *way,
+                               void (*check)(const target *t, const looking *how, void *with),
+                               void *with)
+{
+    static const uint64_t page_bytes[] = {PAGE, 2 * PAGE, 32 * PAGE, 128 * PAGE, 256 * PAGE};
+    static const uint64_t longest[] = {1, 3, 40, 600};
+    unsigned char kinds[PAGES];
+    uint64_t random = 1;
+    for (size_t l = 0; l < sizeof longest / sizeof *longest; l++) {
+        fill_kinds(kinds, PAGES, longest[l], &random);
+        target t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
+        for (size_t p = 0; p < sizeof page_bytes / sizeof *page_bytes; p++) {
+            looking how = *way;
+            how.page_bytes = page_bytes[p];
+            check(&t, &how, with);
+        }
+        target_end(&t);
+    }
+}
+
 #endif

@@ -30,7 +30,7 @@ static void check_range(const target *t, const looking *how, uint64_t first, uin
 
 static void check_offsets(const target *t, const looking *how, uint32_t count, uint64_t *random)
 {
-    uint64_t offsets[PAGES], pages = t->bytes / how->page_bytes, page = 0;
+    uint64_t offsets[PAGES] = {0}, pages = t->bytes / how->page_bytes, page = 0;
     for (uint32_t i = 0; i < count; i++) {
         uint64_t move = check_random(random) % 8; /* the next one, near or anywhere */
         page = move < 4 ? page + move : check_random(random);
@@ -44,27 +44,20 @@ static void check_offsets(const target *t, const looking *how, uint32_t count, u
     }
 }
 
+static void check_target(const target *t, const looking *how, void *random)
+{
+    uint32_t pages = (uint32_t)(t->bytes / how->page_bytes);
+    check_range(t, how, 0, pages);
+    check_range(t, how, pages / 3, pages / 2);
+    for (uint32_t count = 1; count <= pages; count += count / 2 + 1)
+        check_offsets(t, how, count, random);
+}
+
 static void test_kinds(const looking *way)
 {
-    static const uint64_t page_bytes[] = {PAGE, 2 * PAGE, 32 * PAGE, 128 * PAGE, 256 * PAGE};
-    static const uint64_t longest[] = {1, 3, 40, 600};
-    unsigned char kinds[PAGES];
     uint64_t random = 1;
     check_begin();
-    for (size_t l = 0; l < sizeof longest / sizeof *longest; l++) {
-        fill_kinds(kinds, PAGES, longest[l], &random);
-        target t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
-        for (size_t p = 0; p < sizeof page_bytes / sizeof *page_bytes; p++) {
-            looking how = *way;
-            how.page_bytes = page_bytes[p];
-            uint32_t pages = (uint32_t)(t.bytes / how.page_bytes);
-            check_range(&t, &how, 0, pages);
-            check_range(&t, &how, pages / 3, pages / 2);
-            for (uint32_t count = 1; count <= pages; count += count / 2 + 1)
-                check_offsets(&t, &how, count, &random);
-        }
-        target_end(&t);
-    }
+    check_kinds(way, check_target, &random);
     check_end("kinds of pages, page sizes, offsets:", way->name);
 }
 

@@ -73,33 +73,26 @@ static void check_target(const target *t, const looking *how, bool update)
     close(file);
 }
 
+static void check_reads(const target *t, const looking *how, void *update)
+{
+    const bool *updates = update;
+    reset_reads();
+    check_target(t, how, *updates);
+    for (uint64_t fail_at = 1; fail_at < 5; fail_at++) {
+        reset_reads();
+        reads.fail_at = fail_at;
+        reads.error = fail_at % 2 == 0 ? EFAULT : ESRCH;
+        check_target(t, how, *updates);
+    }
+    reset_reads();
+    reads.most = 3 * PAGE + 5;
+    check_target(t, how, *updates);
+}
+
 static void test_kinds(bool update)
 {
-    static const uint64_t page_bytes[] = {PAGE, 2 * PAGE, 32 * PAGE, 128 * PAGE, 256 * PAGE};
-    static const uint64_t longest[] = {1, 3, 40, 600};
-    unsigned char kinds[PAGES];
-    uint64_t random = 1;
     check_begin();
-    for (size_t l = 0; l < sizeof longest / sizeof *longest; l++) {
-        fill_kinds(kinds, PAGES, longest[l], &random);
-        target t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
-        for (size_t p = 0; p < sizeof page_bytes / sizeof *page_bytes; p++) {
-            looking how = ways[0];
-            how.page_bytes = page_bytes[p];
-            reset_reads();
-            check_target(&t, &how, update);
-            for (uint64_t fail_at = 1; fail_at < 5; fail_at++) {
-                reset_reads();
-                reads.fail_at = fail_at;
-                reads.error = fail_at % 2 == 0 ? EFAULT : ESRCH;
-                check_target(&t, &how, update);
-            }
-            reset_reads();
-            reads.most = 3 * PAGE + 5;
-            check_target(&t, &how, update);
-        }
-        target_end(&t);
-    }
+    check_kinds(&ways[0], check_reads, &update);
     check_end("every kind of page", update ? "update" : "");
 }
 
