@@ -146,20 +146,25 @@ def scan_selected(
         page = block.ram.page_size
         outcomes: list[Outcome] = []
         selected = 0
-        for first, count in windows(block.ram.pages):
-            chosen = np.flatnonzero(selection.window(first, count))
-            if len(chosen) == 0:
-                continue
-            selected += len(chosen)
-            offsets = (chosen.astype(np.uint64) + np.uint64(first)) * np.uint64(page)
+        try:
+            for first, count in windows(block.ram.pages):
+                chosen = np.flatnonzero(selection.window(first, count))
+                if len(chosen) == 0:
+                    continue
+                selected += len(chosen)
+                offsets = (chosen.astype(np.uint64) + np.uint64(first)) * np.uint64(page)
 
-            def watch(done: int = first) -> None:
-                if options.progress is not None:
-                    options.progress(done * page, block.ram.size)
+                def watch(done: int = first) -> None:
+                    if options.progress is not None:
+                        options.progress(done * page, block.ram.size)
 
-            zero, decided, ended = _decide(pool, block, offsets, options.deadline_ns, stop, watch)
-            outcomes += ended
-            _publish(bitmaps, first, count, chosen, zero, decided)
+                zero, decided, ended = _decide(
+                    pool, block, offsets, options.deadline_ns, stop, watch
+                )
+                outcomes += ended
+                _publish(bitmaps, first, count, chosen, zero, decided)
+        finally:  # not after each window: a sink that was stopped takes no more pages
+            settle_sink(pool, block)
         why_live = rest.end()
         notes = [note for outcome in outcomes for note in outcome.notes]
         notes += forget_past_end(block, bitmaps, min(rest.size, rest.size_after))
@@ -192,10 +197,7 @@ def _decide(
 
     job = Job(block, begin, work.take, stop, deadline_ns)
     threads = min(len(pool.channels), -(-len(offsets) // (CHECK_PAGES_MAX)))
-    try:
-        return zero, decided, pool.run(job, threads, watch)
-    finally:
-        settle_sink(pool, block)
+    return zero, decided, pool.run(job, threads, watch)
 
 
 def _publish(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator
-from pagecheck.coordinator import Block
+from pagecheck.coordinator import Block, scan, select
 from pagecheck.coordinator.select import Ranges
 from pagecheck.errors import UsageError
 from tests.support.bitmaps import bits
@@ -154,3 +154,18 @@ def test_selected_pages(coordinator: Coordinator) -> None:
             result = coordinator.scan_block(block, selection=Ranges([(0, 1), (2, 1)], 64))
         assert (result.written, result.report.counts.normal) == (2, 2)
         assert whole(sink) == whole(ram)[:PAGE] + bytes(PAGE) + whole(ram)[:PAGE] + bytes(61 * PAGE)
+
+
+def test_windows_beside_another_job(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another job always has a batch in progress: each window is copied all the same."""
+    monkeypatch.setattr(select, "WINDOW_PAGES", 32)
+    monkeypatch.setattr(scan, "_may_write", lambda _channel: True)
+    with memfd() as ram, memfd() as sink:
+        ram.fill([Page(1)] * 96, PAGE)
+        os.ftruncate(sink.fd, 96 * PAGE)
+        with copied(coordinator, ram, sink) as block:
+            result = coordinator.scan_block(block, selection=Ranges([(0, 96)], 96))
+        assert (result.written, result.report.counts.normal) == (96, 96)
+        assert whole(sink) == whole(ram)
