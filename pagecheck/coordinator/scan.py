@@ -12,10 +12,10 @@ from pagecheck.coordinator.channel import Stop
 from pagecheck.coordinator.pool import PAUSE, Job, Pool
 from pagecheck.coordinator.settings import check_choice
 from pagecheck.coordinator.walk import Stretch, stretches
-from pagecheck.errors import SourceError, UsageError
+from pagecheck.errors import UsageError
 from pagecheck.model import Counts, Kind
 from pagecheck.native import Feed, _native
-from pagecheck.plan import PartialPage, common_page_size, no_diff, page_runs
+from pagecheck.plan import PartialPage, no_diff
 from pagecheck.report.report import BlockReport
 from pagecheck.report.statistics import ChannelReport
 from pagecheck.shm.bitmaps import BlockBitmaps
@@ -106,7 +106,9 @@ class ScanWork:
             try:
                 taken = self._take_locked()
             except PartialPage as error:
-                self.error = self._partial_page(error)
+                from pagecheck.coordinator.diff import partial_page
+
+                self.error = partial_page(self._block, error)
             except Exception as error:
                 self.error = error
             else:
@@ -153,19 +155,6 @@ class ScanWork:
         self._left = Stretch(first + count, span - count, self._left.pages - pages)
         self.done_pages = first + count
         return Stretch(first, count, pages)
-
-    def _partial_page(self, error: PartialPage) -> SourceError:
-        from pagecheck.shm import diffs
-
-        source, ram = self._block.source, self._block.ram
-        fits = common_page_size(diffs.data(self._block.file, ram.start, ram.start + ram.size), ram)
-        way_out = f"use --page-size {fits}" if fits >= 4096 else "no page size fits this file"
-        if fits < 4096 and diffs.is_inline(self._block.file):
-            way_out = "the file system keeps the file's first bytes inline, in its inode"
-        return SourceError(
-            f"{source.text}: a page of {ram.page_size} bytes is part hole, part data at offset "
-            f"{error.offset:#x}, so it is neither changed nor unchanged; {way_out}"
-        )
 
 
 class ScanResult(NamedTuple):
@@ -251,7 +240,9 @@ def _scan(
     notes = [note for outcome in outcomes for note in outcome.notes]
     notes += forget_past_end(block, bitmaps, min(work.smallest, rest.size, rest.size_after))
     if options.kind == "diff":
-        notes += _forget_uncertain(block, bitmaps)
+        from pagecheck.coordinator.diff import forget_uncertain
+
+        notes += forget_uncertain(block, bitmaps)
     if rest.size_after > rest.size:
         notes.append(
             f"{block.source.text}: grew from {rest.size:#x} to {rest.size_after:#x} bytes during "
@@ -347,40 +338,6 @@ def forget_unwritten(block: Block, bitmaps: BlockBitmaps) -> list[str]:
         bitmaps.forget_from(0)
     why = sink.why_incomplete()
     return [] if why is None else [why]
-
-
-def _forget_uncertain(block: Block, bitmaps: BlockBitmaps) -> list[str]:
-    """Makes pages of a diff undecided that a last look at its file does not confirm.
-
-    A page that became a hole during the scan is not zero, nor known to be unchanged: a worker may
-    have read the zeros of the hole. What the file system reserved ahead of a writer reads as zeros
-    too: a page there that has none was written, any other may not have been.
-    """
-    from pagecheck.shm import diffs
-
-    ram = block.ram
-    where = (ram.start, block.file_end)
-    notes = []
-    before = bitmaps.counts(diff=True).undecided
-    for run in page_runs(diffs.data(block.file, *where), ram, "full"):
-        if run.hole:  # pages that were holes before have neither bit
-            _native.bits_clear(bitmaps.zero, run.first, run.pages)
-            _native.bits_clear(bitmaps.normal, run.first, run.pages)
-    new_holes = bitmaps.counts(diff=True).undecided - before
-    if new_holes:
-        notes.append(
-            f"{block.source.text}: {new_holes} pages became holes during the scan: undecided"
-        )
-    for run in page_runs(diffs.unallocated_data(block.file, *where), ram, "full"):
-        if not run.hole:
-            _native.bits_clear(bitmaps.zero, run.first, run.pages)
-    reserved = bitmaps.counts(diff=True).undecided - before - new_holes
-    if reserved:
-        notes.append(
-            f"{block.source.text}: {reserved} zero pages may only be reserved by the file system, "
-            "which has not allocated them yet: undecided"
-        )
-    return notes
 
 
 def why_undecided(pages: int, deadline_ns: int, stop: threading.Event) -> str:
