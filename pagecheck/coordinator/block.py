@@ -98,6 +98,7 @@ class Block:
 
         A page is answered as normal once its bytes are there; where they cannot be written it is
         undecided, and `sink` says why. Zero pages are not written: the file is new, or has holes.
+        So without `update` a page that becomes zero keeps what an earlier scan or check wrote.
 
         Args:
             fd: of a regular file, open for reading and writing; duplicated.

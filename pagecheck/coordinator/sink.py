@@ -60,9 +60,9 @@ class Sink:
                 f"copy_offset {offset:#x}: must be a multiple of {_native.SINK_PIECE}, and the "
                 "block must end below 2^63"
             )
-        _check(fd, self.text)
+        magic = _check(fd, self.text)
         own = _reopened(fd) if update else None
-        self._holes = own is not None and _native.file_system_magic(fd) in (TMPFS, *DISK)
+        self._holes = own is not None and magic in (TMPFS, *DISK)
         if own is None:
             own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
         self.fds: tuple[int, ...] = (own,)
@@ -168,8 +168,9 @@ def _reopened(fd: int) -> int | None:
         return None
 
 
-def _check(fd: int, text: str) -> None:
-    """Raises UsageError where pages cannot be written to the descriptor at their offsets."""
+def _check(fd: int, text: str) -> int:
+    """The file system's magic number; UsageError where pages cannot be written to the descriptor at
+    their offsets."""
     try:
         mode = os.fstat(fd).st_mode
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
@@ -182,5 +183,7 @@ def _check(fd: int, text: str) -> None:
         raise UsageError(f"{text}: is not open for reading and writing")
     if flags & os.O_APPEND:
         raise UsageError(f"{text}: is open for appending, where a page's offset counts for nothing")
-    if _native.file_system_magic(fd) == HUGETLBFS:
+    magic = _native.file_system_magic(fd)
+    if magic == HUGETLBFS:
         raise UsageError(f"{text}: hugetlbfs takes no writes, it can only be mapped")
+    return magic
