@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +20,10 @@ from pagecheck.coordinator.sink import Sink
 from pagecheck.errors import UsageError
 from tests.support.bitmaps import bits
 from tests.support.known_ram import KnownRam, dense_ram
-from tests.support.processes import kill, stop
+from tests.support.processes import kill
 from tests.support.rams import PAGE, Ram, file_in, huge, memfd
 from tests.support.ring import catch_in_progress
-from tests.support.waiting import Background, wait_for
+from tests.support.waiting import Background
 
 
 @pytest.fixture
@@ -74,9 +75,11 @@ def test_a_page_that_was_written_and_is_zero_for_the_next_worker() -> None:
         os.ftruncate(sink.fd, ram.size)
         block = c.attach(ram.source, access="read", copy_to=sink.fd)
         scan = Background(lambda: c.scan_block(block))
-        pid = catch_in_progress(c)
-        wait_for(lambda: os.fstat(sink.fd).st_blocks > 0, "something is written", 5)
-        stop(pid)
+        while True:
+            pid = catch_in_progress(c)
+            if os.fstat(sink.fd).st_blocks:
+                break
+            os.kill(pid, signal.SIGCONT)  # caught before its first write
         os.pwrite(ram.fd, bytes(ram.size), 0)
         kill(pid)
         result = scan.result()
