@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 
 from pagecheck.errors import SnapshotError
 from pagecheck.printable import printable
@@ -176,13 +177,9 @@ def _require_different(snapshot: Snapshot, where: str) -> None:
         names += [block.file, block.bitmap.file, block.chunks.file]
         names += [block.compression.frames.file] if block.compression else []
     for what, found in (("file", names), ("block", [each.name for each in snapshot.blocks])):
-        twice = {each for each in found if found.count(each) > 1} if _repeats(found) else set()
+        twice = [each for each, times in Counter(found).items() if times > 1]
         if twice:
             raise SnapshotError(f"{where}: the {what} {printable(min(twice))} is named twice")
-
-
-def _repeats(names: list[str]) -> bool:
-    return len(set(names)) < len(names)
 
 
 def _entry(of: Members, size: int | None = None) -> FileEntry:

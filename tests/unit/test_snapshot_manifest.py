@@ -11,6 +11,7 @@ import pytest
 from pagecheck.errors import SnapshotError
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.entries import checksum
+from pagecheck.snapshot.members import ITEMS_MAX
 from pagecheck.snapshot.values import MANIFEST, Compression, Snapshot, file_stems
 from tests.support.snapshots import make_snapshot, some_ram
 
@@ -189,6 +190,23 @@ def test_a_file_or_block_that_is_named_twice(made: tuple[Path, Snapshot]) -> Non
     members = members_of(made)
     members["blocks"][1]["name"] = "pc.ram"
     with pytest.raises(SnapshotError, match=r"the block pc\.ram is named twice"):
+        manifest.parse(sealed(members))
+
+
+def test_many_names_are_compared_in_a_moment(made: tuple[Path, Snapshot]) -> None:
+    """Each with each would take minutes."""
+    members = members_of(made)
+    small = members["blocks"][1]
+    members["blocks"] = [
+        small
+        | {
+            "name": f"block {number}",
+            "bitmap": small["bitmap"] | {"file": f"{number}.zero"},
+            "chunks": small["chunks"] | {"file": f"{number}.chunks"},
+        }
+        for number in range(ITEMS_MAX * 3 // 4)
+    ]
+    with pytest.raises(SnapshotError, match=f"the file {small['file']} is named twice"):
         manifest.parse(sealed(members))
 
 
