@@ -177,16 +177,23 @@ class NewDirectory:
                 self._publish()
 
     def _publish(self) -> None:
+        made = self._name
         try:
-            move(self._folder, self._name, self._final)
+            move(self._folder, made, self._final)
         except FileExistsError:
             raise OutputError(
                 f"{printable(self.path)}: was created meanwhile, and is left as it is; choose "
                 "another name"
             ) from None
         self._name = self._final
-        sync(self._folder)
-        os.unlink(MARKER, dir_fd=self.fd)
+        try:
+            sync(self._folder)
+            os.unlink(MARKER, dir_fd=self.fd)
+        except BaseException:
+            # Half removed it may not stand under the final name, where a kill would leave it.
+            move(self._folder, self._final, made)
+            self._name = made
+            raise
         self._name = ""
 
     def _remove(self) -> None:

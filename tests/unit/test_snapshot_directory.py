@@ -147,6 +147,28 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert os.listdir(tmp_path) == []
 
 
+def test_what_is_not_synced_is_not_removed_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in the middle of that would leave half a snapshot there."""
+    final, there, unlink = tmp_path / "snap", [], os.unlink
+
+    def failing(_fd: int) -> None:
+        if final.exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def watched(name: str, *, dir_fd: int) -> None:
+        there.append(final.exists())
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(directory, "sync", failing)
+    monkeypatch.setattr(directory.os, "unlink", watched)
+    with pytest.raises(OutputError, match="snap: cannot be written: Input/output error"):
+        save(final)
+    assert there == [False] * 3
+    assert os.listdir(tmp_path) == []
+
+
 def test_leftovers_are_removed(tmp_path: Path) -> None:
     leftover(tmp_path)
     leftover(tmp_path, ".snap.pagecheck-1-ffffffffffffffff")
