@@ -35,6 +35,7 @@ else:
     from pagecheck.typed import NamedTuple, Protocol
 
 AHEAD_BYTES: Final = 8 << 20
+FRAME_BYTES_MAX: Final = 2 * CHUNK_BYTES  # zstd adds a few KiB to what it cannot compress
 
 
 class RamFile(Protocol):
@@ -131,7 +132,7 @@ class ZstdRam:
             where: path of the RAM file, for messages.
 
         Raises:
-            SnapshotError: the frames do not fill the file.
+            SnapshotError: the frames do not fill the file, or one is too long for a chunk.
             EngineError: zstandard is not installed.
         """
         self.size = block.size
@@ -143,7 +144,11 @@ class ZstdRam:
         self._zstd = zstd()
         self._of_thread = threading.local()
         starts = range(0, len(frames), FRAME_RECORD_BYTES)
-        lengths = (int.from_bytes(frames[at : at + 8], "little") for at in starts)
+        lengths = [int.from_bytes(frames[at : at + 8], "little") for at in starts]
+        if (longest := max(lengths)) > FRAME_BYTES_MAX:
+            raise SnapshotError(
+                f"{where}: one of its frames has {longest} bytes, and may have {FRAME_BYTES_MAX}"
+            )
         self._ends = list(accumulate(lengths))
         if self._ends[-1] != block.file_size:
             raise SnapshotError(

@@ -143,6 +143,13 @@ def test_frames_that_are_not_the_chunk(tmp_path: Path, kind: str) -> None:
         verify(tmp_path / "snap")
 
 
+def test_a_frame_that_is_longer_than_any(tmp_path: Path) -> None:
+    """Of a sparse file it may claim more than there is memory."""
+    Resealed(tmp_path / "snap", bytes(2 * MIB + 1))
+    with pytest.raises(SnapshotError, match="one of its frames has 2097153 bytes, and may have"):
+        verify(tmp_path / "snap")
+
+
 def test_frames_that_do_not_fill_the_file(tmp_path: Path) -> None:
     Resealed(tmp_path / "snap", b"x" * 30)
     snapshot = manifest.read(tmp_path / "snap")
