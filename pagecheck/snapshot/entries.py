@@ -29,9 +29,23 @@ def read_entry(folder: Folder, entry: FileEntry) -> bytes:
         SnapshotError: it is not what the manifest says.
     """
     data = folder.read(entry.file, entry.size)
-    if len(data) != entry.size or checksum(data) != entry.checksum:
+    _require_same(folder, entry, FileEntry(entry.file, len(data), checksum(data)))
+    return data
+
+
+def check_entry(folder: Folder, entry: FileEntry) -> None:
+    """As `read_entry`, of a file that may be too large for the memory: nothing of it is kept."""
+    digest, size = xxhash.xxh3_128(), 0
+    for piece in folder.pieces(entry.file, entry.size):
+        digest.update(piece)
+        size += len(piece)
+    found = FileEntry(entry.file, size, f"{ALGORITHM}:{digest.hexdigest()}")
+    _require_same(folder, entry, found)
+
+
+def _require_same(folder: Folder, entry: FileEntry, found: FileEntry) -> None:
+    if (found.size, found.checksum) != (entry.size, entry.checksum):
         raise SnapshotError(
             f"{folder.path_of(entry.file)}: is damaged, or of another snapshot: its checksum is "
             "not the one in the manifest"
         )
-    return data

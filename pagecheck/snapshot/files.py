@@ -18,8 +18,10 @@ from pagecheck.snapshot.values import MANIFEST
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Final
 
+_PIECE_BYTES: Final = 1 << 20
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _OTHERS: Final = {
     stat.S_IFDIR: "a folder",
@@ -99,14 +101,21 @@ class Folder:
         Raises:
             SnapshotError: it is longer, or cannot be read.
         """
+        return b"".join(self.pieces(name, most))
+
+    def pieces(self, name: str, most: int) -> Iterator[bytes]:
+        """As `read`, for a file that may be large: a piece after the other."""
+        where = self.path_of(name)
         fd = self.open(name)
         try:
-            size = os.fstat(fd).st_size
+            size, at = os.fstat(fd).st_size, 0
             if size > most:
-                raise SnapshotError(
-                    f"{self.path_of(name)}: has {size} bytes, and may have {most} at most"
-                )
-            return read_all(fd, size, self.path_of(name))
+                raise SnapshotError(f"{where}: has {size} bytes, and may have {most} at most")
+            while at < size and (piece := os.pread(fd, min(size - at, _PIECE_BYTES), at)):
+                yield piece
+                at += len(piece)
+        except OSError as error:
+            raise _unreadable(where, error) from error
         finally:
             os.close(fd)
 
@@ -119,23 +128,6 @@ class Folder:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-
-def read_all(fd: int, size: int, where: str) -> bytes:
-    """The first bytes of a file, at most as many as it has.
-
-    Raises:
-        SnapshotError: they cannot be read.
-    """
-    parts = []
-    at = 0
-    try:
-        while at < size and (part := os.pread(fd, size - at, at)):
-            parts.append(part)
-            at += len(part)
-    except OSError as error:
-        raise _unreadable(where, error) from error
-    return b"".join(parts)
 
 
 def _unreadable(where: str, error: OSError) -> Exception:

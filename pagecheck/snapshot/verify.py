@@ -19,7 +19,7 @@ from pagecheck.shortage import is_limit, refused
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.checksums import ram_digests
 from pagecheck.snapshot.directory import MARKER
-from pagecheck.snapshot.entries import read_entry
+from pagecheck.snapshot.entries import check_entry, read_entry
 from pagecheck.snapshot.files import Folder
 from pagecheck.snapshot.pace import Pace
 from pagecheck.snapshot.ram_files import open_ram
@@ -141,7 +141,8 @@ class _Work:
         """Raises SnapshotError for the first file that is not as it must be."""
         blocks = self._snapshot.blocks
         if self._snapshot.state is not None:
-            self._small(self._snapshot.state)
+            check_entry(self._folder, self._snapshot.state)
+            self._advance(self._snapshot.state.size)
         expected = [(self._bitmap(block), self._small(block.chunks)) for block in blocks]
         for block, (zero, digests) in zip(blocks, expected, strict=True):
             self._ram(block, zero, digests)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,6 +118,21 @@ def test_a_file_of_another_snapshot(snap: Path, tmp_path: Path) -> None:
         shutil.copy(other / name, mixed / name)
         with pytest.raises(SnapshotError, match="of another snapshot"):
             verify(mixed)
+
+
+def test_a_state_that_is_larger_than_memory_may_be(snap: Path) -> None:
+    """A sparse file costs its maker nothing."""
+    size = 128 * MIB
+    os.truncate(snap / "state", size)
+    claimed = entry("state", b"")._replace(size=size)
+    reseal(snap, lambda found: found._replace(state=claimed))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SnapshotError, match="state: is damaged, or of another snapshot"):
+            verify(snap)
+        assert tracemalloc.get_traced_memory()[1] < size // 4
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_too_many(snap: Path) -> None:
