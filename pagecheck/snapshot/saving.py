@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pagecheck.child.process import reap_left_behind
+from pagecheck.child.signals import signals_held
 from pagecheck.errors import OutputError, SourceError
 from pagecheck.logs import Log
 from pagecheck.snapshot.compress import compress_block
@@ -173,8 +174,10 @@ class Saving:
                 stopped.end()  # which tells why it runs
             self._directory.finish()
             if wanted.then == "quit":
-                pause = stopped.leave(self._directory.path)
-                parts.end_vm()
+                with signals_held():  # an exception between would leave the VM stopped for ever
+                    pause = stopped.leave(self._directory.path)
+                    wanted.notify("paused", None)
+                    parts.end_vm()
                 report = report._replace(pause=pause, ended=True)
         return report
 

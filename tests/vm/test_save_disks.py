@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,26 @@ def test_quit(qemu: BareQemu, disk: Path, shm_folder: Path) -> None:
     (kept,) = manifest.read(shm_folder / "snap").disks
     assert kept[:6] == ("hd", str(disk), "qcow2", True, "quit", None)
     assert kept.other["written_ns"] == disk.stat().st_mtime_ns
+
+
+def test_an_interrupt_once_it_is_left_stopped(
+    qemu: BareQemu, shm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would continue it any more, so it ends, as was asked for."""
+    told = []
+    end_vm = QemuParts.end_vm
+
+    def interrupted(parts: QemuParts) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        end_vm(parts)
+
+    monkeypatch.setattr(QemuParts, "end_vm", interrupted)
+    monkeypatch.setattr("pagecheck.snapshot.save.listener", lambda *what: told.append(what))
+    with pytest.raises(KeyboardInterrupt):
+        pagecheck.save(f"qmp:{qemu.socket}", shm_folder / "snap", channels=1, then="quit")
+    assert qemu.process.wait(5) == 0
+    pagecheck.verify(shm_folder / "snap")
+    assert told == [("paused", 600.0), ("paused", None)]  # no limit of the pause counts any more
 
 
 def test_a_failure_before_the_overlay_is_used(
