@@ -152,8 +152,8 @@ class Overlays:
         below = {"driver": "file", "filename": each.path}
         cache = {"direct": disk.direct, "no-flush": disk.no_flush}
         try:
+            self._made.append(each)  # an interrupt may come once the file is there
             self._create({**below, "size": 0})
-            self._made.append(each)
             with contextlib.suppress(OSError):  # QEMU's umask would let others read the disk
                 os.chmod(each.path, os.stat(disk.path).st_mode & 0o777)
             self._add({**below, "node-name": each.storage, "cache": cache})
@@ -183,11 +183,14 @@ class Overlays:
         arguments: dict[str, Any] = {"job-id": job, "options": options}
         self._monitor.execute("blockdev-create", **arguments)
         until = clock.now_s() + CREATE_S
-        while (why := self._ended(job)) is None:
-            if clock.now_s() > until:
-                raise PeerError(f"QEMU made no file in {CREATE_S:.0f} s")
-            clock.sleep_s(_WAIT_S)
-        self._monitor.execute("job-dismiss", id=job)
+        try:
+            while (why := self._ended(job)) is None:
+                if clock.now_s() > until:
+                    raise PeerError(f"QEMU made no file in {CREATE_S:.0f} s")
+                clock.sleep_s(_WAIT_S)
+        finally:
+            with contextlib.suppress(PagecheckError):  # it has not ended, or QEMU has
+                self._monitor.execute("job-dismiss", id=job)
         if why:
             raise PeerError(why)
 

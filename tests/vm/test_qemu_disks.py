@@ -143,6 +143,26 @@ def test_overlays_that_are_not_used_are_removed(folder: Path) -> None:
         assert qemu.qmp("query-jobs") == []
 
 
+def test_an_interrupt_while_a_file_is_made_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = Overlays._ended
+
+    def interrupted(overlays: Overlays, job: str) -> None:
+        wait_for(lambda: ended(overlays, job) is not None, "the file is made")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Overlays, "_ended", interrupted)
+    with (
+        bare_qemu(*virtio(image(folder / "a"), "a")) as qemu,
+        QemuMonitor(str(qemu.socket)) as monitor,
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            Overlays(monitor, writable_disks(monitor))
+        assert os.listdir(folder) == ["a"]
+        assert qemu.qmp("query-jobs") == []
+
+
 def test_one_disk_that_refuses_keeps_all_as_they_were(folder: Path) -> None:
     args = (*virtio(image(folder / "a"), "a"), *virtio(image(folder / "b"), "b"))
     with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
