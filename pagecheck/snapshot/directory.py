@@ -134,7 +134,8 @@ class NewDirectory:
         """
         assert is_file_name(name) or name == MANIFEST, name
         with _refusals(f"{self.path}/{name}"):
-            self._files[name] = self._new_file(name)
+            with signals_held():  # a file without a note of it would stay
+                self._files[name] = self._new_file(name)
             return os.dup(self._files[name])
 
     def write(self, name: str, data: bytes | memoryview) -> None:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -71,6 +72,23 @@ def test_without_finish_nothing_is_left(tmp_path: Path) -> None:
     new = NewDirectory(tmp_path / "snap")
     new.__enter__().write("a.ram", b"x")
     new.__exit__(KeyError, KeyError(), None)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupt_while_a_file_is_created_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_file = NewDirectory._new_file
+
+    def interrupted(new: NewDirectory, name: str) -> int:
+        fd = new_file(new, name)
+        if name != MARKER:
+            signal.raise_signal(signal.SIGINT)
+        return fd
+
+    monkeypatch.setattr(NewDirectory, "_new_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path / "snap")
     assert os.listdir(tmp_path) == []
 
 
