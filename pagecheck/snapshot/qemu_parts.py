@@ -86,8 +86,13 @@ class QemuParts:
         """Has QEMU make the overlays, where they were asked for.
 
         Raises:
-            SourceError, PeerError: one cannot be made.
+            SourceError, PeerError: one cannot be made, or what is plugged in has changed.
         """
+        require_savable(self._qemu)
+        if writable_disks(self._qemu) != self._disks:
+            raise SourceError(
+                f"{self._qemu.name}: its disks changed meanwhile; nothing was saved: save again"
+            )
         if self._disks and self._kept == "overlay":
             self._overlays = self._stack.enter_context(Overlays(self._qemu, self._disks))
 

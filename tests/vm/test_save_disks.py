@@ -88,7 +88,7 @@ def test_an_interrupt_once_it_is_left_stopped(
     end_vm = QemuParts.end_vm
 
     def interrupted(parts: QemuParts) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         end_vm(parts)
 
     monkeypatch.setattr(QemuParts, "end_vm", interrupted)
@@ -98,6 +98,25 @@ def test_an_interrupt_once_it_is_left_stopped(
     assert qemu.process.wait(5) == 0
     pagecheck.verify(shm_folder / "snap")
     assert told == [("paused", 600.0), ("paused", None)]  # no limit of the pause counts any more
+
+
+def test_a_disk_that_is_plugged_in_meanwhile(
+    guest_files: GuestFiles, disk: Path, shm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody was asked what becomes of it."""
+    drive = f"file={disk},format=qcow2,if=none,id=hd"
+    with bare_qemu("-drive", drive, size="64M", machine="pc") as qemu:
+        prepare = QemuParts.prepare
+
+        def plugged(parts: QemuParts) -> None:
+            qemu.qmp("device_add", driver="virtio-blk-pci", drive="hd")
+            prepare(parts)
+
+        monkeypatch.setattr(QemuParts, "prepare", plugged)
+        with pytest.raises(SourceError, match="its disks changed meanwhile; nothing was saved"):
+            pagecheck.save(f"qmp:{qemu.socket}", shm_folder / "snap", channels=1)
+        assert "STOP" not in qemu.own_events()
+    assert not (shm_folder / "snap").exists()
 
 
 def test_a_failure_before_the_overlay_is_used(
