@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 GRACE_S: Final = 1.0  # after the deadline, to report what was found until then
 SOON_S: Final = 0.2  # the same where not even the file's size is known yet
 END_S: Final = 1.0  # to clean up
+SAVE_END_S: Final = 2.0  # the same of a save: the VM, its overlays, a directory with its RAM
 
 _STANDARD: Final = {"/dev/stdin": "fd:0", "/dev/stdout": "fd:1", "/dev/stderr": "fd:2"}
 _BOOT: Final = (
@@ -100,7 +101,7 @@ def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
                 answered = True
                 raise from_wire(rest[0])
     finally:
-        child.end(answered=answered)
+        child.end(answered=answered, clean_up_s=SOON_S)
 
 
 def save(kind: str, options: dict[str, Any], progress: Callable[[int, int], None] | None) -> Any:
@@ -139,7 +140,7 @@ def save(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
                 answered = True
                 raise from_wire(rest[0])
     finally:
-        if child.end(answered=answered):
+        if child.end(answered=answered, clean_up_s=SAVE_END_S):
             log.warning(
                 "%s: a process waits for its file system (%s), and is left behind",
                 options["directory"],
@@ -214,11 +215,12 @@ class _Child:
                 )
             self._buffer += piece
 
-    def end(self, *, answered: bool) -> bool:
+    def end(self, *, answered: bool, clean_up_s: float) -> bool:
         """Waits briefly for its end, and abandons it where it does not end.
 
         Args:
             answered: it only has to clean up; else it is terminated.
+            clean_up_s: seconds that it has for that once it is terminated.
 
         Returns:
             Whether it was abandoned.
@@ -228,7 +230,7 @@ class _Child:
             return False
         if not answered:
             self._process.terminate()
-            if self._ended(SOON_S):
+            if self._ended(clean_up_s):
                 return False
             self._process.kill()
         if self._ended(SOON_S):

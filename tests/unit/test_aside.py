@@ -20,6 +20,12 @@ OPTIONS: dict[str, Any] = {"engine": "cpu", "wq": (), "channels": 1, "deadline":
 
 def run(monkeypatch: pytest.MonkeyPatch, program: str, *, deadline: float | None = None) -> Any:
     """Scans by a program that stands in for the real one; it has `tell` and `options`."""
+    stand_in(monkeypatch, program)
+    options = {**OPTIONS, "source": "/net/ram", "deadline": deadline}
+    return aside.scan("nfs", options, None)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     boot = (
         "import os, pickle, signal, socket, sys; sys.path.append(sys.argv[1])\n"
         "from pagecheck import aside; s = socket.socket(fileno=int(sys.argv[2]))\n"
@@ -28,8 +34,6 @@ def run(monkeypatch: pytest.MonkeyPatch, program: str, *, deadline: float | None
         "def tell(*message): s.sendall(aside._packed(message))\n"
     )
     monkeypatch.setattr(aside, "_BOOT", boot + program)
-    options = {**OPTIONS, "source": "/net/ram", "deadline": deadline}
-    return aside.scan("nfs", options, None)
 
 
 def test_an_error_is_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +69,26 @@ def test_the_deadline_once_the_size_is_known(monkeypatch: pytest.MonkeyPatch) ->
     assert report.total.undecided == report.total.pages == 16
     assert (report.source, report.answer) == ("/net/ram", "live")
     assert "(nfs) did not answer" in report.notes[0]
+
+
+def test_a_save_that_is_interrupted_may_clean_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What it made in QEMU and on the disk takes longer than the end of a scan."""
+    program = (
+        "def end(*_): os.system('exec true'); os.mkdir(options['directory']); os._exit(143)\n"
+        "signal.signal(signal.SIGTERM, end); tell('progress', 1, 2); signal.pause()"
+    )
+
+    def interrupt(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    stand_in(monkeypatch, program)
+    monkeypatch.setattr(aside, "SOON_S", 0.0)
+    options = {"source": "/net/ram", "directory": str(tmp_path / "cleaned")}
+    with pytest.raises(KeyboardInterrupt):
+        aside.save("nfs", options, interrupt)
+    assert (tmp_path / "cleaned").is_dir()
 
 
 def test_nobody_asks(tmp_path: Path) -> None:
