@@ -36,7 +36,7 @@ def _files(words: list[str]) -> Iterator[str]:
         if each.name in OVERLAID and each.name != "drive":
             yield each.value
         elif each.name == "drive":
-            yield each.keys().get("file", "")
+            yield each.keys().get("file") or each.block_file()
         elif each.name == "blockdev":
             yield each.block_file()
 

@@ -128,16 +128,21 @@ def _disk(option: Option) -> Iterator[Shared]:
     keys = option.keys() if option.name == "drive" else {"file": option.value}
     read_only = is_on(keys.get("readonly", keys.get("read-only", "off")))
     safe = read_only or keys.get("media") == "cdrom" or is_on(keys.get("snapshot", "off"))
-    if keys.get("file", "") and not safe:
-        name = keys.get("id") or keys["file"]
-        yield Shared(option, name, "all clones would write to one disk", option.name in OVERLAID)
+    path = keys.get("file", "")
+    has_node = any(key.startswith("file.") for key in keys)  # file.filename, file.server.path, ...
+    if (path or has_node) and not safe:
+        name = keys.get("id") or path or option.value
+        is_overlaid = option.name in OVERLAID and not has_node
+        yield Shared(option, name, "all clones would write to one disk", is_overlaid)
 
 
 def _block_node(option: Option) -> Iterator[Shared]:
     keys = option.keys("driver")
-    place = option.block_file()
-    if place and not is_on(keys.get("read-only", "off")):
-        name = keys.get("node-name", place)
+    inner, driver = keys.get("file", ""), keys.get("driver", "")
+    # What is on top of another -blockdev has no place of its own.
+    is_safe = is_on(keys.get("read-only", "off")) or driver.startswith("null-")
+    if not is_safe and (not inner or inner.startswith("{")):
+        name = keys.get("node-name") or option.block_file() or driver
         yield Shared(option, name, "all clones would write to one disk")
 
 

@@ -31,6 +31,7 @@ def snapshot(base: Path, kept: str = "overlay", *, known: bool = True) -> Snapsh
 
 WAYS = (
     "-drive file={},if=virtio",
+    "-drive file.driver=file,file.filename={},if=virtio",
     "-hda {}",
     "{}",
     "-blockdev driver=file,node-name=f,filename={}",

@@ -19,12 +19,16 @@ def words(line: str) -> list[str]:
     [
         ("-drive file=a.img,if=virtio", "a.img"),
         ("-drive id=disk0,file=a.img", "disk0"),
+        ("-drive id=disk1,file.driver=file,file.filename=a.img", "disk1"),
+        ("-drive id=disk2,file.driver=nbd,file.host=h,file.port=1", "disk2"),
         ("a.img", "a.img"),
         ("-hda a.img", "a.img"),
         ("-fda a.img", "a.img"),
         ("-pflash vars.fd", "vars.fd"),
         ("-blockdev driver=file,node-name=f,filename=a.img", "f"),
         ("-blockdev driver=qcow2,node-name=q,file.driver=file,file.filename=a.img", "q"),
+        ("-blockdev driver=nbd,node-name=b,server.type=unix,server.path=/run/nbd", "b"),
+        ("-blockdev driver=raw,node-name=r,file.driver=nbd,file.server.type=unix", "r"),
         ("""-blockdev '{"driver":"file","node-name":"j","filename":"a"}'""", "j"),
         (
             """-blockdev '{"driver":"raw","node-name":"n","file":{"filename":"a"}}'""",
