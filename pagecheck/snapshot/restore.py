@@ -199,10 +199,12 @@ class Restored:
         wanted, and the RAM files stay.
 
         Raises:
+            SnapshotError: a file was changed since it was verified.
             PeerError: it does not load it.
         """
         state = self._verified.snapshot.state
         assert state is not None  # it was compared
+        self._verified.folder.require_unchanged()
         started = clock.now_s()
         qemu.load(self._verified.folder.held(state.file), state.size, paused=paused)
         self.report = self.report._replace(pid=qemu.process.pid, load_s=clock.now_s() - started)

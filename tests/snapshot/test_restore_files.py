@@ -181,6 +181,16 @@ def test_a_file_that_is_written_to_after_it_was_verified(
     assert not ram.exists()
 
 
+def test_a_state_that_is_written_to_after_it_was_verified_is_not_loaded(
+    saved: Path, ram: Path
+) -> None:
+    with restoring.Restored(saved, str(ram), channels=1) as restored:
+        (saved / "state").write_bytes(b"other")
+        with pytest.raises(SnapshotError, match="state: was changed after it was verified"):
+            restored.load(None)  # type: ignore[arg-type] # no QEMU is asked
+    assert not ram.exists()
+
+
 def test_the_file_that_was_verified_is_the_one_that_is_used(
     saved: Path, ram: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
