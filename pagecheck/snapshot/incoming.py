@@ -141,7 +141,10 @@ class IncomingQemu:
         except TimeoutError as error:
             raise PeerError(f"{self.name}: does not take the state in {LOAD_S:.0f} s") from error
         except OSError:  # it refused what it had; its end says more
-            self.process.wait(END_S)
+            try:
+                self.process.wait(END_S)
+            except subprocess.TimeoutExpired as error:
+                raise PeerError(f"{self.name}: refused the state, and did not end") from error
         self._state.close()
 
     def _loaded(self, deadline: float) -> str:
