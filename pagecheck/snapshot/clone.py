@@ -153,9 +153,12 @@ class Clones:
         place = self._made(folder)
         for number in range(1, self._count + 1):
             made: list[str] = []
+            names: set[str] = set()
             self._overlays.append(made)
             for disk in self._disks:
-                path = os.path.join(place, disk.file_name(number))
+                name = disk.file_name(number, names)
+                names.add(name)
+                path = os.path.join(place, name)
                 _require_free(path)
                 self._stack.callback(_remove, path)
                 disk.make(path)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from pagecheck.errors import EngineError, OutputError
@@ -36,10 +36,14 @@ class Disk:
         self._option = option
         self._format = keys.get("format") or _format_of(self._base)
 
-    def file_name(self, number: int) -> str:
-        """The name of a clone's overlay."""
+    def file_name(self, number: int, taken: Collection[str]) -> str:
+        """The name of a clone's overlay; a number is appended where other disks took it."""
         plain = "".join(each if each.isalnum() else "-" for each in os.path.basename(self.name))
-        return f"clone{number}-{plain}.qcow2"
+        name, tried = f"clone{number}-{plain}.qcow2", 1
+        while name in taken:
+            tried += 1
+            name = f"clone{number}-{plain}-{tried}.qcow2"
+        return name
 
     def make(self, path: str) -> None:
         """Creates an overlay.
