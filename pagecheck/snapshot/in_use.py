@@ -1,4 +1,8 @@
-"""Which processes have a file open or mapped, as far as /proc shows it: for a message, no proof."""
+"""Which processes have a file open or mapped, as far as /proc shows it: for a message, no proof.
+
+Facts: the device in /proc/PID/maps is not st_dev on btrfs. The link in map_files leads to the file
+itself, but only root may follow it; the file's path is compared where that is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 SHOWN: Final = 3
-_MAP: Final = re.compile(rb"^\S+ (\S{4}) \S+ ([0-9a-f]+):([0-9a-f]+) (\d+)", re.MULTILINE)
+_MAP: Final = re.compile(rb"^(\S+) (\S{4}) \S+ ([0-9a-f]+):([0-9a-f]+) (\d+) +(.*)$", re.MULTILINE)
 
 
 def users_of(fd: int) -> str:
@@ -46,16 +50,25 @@ def _pids() -> Iterator[int]:
 
 def _how(folder: str, fd: int) -> str:
     """How a process has the file; empty: it does not have it."""
-    st = os.fstat(fd)
-    place = os.major(st.st_dev), os.minor(st.st_dev), st.st_ino
+    st, path = os.fstat(fd), os.fsencode(os.readlink(f"/proc/self/fd/{fd}"))
     mapped = ""
     with open(f"{folder}/maps", "rb") as file:
-        for perms, major, minor, inode in _MAP.findall(file.read()):
-            if (int(major, 16), int(minor, 16), int(inode)) == place:
+        for addresses, perms, major, minor, inode, name in _MAP.findall(file.read()):
+            if int(inode) != st.st_ino:
+                continue
+            is_same = os.makedev(int(major, 16), int(minor, 16)) == st.st_dev or name == path
+            if is_same or _leads_to(f"{folder}/map_files/{os.fsdecode(addresses)}", st):
                 mapped = "mapped for writing" if perms[1:4:2] == b"ws" else mapped or "mapped"
     found = {mapped, _open(folder, st)}
     order = ("mapped for writing", "open for writing", "mapped", "open")
     return next((how for how in order if how in found), "")
+
+
+def _leads_to(link: str, st: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(link), st)
+    except OSError:  # unmapped since, or it may not be followed
+        return False
 
 
 def _open(folder: str, st: os.stat_result) -> str:
