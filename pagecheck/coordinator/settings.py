@@ -202,13 +202,18 @@ def check_start(
     check_kernel(kernel)
 
 
+def check_channels(channels: int) -> None:
+    """Raises UsageError where there can be no so many."""
+    if not 1 <= channels <= CHANNELS_MAX:
+        raise UsageError(f"{channels} channels: must be 1 to {CHANNELS_MAX}")
+
+
 def check_arguments(
     channels: int, engine: str, batch_pages: int | None, nice: int, stall: float
 ) -> None:
     """Raises UsageError where an argument of `Coordinator` is out of range."""
     check_choice("engine", engine, Engine)
-    if not 1 <= channels <= CHANNELS_MAX:
-        raise UsageError(f"{channels} channels: must be 1 to {CHANNELS_MAX}")
+    check_channels(channels)
     if batch_pages is not None and not 1 <= batch_pages <= BATCH_PAGES_MAX:
         raise UsageError(f"batch of {batch_pages} pages: must be 1 to {BATCH_PAGES_MAX}")
     if not -20 <= nice <= 19:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pagecheck import clock
+from pagecheck.coordinator.settings import check_channels, default_channels
 from pagecheck.errors import UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot import manifest
@@ -90,6 +91,8 @@ class Restored:
         self._targets: list[RamTarget] = []
         self._kept = False
         try:
+            if channels is not None:
+                check_channels(channels)
             if command:
                 require_ready(directory, command)
             _require_targets(directory, ram, onto=onto)
@@ -348,7 +351,6 @@ def _state_path(directory: str | os.PathLike[str], snapshot: Snapshot) -> str | 
 
 def _workers(channels: int | None, size: int) -> Coordinator:
     from pagecheck.coordinator.coordinator import Coordinator
-    from pagecheck.coordinator.settings import default_channels
 
     return Coordinator(channels=channels or default_channels(size), engine="cpu")
 

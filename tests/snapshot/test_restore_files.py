@@ -98,6 +98,13 @@ def test_what_is_no_name_is_refused(saved: Path, name: str) -> None:
         restore(saved, name)
 
 
+@pytest.mark.parametrize("channels", [0, -1, 100_000])
+def test_channels_that_cannot_be_are_refused(saved: Path, ram: Path, channels: int) -> None:
+    with pytest.raises(UsageError, match=f"{channels} channels: must be 1 to"):
+        pagecheck.restore(saved, str(ram), channels=channels)
+    assert not ram.exists()
+
+
 def test_no_folder(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=f"there is no folder {tmp_path}/none"):
         restore(saved, tmp_path / "none" / "ram")
