@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.options import verbose
+from pagecheck.cli.options import JSON_ONLY, QUIET, directory_and_command, verbose
 from pagecheck.cli.streams import log_to_stderr
 from pagecheck.cli.working import with_progress
 
@@ -52,16 +52,15 @@ _OPTIONS: Final = (
         ["--overlay-folder"], metavar="FOLDER", help="Where overlays are. Default: a new one."
     ),
     click.Option(["--paused"], is_flag=True, help="The VMs stay stopped."),
-    click.Option(["--json", "as_json"], is_flag=True, help="Print the report as JSON only."),
-    click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
+    JSON_ONLY,
+    QUIET,
     verbose("Log progress to stderr."),
 )
 
 
 @click.command(
     params=[
-        click.Argument(["directory"], metavar="DIR"),
-        click.Argument(["command"], nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND"),
+        *directory_and_command("-- COMMAND"),
         *_OPTIONS,
     ],
     epilog=_CODES,

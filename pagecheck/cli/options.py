@@ -101,6 +101,20 @@ def complete_folder(
     return [CompletionItem(incomplete, type="dir")]
 
 
+QUIET: Final = click.Option(["--quiet"], is_flag=True, help="Print nothing but errors.")
+JSON_ONLY: Final = click.Option(
+    ["--json", "as_json"], is_flag=True, help="Print the report as JSON only."
+)
+
+
+def directory_and_command(metavar: str) -> tuple[click.Argument, click.Argument]:
+    """A snapshot's directory and QEMU's command, which is called so in the help."""
+    return (
+        click.Argument(["directory"], metavar="DIR"),
+        click.Argument(["command"], nargs=-1, type=click.UNPROCESSED, metavar=metavar),
+    )
+
+
 def channels(text: str) -> click.Option:
     """--channels, with this command's help text."""
     return click.Option(["--channels"], type=int, metavar="N", help=text)

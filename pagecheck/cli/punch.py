@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.options import ENGINE, SIZE, channels, max_pause, verbose
+from pagecheck.cli.options import (
+    ENGINE,
+    JSON_ONLY,
+    QUIET,
+    SIZE,
+    channels,
+    max_pause,
+    verbose,
+)
 
 if TYPE_CHECKING:
     from pagecheck.snapshot.punch_report import PunchReport
@@ -61,8 +69,8 @@ _OPTIONS: Final = (
     ),
     *ENGINE,
     channels("Worker processes that look for zero pages while a VM runs, or in a dry run."),
-    click.Option(["--json", "as_json"], is_flag=True, help="Print the report as JSON only."),
-    click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
+    JSON_ONLY,
+    QUIET,
     verbose("Log progress to stderr."),
 )
 

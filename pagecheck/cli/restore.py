@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.options import SIZE, channels, verbose
+from pagecheck.cli.options import QUIET, SIZE, channels, directory_and_command, verbose
 from pagecheck.cli.streams import log_to_stderr, say
 from pagecheck.cli.working import with_progress
 
@@ -55,15 +55,14 @@ _OPTIONS: Final = (
         is_flag=True,
         help="Print the report as JSON, before the VM's output.",
     ),
-    click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
+    QUIET,
     verbose("Log progress to stderr."),
 )
 
 
 @click.command(
     params=[
-        click.Argument(["directory"], metavar="DIR"),
-        click.Argument(["command"], nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND]"),
+        *directory_and_command("[-- COMMAND]"),
         *_OPTIONS,
     ],
     epilog=_CODES,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.options import ENGINE, SIZE, channels, verbose
+from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, verbose
 from pagecheck.cli.streams import log_to_stderr, require_reader
 from pagecheck.cli.working import with_progress
 
@@ -88,7 +88,7 @@ _OPTIONS: Final = (
     click.Option(
         ["--json", "as_json"], is_flag=True, help="Print the report as JSON, nothing else."
     ),
-    click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
+    QUIET,
     verbose("Log progress to stderr."),
 )
 

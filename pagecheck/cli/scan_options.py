@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from pagecheck.cli.options import ENGINE, SIZE, channels, max_pause, verbose
+from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, max_pause, verbose
 
 # What --via leaves to the service.
 WORKERS: Final = (
@@ -134,6 +134,6 @@ OUTPUT: Final = (
     click.Option(
         ["--json", "as_json"], is_flag=True, help="Print the report as JSON, nothing else."
     ),
-    click.Option(["--quiet"], is_flag=True, help="Print nothing but errors."),
+    QUIET,
     verbose("Log progress to stderr."),
 )
