@@ -116,4 +116,11 @@ def _invoke(arguments: list[str]) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        raise UsageError(error.format_message()) from error
+        raise UsageError(f"{error.format_message()}{_forgotten(error, arguments)}") from error
+
+
+def _forgotten(error: click.ClickException, arguments: list[str]) -> str:
+    """What to add where QEMU's options were taken for ours."""
+    command = error.ctx.command if isinstance(error, click.NoSuchOption) and error.ctx else None
+    takes_one = command is not None and any(each.name == "command" for each in command.params)
+    return " QEMU's command goes after --." if takes_one and "--" not in arguments else ""

@@ -160,3 +160,13 @@ def test_a_bar_on_a_terminal(snap: Path) -> None:
     assert code == 0
     assert b"verifying" in shown
     assert json.loads(out)["files"] == 8
+
+
+@pytest.mark.parametrize("words", [["restore", "--ram", "new"], ["clone", "-n", "2"]])
+def test_a_command_without_its_dashes(snap: Path, words: list[str]) -> None:
+    end = "No such option '-m'. QEMU's command goes after --.\n"
+    done = pagecheck(*words, snap, "qemu-system-x86_64", "-m", "1G")
+    assert (done.returncode, done.stderr) == (2, f"pagecheck: {end}")
+    done = pagecheck(*words, snap, "--nothing", "--", "qemu-system-x86_64", "-m", "1G")
+    assert done.returncode == 2
+    assert "after --" not in done.stderr
