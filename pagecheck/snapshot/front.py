@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Collection
 from typing import Final
 
 _PASSED: Final = (
@@ -30,24 +30,9 @@ class InFront:
     def __exit__(self, *_error: object) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._held)
 
-    def wait(
-        self,
-        processes: Iterable[subprocess.Popen[bytes]],
-        ended: Callable[[subprocess.Popen[bytes]], None] | None = None,
-    ) -> None:
-        """Waits until all have ended.
-
-        Args:
-            ended: called with each that has, at once.
-        """
-        left = list(processes)
-        while True:
-            for each in [each for each in left if each.poll() is not None]:
-                left.remove(each)
-                if ended is not None:
-                    ended(each)
-            if not left:
-                return
+    def wait(self, processes: Collection[subprocess.Popen[bytes]]) -> None:
+        """Waits until all have ended."""
+        while left := [each for each in processes if each.poll() is None]:
             came = signal.sigwaitinfo(self._wanted)
             if came.si_signo != signal.SIGCHLD and came.si_code != _SI_KERNEL:
                 for each in left:
