@@ -138,12 +138,14 @@ def _in_front(restored: Restored, *, paused: bool, as_json: bool, quiet: bool) -
 
     with restored.start(paused=paused) as qemu, InFront() as front:
         restored.load(qemu, paused=paused)
-        if as_json:
-            click.echo(json.dumps(restored.report.to_json()))
-        elif not quiet:
-            for line in _told(restored.report):
-                say(line)
-        front.wait([qemu.process])
+        try:
+            if as_json:
+                click.echo(json.dumps(restored.report.to_json()))
+            elif not quiet:
+                for line in _told(restored.report):
+                    say(line)
+        finally:  # also where the report cannot be written, the VM runs
+            front.wait([qemu.process])
         return exit_code(qemu.process.wait())
 
 

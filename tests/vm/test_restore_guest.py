@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pagecheck.snapshot.verify import verify
-from tests.support.command import pagecheck
+from tests.support.command import PAGECHECK, environment, pagecheck
 from tests.support.waiting import wait_for
 from tests.vm.saved_guests import SavedGuest, goes_on, qemus_of, restored, save
 
@@ -52,6 +52,42 @@ def test_a_guest_goes_on_in_front(saved: SavedGuest, ram: Path, tmp_path: Path) 
     # Once more, onto the RAM that it has left.
     with restored(saved, ram, tmp_path / "log2", "--ram", str(ram), "--onto") as front:
         assert goes_on(front.pid, tmp_path / "log2", saved.last)
+
+
+def test_a_report_that_cannot_be_written_leaves_no_vm_alone(
+    saved: SavedGuest, ram: Path, tmp_path: Path
+) -> None:
+    words = [
+        PAGECHECK,
+        "restore",
+        str(saved.directory),
+        "--ram",
+        str(ram),
+        "--exec",
+        "--json",
+        "--",
+    ]
+    log = tmp_path / "log"
+    with open("/dev/full", "w") as full:
+        front = subprocess.Popen(
+            [*words, *command(saved, str(log))],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+    try:
+        wait_for(log.exists, "QEMU is started", 60)
+        assert goes_on(front.pid, log, saved.last)
+        assert front.poll() is None
+        front.send_signal(signal.SIGTERM)
+        assert "cannot write the output" in front.communicate(timeout=20)[1]
+        assert qemus_of(ram) == []
+    finally:
+        front.kill()
+        for pid in qemus_of(ram):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_compressed_guest_goes_on(ram: Path, tmp_path: Path) -> None:
