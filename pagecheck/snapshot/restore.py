@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pagecheck import clock
 from pagecheck.coordinator.settings import check_channels, default_channels
-from pagecheck.errors import UsageError
+from pagecheck.errors import OutputError, UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.command_words import escaped
@@ -298,6 +298,17 @@ def _require_targets(
     paths = _paths(snapshot, ram)
     for each in snapshot.blocks:
         require_usable(paths[each.name], each.size, onto=onto)
+        _require_elsewhere(paths[each.name], directory)
+
+
+def _require_elsewhere(path: str, directory: str | os.PathLike[str]) -> None:
+    """With a file more, or one that changes, the snapshot does not verify any more."""
+    with contextlib.suppress(OSError):  # whoever opens the file says why
+        if os.path.samefile(os.path.dirname(path), directory):
+            raise OutputError(
+                f"{printable(path)}: is in the directory of the snapshot, which must stay as "
+                "it is; choose a name outside it"
+            )
 
 
 def _paths(snapshot: Snapshot, ram: str | Mapping[str, str]) -> dict[str, str]:

@@ -150,6 +150,16 @@ def test_ram_that_is_in_use_is_not_written_over(saved: Path, ram: Path) -> None:
     assert ram.read_bytes() == old
 
 
+@pytest.mark.parametrize(("name", "onto"), [("new", False), ("pc.ram.ram", True)])
+def test_nothing_is_restored_into_the_snapshot(
+    saved: Path, tmp_path: Path, name: str, onto: bool
+) -> None:
+    (tmp_path / "link").symlink_to(saved)
+    with pytest.raises(OutputError, match=f"{name}: is in the directory of the snapshot"):
+        restore(saved, tmp_path / "link" / name, onto=onto)
+    pagecheck.verify(saved)
+
+
 def test_every_damaged_file_is_found_before_anything_is_written(
     saved: Path, ram: Path, tmp_path: Path
 ) -> None:
