@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pagecheck.cli.options import JSON_ONLY, QUIET, directory_and_command, verbose
-from pagecheck.cli.streams import log_to_stderr
+from pagecheck.cli.streams import log_to_stderr, require_reader
 from pagecheck.cli.working import with_progress
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def clone(
     if not command:
         raise click.UsageError("give QEMU's command after --, as for a first start of the VM")
     log_to_stderr(verbose=verbose)
+    if as_json:
+        require_reader()
     made = with_progress(
         lambda watch: Clones(directory, count, command, progress=watch, **options),
         "verifying",

@@ -94,11 +94,13 @@ def punch(source: str, *, as_json: bool, quiet: bool, verbose: bool, **options: 
       pagecheck punch --dry-run --json guest.ram
       pagecheck punch --max-pause 0.5 qmp:/run/vm1.qmp
     """
-    from pagecheck.cli.streams import log_to_stderr
+    from pagecheck.cli.streams import log_to_stderr, require_reader
     from pagecheck.cli.working import with_progress
     from pagecheck.snapshot.punch import punch as run
 
     log_to_stderr(verbose=verbose)
+    if not quiet or as_json:
+        require_reader()
     report = with_progress(
         lambda watch: run(source, progress=watch, **options), "punching", quiet=quiet
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pagecheck.cli.options import QUIET, SIZE, channels, directory_and_command, verbose
-from pagecheck.cli.streams import log_to_stderr, say
+from pagecheck.cli.streams import log_to_stderr, require_reader, say
 from pagecheck.cli.working import with_progress
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def restore(
     if paused and not execute:
         raise click.UsageError("--paused goes with --exec")
     log_to_stderr(verbose=verbose)
+    if not (quiet or execute) or as_json:
+        require_reader()
 
     def begin(watch: Any) -> Restored:
         return Restored(

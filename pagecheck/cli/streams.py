@@ -41,8 +41,8 @@ def require_reader() -> None:
         from pagecheck.errors import OutputError
 
         raise OutputError(
-            "standard output is closed, and the answer goes there; redirect it to a file, or scan "
-            "with --quiet --out DIR"
+            "standard output is closed, and the answer goes there; redirect it, to /dev/null if "
+            "nobody needs it"
         )
 
 

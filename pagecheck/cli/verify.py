@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from pagecheck.cli.options import SIZE, complete_folder
+from pagecheck.cli.streams import require_reader
 from pagecheck.cli.working import with_progress
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def verify(directory: str, *, max_rate: int | None, as_json: bool, quiet: bool) 
     """
     from pagecheck.snapshot.verify import verify
 
+    if not quiet or as_json:
+        require_reader()
     report = with_progress(
         lambda progress: verify(directory, max_rate=max_rate, progress=progress),
         "verifying",

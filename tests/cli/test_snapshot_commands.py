@@ -155,6 +155,26 @@ def test_folders_are_completed(tmp_path: Path) -> None:
     assert done.stdout == "dir,/t\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "info SNAP",
+        "verify SNAP",
+        "verify --quiet --json SNAP",
+        "restore SNAP --ram NEW",
+        "restore --json --quiet SNAP --ram NEW",
+        "save --from SNAP/pc.ram.ram NEW",
+        "punch SNAP/pc.ram.ram",
+        "clone SNAP -n 2 --json -- qemu-system-x86_64",
+    ],
+)
+def test_nothing_is_done_whose_answer_would_be_lost(snap: Path, tmp_path: Path, words: str) -> None:
+    given = [w.replace("SNAP", str(snap)).replace("NEW", f"{tmp_path}/new") for w in words.split()]
+    done = pagecheck(*given, preexec_fn=lambda: os.close(1))
+    assert_fails(done, 2, "standard output is closed, and the answer goes there; redirect it")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_bar_on_a_terminal(snap: Path) -> None:
     out, shown, code = on_terminal("verify", "--json", "--max-rate", "5M", snap)
     assert code == 0
