@@ -26,7 +26,8 @@ Exit codes:
        pagecheck
   130  interrupted (SIGINT)       143  terminated (SIGTERM)
   129  hung up (SIGHUP)           141  output pipe closed (SIGPIPE)
-Whatever the code is, but for 0 nothing is left behind, and the VM runs.
+Whatever the code is, but for 0 nothing is left behind, unless only the
+answer could not be printed (a full disk, a closed pipe), and the VM runs.
 """
 
 _OPTIONS: Final = (

@@ -68,7 +68,7 @@ class NewDirectory:
         folder, self._final = _parted(self.path)
         try:
             with _refusals(self.path):
-                self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._folder = _open_around(self.path, folder)
                 self._require_free()
                 remove_leftovers(self._folder)
                 self._make()
@@ -318,6 +318,15 @@ def _parted(path: str) -> tuple[str, str]:
     if len(os.fsencode(name)) > longest:
         raise OutputError(f"{printable(path)}: the name may have {longest} bytes at most")
     return folder or ".", name
+
+
+def _open_around(path: str, folder: str) -> int:
+    try:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{printable(path)}: cannot be written: there is no folder {printable(folder)}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,17 @@ def test_nothing_is_done_whose_answer_would_be_lost(snap: Path, tmp_path: Path, 
     done = pagecheck(*given, preexec_fn=lambda: os.close(1))
     assert_fails(done, 2, "standard output is closed, and the answer goes there; redirect it")
     assert os.listdir(tmp_path) == []
+
+
+def test_an_answer_that_cannot_be_printed_leaves_a_whole_snapshot(
+    snap: Path, tmp_path: Path
+) -> None:
+    with open("/dev/full", "w") as full:
+        given = {"stdout": full, "stderr": subprocess.PIPE, "capture_output": False}
+        done = pagecheck("save", "--from", snap / "pc.ram.ram", tmp_path / "new", **given)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "cannot write the output: No space left" in done.stderr
+    assert pagecheck("verify", tmp_path / "new").returncode == 0
 
 
 def test_a_bar_on_a_terminal(snap: Path) -> None:

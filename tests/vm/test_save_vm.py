@@ -139,7 +139,7 @@ def test_what_is_refused_before_it_is_stopped(qemu: BareQemu, tmp_path: Path) ->
         with pytest.raises(OutputError, match=r"takes about .* MiB"):
             pagecheck.save(name, small / "snap", channels=1)
         require_none(small)
-    for directory, why in (("there", "exists"), ("none/snap", "No such file"), ("", "not a name")):
+    for directory, why in (("there", "exists"), ("none/snap", "no folder"), ("", "not a name")):
         with pytest.raises(OutputError, match=why):
             pagecheck.save(name, tmp_path / directory if directory else "", channels=1)
     with pytest.raises(UsageError, match="max pause"):
