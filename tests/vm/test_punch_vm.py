@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,7 @@ def test_a_vm_that_was_stopped_stays_stopped(running: Guest, socket: Path) -> No
 @pytest.fixture
 def qemu(guest_files: GuestFiles) -> Iterator[BareQemu]:
     """Stopped, so that its RAM is what a test writes there."""
-    more = ("-S",)
-    with bare_qemu(*memfd_backend("64M"), *more, machine="q35,memory-backend=mem0") as bare:
+    with bare_qemu(*memfd_backend("64M"), "-S", machine="q35,memory-backend=mem0") as bare:
         yield bare
 
 
@@ -203,7 +203,9 @@ def test_it_runs_again_when_we_are_ended(qemu: BareQemu, number: int) -> None:
     qemu.qmp("cont")
     ram = ram_of(qemu)
     with start("punch", f"qmp:{qemu.socket}") as process:
-        wait_for(lambda: ram.stat().st_blocks * 512 < 60 * MIB or process.poll() is not None, "")
+        wait_for(
+            lambda: ram.stat().st_blocks * 512 < 60 * MIB or process.poll() is not None, "holes"
+        )
         process.send_signal(number)
         process.communicate(timeout=30)
     wait_for(lambda: qemu.status() == "running", "it runs")
@@ -237,17 +239,13 @@ def test_a_device_that_writes_by_itself_is_refused(
 def test_another_process_that_maps_the_ram_is_refused(qemu: BareQemu) -> None:
     """As the process behind a vhost-user device does."""
     write(qemu, bytes(MIB), 0)
-    pid = os.fork()
-    if pid == 0:
-        os.open(ram_of(qemu), os.O_RDWR)
-        signal.pause()
-        os._exit(0)
+    with ram_of(qemu).open("r+b") as ram:
+        other = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(ram.fileno(),))
     try:
-        folder = Path(f"/proc/{pid}/fd")
-        wait_for(lambda: any("memory-backend" in os.readlink(f) for f in folder.iterdir()), "")
-        with pytest.raises(SourceError, match=rf"process {pid} \(.*\) has it open for writing"):
+        who = rf"process {other.pid} \(cat\) has it open for writing"
+        with pytest.raises(SourceError, match=who):
             pagecheck.punch(f"qmp:{qemu.socket}")
     finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        other.kill()
+        other.communicate()
     assert pagecheck.punch(f"qmp:{qemu.socket}").freed_bytes >= MIB
