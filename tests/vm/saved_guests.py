@@ -80,10 +80,7 @@ def restored(
     finally:
         front.kill()
         front.wait()
-        for pid in qemus_of(ram):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not qemus_of(ram), "QEMU is gone", 20)
+        end_qemus(ram)
         assert front.stdout is not None
         front.stdout.close()
 
@@ -92,6 +89,14 @@ def goes_on(pid: int, log: Path, last: int) -> bool:
     """Whether the guest counts on, its memory as it was."""
     with RunningGuest.on_file(pid, log) as guest:
         return guest.goes_on(last) > last
+
+
+def end_qemus(path: Path) -> None:
+    """Kills the QEMUs whose command line names something, and waits for their ends."""
+    for pid in qemus_of(path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not qemus_of(path), "QEMU is gone", 20)
 
 
 def qemus_of(path: Path) -> list[int]:

@@ -17,7 +17,7 @@ import pytest
 from pagecheck.snapshot.verify import verify
 from tests.support.command import PAGECHECK, environment, pagecheck
 from tests.support.waiting import wait_for
-from tests.vm.saved_guests import SavedGuest, qemus_of, save
+from tests.vm.saved_guests import SavedGuest, end_qemus, qemus_of, save
 from tools.guest import RunningGuest
 
 pytestmark = pytest.mark.timeout(180)
@@ -54,9 +54,7 @@ def cloned(
     finally:
         front.terminate()
         front.wait(60)
-        for pid in qemus_of(folder):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        end_qemus(folder)
         front.communicate()
 
 
@@ -153,8 +151,7 @@ def test_killed_while_they_start_none_is_left_half_loaded(
     finally:
         front.kill()
         front.wait()
-        for pid in qemus_of(folder):
-            os.kill(pid, signal.SIGKILL)
+        end_qemus(folder)
 
 
 def _going_on(folder: Path) -> int:

@@ -186,8 +186,6 @@ def test_a_state_that_qemu_refuses(saved: SavedGuest, ram: Path, tmp_path: Path)
     """The manifest does not know of it: QEMU itself finds a device less."""
     given = [*command(saved), "-machine", "hpet=off"]
     ran = pagecheck("restore", saved.directory, "--ram", ram, "--exec", "--", *given)
-    if ran.returncode == 0:
-        pytest.fail("QEMU took it")
     assert ran.returncode == 3, ran.stderr
     assert ran.stderr.splitlines()[-1].startswith("pagecheck: qemu-system-x86_64: ended with")
     assert not ram.exists()
