@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from pagecheck.errors import EngineError, PeerError, SnapshotError, UsageError
+from pagecheck.errors import EngineError, PeerError, UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot.command_words import MACHINE, named
 from pagecheck.snapshot.values import Machine, Snapshot
@@ -92,17 +92,16 @@ def require_same_machine(snapshot: Snapshot, words: Sequence[str], types: Machin
         types: of its QEMU.
 
     Raises:
-        SnapshotError: the snapshot is not of a QEMU's VM.
-        UsageError: the command makes another machine.
+        UsageError: the command makes another machine, or the snapshot is not of a QEMU's VM.
     """
     machine = snapshot.machine
     if machine is None or snapshot.state is None:
-        raise SnapshotError(
+        raise UsageError(
             "the snapshot holds memory alone, without the state of a VM: restore its RAM without "
             "--exec"
         )
     if machine.vmm.lower() != "qemu":
-        raise SnapshotError(f"the snapshot is of {printable(machine.vmm)}, which QEMU cannot load")
+        raise UsageError(f"the snapshot is of {printable(machine.vmm)}, which QEMU cannot load")
     given = list(words)
     _compare_arch(machine, given[0])
     _compare_type(machine, given, types)

@@ -280,8 +280,8 @@ def require_ready(directory: str | os.PathLike[str], command: Sequence[str]) -> 
     """Compares a command with a snapshot's manifest, before anything takes long.
 
     Raises:
-        UsageError: the command makes another machine.
-        SnapshotError: the manifest cannot be read, or is of no VM.
+        UsageError: the command makes another machine, or the snapshot is not of a QEMU's VM.
+        SnapshotError: the manifest cannot be read.
         EngineError, PeerError: the command's QEMU cannot be run.
     """
     require_startable(command)

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from pagecheck.errors import EngineError, PeerError, SnapshotError, UsageError
+from pagecheck.errors import EngineError, PeerError, UsageError
 from pagecheck.snapshot.comparing import (
     MachineTypes,
     machine_types,
@@ -115,10 +115,10 @@ def test_what_the_manifest_does_not_know_is_not_compared() -> None:
 
 def test_memory_alone_starts_no_vm() -> None:
     for lacking in ({"machine": None}, {"state": None}):
-        with pytest.raises(SnapshotError, match="memory alone"):
+        with pytest.raises(UsageError, match="memory alone"):
             require_same_machine(snapshot()._replace(**lacking), words(LINE), TYPES)  # type: ignore[arg-type]
     other = snapshot()._replace(machine=Machine("firecracker", None, None, None, None, ()))
-    with pytest.raises(SnapshotError, match="is of firecracker"):
+    with pytest.raises(UsageError, match="is of firecracker"):
         require_same_machine(other, words(LINE), TYPES)
 
 
