@@ -69,16 +69,14 @@ def against_fallocate(repeats: int) -> list[Row]:
             finally:
                 copy.unlink(missing_ok=True)
         rows.append(
-            Row(
+            Row.of_seconds(
+                ours,
+                theirs,
+                copied,
                 what="pagecheck scan, the whole command",
                 case=f"dense 1 GiB tmpfs file, {'all zero' if case == 'zero' else 'random bytes'}",
                 peer="fallocate --dig-holes",
-                ratio=Spread.of([t / o for o, t in zip(ours, theirs, strict=True)]),
                 aim=aim,
-                ours=statistics.median(ours) * 1e3,
-                theirs=statistics.median(theirs) * 1e3,
-                limit=statistics.median(copied) * 1e3,
-                unit="ms",
                 limited_by="reading tmpfs pages (the limit reads and does nothing else), the start",
             )
         )

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,34 @@ class Row:
     note: str = ""
     detail: str = ""
     limited_by: str = ""
+
+    @classmethod
+    def of_seconds(
+        cls,
+        ours: Sequence[float],
+        theirs: Sequence[float],
+        limit: Sequence[float] | None = None,
+        **told: Any,
+    ) -> "Row":
+        """A comparison of times, shown in ms.
+
+        Args:
+            ours: Seconds of each repeat.
+            theirs: The peer's seconds of the same repeats.
+            limit: Seconds of what nothing can beat; None if it was not measured.
+            told: The other attributes.
+
+        Returns:
+            The row.
+        """
+        return cls(
+            ratio=Spread.of([t / o for o, t in zip(ours, theirs, strict=True)]),
+            ours=statistics.median(ours) * 1e3,
+            theirs=statistics.median(theirs) * 1e3,
+            limit=None if limit is None else statistics.median(limit) * 1e3,
+            unit="ms",
+            **told,
+        )
 
     @property
     def name(self) -> tuple[str, str, str]:

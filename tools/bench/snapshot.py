@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -207,18 +206,7 @@ def _row(
 ) -> Row:
     mine = [getattr(each, which) for each in ours]
     others = [getattr(each, which) for each in theirs]
-    return Row(
-        what=what,
-        case=case,
-        peer=peer,
-        ratio=Spread.of([t / o for o, t in zip(mine, others, strict=True)]),
-        aim=aim,
-        ours=statistics.median(mine) * 1e3,
-        theirs=statistics.median(others) * 1e3,
-        limit=None,
-        unit="ms",
-        detail=detail,
-    )
+    return Row.of_seconds(mine, others, what=what, case=case, peer=peer, aim=aim, detail=detail)
 
 
 def _bytes_row(case: str, normal: int, stored: int) -> Row:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import tempfile
 import time
@@ -14,7 +13,7 @@ import pagecheck
 from pagecheck.shm.extents import by_seeking
 from tools.bench.commands import _seconds, pagecheck_command
 from tools.bench.data import BUILD
-from tools.bench.rows import Row, Spread
+from tools.bench.rows import Row
 
 SIZE: Final = 1 << 30
 READ_BYTES: Final = 1 << 20
@@ -66,16 +65,14 @@ def _punched(how: str, path: Path) -> float:
 def _punch_row(
     what: str, kind: str, ours: list[float], theirs: list[float], limit: list[float]
 ) -> Row:
-    return Row(
+    return Row.of_seconds(
+        ours,
+        theirs,
+        limit,
         what=what,
         case=f"dense 1 GiB of zeros, {kind}",
         peer="fallocate --dig-holes",
-        ratio=Spread.of([t / o for o, t in zip(ours, theirs, strict=True)]),
         aim=PUNCH_AIM,
-        ours=statistics.median(ours) * 1e3,
-        theirs=statistics.median(theirs) * 1e3,
-        limit=statistics.median(limit) * 1e3,
-        unit="ms",
         limited_by="the hole itself (the limit makes one of it all and reads nothing)",
     )
 
@@ -90,16 +87,13 @@ def verifies(directory: Path, case: str, repeats: int) -> list[Row]:
         ours.append(time.perf_counter() - start)
         theirs.append(sum(_checksummed(path) for path in directory.glob("*.ram")))
     return [
-        Row(
+        Row.of_seconds(
+            ours,
+            theirs,
             what="pagecheck.verify",
             case=case,
             peer="reading the data with the same checksum in C, one thread",
-            ratio=Spread.of([t / o for o, t in zip(ours, theirs, strict=True)]),
             aim=VERIFY_AIM,
-            ours=statistics.median(ours) * 1e3,
-            theirs=statistics.median(theirs) * 1e3,
-            limit=None,
-            unit="ms",
             detail="in the page cache",
         )
     ]

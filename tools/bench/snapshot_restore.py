@@ -124,16 +124,13 @@ def restores(folder: Path, case: str, machine: list[str], repeats: int) -> list[
         incoming = ["-incoming", f"exec:cat {folder / 'migrated'}"]
         theirs.append(started([*machine, *incoming, *monitor.options], [monitor]))
     return [
-        Row(
+        Row.of_seconds(
+            ours,
+            theirs,
             what="pagecheck restore --exec, to a running guest",
             case=case,
             peer="-incoming of the migration file",
-            ratio=Spread.of([t / o for o, t in zip(ours, theirs, strict=True)]),
             aim=2.0,
-            ours=1e3 * sorted(ours)[len(ours) // 2],
-            theirs=1e3 * sorted(theirs)[len(theirs) // 2],
-            limit=None,
-            unit="ms",
             detail="every byte verified first",
         )
     ]
