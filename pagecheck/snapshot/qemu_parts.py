@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 from typing import TYPE_CHECKING, Any, Final
 
-from pagecheck.errors import PeerError, SourceError
+from pagecheck import clock
+from pagecheck.errors import PagecheckError, SourceError
 from pagecheck.snapshot.stream import state_stream
 from pagecheck.snapshot.values import Disk, Machine
 from pagecheck.vmm.qemu_disks import (
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pagecheck.vmm.qemu_state import SavedState
 
 END_S: Final = 10.0  # until QEMU must have ended
+_WAIT_S: Final = 0.005
+_HUNG_UP_NS: Final = 1_000_000_000  # from its last word to its end
 
 
 class QemuParts:
@@ -55,8 +57,10 @@ class QemuParts:
         self._disks = writable_disks(qemu)
         require_choice(vm.text, self._disks, disks, then)
         self._kept: DiskKept = "overlay" if disks == "overlay" else "none"
+        self._pidfd = -1
         if then == "quit":
             self._kept = "quit"
+            self._pidfd = _pidfd(stack, qemu.peer_pid)
         self._qemu = qemu
         self._stack = stack
         self._found = machine_of(qemu)
@@ -113,24 +117,34 @@ class QemuParts:
         """What became of the disks although nothing was saved; empty: nothing."""
         return "" if self._overlays is None else self._overlays.describe()
 
-    def end_vm(self) -> None:
-        """Ends the VM, and waits until QEMU is gone.
+    def wait_ended(self) -> None:
+        """Waits until QEMU, which was told to end, has ended.
 
         Raises:
             SourceError: it is still there.
         """
-        pidfd = os.pidfd_open(self._qemu.peer_pid) if self._qemu.peer_pid > 0 else -1
-        try:
-            with contextlib.suppress(PeerError):  # it may be gone before its answer is
-                self._qemu.execute("quit")
-            if pidfd >= 0 and not select.select([pidfd], [], [], END_S)[0]:
-                raise SourceError(
-                    f"{self._qemu.name}: QEMU has not ended in {END_S:.0f} s; the snapshot is "
-                    "safe, and the VM is stopped: end QEMU yourself"
-                )
-        finally:
-            if pidfd >= 0:
-                os.close(pidfd)
+        until_s = clock.now_s() + END_S
+        with contextlib.suppress(PagecheckError):
+            while clock.now_s() < until_s:
+                self._qemu.execute("query-status")
+                clock.sleep_s(_WAIT_S)
+        if clock.now_s() >= until_s:
+            raise SourceError(
+                f"{self._qemu.name}: QEMU has not ended in {END_S:.0f} s; the snapshot is safe, "
+                "and the VM is stopped: end QEMU yourself"
+            )
+        if self._pidfd >= 0:  # of whoever made the socket, which may be another process
+            clock.wait_ready(self._pidfd, clock.now_ns() + _HUNG_UP_NS)
+
+
+def _pidfd(stack: contextlib.ExitStack, pid: int) -> int:
+    """A descriptor of a process, which the stack closes; -1 where there is none."""
+    if pid > 0:
+        with contextlib.suppress(OSError):
+            fd = os.pidfd_open(pid)
+            stack.callback(os.close, fd)
+            return fd
+    return -1
 
 
 def _disk(values: dict[str, Any]) -> Disk:

@@ -174,10 +174,10 @@ class Saving:
                 stopped.end()  # which tells why it runs
             self._directory.finish()
             if wanted.then == "quit":
-                with signals_held():  # an exception between would leave the VM stopped for ever
-                    pause = stopped.leave(self._directory.path)
+                with signals_held():  # what became of the VM is told
+                    pause = stopped.quit(self._directory.path)
                     wanted.notify("paused", None)
-                    parts.end_vm()
+                    parts.wait_ended()
                 report = report._replace(pause=pause, ended=True)
         return report
 

@@ -27,8 +27,11 @@ class Pausable(Protocol):
     def pause(self, max_seconds: float) -> None:
         """Stops it."""
 
-    def resume(self, *, leave_stopped: bool = False) -> Pause:
+    def resume(self) -> Pause:
         """Continues it."""
+
+    def quit(self) -> Pause:
+        """Ends its VMM."""
 
     def why_moved(self) -> str | None:
         """Why its RAM may have changed."""
@@ -76,18 +79,21 @@ class Stopped:
         if not pause.stood_still:
             raise SourceError(f"{self._vm.text}: {self._why(pause)}; nothing was saved")
 
-    def leave(self, saved: str) -> Pause:
-        """Ends the pause, and leaves the VM stopped.
+    def quit(self, saved: str) -> Pause:
+        """Ends the pause by the end of the VM.
 
         Args:
             saved: where the VM was saved, completely.
 
         Raises:
             SourceError: its RAM may have changed until now.
-            PagecheckError: as `end`.
+            PagecheckError: it cannot be ended.
         """
         self._open = False
-        self.pause = pause = self._vm.resume(leave_stopped=True)
+        try:
+            self.pause = pause = self._vm.quit()
+        except PagecheckError as error:
+            raise type(error)(f"{error}; {saved} is complete") from error
         if not pause.stood_still:
             raise SourceError(
                 f"{self._vm.text}: runs on, and was not ended, since {self._why(pause)}; {saved} "

@@ -48,8 +48,8 @@ class VmParts(Protocol):
     def after_failure(self) -> str:
         """What became of the VM's disks although nothing was saved; empty: nothing."""
 
-    def end_vm(self) -> None:
-        """Ends the VM, which is stopped."""
+    def wait_ended(self) -> None:
+        """Waits for the end of the VMM, which was told to end."""
 
 
 class RamAlone:
@@ -79,6 +79,6 @@ class RamAlone:
         """Nothing became of them."""
         return ""
 
-    def end_vm(self) -> None:
+    def wait_ended(self) -> None:
         """Never called."""
         raise AssertionError

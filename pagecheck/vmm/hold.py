@@ -115,18 +115,20 @@ class Hold:
             self._end_hold()
             raise
 
-    async def resume(self, *, leave: bool) -> dict[str, Any]:
+    async def resume(self, *, leave: bool = False, quit: bool = False) -> dict[str, Any]:
         """Ends the pause: continues the VM if it is ours.
 
         Args:
             leave: leave it stopped, if its RAM was unchanged until now.
+            quit: in that case QEMU ends; the VM is held until it has answered.
 
         Returns:
             The fields of `PauseResult`.
 
         Raises:
             UsageError: it was not paused.
-            PeerError: the VMM does not answer or does not continue it; it is ours still.
+            PeerError: the VMM does not answer or does not continue it: it is ours still; or QEMU
+                does not end, and the VM runs on.
             Carried: a migration took it away.
         """
         async with self._one:
@@ -134,7 +136,9 @@ class Hold:
                 raise UsageError(f"{self._vmm.name}: is not paused")
             try:
                 still = await self._was_stopped()
-                left = leave and still and self.is_ours
+                if quit and still:
+                    await self._quit()
+                left = (leave or quit) and still and self.is_ours
                 if left:
                     self._end_hold()
                 await self._continue()
@@ -154,6 +158,19 @@ class Hold:
             finally:
                 self._forget()
             return result
+
+    async def _quit(self) -> None:
+        try:
+            await self._vmm.execute("quit")
+        except PeerError as error:
+            try:
+                if isinstance(error, Lost):
+                    await self._vmm.connect()
+                await self._continue()
+            except Gone:
+                return  # it ended before its answer was sent
+            self._forget()
+            raise
 
     async def _was_stopped(self) -> bool:
         """Whether RAM was unchanged until now."""

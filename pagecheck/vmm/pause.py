@@ -193,16 +193,29 @@ class VmmMonitor:
             SourceError: the watchdog died, so that nothing is known of the pause; or a migration
                 took the VM away meanwhile.
         """
+        return self._end_pause({"resume": {"leave": leave_stopped}})
+
+    def quit(self) -> PauseResult:
+        """Ends the pause, and QEMU with it, if the VM's RAM was unchanged until now; else the VM is
+        continued, if it was us who stopped it. QEMU may still be there when it has answered.
+
+        Raises:
+            UsageError, SourceError: as `resume`.
+            PeerError: as `resume`; or QEMU does not end, and the VM runs on.
+        """
+        return self._end_pause({"quit": {}})
+
+    def _end_pause(self, message: dict[str, Any]) -> PauseResult:
         try:
             with self._one:
-                return self._resume(leave_stopped)
+                return self._resume(message)
         finally:
             self._end_guard()
             self._lost = None
 
-    def _resume(self, leave_stopped: bool) -> PauseResult:
+    def _resume(self, message: dict[str, Any]) -> PauseResult:
         try:
-            result = self._ask({"resume": {"leave": leave_stopped}})
+            result = self._ask(message)
             self.why_moved = result.pop("why")
             return PauseResult(**result)
         except PeerError as error:

@@ -122,6 +122,17 @@ class Vm:
         result = self._require_monitor().resume(leave_stopped=leave_stopped)
         return Pause(result.paused_ns / 1e9, *result[1:])
 
+    def quit(self) -> Pause:
+        """Ends the pause, and QEMU with it, if the VM's RAM was unchanged until now; else as
+        `resume`. The VM is held until QEMU has answered, which may still be there then.
+
+        Raises:
+            UsageError, SourceError: as `resume`.
+            PeerError: as `resume`; or QEMU does not end, and the VM runs on.
+        """
+        result = self._require_monitor().quit()
+        return Pause(result.paused_ns / 1e9, *result[1:])
+
     def punch(
         self, fd: int, unit: int, kernel: str, ranges: Sequence[tuple[int, int]]
     ) -> PunchResult:

@@ -11,11 +11,12 @@ for as long as the VMM lives; nothing waits for it. It then reports to its stder
 and to the system's log: neither can block it, as a pipe could whose reader is gone.
 
 It receives and sends a line of JSON a packet (see `wire.py`): `execute` with `arguments` and
-descriptors, `pause` with `max_ns`, `punch`, `resume` with `leave`, `status`, `rescue` and `end`,
-each with an `id` and answered by one `return` or `error` of that id, with `held`: whether the VM is
-stopped by us. `ready` or `error` comes first, `busy` now and then while an answer takes long. An
-answer too large for a packet comes in a memfd. Left unhandled: RAM that others write although the
-VM is stopped (`loadvm`, a debugger, a VFIO device that cannot be quiesced) is not noticed.
+descriptors, `pause` with `max_ns`, `punch`, `resume` with `leave`, `quit`, `status`, `rescue` and
+`end`, each with an `id` and answered by one `return` or `error` of that id, with `held`: whether
+the VM is stopped by us. `ready` or `error` comes first, `busy` now and then while an answer takes
+long. An answer too large for a packet comes in a memfd. Left unhandled: RAM that others write
+although the VM is stopped (`loadvm`, a debugger, a VFIO device that cannot be quiesced) is not
+noticed.
 """
 
 from __future__ import annotations
@@ -234,6 +235,8 @@ class Watchdog:
                 return await self._hold.pause(max_ns)
             case {"resume": {"leave": bool(leave)}}:
                 return await self._hold.resume(leave=leave)
+            case {"quit": {}}:
+                return await self._hold.resume(quit=True)
             case {"punch": {"unit": int(unit), "kernel": str(kernel), "ranges": list(ranges)}}:
                 return await self._hold.punch(fds[0], unit, kernel, ranges)
             case {"status": {}}:

@@ -19,8 +19,12 @@ class FakeVm:
     def pause(self, max_seconds: float) -> None:
         self.calls.append(f"pause {max_seconds:g}")
 
-    def resume(self, *, leave_stopped: bool = False) -> Pause:
-        self.calls.append("leave" if leave_stopped else "resume")
+    def resume(self) -> Pause:
+        self.calls.append("resume")
+        return self._pause
+
+    def quit(self) -> Pause:
+        self.calls.append("quit")
         return self._pause
 
     def why_moved(self) -> str | None:
@@ -39,8 +43,8 @@ def test_it_runs_after_the_block_and_after_its_end() -> None:
         stopped.end()
     assert vm.calls == ["pause 5", "resume"] * 2
     with Stopped(vm, 5) as stopped:
-        assert stopped.leave("snap") == STILL
-    assert vm.calls[-1] == "leave"
+        assert stopped.quit("snap") == STILL
+    assert vm.calls[-1] == "quit"
 
 
 @pytest.mark.parametrize(
@@ -57,8 +61,8 @@ def test_what_was_copied_does_not_count(pause: Pause, moved: str | None, why: st
     with pytest.raises(SourceError, match=why), Stopped(vm, 5):
         pass
     with pytest.raises(SourceError, match=r"was not ended, since .*; snap is complete"):
-        Stopped(vm, 5).leave("snap")
-    assert vm.calls == ["pause 5", "resume", "leave"]
+        Stopped(vm, 5).quit("snap")
+    assert vm.calls == ["pause 5", "resume", "quit"]
 
 
 def test_the_first_error_counts_and_the_vm_runs(moved_clock: MovedClock) -> None:

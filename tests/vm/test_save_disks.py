@@ -3,6 +3,7 @@ the user said that nobody keeps it."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -17,6 +18,10 @@ from pagecheck.errors import OutputError, SourceError, UsageError
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.directory import NewDirectory
 from pagecheck.snapshot.qemu_parts import QemuParts
+from pagecheck.vmm import QemuMonitor
+from pagecheck.vmm.ram import PauseResult
+from tests.support.processes import start_program
+from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import BareQemu, bare_qemu
 from tools.guest.fetch import GuestFiles
 
@@ -80,18 +85,67 @@ def test_quit(qemu: BareQemu, disk: Path, shm_folder: Path) -> None:
     assert kept.other["written_ns"] == disk.stat().st_mtime_ns
 
 
-def test_an_interrupt_once_it_is_left_stopped(
+# A save that is killed right before or after it asks for QEMU's end.
+_KILLED = """
+import os, signal, sys
+import pagecheck
+from pagecheck.vmm.watchdog_process import WatchdogProcess
+send = WatchdogProcess.send
+def send_and_die(self, message, fds=()):
+    ends = "quit" in message
+    if not ends or {asked}:
+        send(self, message, fds)
+    if ends:
+        os.kill(os.getpid(), signal.SIGKILL)
+WatchdogProcess.send = send_and_die
+pagecheck.save({source!r}, {snap!r}, channels=1, then="quit")
+"""
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_kill_once_the_snapshot_is_there(qemu: BareQemu, shm_folder: Path, asked: bool) -> None:
+    """The VM runs, or has ended; it never stays stopped."""
+    snap = shm_folder / "snap"
+    code = _KILLED.format(asked=asked, source=f"qmp:{qemu.socket}", snap=str(snap))
+    with start_program(code) as program:
+        assert program.wait(60) == -signal.SIGKILL
+    if asked:
+        assert qemu.process.wait(20) == 0
+    else:
+        wait_for(lambda: qemu.status() == "running", "the VM runs again", 20)
+    pagecheck.verify(snap)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_listener_that_is_another_process(
+    qemu: BareQemu, shm_folder: Path, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    """Who made QEMU's socket for it lives on; or it cannot be seen from here."""
+
+    def other(stack: contextlib.ExitStack, _pid: int) -> int:
+        fd = os.eventfd(0)
+        stack.callback(os.close, fd)
+        return fd if seen else -1
+
+    monkeypatch.setattr("pagecheck.snapshot.qemu_parts._HUNG_UP_NS", 1)
+    monkeypatch.setattr("pagecheck.snapshot.qemu_parts._pidfd", other)
+    report = pagecheck.save(f"qmp:{qemu.socket}", shm_folder / "snap", channels=1, then="quit")
+    assert report.ended
+    assert qemu.process.wait(20) == 0
+
+
+def test_an_interrupt_while_it_ends(
     qemu: BareQemu, shm_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody would continue it any more, so it ends, as was asked for."""
+    """What was asked for is done first."""
     told = []
-    end_vm = QemuParts.end_vm
+    quit = QemuMonitor.quit
 
-    def interrupted(parts: QemuParts) -> None:
+    def interrupted(monitor: QemuMonitor) -> PauseResult:
         signal.raise_signal(signal.SIGINT)
-        end_vm(parts)
+        return quit(monitor)
 
-    monkeypatch.setattr(QemuParts, "end_vm", interrupted)
+    monkeypatch.setattr(QemuMonitor, "quit", interrupted)
     monkeypatch.setattr("pagecheck.snapshot.save.listener", lambda *what: told.append(what))
     with pytest.raises(KeyboardInterrupt):
         pagecheck.save(f"qmp:{qemu.socket}", shm_folder / "snap", channels=1, then="quit")
