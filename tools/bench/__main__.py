@@ -4,6 +4,7 @@ It asserts nothing. A ratio above 1 means that pagecheck is better than the peer
 project wants the median to be.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -88,6 +89,8 @@ def main(
         old = record.read(compare) if compare else None
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    # What pip installs is compiled; with this set, every command would compile the checkout again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     command = shlex.join(["python", "-m", "tools.bench", *sys.argv[1:]])
     run = record.Run(command, record.machine(), {})
     for name in SUITES if "all" in what else what:
