@@ -8,6 +8,7 @@
 # make models  the ring's protocol in Spin, and its mutants
 # make bounds  the tests at both ends of the supported range: oldest and newest dependencies, Pythons
 # make dist-check  an sdist and a wheel, built, installed outside the tree and used there
+# make soak    a service used, killed and sampled at rest for MINUTES=30
 # make bench   every benchmark (minutes); make bench-quick  the twelve rows that matter (two minutes)
 
 PYTHON ?= python3
@@ -17,9 +18,10 @@ BIN := $(VENV)/bin
 PACKAGE := $(VENV)/.package
 TOOLS := $(VENV)/.tools
 SAMPLE := build/sample.ram
+MINUTES ?= 30
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 docs models bounds dist-check bench bench-quick clean
+.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 docs models bounds dist-check soak bench bench-quick clean
 
 $(PACKAGE): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
 	@tools/needs "$(PYTHON)"
@@ -72,6 +74,9 @@ bounds:
 dist-check:
 	@tools/needs "$(PYTHON)"
 	tools/dist-check "$(PYTHON)"
+
+soak: $(TOOLS)
+	$(BIN)/python -m tools.soak run --minutes $(MINUTES)
 
 bench: $(TOOLS)
 	$(BIN)/python -m tools.bench all

@@ -1,17 +1,14 @@
 """The service from outside: a VMM's packets through direct channels, and a scan by command."""
 
-import contextlib
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from pagecheck import Client, Coordinator, PagecheckError
+from pagecheck import Client, Coordinator
 from tools.bench.data import ROOT, RamFile, compiled
 from tools.bench.rows import Row, Spread
+from tools.served import served
 
 MIB = 512
 PACKETS = 8192  # 4 GiB: the RAM eight times
@@ -20,29 +17,6 @@ ROUNDS = 400
 SPIN_US = 400  # longer than the pace: nobody sleeps
 SIZE = 2 << 30
 GIB_PER_PACKET = 128 * 4096 / (1 << 30)
-
-
-@contextlib.contextmanager
-def served() -> Iterator[str]:
-    """A service of its own; gives its socket."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/socket"
-        command = [sys.executable, "-m", "pagecheck", "serve", "--socket", path]
-        process = subprocess.Popen(command)
-        try:
-            until = time.monotonic() + 30
-            while True:
-                try:
-                    Client(path).close()
-                    break
-                except PagecheckError:
-                    if time.monotonic() > until:
-                        raise
-                    time.sleep(0.05)
-            yield path
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 class _Vmm:
@@ -72,13 +46,13 @@ class _Vmm:
 
 def run(repeats: int) -> list[Row]:
     """Round trips, throughput, the CPU time left in the VMM, and a scan by command."""
-    with served() as socket:
-        vmm = _Vmm(socket)
+    with served() as service:
+        vmm = _Vmm(service.path)
         try:
             rows = _trips(vmm, repeats) + _flows(vmm, repeats)
         finally:
             vmm.close()
-        return rows + _scan(socket, repeats)
+        return rows + _scan(service.path, repeats)
 
 
 def _trips(vmm: _Vmm, repeats: int) -> list[Row]:
