@@ -12,28 +12,34 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pagecheck.child.process import reap_left_behind
 from pagecheck.child.signals import signals_held
 from pagecheck.errors import OutputError, SourceError
 from pagecheck.logs import Log
-from pagecheck.snapshot.compress import compress_block
 from pagecheck.snapshot.copying import Copying, RamFile, Watch, normal_bytes
 from pagecheck.snapshot.room import STATE_BYTES, require_room
 from pagecheck.snapshot.save_report import SavedBlock, SaveReport
 from pagecheck.snapshot.stopped import Stopped
 from pagecheck.snapshot.syncing import Syncing
 from pagecheck.snapshot.values import file_stems
-from pagecheck.snapshot.writing import now_text, write_blocks, write_manifest
+from pagecheck.snapshot.writing import (
+    bytes_stored,
+    compressed,
+    now_text,
+    write_blocks,
+    write_manifest,
+    written,
+)
 
 if TYPE_CHECKING:
     from pagecheck.coordinator import Coordinator
     from pagecheck.coordinator.scan import Progress
-    from pagecheck.model import Pause
+    from pagecheck.model import Pause, RamBlock
     from pagecheck.snapshot.directory import NewDirectory
-    from pagecheck.snapshot.values import Snapshot, SnapshotBlock
+    from pagecheck.snapshot.values import Snapshot
     from pagecheck.snapshot.vm_parts import Compress, Then, VmParts
     from pagecheck.sources import Opened
     from pagecheck.vmm import Vm
@@ -73,7 +79,7 @@ class Saving:
         self._ahead_s: float | None = None  # what the copy before the pause took
 
     def prepare(self, stack: contextlib.ExitStack, after: contextlib.ExitStack | None) -> None:
-        """Checks that there is room, makes the RAM files and attaches the blocks to them.
+        """Makes the RAM files and attaches the blocks to them.
 
         Args:
             stack: closes the files.
@@ -82,23 +88,9 @@ class Saving:
         Raises:
             OutputError: there is no room.
         """
-        opened, where = self._opened, self._directory.path
-        require_room(
-            where,
-            self._directory.fd,
-            [found.ram for found in opened.blocks],
-            0 if opened.vm is None else STATE_BYTES,
-            lambda: normal_bytes(
-                self._scanner, opened.blocks, opened.page_size, self._wanted.max_rate
-            ),
-        )
+        opened = self._opened
         files = []
-        stems = file_stems([found.ram.name for found in opened.blocks])
-        for found, stem in zip(opened.blocks, stems, strict=True):
-            name = f"{stem}.ram"
-            fd = self._directory.create(name)
-            stack.callback(os.close, fd)
-            _lengthen(fd, found.ram.size, f"{where}/{name}")
+        for found, (name, fd) in zip(opened.blocks, self._create_files(stack), strict=True):
             block = self._scanner.attach(
                 found.source,
                 page_size=opened.page_size,
@@ -111,7 +103,23 @@ class Saving:
             if after is not None:
                 after.callback(self._scanner.detach, block)
             files.append(RamFile(found, block, name, fd, opened.vm is not None))
+        where = self._directory.path
         self._copying = Copying(where, self._scanner, files, self._wanted.max_rate)
+
+    def _create_files(self, stack: contextlib.ExitStack) -> list[tuple[str, int]]:
+        """Checks that there is room, and makes the RAM files: the name of each, and a descriptor
+        that the stack closes."""
+        opened, where = self._opened, self._directory.path
+        require_room(
+            where,
+            self._directory.fd,
+            [found.ram for found in opened.blocks],
+            0 if opened.vm is None else STATE_BYTES,
+            lambda: normal_bytes(
+                self._scanner, opened.blocks, opened.page_size, self._wanted.max_rate
+            ),
+        )
+        return create_ram_files(stack, self._directory, [found.ram for found in opened.blocks])
 
     def save_file(self) -> SaveReport:
         """Saves a file.
@@ -219,10 +227,11 @@ class Saving:
                 )
             if self._wanted.compress is None:
                 syncing = Syncing([each.fd for each in copying.files])
-                blocks = write_blocks(directory, copying, self._watch())
+                blocks = write_blocks(directory, written(copying), self._watch())
                 syncing.wait()
             else:
-                blocks = self._compressed(write_blocks(directory, copying, self._watch()))
+                blocks = write_blocks(directory, written(copying), self._watch())
+                blocks = compressed(directory, blocks, self._opened.page_size, self._watch())
             snapshot = write_manifest(
                 directory,
                 blocks,
@@ -237,19 +246,6 @@ class Saving:
         except OSError as error:
             raise _not_written(directory.path, error) from error
         return self._report(snapshot, pause)
-
-    def _compressed(self, blocks: tuple[SnapshotBlock, ...]) -> tuple[SnapshotBlock, ...]:
-        watch, done, found = self._watch(), 0, []
-        for block in blocks:
-
-            def progress(now: int, _size: int, before: int = done) -> None:
-                watch(before + now)
-
-            found.append(
-                compress_block(self._directory, block, self._opened.page_size, progress=progress)
-            )
-            done += block.size
-        return tuple(found)
 
     def _report(self, snapshot: Snapshot, pause: Pause | None) -> SaveReport:
         opened, scanner, results = self._opened, self._scanner, self._copying.results
@@ -273,7 +269,7 @@ class Saving:
             ),
             pause=pause,
             pause_without_live=without,
-            bytes_stored=_bytes_stored(snapshot),
+            bytes_stored=bytes_stored(snapshot),
             state_bytes=0 if snapshot.state is None else snapshot.state.size,
             overlays=tuple(
                 (disk.device, disk.overlay) for disk in snapshot.disks if disk.overlay is not None
@@ -299,6 +295,30 @@ def _require_same(vm: Vm) -> None:
     vm.is_stopped()  # which fails where these could not be asked
 
 
+def create_ram_files(
+    stack: contextlib.ExitStack, directory: NewDirectory, blocks: Sequence[RamBlock]
+) -> list[tuple[str, int]]:
+    """Makes the RAM files of a snapshot, as long as their blocks.
+
+    Args:
+        stack: closes their descriptors.
+
+    Returns:
+        The name of each, and a descriptor.
+
+    Raises:
+        OutputError: one cannot be made.
+    """
+    found = []
+    for ram, stem in zip(blocks, file_stems([each.name for each in blocks]), strict=True):
+        name = f"{stem}.ram"
+        fd = directory.create(name)
+        stack.callback(os.close, fd)
+        _lengthen(fd, ram.size, f"{directory.path}/{name}")
+        found.append((name, fd))
+    return found
+
+
 def _lengthen(fd: int, size: int, where: str) -> None:
     try:
         os.ftruncate(fd, size)
@@ -313,9 +333,3 @@ def _lengthen(fd: int, size: int, where: str) -> None:
 
 def _not_written(where: str, error: OSError) -> OutputError:
     return OutputError(f"{where}: cannot be written: {error.strerror}; nothing was saved")
-
-
-def _bytes_stored(snapshot: Snapshot) -> int:
-    """Of RAM files the pages that were written; of others all."""
-    ram = {block.file: block.bytes_stored for block in snapshot.blocks}
-    return sum(ram.get(name, size) for name, size in snapshot.files().items())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck._version import __version__
 from pagecheck.snapshot import checksums, manifest
+from pagecheck.snapshot.compress import compress_block
 from pagecheck.snapshot.entries import entry
 from pagecheck.snapshot.ram_files import Zero
 from pagecheck.snapshot.values import (
@@ -21,9 +22,11 @@ from pagecheck.snapshot.values import (
 )
 
 if TYPE_CHECKING:
-    from pagecheck.coordinator.scan import Progress, ScanResult
-    from pagecheck.snapshot.copying import Copying, RamFile, Watch
+    from pagecheck.coordinator.scan import Progress
+    from pagecheck.model import Counts, RamBlock, Region
+    from pagecheck.snapshot.copying import Copying, Watch
     from pagecheck.snapshot.directory import NewDirectory
+    from pagecheck.snapshot.values import Backend
 
 STATE: Final = "state"
 
@@ -39,8 +42,41 @@ def write_entry(directory: NewDirectory, name: str, data: bytes | memoryview) ->
     return entry(name, data)
 
 
+class Written(NamedTuple):
+    """A block whose RAM file is complete.
+
+    Attributes:
+        regions: where it lies in guest-physical memory.
+        file: name of its RAM file.
+        fd: of that, open for reading.
+        counts: of its pages; none is undecided.
+        zero: bitmap of its zero pages.
+    """
+
+    ram: RamBlock
+    regions: tuple[Region, ...]
+    file: str
+    fd: int
+    backend: Backend
+    counts: Counts
+    zero: memoryview
+
+
+def written(copying: Copying) -> list[Written]:
+    """What was copied, as values."""
+    found = []
+    for each, result in zip(copying.files, copying.results, strict=True):
+        backend: Backend = "shared" if each.of_vm else "file"
+        if not each.found.source.is_file:
+            backend = "private"
+        ram, report = each.block.ram, result.report
+        place = (each.found.regions, each.file, each.fd)
+        found.append(Written(ram, *place, backend, report.counts, report.zero))
+    return found
+
+
 def write_blocks(
-    directory: NewDirectory, copying: Copying, watch: Watch
+    directory: NewDirectory, blocks: Sequence[Written], watch: Watch
 ) -> tuple[SnapshotBlock, ...]:
     """Reads the RAM files back for their checksums, and writes what goes with them.
 
@@ -48,28 +84,25 @@ def write_blocks(
         watch: called with the bytes of RAM that are done.
     """
     done = 0
-    blocks = []
-    for each, result in zip(copying.files, copying.results, strict=True):
-
-        def progress(now: int, _size: int = 0, before: int = done) -> None:
-            watch(before + now)
-
-        blocks.append(_write_block(directory, each, result, progress))
-        done += each.block.ram.size
-    return tuple(blocks)
+    found = []
+    for each in blocks:
+        found.append(_write_block(directory, each, _part_of(watch, done)))
+        done += each.ram.size
+    return tuple(found)
 
 
-def _write_block(
-    directory: NewDirectory, each: RamFile, result: ScanResult, progress: Progress
-) -> SnapshotBlock:
-    ram, counts, source = each.block.ram, result.report.counts, each.found.source
-    stem = each.file.removesuffix(".ram")
+def _part_of(watch: Watch, before: int) -> Progress:
+    return lambda now, _size: watch(before + now)
+
+
+def _write_block(directory: NewDirectory, each: Written, progress: Progress) -> SnapshotBlock:
+    ram, counts, stem = each.ram, each.counts, each.file.removesuffix(".ram")
     digests = checksums.chunk_digests(
-        each.fd, ram.size, zero=Zero(result.report.zero, ram.page_size), progress=progress
+        each.fd, ram.size, zero=Zero(each.zero, ram.page_size), progress=progress
     )
     regions = (
         GuestRange(r.guest_phys_addr, r.memory_size, r.mmap_offset - ram.start)
-        for r in each.found.regions
+        for r in each.regions
     )
     return SnapshotBlock(
         name=ram.name,
@@ -77,12 +110,29 @@ def _write_block(
         file=each.file,
         bytes_stored=counts.normal * ram.page_size,
         regions=tuple(regions),
-        backend="private" if not source.is_file else "shared" if each.of_vm else "file",
+        backend=each.backend,
         zero=counts.zero,
         normal=counts.normal,
-        bitmap=write_entry(directory, f"{stem}.zero", result.report.zero),
+        bitmap=write_entry(directory, f"{stem}.zero", each.zero),
         chunks=write_entry(directory, f"{stem}.chunks", digests),
     )
+
+
+def compressed(
+    directory: NewDirectory, blocks: Sequence[SnapshotBlock], page_size: int, watch: Watch
+) -> tuple[SnapshotBlock, ...]:
+    """Compresses the blocks' RAM files.
+
+    Args:
+        watch: called with the bytes of RAM that are done.
+    """
+    done = 0
+    found = []
+    for block in blocks:
+        progress = _part_of(watch, done)
+        found.append(compress_block(directory, block, page_size, progress=progress))
+        done += block.size
+    return tuple(found)
 
 
 def write_manifest(
@@ -111,3 +161,9 @@ def write_manifest(
     )
     directory.write(MANIFEST, manifest.render(snapshot))
     return snapshot
+
+
+def bytes_stored(snapshot: Snapshot) -> int:
+    """Of RAM files the pages that were written; of others all."""
+    ram = {block.file: block.bytes_stored for block in snapshot.blocks}
+    return sum(ram.get(name, size) for name, size in snapshot.files().items())
