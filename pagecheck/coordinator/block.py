@@ -74,13 +74,21 @@ class Block:
         self._attachment = source.attachment(
             ram.start, trust_holes=self.trust_holes, mapped=self.map
         )
-        self.target = _native.check_target(
-            block_id,
-            ram.page_size,
-            ram.size,
+        self.target = self._target(CHECK_PAGES_MAX)
+
+    def _target(self, most: int) -> object:
+        """See `target`.
+
+        Args:
+            most: pages that a check may have to be submitted at once.
+        """
+        return _native.check_target(
+            self.id,
+            self.ram.page_size,
+            self.ram.size,
             CHECK_PAGES,
-            CHECK_PAGES_MAX,
-            source.fd,  # the size of which is asked for; of a process's pagemap it is 0: see verify
+            most,
+            self.source.fd,  # whose size is asked for; of a process's pagemap it is 0: see verify
             self.file_end,
             SLICE_NS,
         )
@@ -98,7 +106,7 @@ class Block:
 
         A page is answered as normal once its bytes are there; where they cannot be written it is
         undecided, and `sink` says why. Zero pages are not written: the file is new, or has holes.
-        So without `update` a page that becomes zero keeps what an earlier scan or check wrote.
+        So without `update` there is one scan only. Such a block's pages are not checked one by one.
 
         Args:
             fd: of a regular file, open for reading and writing; duplicated.
@@ -123,6 +131,16 @@ class Block:
             raise refused(f"cannot copy to descriptor {fd}", error) from error
         if self.source.is_file:
             self.sink.require_other_file(self.source.fd)
+        self.target = self._target(0)
+
+    def require_checkable(self) -> None:
+        """Raises UsageError where a check would write: a page that is checked may be written by
+        another check at the same time, and nobody looks at the errors."""
+        if self.sink is not None:
+            raise UsageError(
+                f"block {self.ram.name}: its pages are copied to {self.sink.text}; scan it, or "
+                "attach it without copy_to to check pages"
+            )
 
     def watch(self) -> Rest | Running:
         """Watches from now on whether it is at rest."""

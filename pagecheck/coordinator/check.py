@@ -69,6 +69,7 @@ class Checker:
         if answer is not None:
             return answer
         self._require_open()
+        block.require_checkable()
         block.begin_use()
         try:
             until_ns = deadline_ns(deadline)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pagecheck import clock
 from pagecheck.coordinator.block import Block
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 
     from pagecheck.coordinator.channel import Channel
+    from pagecheck.coordinator.sink import Sink
     from pagecheck.shm.process_ram import Running
     from pagecheck.shm.rest import Rest
 else:
@@ -204,7 +205,6 @@ def scan(
     pool: Pool, block: Block, bitmaps: BlockBitmaps, options: ScanOptions, stop: Stop
 ) -> ScanResult:
     """Scans a block on all channels; see `Coordinator.scan`."""
-    begin_sink(pool, block)
     with contextlib.closing(block.watch()) as rest:
         return _scan(pool, block, bitmaps, options, stop, rest)
 
@@ -229,11 +229,8 @@ def _scan(
             options.progress(work.done_pages * page, block.ram.size)
 
     job = Job(block, begin, work.take, stop, options.deadline_ns, pause=work.pause)
-    try:
+    with copying(pool, block, options, stop), contextlib.closing(work):
         outcomes = pool.run(job, len(pool.channels), watch)
-    finally:
-        work.close()
-        settle_sink(pool, block)
     if work.error is not None:
         raise work.error
     why_live = rest.end()
@@ -302,21 +299,41 @@ def count_swapped(block: Block, bitmaps: BlockBitmaps, counts: Counts) -> tuple[
     return counts._replace(swapped=min(swapped, counts.undecided)), [note]
 
 
-def begin_sink(pool: Pool, block: Block) -> None:
-    """Before a scan: what an earlier one left behind writes no more."""
-    settle_sink(pool, block)
-    if block.sink is not None:
-        block.sink.begin()
+@contextlib.contextmanager
+def copying(
+    pool: Pool, block: Block, options: ScanOptions, stop: threading.Event
+) -> Iterator[None]:
+    """The block's pages are copied meanwhile; at the end nobody writes to its sink any more.
 
-
-def settle_sink(pool: Pool, block: Block) -> None:
-    """After a scan, or what was done of it: nobody writes to the block's sink any more."""
+    Raises:
+        UsageError: the sink is in use, or cannot be used again.
+    """
     if block.sink is None:
+        yield
         return
-    until_ns = clock.now_ns() + SETTLE_NS
-    if any(_may_write(channel) for channel in pool.channels):
-        block.sink.stop()
+    block.sink.begin()
+    early = True
+    try:
+        yield
+        early = stop.is_set() or clock.now_ns() >= options.deadline_ns
+    finally:
+        settle_sink(pool, block.sink, early=early)
+
+
+def settle_sink(pool: Pool, sink: Sink, *, early: bool) -> None:
+    """After a scan, or what was done of it. Where a worker cannot be reached, since its channel is
+    somebody else's by now, the sink stays stopped and in use.
+
+    Args:
+        early: the scan may have left batches behind that are not answered.
+    """
+    if early and any(_may_write(channel) for channel in pool.channels):
+        until_ns = clock.now_ns() + SETTLE_NS
+        sink.stop()
         pool.visit_idle(lambda channel: channel.settle(until_ns), until_ns + SETTLE_NS)
+        if any(_may_write(channel) for channel in pool.channels):
+            return
+    sink.release()
 
 
 def _may_write(channel: Channel) -> bool:

@@ -19,12 +19,11 @@ from pagecheck.coordinator.check import Pieces
 from pagecheck.coordinator.pool import Job, Pool
 from pagecheck.coordinator.scan import (
     ScanResult,
-    begin_sink,
     block_report,
+    copying,
     forget_exchanged,
     forget_past_end,
     forget_unwritten,
-    settle_sink,
     why_undecided,
     written,
 )
@@ -141,12 +140,11 @@ def scan_selected(
         UsageError: the selection's file was truncated.
         EngineError: no channel is left.
     """
-    begin_sink(pool, block)
     with contextlib.closing(block.watch()) as rest:
         page = block.ram.page_size
         outcomes: list[Outcome] = []
         selected = 0
-        try:
+        with copying(pool, block, options, stop):  # of all windows: one that ends is not the end
             for first, count in windows(block.ram.pages):
                 chosen = np.flatnonzero(selection.window(first, count))
                 if len(chosen) == 0:
@@ -163,8 +161,6 @@ def scan_selected(
                 )
                 outcomes += ended
                 _publish(bitmaps, first, count, chosen, zero, decided)
-        finally:  # not after each window: a sink that was stopped takes no more pages
-            settle_sink(pool, block)
         why_live = rest.end()
         notes = [note for outcome in outcomes for note in outcome.notes]
         notes += forget_past_end(block, bitmaps, min(rest.size, rest.size_after))

@@ -5,6 +5,9 @@ once it is there; what it shares with its coordinator says why a write failed, a
 truncated meanwhile makes every page undecided.
 Danger: a page that a worker wrote before it was killed, and that is zero when the next one looks,
 since the guest runs. Decision: a worker that took another's place compares, whatever was asked for.
+For the same reason a file that was written to is scanned again only where that compares.
+Danger: a batch of a scan that ended early is worked on in the next one. Decision: a scan begins
+only once the last one's workers are known to write no more.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import fcntl
 import mmap
 import os
 import stat
+import threading
 
 from pagecheck.errors import UsageError
 from pagecheck.native import _native
@@ -54,6 +58,8 @@ class Sink:
         self._end = offset + ram.size
         self._page_size = ram.page_size
         self._size = 0
+        self._lock = threading.Lock()
+        self._in_use = self._was_used = False
         self.truncated = False
         if offset < 0 or offset % _native.SINK_PIECE or self._end >= 1 << 63:
             raise UsageError(
@@ -93,7 +99,24 @@ class Sink:
             raise UsageError(f"{self.text}: is the file that the pages are read from")
 
     def begin(self) -> None:
-        """A scan begins: nothing is written yet and nothing failed."""
+        """A scan begins: nothing is written yet and nothing failed.
+
+        Raises:
+            UsageError: another scan has not ended, or ended early and its workers may still write;
+                or nothing would compare with what the last one left in the file.
+        """
+        with self._lock:
+            if self._in_use:
+                raise UsageError(
+                    f"{self.text}: another scan writes there, or ended early and may yet; when it "
+                    "has ended, attach the block again with copy_update=True"
+                )
+            if self._was_used and not self._update:
+                raise UsageError(
+                    f"{self.text}: has what an earlier scan wrote; attach the block again with "
+                    "copy_update=True"
+                )
+            self._in_use = self._was_used = True
         self._memory[:] = bytes(len(self._memory))
         self._size = os.fstat(self.fds[0]).st_size
         self.truncated = False
@@ -102,6 +125,10 @@ class Sink:
         """Nothing more is written, but for what is being written at this moment."""
         at = SINK["stopped"].offset
         self._memory[at : at + WORD_BYTES] = b"\1" * WORD_BYTES
+
+    def release(self) -> None:
+        """Nobody writes any more; another scan may begin."""
+        self._in_use = False
 
     def end(self) -> None:
         """The scan ended: looks whether the file is still what it was."""

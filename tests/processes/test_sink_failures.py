@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator
+from pagecheck.coordinator import scan
 from pagecheck.coordinator.scan import ScanResult
+from pagecheck.coordinator.select import Ranges
 from pagecheck.coordinator.sink import Sink
 from pagecheck.errors import UsageError
 from tests.support.bitmaps import bits
@@ -132,6 +134,8 @@ def test_a_full_disk(ram: KnownRam, small_disk: Path, update: bool) -> None:
             return  # what was written is there already
         Path(small_disk / "more").write_bytes(b"")
         subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+        c.detach(block)
+        block = c.attach(ram.source, copy_to=sink.fd, copy_update=True)
         assert_whole(c.scan_block(block), ram, sink)  # the next scan begins anew
 
 
@@ -158,7 +162,7 @@ def test_a_file_that_is_truncated(
         end(self)
 
     with Coordinator(2) as c:
-        block = c.attach(ram.source, copy_to=sink.fd)
+        block = c.attach(ram.source, copy_to=sink.fd, copy_update=True)
         with monkeypatch.context() as patch:
             patch.setattr(Sink, "end", truncate_and_end)
             result = c.scan_block(block)
@@ -174,7 +178,7 @@ def test_a_scan_that_ends_early_writes_no_more(large_ram: KnownRam) -> None:
     """When it returns, nobody has anything in hand."""
     with memfd() as sink, Coordinator(2, batch_pages=8192) as c:
         os.ftruncate(sink.fd, large_ram.size)
-        block = c.attach(large_ram.source, copy_to=sink.fd)
+        block = c.attach(large_ram.source, copy_to=sink.fd, copy_update=True)
         for deadline in (0.001, 0.01, 0.03):
             result = c.scan_block(block, deadline=deadline)
             pool = c._pool
@@ -183,6 +187,77 @@ def test_a_scan_that_ends_early_writes_no_more(large_ram: KnownRam) -> None:
             before = os.stat(f"/proc/self/fd/{sink.fd}").st_mtime_ns
             assert_normal_is_there(result, large_ram, sink.fd)
             assert os.stat(f"/proc/self/fd/{sink.fd}").st_mtime_ns == before
+        assert_whole(c.scan_block(block), large_ram, sink)
+
+
+def test_a_second_scan_has_to_compare(ram: KnownRam, sink: Ram) -> None:
+    """A page that became zero would be called so with the first scan's bytes in its place."""
+    with Coordinator(1) as c:
+        block = c.attach(ram.source, copy_to=sink.fd)
+        assert_whole(c.scan_block(block), ram, sink)
+        for how in ({}, {"selection": Ranges([(0, 1)], ram.size // PAGE)}):
+            with pytest.raises(UsageError, match="has what an earlier scan wrote; attach"):
+                c.scan_block(block, **how)  # type: ignore[arg-type]
+        c.detach(block)
+        block = c.attach(ram.source, copy_to=sink.fd, copy_update=True)
+        for _ in range(2):
+            assert_whole(c.scan_block(block), ram, sink)
+
+
+@pytest.mark.parametrize("update", [False, True])
+def test_no_check_writes(ram: KnownRam, sink: Ram, update: bool) -> None:
+    """Few or many, by an array or a list, before and after a scan."""
+    with Coordinator(2) as c:
+        block = c.attach(ram.source, copy_to=sink.fd, copy_update=update)
+        every = np.arange(0, ram.size, PAGE, dtype=np.uint64)
+        for offsets in (every[:1], every, [0]):
+            with pytest.raises(UsageError, match="scan it, or attach it without copy_to"):
+                c.check(block, offsets)
+        assert content(sink.fd) == bytes(ram.size)
+        assert_whole(c.scan_block(block), ram, sink)
+        with pytest.raises(UsageError, match="are copied to"):
+            c.check(block, every[:1])
+
+
+def test_one_scan_at_a_time(large_ram: KnownRam) -> None:
+    """Also after an interrupt that left a feeder behind with what it had submitted."""
+    with memfd() as sink, Coordinator(2) as c:
+        os.ftruncate(sink.fd, large_ram.size)
+        block = c.attach(large_ram.source, copy_to=sink.fd, copy_update=True)
+        refused = []
+
+        def again(_done: int, _size: int) -> None:
+            if not refused:
+                with pytest.raises(UsageError, match="another scan writes there") as error:
+                    c.scan_block(block)
+                refused.append(error)
+
+        assert_whole(c.scan_block(block, progress=again), large_ram, sink)
+        assert refused
+        assert_whole(c.scan_block(block), large_ram, sink)
+
+
+def test_a_batch_that_nobody_can_wait_for(
+    large_ram: KnownRam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its channel is somebody else's: what it belongs to is not scanned again, another block is."""
+
+    def interrupt(_done: int, _size: int) -> None:
+        raise KeyboardInterrupt
+
+    with memfd() as sink, Coordinator(2) as c:
+        os.ftruncate(sink.fd, large_ram.size)
+        block = c.attach(large_ram.source, copy_to=sink.fd, copy_update=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(scan, "_may_write", lambda _channel: True)
+            with pytest.raises(KeyboardInterrupt):
+                c.scan_block(block, progress=interrupt)
+        with pytest.raises(UsageError, match="ended early and may yet"):
+            c.scan_block(block)
+        c.detach(block)
+        block = c.attach(large_ram.source, copy_to=sink.fd, copy_update=True)
+        with pytest.raises(KeyboardInterrupt):
+            c.scan_block(block, progress=interrupt)
         assert_whole(c.scan_block(block), large_ram, sink)
 
 

@@ -1,4 +1,4 @@
-"""After an interrupt the sink of a block is stopped, whoever is in a feed still."""
+"""After a scan that ended early the sink of a block is stopped, whoever is in a feed still."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,23 +9,40 @@ from pagecheck.coordinator.scan import settle_sink
 
 
 class Feed:
-    def __init__(self, answer: int | None) -> None:
-        self._answer = answer
+    """Says how many batches are in progress; None: another thread is in it."""
+
+    def __init__(self, *answers: int | None) -> None:
+        self._answers = list(answers)
 
     def occupied(self) -> int:
-        if self._answer is None:
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if answer is None:
             raise RuntimeError("feed is in use by another thread")
-        return self._answer
+        return answer
 
 
-@pytest.mark.parametrize(("answer", "stops"), [(0, False), (3, True), (None, True)])
-def test_what_may_write_is_stopped(answer: int | None, stops: bool) -> None:
+@pytest.mark.parametrize(
+    ("answers", "early", "calls"),
+    [
+        ((0,), True, ["released"]),
+        ((3, 0), True, ["stopped", "visited", "released"]),
+        ((None, 0), True, ["stopped", "visited", "released"]),
+        ((3,), True, ["stopped", "visited"]),
+        ((None,), True, ["stopped", "visited"]),
+        ((None,), False, ["released"]),  # what is in progress is somebody else's
+    ],
+)
+def test_what_may_write_is_stopped(
+    answers: tuple[int | None, ...], early: bool, calls: list[str]
+) -> None:
+    """Another scan may begin only when nobody has a batch of this one."""
     seen: list[str] = []
-    sink = SimpleNamespace(stop=lambda: seen.append("stopped"))
+    sink: Any = SimpleNamespace(
+        stop=lambda: seen.append("stopped"), release=lambda: seen.append("released")
+    )
     pool: Any = SimpleNamespace(
-        channels=[SimpleNamespace(feed=Feed(0)), SimpleNamespace(feed=Feed(answer))],
+        channels=[SimpleNamespace(feed=Feed(0)), SimpleNamespace(feed=Feed(*answers))],
         visit_idle=lambda *_: seen.append("visited"),
     )
-    block: Any = SimpleNamespace(sink=sink)
-    settle_sink(pool, block)
-    assert seen == (["stopped", "visited"] if stops else [])
+    settle_sink(pool, sink, early=early)
+    assert seen == calls
