@@ -9,6 +9,7 @@
 # make bounds  the tests at both ends of the supported range: oldest and newest dependencies, Pythons
 # make dist-check  an sdist and a wheel, built, installed outside the tree and used there
 # make soak    a service used, killed and sampled at rest for MINUTES=30
+# make stress  random worlds for some minutes: MINUTES=10 SEED=1
 # make bench   every benchmark (minutes); make bench-quick  the twelve rows that matter (two minutes)
 
 PYTHON ?= python3
@@ -18,10 +19,10 @@ BIN := $(VENV)/bin
 PACKAGE := $(VENV)/.package
 TOOLS := $(VENV)/.tools
 SAMPLE := build/sample.ram
-MINUTES ?= 30
+SEED ?= 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 docs models bounds dist-check soak bench bench-quick clean
+.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 docs models bounds dist-check soak stress bench bench-quick clean
 
 $(PACKAGE): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
 	@tools/needs "$(PYTHON)"
@@ -75,8 +76,13 @@ dist-check:
 	@tools/needs "$(PYTHON)"
 	tools/dist-check "$(PYTHON)"
 
+soak: MINUTES ?= 30
 soak: $(TOOLS)
 	$(BIN)/python -m tools.soak run --minutes $(MINUTES)
+
+stress: MINUTES ?= 10
+stress: $(TOOLS)
+	$(BIN)/python -m pytest tests/stress --minutes $(MINUTES) --seed $(SEED)
 
 bench: $(TOOLS)
 	$(BIN)/python -m tools.bench all

@@ -19,6 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-hw", action="store_true", help="no DSA work queue is a failure, not a skip"
     )
     group.addoption("--seed", type=int, default=1, help="seed of the first random world")
+    group.addoption("--minutes", type=float, default=None, help="how long tests/stress goes on")
+    group.addoption("--world", default=None, help="the one world that tests/stress runs, a line")
 
 
 def pytest_configure() -> None:

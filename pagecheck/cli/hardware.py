@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pagecheck.cli.new_report import new_report
 from pagecheck.cli.streams import require_reader
 
 if TYPE_CHECKING:
@@ -94,14 +95,15 @@ def _probe(names: list[str], out: str | None, *, as_json: bool) -> int:
     if not names and not usable:
         why = why_no_device() if not found else "no queue is usable, 'pagecheck devices' shows why"
         raise EngineError(f"nothing to probe: {why}")
-    probes = [probe(name) for name in names or usable]
-    document = {
-        "version": 1,
-        "devices": [_device_json(device) for device in found],
-        "probes": [each.to_json() for each in probes],
-    }
-    if out is not None:
-        _write_report(out, document)
+    with new_report(out) as write:
+        probes = [probe(name) for name in names or usable]
+        document = {
+            "version": 1,
+            "devices": [_device_json(device) for device in found],
+            "probes": [each.to_json() for each in probes],
+        }
+        if out is not None:
+            write({**document, **_host_facts()})
     if as_json:
         print(json.dumps(document))
     else:
@@ -109,24 +111,15 @@ def _probe(names: list[str], out: str | None, *, as_json: bool) -> int:
     return 0 if all(each.ok for each in probes) else 1
 
 
-def _write_report(path: str, document: dict[str, Any]) -> None:
-    """A new file with the document, the host and the state of sysfs; no file is replaced."""
+def _host_facts() -> dict[str, Any]:
+    """The host and the state of sysfs, to report a problem."""
     import platform
 
     from pagecheck._version import __version__
-    from pagecheck.errors import OutputError
     from pagecheck.hw.queues import cpu_facts, sysfs_facts
 
     host = {"pagecheck": __version__, "kernel": platform.release(), "machine": platform.machine()}
-    facts = {**document, "host": host | cpu_facts(), "sysfs": sysfs_facts()}
-    try:
-        with open(path, "x") as file:
-            json.dump(facts, file, indent=1)
-            file.write("\n")
-    except FileExistsError as error:
-        raise OutputError(f"{path}: exists; give a new name, nothing is replaced") from error
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror}") from error
+    return {"host": host | cpu_facts(), "sysfs": sysfs_facts()}
 
 
 def _print_probes(probes: list[Probe]) -> None:

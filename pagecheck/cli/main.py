@@ -20,6 +20,7 @@ from pagecheck.cli.punch import punch
 from pagecheck.cli.restore import restore
 from pagecheck.cli.save import save
 from pagecheck.cli.scan import scan
+from pagecheck.cli.selftest import selftest
 from pagecheck.cli.serve import serve
 from pagecheck.cli.status import status
 from pagecheck.cli.verify import verify
@@ -88,6 +89,7 @@ for _command in (
     status,
     kernels,
     devices,
+    selftest,
 ):
     cli.add_command(_command)
 

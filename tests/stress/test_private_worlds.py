@@ -1,4 +1,4 @@
-"""Seeded random private memory: `pytest tests/stress -k private --worlds N --seed S`."""
+"""Seeded random private memory: `pytest tests/stress -k private --minutes N --seed S`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pagecheck import Coordinator
+from tests.stress.budget import Budget
 from tests.stress.private_world import PrivateWorld
 from tests.support.footprint import unchanged
 from tests.support.looking import PAGE_SIZES, attached, of_check, of_report, opened
@@ -16,14 +17,6 @@ from tests.support.rams import PAGE
 from tests.support.target import Target, assert_right, joined, swap_file
 
 DEFAULT_WORLDS = 60
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "seed" in metafunc.fixturenames:
-        first = metafunc.config.getoption("--seed")
-        worlds = metafunc.config.getoption("--worlds")
-        count = DEFAULT_WORLDS if worlds is None else worlds
-        metafunc.parametrize("seed", range(first, first + count))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +36,12 @@ def coordinators() -> Iterator[list[Coordinator]]:
         yield [one, three]
 
 
-def test_world(seed: int, swaps: bool, coordinators: list[Coordinator]) -> None:
+def test_private_worlds(budget: Budget, swaps: bool, coordinators: list[Coordinator]) -> None:
+    for seed in budget.seeds(DEFAULT_WORLDS):
+        run_private_world(seed, swaps, coordinators)
+
+
+def run_private_world(seed: int, swaps: bool, coordinators: list[Coordinator]) -> None:
     with Target() as target:
         world = PrivateWorld(target, seed, swaps=swaps)
         rng = random.Random(seed)
@@ -60,4 +58,5 @@ def test_world(seed: int, swaps: bool, coordinators: list[Coordinator]) -> None:
             unchanged(target.pid, look)
         except AssertionError as error:
             steps = "\n".join(world.done)
-            raise AssertionError(f"seed {seed}: {error}\n{steps}") from error
+            again = f"pytest tests/stress -k private --worlds 1 --seed {seed}"
+            raise AssertionError(f"{error}\nagain: {again}\n{steps}") from error

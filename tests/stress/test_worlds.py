@@ -1,68 +1,94 @@
-"""Seeded random worlds: `pytest tests/stress --worlds N --seed S`.
+"""Seeded random worlds, on every place that can be made here, by every kernel and in every way to
+submit: `pytest tests/stress/test_worlds.py --minutes N --seed S`.
 
-A failure names its seed; `--worlds 1 --seed THAT` runs the same world again. What two threads do
-at the same time is not repeated exactly, the rest is.
+A failure prints the shortest line that still fails; `--world LINE` runs that world again. What two
+threads do at the same time is not repeated exactly, the rest is.
 """
 
-from pathlib import Path
+from __future__ import annotations
+
+import shlex
 
 import pytest
 
-from pagecheck import Coordinator
 from pagecheck.errors import UsageError
 from pagecheck.native import _native
-from tests.stress.run import Run
-from tests.stress.world import World, ram_file, truth
+from pagecheck.selftest.kernels import try_kernel, usable_kernels
+from pagecheck.selftest.places import Place
+from pagecheck.selftest.run import Hung
+from pagecheck.selftest.shrink import shortest
+from pagecheck.selftest.trial import run_world
+from pagecheck.selftest.world import Choice, World, make, parse
+from tests.stress.budget import Budget
 from tests.support.leftovers import nothing_left
 
-DEFAULT_WORLDS = 30
+DEFAULT_WORLDS = 16
+SHRINK_S = 60.0
+MODES = ("shared", "dedicated", "write")
+PLANS = (
+    "none", "random", "page-fault", "page-fault-masked", "list-fault", "abandoned", "record-fault",
+    "false-batch-fail", "unknown-status", "late", "lost", "full", "disable", "einval-batch",
+    "short", "store-order", "late-list", "neighbour", "eagain", "hw-error", "translation",
+)  # fmt: skip
+QUEUES = [f"model:mode={mode},faults={plan}" for plan in PLANS for mode in MODES]
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "seed" in metafunc.fixturenames:
-        first = metafunc.config.getoption("--seed")
-        worlds = metafunc.config.getoption("--worlds")
-        count = DEFAULT_WORLDS if worlds is None else worlds
-        metafunc.parametrize("seed", range(first, first + count))
-
-
-def run_world(world: World, folder: Path) -> None:
-    with (
-        ram_file(world, folder) as (fd, source),
-        Coordinator(channels=world.channels, batch_pages=world.batch_pages) as coordinator,
-    ):
-        known = truth(world, fd)
-        block = coordinator.attach(
-            source,
-            page_size=world.page_size,
-            offset=world.start,
-            length=world.pages * world.page_size,
-            holes=world.holes,  # type: ignore[arg-type]
-            access=world.access,  # type: ignore[arg-type]
-        )
-        Run(world, known, coordinator, block).go()
-        assert truth(world, fd).blocks == known.blocks, "looking changed the file"
-        coordinator.detach(block)
-
-
-def test_world(seed: int, tmp_path: Path) -> None:
-    world = World.from_seed(seed)
+def fails(world: World, places: dict[str, Place]) -> Exception | None:
+    """Runs it; what was wrong, or None."""
     try:
-        with nothing_left():
-            run_world(world, tmp_path)
-    except UsageError as error:
-        if world.file_system == "disk" and "file system" in str(error):
-            pytest.skip(f"tmp_path lies on a file system that cannot do this: {error}")
-        raise
-    except Exception as error:
-        again = f"again: pytest tests/stress --worlds 1 --seed {seed}"
-        raise AssertionError(f"{world}\n{again}\n{type(error).__name__}: {error}") from error
+        with nothing_left(5):
+            run_world(world, places)
+    except (Exception, AssertionError) as error:
+        return error
+    return None
 
 
-def test_a_seed_makes_one_world() -> None:
-    assert World.from_seed(7) == World.from_seed(7)
-    assert len({World.from_seed(n).page_size for n in range(50)}) > 4
+def test_worlds(places: dict[str, Place], budget: Budget, pytestconfig: pytest.Config) -> None:
+    line = pytestconfig.getoption("--world")
+    if line is not None:
+        run_world(parse(line), places)
+        return
+    choice = Choice(list(places.values()), usable_kernels(), QUEUES)
+    for seed in budget.seeds(DEFAULT_WORLDS):
+        world = make(seed, choice, seed)
+        error = fails(world, places)
+        if error is not None:
+            raise AssertionError(told(seed, world, error, places)) from error
 
 
-def test_the_kernels_of_this_machine_are_proved() -> None:
+def told(seed: int, world: World, error: Exception, places: dict[str, Place]) -> str:
+    """What was wrong, and the line that repeats it."""
+    short, repeated = world, False
+    if not isinstance(error, Hung):
+
+        def alike(simpler: World) -> bool:
+            return type(fails(simpler, places)) is type(error)
+
+        short, repeated = shortest(world, alike, SHRINK_S)
+    again = f"pytest tests/stress/test_worlds.py --world {shlex.quote(short.line())}"
+    often = "" if repeated else " (it did not fail again in 3 tries)"
+    return f"seed {seed}: {type(error).__name__}: {error}\nagain: {again}{often}"
+
+
+def test_a_seed_makes_one_world(places: dict[str, Place]) -> None:
+    choice = Choice(list(places.values()), usable_kernels(), QUEUES)
+    assert make(7, choice) == make(7, choice)
+    made = [make(seed, choice, seed) for seed in range(3 * len(QUEUES))]
+    assert {world.place for world in made} == set(places)
+    assert {world.kernel for world in made} == {"", *usable_kernels()}
+    assert len({world.wq.rpartition(",seed=")[0] for world in made}) > len(QUEUES) // 2
+    assert {world.saves for world in made} == {True, False}
+    for world in made:
+        assert parse(world.line()) == world
+
+
+def test_the_kernels_of_this_machine_are_right(budget: Budget) -> None:
+    for seed in budget.seeds(1):
+        for name in usable_kernels():
+            assert try_kernel(name, seed) > 1000
     assert all(_native.kernel_self_check(n) for n, why, _u in _native.kernels() if why is None)
+
+
+def test_a_place_that_is_not_there(places: dict[str, Place]) -> None:
+    with pytest.raises(UsageError, match="moon"):
+        run_world(World(place="moon"), places)

@@ -53,6 +53,24 @@ def mounted(folder: Path, kind: str, size: str, *make: str, options: str = "") -
             _run("umount", "-l", str(at))
 
 
+@contextlib.contextmanager
+def overlaid(folder: Path) -> Iterator[Path]:
+    """An overlayfs over folders of `folder`, mounted; skips where that cannot be."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for a mount")
+    parts = {name: folder / f"overlay-{name}" for name in ("lowerdir", "upperdir", "workdir")}
+    at = folder / "overlay-mount"
+    for each in (*parts.values(), at):
+        each.mkdir()
+    options = ",".join(f"{name}={path}" for name, path in parts.items())
+    _need(_run("mount", "-t", "overlay", "-o", options, "none", str(at)))
+    try:
+        yield at
+    finally:
+        if _run("umount", str(at)).returncode != 0:
+            _run("umount", "-l", str(at))
+
+
 def write_page(path: Path, page: int, content: bytes) -> None:
     """Writes one whole page in place."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -46,9 +46,13 @@ MAY_IMPORT = {
         *("aside", "child", "coordinator", "oneshot", "vmm", "shm", "native", "plan", "report"),
         *("sources", "printable", "shortage", "_version"),
     },
+    "selftest": {
+        *("coordinator", "snapshot", "vmm", "hw", "shm", "native", "report", "shortage"),
+        "_version",
+    },
     "include": set(),
     "cli": {
-        *("oneshot", "service", "snapshot", "native", "hw", "report", "vmm"),
+        *("oneshot", "service", "snapshot", "native", "hw", "report", "vmm", "selftest"),
         *("printable", "shortage", "include", "_version"),
     },
     "__init__": {
