@@ -16,6 +16,7 @@ from pagecheck.vmm.qemu_disks import (
     writable_disks,
     written_at,
 )
+from pagecheck.vmm.qemu_leftovers import remove_leftovers
 from pagecheck.vmm.qemu_machine import machine_of
 from pagecheck.vmm.qemu_overlays import Overlays
 from pagecheck.vmm.qemu_refusals import require_savable
@@ -87,7 +88,7 @@ class QemuParts:
         return b"".join(state_stream(self._saved, found.machine_type, found.page_bits))
 
     def prepare(self) -> None:
-        """Has QEMU make the overlays, where they were asked for.
+        """Removes what a killed save left; has QEMU make the overlays, where they were asked for.
 
         Raises:
             SourceError, PeerError: one cannot be made, or what is plugged in has changed.
@@ -97,6 +98,8 @@ class QemuParts:
             raise SourceError(
                 f"{self._qemu.name}: its disks changed meanwhile; nothing was saved: save again"
             )
+        if self._disks:
+            remove_leftovers(self._qemu, [each.path for each in self._disks])
         if self._disks and self._kept == "overlay":
             self._overlays = self._stack.enter_context(Overlays(self._qemu, self._disks))
 

@@ -21,7 +21,6 @@ from pagecheck.printable import printable
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.qemu_asking import asked
 from pagecheck.vmm.qemu_disks import Disk, disk_values, written_at
-from pagecheck.vmm.qemu_leftovers import remove_leftovers
 
 CREATE_S: Final = 30.0
 _WAIT_S: Final = 0.005
@@ -68,7 +67,6 @@ class Overlays:
         self._used = False
         self._written: list[int | None] = []
         _require_no_job(monitor)
-        remove_leftovers(monitor)
         planned = [self._plan(number, each, folder) for number, each in enumerate(disks)]
         try:
             for each in planned:

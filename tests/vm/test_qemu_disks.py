@@ -15,6 +15,7 @@ import pytest
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.vmm import QemuMonitor
 from pagecheck.vmm.qemu_disks import writable_disks, written_at
+from pagecheck.vmm.qemu_leftovers import remove_leftovers
 from pagecheck.vmm.qemu_overlays import Overlays
 from pagecheck.vmm.qemu_state import DeviceState
 from tests.support.waiting import wait_for
@@ -263,6 +264,7 @@ def test_what_a_killed_save_left_is_removed_by_the_next(folder: Path) -> None:
     ):
         disks = writable_disks(monitor)
         Overlays(monitor, disks)  # and then it was killed
+        remove_leftovers(monitor, [str(folder / "a")])
         with Overlays(monitor, disks) as overlays:
             overlays.use()
             (used,) = overlays.values()
@@ -277,11 +279,70 @@ def test_what_a_killed_save_left_is_removed_by_the_next(folder: Path) -> None:
             below = {"driver": "file", "filename": str(path), "node-name": f"{node}f"}
             qemu.qmp("blockdev-add", **below)
             qemu.qmp("blockdev-add", driver="qcow2", file=f"{node}f", **{"node-name": node})
-        with Overlays(monitor, writable_disks(monitor)):
-            pass
+        remove_leftovers(monitor, [each.path for each in writable_disks(monitor)])
         nodes = {each["node-name"] for each in qemu.qmp("query-named-block-nodes")}
     assert sorted(folder.glob("*.pagecheck-*")) == sorted(
         [Path(used["overlay"]), *folder.glob("*.pagecheck-0badcaf*")]
     )
     assert {"pagecheck-0badcaf0-0", "pagecheck-0badcaf1-0"} <= nodes
     assert len([each for each in nodes if each.startswith("pagecheck-")]) == 6
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing is asked of QEMU any more."""
+
+
+def test_a_save_that_was_killed_while_an_overlay_was_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute, steps = QemuMonitor.execute, ("blockdev-create", "job-dismiss", "blockdev-add")
+    left = 0
+
+    def killed(self: QemuMonitor, command: str, *args: Any, **arguments: Any) -> Any:
+        nonlocal left
+        if not left:
+            raise Killed
+        left -= command in steps
+        return execute(self, command, *args, **arguments)
+
+    with bare_qemu(*virtio(image(folder / "a"), "a"), size="32M") as qemu:
+        count = len(qemu.qmp("query-named-block-nodes"))
+        (folder / "a.pagecheck-0badcaf0.qcow2x").touch()  # not of a save
+        (folder / "b.pagecheck-0badcaf0.qcow2").touch()  # of another disk
+        others = set(os.listdir(folder))
+        for step in range(1, 6):
+            left = step
+            with QemuMonitor(str(qemu.socket)) as monitor:
+                disks = writable_disks(monitor)
+                monkeypatch.setattr(QemuMonitor, "execute", killed)
+                with pytest.raises(Killed):
+                    Overlays(monitor, disks)
+                monkeypatch.setattr(QemuMonitor, "execute", execute)
+                wait_for(
+                    lambda: all(each["status"] == "concluded" for each in qemu.qmp("query-jobs")),
+                    "the file is made",
+                )
+                assert set(os.listdir(folder)) > others
+                remove_leftovers(monitor, [each.path for each in disks])
+            assert set(os.listdir(folder)) == others
+            assert len(qemu.qmp("query-named-block-nodes")) == count
+            assert qemu.qmp("query-jobs") == []
+
+
+def test_the_file_of_an_overlay_with_data_is_kept(folder: Path) -> None:
+    """Its node was removed by hand, say; and one is not of a save."""
+    with (
+        bare_qemu(*virtio(image(folder / "a"), "a")) as qemu,
+        QemuMonitor(str(qemu.socket)) as monitor,
+    ):
+        names = ["a.pagecheck-0badcaf0.qcow2", "a.pagecheck-0badcaf1.qcow2", "mine"]
+        for number, name in enumerate(names):
+            path = image(folder / name)
+            if number == 0:
+                subprocess.run(["qemu-io", "-c", "write -P 7 0 512", str(path)], check=True)
+            node = f"pagecheck-0badcaf{number}-0f"
+            below = {"driver": "file", "filename": str(path), "node-name": node}
+            qemu.qmp("blockdev-add", **below)
+        remove_leftovers(monitor, [str(folder / "a")])
+        assert sorted(os.listdir(folder)) == ["a", names[0], "mine"]
+        assert "pagecheck-0badcaf0-0f" in qemu.human("info block -n")
