@@ -2,7 +2,8 @@
 
 Facts: `info ramblock` lists every block; where it lies in QEMU's memory stands there in newer
 versions only (not in 7.2). QEMU describes each block by a structure of its heap, which holds the
-listed numbers side by side, the host address 16 bytes before them and the name behind. A block
+listed numbers side by side, the host address 16 bytes before them and the name behind; all of them
+are in one list. A block
 without a name is not migrated by QEMU either. Danger: other memory is saved in a block's place.
 Decision: a structure counts only where all three numbers and the name are the listed ones and no
 other structure says otherwise, and only if the same search finds a block of guest RAM where QEMU's
@@ -25,7 +26,8 @@ from pagecheck.vmm.memory import Admit, ProcessMemory
 from pagecheck.vmm.mtree import parse_mtree
 from pagecheck.vmm.pause import QemuMonitor
 from pagecheck.vmm.qemu_asking import host_address, human
-from pagecheck.vmm.qemu_objects import find_structures
+from pagecheck.vmm.qemu_list import Listed, walk_list
+from pagecheck.vmm.qemu_objects import Numbers, find_structures
 from pagecheck.vmm.resident import read_resident
 
 PAGE_BYTES: Final = 4096  # of the guests that can be saved
@@ -160,8 +162,7 @@ class SmallBlocks:
         known, address = self._one_of_guest_ram(carried)
         wanted = [known, *small]
         if not all(each.address for each in wanted):
-            numbers = {each.name: (each.offset, each.used, each.size) for each in wanted}
-            places = find_structures(self._pagemap, self._memory, mappings, numbers)
+            places = self._places(mappings, wanted, address)
             wanted = [each._replace(address=places.get(each.name, 0)) for each in wanted]
         if wanted[0].address != address:
             raise SourceError(
@@ -175,6 +176,17 @@ class SmallBlocks:
                     "cannot be saved; try a newer QEMU, which says where its blocks are"
                 )
         return wanted[1:]
+
+    def _places(
+        self, mappings: list[Mapping], wanted: list[RamBlock], address: int
+    ) -> dict[str, int]:
+        """Where the blocks lie, of which the first one's address is known."""
+        where = self._pagemap, self._memory, mappings
+        listed = [Listed(each.name, _numbers(each)) for each in self._listed]
+        known = Listed(wanted[0].name, _numbers(wanted[0]))
+        if places := walk_list(*where, listed, known, address):
+            return places
+        return find_structures(*where, {each.name: _numbers(each) for each in wanted})
 
     def _one_of_guest_ram(self, carried: Collection[str]) -> tuple[RamBlock, int]:
         """A block that files hold, and where QEMU's monitor says that it is."""
@@ -207,6 +219,10 @@ class SmallBlocks:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+def _numbers(block: RamBlock) -> Numbers:
+    return block.offset, block.used, block.size
 
 
 def _plain(block: RamBlock) -> str:

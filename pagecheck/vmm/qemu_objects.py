@@ -16,9 +16,11 @@ _HOST_BEFORE: Final = 16  # bytes before the numbers
 _NAME_BEHIND: Final = 36  # bytes from the first number to the name
 _ARENA_BYTES: Final = 64 << 20  # the largest of malloc's
 
+Numbers = tuple[int, int, int]  # a block's offset, used and largest length
+
 
 def find_structures(
-    pagemap: int, memory: int, mappings: list[Mapping], numbers: Map[str, tuple[int, int, int]]
+    pagemap: int, memory: int, mappings: list[Mapping], numbers: Map[str, Numbers]
 ) -> dict[str, int]:
     """Finds where RAM blocks lie.
 
@@ -32,10 +34,24 @@ def find_structures(
     """
     found: dict[str, set[int]] = {name: set() for name in numbers}
     for each in _heaps(mappings):
-        for text in _stretches(pagemap, memory, each):
+        for _, text in _stretches(pagemap, memory, each):
             for name, values in numbers.items():
                 found[name].update(_hosts(text, name, _NUMBERS.pack(*values)))
     return {name: hosts.pop() for name, hosts in found.items() if len(hosts) == 1}
+
+
+def at_host(
+    pagemap: int, memory: int, mappings: list[Mapping], numbers: Numbers, host: int
+) -> Iterator[int]:
+    """Where structures with these numbers may have that host address; as `find_structures`."""
+    wanted, host_word = _NUMBERS.pack(*numbers), _HOST.pack(host)
+    for each in _heaps(mappings):
+        for address, text in _stretches(pagemap, memory, each):
+            at = text.find(wanted)
+            while at >= 0:
+                if at >= _HOST_BEFORE and text.startswith(host_word, at - _HOST_BEFORE):
+                    yield address + at - _HOST_BEFORE
+                at = text.find(wanted, at + 1)
 
 
 def _heaps(mappings: list[Mapping]) -> Iterator[Mapping]:
@@ -46,13 +62,13 @@ def _heaps(mappings: list[Mapping]) -> Iterator[Mapping]:
             yield each
 
 
-def _stretches(pagemap: int, memory: int, mapping: Mapping) -> Iterator[bytes]:
-    """What is resident of it, each piece with the one before it that it continues."""
+def _stretches(pagemap: int, memory: int, mapping: Mapping) -> Iterator[tuple[int, bytes]]:
+    """What is resident of it, by address, each piece with the end of the one that it continues."""
     before, end = b"", 0
     where = (pagemap, memory, mapping.start, mapping.end)
     for address, content in read_resident(*where, skip_unreadable=True):
         tail = before[-4096:] if address == end else b""
-        yield tail + content
+        yield address - len(tail), tail + content
         before, end = content, address + len(content)
 
 

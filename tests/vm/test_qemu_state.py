@@ -8,13 +8,16 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pagecheck.snapshot.stream import state_stream
-from pagecheck.vmm import QemuMonitor
-from pagecheck.vmm.qemu_blocks import SavedBlock
+from pagecheck.vmm import QemuMonitor, qemu_blocks
+from pagecheck.vmm.qemu_blocks import RamBlock, SavedBlock, ram_blocks
+from pagecheck.vmm.qemu_list import walk_list
 from pagecheck.vmm.qemu_machine import machine_of
+from pagecheck.vmm.qemu_objects import find_structures
 from pagecheck.vmm.qemu_state import DeviceState, SavedState
 from tests.vm.bare_qemu import BareQemu, bare_qemu
 
@@ -78,6 +81,37 @@ def test_small_blocks_are_equal_in_another_qemu(program: str | Path) -> None:
             loaded = state.save()
     wanted = {each.name: content(each) for each in changed}
     assert {each.name: content(each) for each in loaded.blocks} == wanted
+
+
+def test_the_list_says_what_a_search_of_the_heap_says(
+    program: str | Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both without the addresses that a newer QEMU lists."""
+    seen: list[tuple[dict[str, int], dict[str, int]]] = []
+
+    def walked(*how: Any) -> dict[str, int]:
+        places = walk_list(*how)
+        numbers = {each.name: each.numbers for each in how[3] if each.name}
+        seen.append((places, find_structures(*how[:3], numbers)))
+        return places
+
+    def unlisted(monitor: QemuMonitor) -> list[RamBlock]:
+        return [each._replace(address=0) for each in ram_blocks(monitor)]
+
+    monkeypatch.setattr(qemu_blocks, "walk_list", walked)
+    monkeypatch.setattr(qemu_blocks, "ram_blocks", unlisted)
+    args = ("-device", "VGA", "-device", "virtio-net-pci")
+    with (
+        bare_qemu(*args, "-S", program=program) as qemu,
+        QemuMonitor(str(qemu.socket)) as monitor,
+        DeviceState(monitor, {"pc.ram"}),
+    ):
+        listed = {each.name: each.address for each in ram_blocks(monitor) if each.name}
+    ((walk, search),) = seen
+    assert walk == search
+    assert walk.keys() == listed.keys()
+    if any(listed.values()):
+        assert walk == listed
 
 
 def test_nothing_stays_in_qemu(program: str | Path) -> None:
