@@ -75,7 +75,7 @@ ALIASES: Final = ("coordinator/settings.py", "model.py", "coordinator/scan.py")
 ERRORS: Final = "errors.py"
 MADE: Final = ("Coordinator", "Client")  # by the caller; the constructors of others are internal
 INTERNAL: Final = {
-    "taking_over",
+    *("taking_over", "writing_as"),
     *(
         "scan_block",
         "execute",

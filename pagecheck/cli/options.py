@@ -120,6 +120,19 @@ def channels(text: str) -> click.Option:
     return click.Option(["--channels"], type=int, metavar="N", help=text)
 
 
+def via(text: str) -> tuple[click.Option, click.Option]:
+    """--via, with this command's help text, and --via-uid."""
+    return (
+        click.Option(["--via"], type=str, metavar="SOCKET", help=text),
+        click.Option(
+            ["--via-uid"],
+            type=click.IntRange(0),
+            metavar="UID",
+            help="The user that the service of --via runs as, where that is neither root nor you.",
+        ),
+    )
+
+
 def max_pause(text: str) -> click.Option:
     """--max-pause, with this command's help text."""
     return click.Option(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, verbose
+from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, verbose, via
 from pagecheck.cli.streams import log_to_stderr, require_reader
+from pagecheck.cli.via import require_service
 from pagecheck.cli.working import with_progress
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ Exit codes:
 Whatever the code is, but for 0 nothing is left behind, unless only the
 answer could not be printed (a full disk, a closed pipe), and the VM runs.
 """
+
+_WORKERS: Final = (*ENGINE, channels("Worker processes. Default: as pagecheck scan."))
 
 _OPTIONS: Final = (
     click.Option(
@@ -84,8 +88,10 @@ _OPTIONS: Final = (
         help="Open the path that QEMU reports where the kernel cannot prove which file holds the "
         "RAM (qmp: only).",
     ),
-    *ENGINE,
-    channels("Worker processes. Default: as pagecheck scan."),
+    *_WORKERS,
+    *via(
+        "Let the service there ('pagecheck serve') stop the VM and copy its RAM. DIR is made here."
+    ),
     click.Option(
         ["--json", "as_json"], is_flag=True, help="Print the report as JSON, nothing else."
     ),
@@ -132,9 +138,9 @@ def save(
       pagecheck save --live --disks overlay qmp:/run/vm1.qmp /backup/vm1
       pagecheck save --then quit qmp:/run/vm1.qmp /backup/vm1
       pagecheck save --from guest.ram /backup/ram
+      pagecheck save --via /run/pagecheck.sock qmp:/run/vm1.qmp /backup/vm1
     """
-    from pagecheck.snapshot.save import save as save_it
-
+    save_it = _saver(options.pop("via"), options.pop("via_uid"), options)
     source, directory = _source_and_directory(words, from_file)
     log_to_stderr(verbose=verbose)
     if not quiet or as_json:
@@ -149,6 +155,27 @@ def save(
     elif not quiet:
         print(_text(report))
     return 0
+
+
+def _saver(
+    via: str | None, via_uid: int | None, options: dict[str, Any]
+) -> Callable[..., SaveReport]:
+    """Who saves: this program, or a service."""
+    if not require_service(via, via_uid, options, _WORKERS):
+        from pagecheck.snapshot.save import save as embedded
+
+        return embedded
+    if options.pop("then") != "run":
+        raise click.UsageError("--then quit: a service ends no VM; save without --via")
+    options.pop("format")
+    from pagecheck.service.client import Client
+
+    def by_service(source: str, directory: str, **left: Any) -> SaveReport:
+        assert via is not None
+        with Client(via, service_uid=via_uid) as client:
+            return client.save(source, directory, **left)
+
+    return by_service
 
 
 def _source_and_directory(words: tuple[str, ...], from_file: str | None) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import click
 from pagecheck.cli.options import EXIT_CODES
 from pagecheck.cli.perform import Shown, perform
 from pagecheck.cli.scan_options import MAPPINGS, OUTPUT, PAGES, VIA, VM, WORKERS
+from pagecheck.cli.via import require_service
 
 if TYPE_CHECKING:
     from pagecheck.report.report import Report
@@ -103,15 +104,11 @@ def _scanner(
     via: str | None, via_uid: int | None, options: dict[str, Any]
 ) -> Callable[..., Report]:
     """Who scans: this program, or a service, which has its own workers."""
-    if via is None and via_uid is not None:
-        raise click.UsageError("--via-uid goes with --via SOCKET")
-    if via is None:
+    if not require_service(via, via_uid, options, WORKERS):
         from pagecheck.oneshot import scan as embedded
 
         return embedded
-    for option in WORKERS:
-        _require_default(option)
-        options.pop(option.name)
+    assert via is not None
     from pagecheck.service.client import Client
 
     def by_service(source: str, **left: Any) -> Report:
@@ -119,9 +116,3 @@ def _scanner(
             return client.scan(source, **left)
 
     return by_service
-
-
-def _require_default(option: click.Option) -> None:
-    given = click.get_current_context().get_parameter_source(option.name or "")
-    if given is not click.core.ParameterSource.DEFAULT:
-        raise click.UsageError(f"{option.opts[0]} is the service's to choose; drop it or --via")

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, max_pause, verbose
+from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, max_pause, verbose, via
 
 # What --via leaves to the service.
 WORKERS: Final = (
@@ -103,20 +103,7 @@ MAPPINGS: Final = (
     ),
 )
 
-VIA: Final = (
-    click.Option(
-        ["--via"],
-        type=str,
-        metavar="SOCKET",
-        help="Let the service there ('pagecheck serve') scan, with its workers and engine.",
-    ),
-    click.Option(
-        ["--via-uid"],
-        type=click.IntRange(0),
-        metavar="UID",
-        help="The user that the service of --via runs as, where that is neither root nor you.",
-    ),
-)
+VIA: Final = via("Let the service there ('pagecheck serve') scan, with its workers and engine.")
 
 OUTPUT: Final = (
     click.Option(

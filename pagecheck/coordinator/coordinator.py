@@ -75,6 +75,7 @@ class Coordinator:
     """
 
     _first: WorkerProcess | None = None
+    _writer: tuple[int, int] | None = None
 
     def __init__(
         self,
@@ -130,7 +131,8 @@ class Coordinator:
             self._end = weakref.finalize(self, release_all, os.getpid(), *kept)
         if engine == "none":
             return
-        self.settings = make_settings(**{k: given[k] for k in given if k != "channels"})
+        made = make_settings(**{k: given[k] for k in given if k != "channels"})
+        self.settings = made._replace(writer=self._writer)
         try:
             self._pool = self._start(owner, self.settings, channels, start_timeout)
         except BaseException:
@@ -144,6 +146,14 @@ class Coordinator:
         made = cls.__new__(cls)
         made._first = first
         made.__init__(**arguments)  # type: ignore[misc]  # it has to know the worker before
+        return made
+
+    @classmethod
+    def writing_as(cls, writer: tuple[int, int] | None, **arguments: Any) -> Coordinator:
+        """Made with these arguments; its workers write to files as a user and group may."""
+        made = cls.__new__(cls)
+        made._writer = writer
+        made.__init__(**arguments)  # type: ignore[misc]  # it has to know the writer before
         return made
 
     def _start(self, owner: Owner, settings: Settings, channels: int, timeout: float) -> Pool:

@@ -42,6 +42,7 @@ class Settings(NamedTuple):
         slots: slots per ring.
         slot_pages: the most pages of a batch, a multiple of 64.
         stall_ns: a worker that makes no progress this long is hung.
+        writer: user and group in whose place it writes to files; None: as itself.
     """
 
     engine: str
@@ -52,6 +53,7 @@ class Settings(NamedTuple):
     slot_pages: int
     nice: int
     stall_ns: int
+    writer: tuple[int, int] | None = None
 
     def message(self, *, replacement: bool) -> dict[str, Any]:
         """The part of them that a worker is sent.
@@ -68,6 +70,7 @@ class Settings(NamedTuple):
             "nice": self.nice,
             "device_ns": min(DEVICE_NS, self.stall_ns // 4),
             "spin_ns": 0,
+            "writer": self.writer,
         }
 
 

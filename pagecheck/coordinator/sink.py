@@ -190,9 +190,24 @@ def _name(fd: int) -> str:
 def _reopened(fd: int) -> int | None:
     """The same file, with a position that is nobody else's: looking for holes changes it."""
     try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # without /proc, or the rights to open it anew
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:  # without /proc, or the rights to open it anew; or another has a lease on it
         return None
+
+
+def require_regular(text: str, mode: int) -> None:
+    """Raises UsageError where a file of this mode is none that pages can be copied to."""
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{text}: pages can only be copied to a regular file")
+
+
+def require_writable(text: str, flags: int) -> None:
+    """Raises UsageError where a file that is open with these flags cannot be written to."""
+    access = flags & os.O_ACCMODE
+    if flags & _O_PATH or access != os.O_RDWR:
+        raise UsageError(f"{text}: is not open for reading and writing")
+    if flags & os.O_APPEND:
+        raise UsageError(f"{text}: is open for appending, where a page's offset counts for nothing")
 
 
 def _check(fd: int, text: str) -> int:
@@ -203,13 +218,8 @@ def _check(fd: int, text: str) -> int:
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(f"copy_to {fd}: is not an open descriptor") from error
-    if not stat.S_ISREG(mode):
-        raise UsageError(f"{text}: pages can only be copied to a regular file")
-    access = flags & os.O_ACCMODE
-    if flags & _O_PATH or access != os.O_RDWR:
-        raise UsageError(f"{text}: is not open for reading and writing")
-    if flags & os.O_APPEND:
-        raise UsageError(f"{text}: is open for appending, where a page's offset counts for nothing")
+    require_regular(text, mode)
+    require_writable(text, flags)
     magic = _native.file_system_magic(fd)
     if magic == HUGETLBFS:
         raise UsageError(f"{text}: hugetlbfs takes no writes, it can only be mapped")

@@ -105,6 +105,17 @@ class Arguments:
             raise UsageError(f"{self._at(name)}: must be a list of positive integers")
         return found
 
+    def block_numbers(self, name: str, most: int) -> list[int] | None:
+        """A list of 1 to that many blocks, by their numbers; None where it is missing."""
+        found = self.items(name, most)
+        if found is not None and (
+            not found or any(type(n) is not int for n in found) or len({*found}) != len(found)
+        ):
+            raise UsageError(
+                f"{self._at(name)}: must be the numbers of one block or more, each once"
+            )
+        return found
+
     def inner(self, name: str) -> Arguments | None:
         """The members of an object; None where it is missing."""
         return Arguments(self._left.pop(name), self._at(name)) if self._has(name, None) else None

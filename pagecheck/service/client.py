@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pagecheck.model import Format, Kind, Swapped
     from pagecheck.report.report import Report
     from pagecheck.service.remote_channel import RemoteChannel
+    from pagecheck.snapshot.save_report import SaveReport
+    from pagecheck.snapshot.vm_parts import Compress, Disks
 
 CHECK_REPLY_S: Final = 30.0  # beyond the deadline of a check
 
@@ -104,7 +106,7 @@ class Client(Requests):
 
     @contextlib.contextmanager
     def _attached(self, source: str | os.PathLike[str], **how: Any) -> Iterator[Attached]:
-        """The source attached, as `attach` does it, and detached at the end."""
+        """The source attached, with the arguments of `attach`, and detached at the end."""
         blocks = self.attach(source, **how)
         try:
             yield blocks
@@ -267,6 +269,55 @@ class Client(Requests):
             times = (clock.now_s() - started, ready - started)
             report = as_report(source, blocks, found, ram["page_size"], times, gpa=gpa)
             return report if output is None else output.write(report)
+
+    def save(
+        self,
+        source: str | os.PathLike[str],
+        directory: str | os.PathLike[str],
+        *,
+        live: bool = False,
+        disks: Disks | None = None,
+        compress: Compress | None = None,
+        max_pause: float | None = None,
+        max_rate: int | None = None,
+        page_size: int = 4096,
+        trust_path: bool = False,
+        progress: Progress | None = None,
+    ) -> SaveReport:
+        """As `pagecheck.save` of a running VM, which the service stops and reads.
+
+        The directory and its files are made here, with our own rights; the service gets
+        descriptors of them, which must be of a disk. It saves for those who may read the VM's
+        memory, and it ends no VM.
+
+        Args:
+            max_pause: seconds; by default the service's limit.
+
+        The other arguments are those of `pagecheck.save`.
+
+        Raises:
+            AccessError: the VM may not be saved by us.
+            PagecheckError: the subclass says whose fault it is.
+        """
+        from pagecheck.service.remote_save import Asked, require_possible, save_blocks
+
+        started = clock.now_s()
+        asked = Asked(
+            source=os.fspath(source),
+            directory=os.fspath(directory),
+            live=live,
+            disks=disks,
+            compress=compress,
+            max_pause=max_pause,
+            max_rate=max_rate,
+            page_size=page_size,
+            progress=progress,
+        )
+        require_possible(self, asked)
+        how: Any = {"page_size": page_size, "trust_path": trust_path}
+        with self._attached(source, swapped="read", access="read", **how) as blocks:
+            report = save_blocks(self, blocks, asked, lambda: self.check(blocks))
+        return report._replace(seconds=clock.now_s() - started)
 
     def open_channel(
         self, *, slots: int = 16, slot_pages: int = 128, spin_us: int = 0

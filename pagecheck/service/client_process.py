@@ -42,7 +42,7 @@ class ClientProcess:
     """What is known of a client's process. Only the client's own thread uses it.
 
     Attributes:
-        pid: as SO_PEERCRED names it.
+        pid, gid: as SO_PEERCRED names them.
         number: what /proc calls it; 0 where nothing is known of it.
     """
 
@@ -50,6 +50,7 @@ class ClientProcess:
         """Looks at the process, before the client was sent anything. Where that fails, what it may
         do is not known, and `known` says why."""
         self.pid = 0
+        self.gid = 0
         self.number = 0
         self._why = ""
         self._pidfd = self._space = -1
@@ -63,7 +64,8 @@ class ClientProcess:
             self._why = f"the service cannot see the client's process ({why}); {_ELSEWHERE}"
 
     def _look(self, connected: socket.socket) -> None:
-        self.pid, uid, gid = credentials(connected)
+        self.pid, uid, self.gid = credentials(connected)
+        gid = self.gid
         if self.pid <= 0:
             raise AccessError(f"the client is in another pid namespace; {_ELSEWHERE}")
         self._pidfd = _peer_pidfd(connected, self.pid)

@@ -34,6 +34,7 @@ from pagecheck.service.protocol import (
 from pagecheck.service.resources import ClientResources
 from pagecheck.service.results import Check
 from pagecheck.service.rights import Rights, require_may_pause
+from pagecheck.service.saves import Saves
 
 if TYPE_CHECKING:
     from pagecheck.service.service import Service
@@ -73,6 +74,7 @@ class Commands:
         self._peer = peer
         self._rights = rights
         self._attaching = Attaching(service, peer, rights, resources)
+        self._saves = Saves(service, peer, rights, resources)
         self._sender = 0
         self._resources = resources
         self._on_progress = on_progress
@@ -84,6 +86,7 @@ class Commands:
             "open-channel": self._open_channel,
             "query-blocks": self._query_blocks,
             "query-stats": self._query_stats,
+            "save": self._save,
         }
 
     def greeting(self) -> dict[str, Any]:
@@ -144,15 +147,9 @@ class Commands:
         return Reply({})
 
     def _check(self, arguments: Arguments, fds: list[int]) -> Reply:
-        numbers = arguments.items("blocks", BLOCKS_PER_CLIENT)
+        numbers = arguments.block_numbers("blocks", BLOCKS_PER_CLIENT)
         if numbers is None:
             numbers = [arguments.integer("block", 0, NUMBER_MAX)]
-        if (
-            any(type(n) is not int for n in numbers)
-            or len({*numbers}) != len(numbers)
-            or not numbers
-        ):
-            raise UsageError("blocks: must be the numbers of one block or more, each once")
         held = [self._resources.block(number) for number in numbers]
         first = held[0].block.ram
         ranges = page_ranges(arguments, first.page_size, first.start, held[0].regions)
@@ -174,14 +171,15 @@ class Commands:
         require_fds("check", fds, 1 if with_bitmap else 0)
         if check.pause:
             require_may_pause(held)
-        if check.max_pause is not None and check.max_pause > self._service.limits.pause_seconds:
-            raise LimitError(
-                f"max_pause: this service allows {self._service.limits.pause_seconds} s"
-            )
+        self._service.limits.require_pause(check.max_pause)
         return Reply(*check.run(self._service))
 
+    def _save(self, arguments: Arguments, fds: list[int]) -> Reply:
+        progress = self._progress(reported=arguments.flag("progress"))
+        return Reply(*self._saves.save(arguments, fds, self._sender, progress))
+
     def _progress(self, *, reported: bool) -> Callable[[int, int], None]:
-        """What a check calls."""
+        """What a check or a save calls."""
 
         def on_progress(done: int, total: int) -> None:
             self._on_progress({"done": done, "bytes": total} if reported else None)

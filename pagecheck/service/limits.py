@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Final, NamedTuple
 
-from pagecheck.errors import AccessError, UsageError
+from pagecheck.errors import AccessError, LimitError, UsageError
 from pagecheck.native import _native
 from pagecheck.plan import PAUSE_MAX_S, require_seconds
 from pagecheck.service.connecting import credentials, groups
@@ -63,6 +63,11 @@ class Limits(NamedTuple):
         if self.memory_bytes < MEMORY_LEAST:
             raise UsageError(f"max memory {self.memory_bytes}: must be {MEMORY_LEAST} or more")
         return self
+
+    def require_pause(self, seconds: float | None) -> None:
+        """Raises LimitError where a VM would be stopped for longer than it may be."""
+        if seconds is not None and seconds > self.pause_seconds:
+            raise LimitError(f"max_pause: this service allows {self.pause_seconds} s")
 
 
 def default_block_bytes() -> int:

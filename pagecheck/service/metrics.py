@@ -49,6 +49,8 @@ PLAIN: Final = (
     ("commands", "Commands of clients.", "commands"),
     ("command_errors", "Commands that were answered with an error.", "errors"),
     ("checks", "Commands that checked blocks.", "checks"),
+    ("saves", "Commands that saved a VM.", "saves"),
+    ("saved_bytes", "Bytes of RAM that were written for saves.", "saved_bytes"),
     ("channels_opened", "Direct channels that were opened.", "channels_opened"),
     ("channels_lost", "Direct channels whose worker died or hung.", "channels_lost"),
     ("vm_pauses", "Times that a VM was stopped.", "pauses"),

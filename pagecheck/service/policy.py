@@ -13,13 +13,15 @@ import pwd
 import stat
 import tomllib
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from pagecheck.errors import UsageError
 
 BYTES_MAX: Final = 1 << 20
 ID_MAX: Final = (1 << 32) - 2  # the highest one means "none"
-_MEMBERS: Final = ("users", "groups", "vms_of", "pause")
+_MEMBERS: Final = ("users", "groups", "vms_of", "pause", "save")
+
+What = Literal["look", "pause", "save"]
 
 
 class Rule(NamedTuple):
@@ -30,12 +32,18 @@ class Rule(NamedTuple):
         groups: gids; every member is meant.
         vms_of: uids whose VMs those clients may look at.
         pause: whether they may stop them, too.
+        save: whether they may save them, too, for which they are stopped.
     """
 
     users: frozenset[int]
     groups: frozenset[int]
     vms_of: tuple[int, ...]
     pause: bool
+    save: bool = False
+
+    def allows(self, what: What) -> bool:
+        """Whether it is about more than looking."""
+        return what == "look" or self.save or (what == "pause" and self.pause)
 
     def is_for(self, uid: int, gids: Iterable[int]) -> bool:
         """Whether a client with these ids is meant."""
@@ -52,13 +60,13 @@ class Policy(NamedTuple):
         gids = frozenset(gids)
         return any(rule.is_for(uid, gids) for rule in self.rules)
 
-    def owners(self, uid: int, gids: Iterable[int], *, pause: bool = False) -> tuple[int, ...]:
-        """The users whose VMs such a client may look at, or stop."""
+    def owners(self, uid: int, gids: Iterable[int], what: What = "look") -> tuple[int, ...]:
+        """The users whose VMs such a client may look at, or stop, or save."""
         gids = frozenset(gids)
         found = [
             owner
             for rule in self.rules
-            if rule.is_for(uid, gids) and (rule.pause or not pause)
+            if rule.is_for(uid, gids) and rule.allows(what)
             for owner in rule.vms_of
         ]
         return tuple(dict.fromkeys(found))
@@ -121,14 +129,15 @@ def _rule(where: str, table: Any) -> Rule:
     users = _ids(where, table, "users", _uid)
     groups = _ids(where, table, "groups", _gid)
     vms_of = _ids(where, table, "vms_of", _uid)
-    pause = table.get("pause", False)
     if not users and not groups:
         raise UsageError(f"{where}: is for nobody; give users or groups")
     if not vms_of:
         raise UsageError(f"{where}: allows nothing; give vms_of, users whose VMs are meant")
-    if type(pause) is not bool:
-        raise UsageError(f"{where}: pause: must be true or false")
-    return Rule(frozenset(users), frozenset(groups), vms_of, pause)
+    flags = [table.get(name, False) for name in ("pause", "save")]
+    for name, flag in zip(("pause", "save"), flags, strict=True):
+        if type(flag) is not bool:
+            raise UsageError(f"{where}: {name}: must be true or false, without quotes")
+    return Rule(frozenset(users), frozenset(groups), vms_of, *flags)
 
 
 def _ids(

@@ -253,9 +253,7 @@ def checked(
     if len(fds) != 1:
         raise given.wrong("came without its bitmaps")
     bitmaps = _Bitmaps(fds[0], whole)
-    listed = given.each("blocks", lambda each: each)
-    if len(listed) != len(blocks):
-        raise given.wrong(f"is of {len(listed)} blocks, {len(blocks)} were asked for")
+    listed = listed_of(given, blocks)
     found = [bitmaps.report(each, block) for each, block in zip(listed, blocks, strict=True)]
     answer = given.text("answer")
     raw = {
@@ -265,10 +263,25 @@ def checked(
         "bytes_checked": given.integer("bytes_checked", 0, _U64_MAX),
         "why_live": given.text_or_none("why_live"),
     }
-    pause = None if reply.get("pause") is None else _pause(given.object("pause"))
+    pause = None if reply.get("pause") is None else pause_of(given.object("pause"))
     # An answer of a kind that is not known here is no more than a hint.
     known = answer if answer in ("at-rest", "paused") else "live"
     return Checked(known, tuple(found), given.texts("notes"), pause, raw)
+
+
+def listed_of(given: Members, blocks: Sequence[RemoteBlock]) -> list[Members]:
+    """What an answer lists of the blocks that were asked for, in their order.
+
+    Raises:
+        PeerError: it is of others.
+    """
+    listed = given.each("blocks", lambda each: each)
+    if len(listed) != len(blocks):
+        raise given.wrong(f"is of {len(listed)} blocks, {len(blocks)} were asked for")
+    for each, block in zip(listed, blocks, strict=True):
+        if each.integer("block", 0, _U64_MAX) != block.number:
+            raise each.wrong(f"is of another block than {block.number}")
+    return listed
 
 
 class _Bitmaps:
@@ -281,8 +294,6 @@ class _Bitmaps:
 
     def report(self, given: Members, block: RemoteBlock) -> BlockReport:
         """One block's bitmaps, copied, and what they say."""
-        if given.integer("block", 0, _U64_MAX) != block.number:
-            raise given.wrong(f"is of another block than {block.number}")
         places = given.object("bitmaps")
         pages = block.ram.pages
         zero, normal = (self._words(places.object(name), pages) for name in ("zero", "normal"))
@@ -325,22 +336,33 @@ class _Bitmaps:
         return counts
 
     def _words(self, place: Members, pages: int) -> memoryview:
-        size = (pages + 63) // 64 * 8
-        if place.integer("bytes", 0, SIZE_MAX) != size:
-            raise place.wrong(f"is not of the {size} bytes of {pages} pages")
-        offset = place.integer("offset", 0, SIZE_MAX)
-        if offset + size > self._size:
-            raise place.wrong(f"ends past the {self._size} bytes of its memory")
-        words = copy_of(self._fd, offset, size, "the bitmaps of the answer to check")
-        if _native.bits_count(words, size * 8) != _native.bits_count(words, pages):
-            raise place.wrong("has bits of pages past the block")
-        return words
+        return words_at(place, self._fd, self._size, pages, "the bitmaps of the answer to check")
+
+
+def words_at(place: Members, fd: int, most: int, pages: int, what: str) -> memoryview:
+    """A bitmap of so many pages, copied.
+
+    Args:
+        most: bytes of the memory that it is in.
+        what: names that in messages.
+    """
+    size = (pages + 63) // 64 * 8
+    if place.integer("bytes", 0, SIZE_MAX) != size:
+        raise place.wrong(f"is not of the {size} bytes of {pages} pages")
+    offset = place.integer("offset", 0, SIZE_MAX)
+    if offset + size > most:
+        raise place.wrong(f"ends past the {most} bytes of its memory")
+    words = copy_of(fd, offset, size, what)
+    if _native.bits_count(words, size * 8) != _native.bits_count(words, pages):
+        raise place.wrong("has bits of pages past the block")
+    return words
 
 
 def _overlap(one: memoryview, other: memoryview) -> bool:
     return int.from_bytes(one, "little") & int.from_bytes(other, "little") != 0
 
 
-def _pause(given: Members) -> Pause:
+def pause_of(given: Members) -> Pause:
+    """How a VM was stopped."""
     flags = {name: given.flag(name) for name in ("stood_still", "expired", "stopped_by_us")}
     return Pause(given.seconds("seconds"), left_stopped=given.flag("left_stopped", False), **flags)

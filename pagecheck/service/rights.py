@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 from pagecheck.errors import AccessError, PagecheckError, SourceError
 from pagecheck.service.limits import Peer
 from pagecheck.service.naming import Named, elsewhere
+from pagecheck.service.resources import May
 from pagecheck.shm import mounts
 from pagecheck.vmm.access import may_read
 from pagecheck.vmm.acting import User
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pagecheck.service.client_process import ClientProcess
-    from pagecheck.service.policy import Policy
+    from pagecheck.service.policy import Policy, What
     from pagecheck.service.resources import HeldBlock
     from pagecheck.vmm.memory import ProcessMemory
     from pagecheck.vmm.vm import Vm
@@ -53,6 +54,16 @@ class Rights:
         self._peer = peer
         self._process = process
         self._policy = policy
+
+    @property
+    def group(self) -> int:
+        """The client's own group."""
+        return self._process.gid
+
+    @property
+    def process_number(self) -> int:
+        """What /proc calls the client's process; 0 where nothing is known of it."""
+        return self._process.number
 
     @contextlib.contextmanager
     def logged(self) -> Iterator[None]:
@@ -206,7 +217,7 @@ class Admission:
             and target.dumpable is not False
             and ours is not None
             and ours == target.credentials.user_namespace
-            and uids[EFFECTIVE] in self._owners(pause=False)
+            and uids[EFFECTIVE] in self._owners("look")
         ):
             self._owner = uids[EFFECTIVE]
             return
@@ -215,13 +226,15 @@ class Admission:
             f"user {self._who.uids[EFFECTIVE]}, by the kernel's rule for ptrace: {why}"
         )
 
-    def _owners(self, *, pause: bool) -> Sequence[int]:
-        return self._policy.owners(self._who.uids[EFFECTIVE], self._gids, pause=pause)
+    def _owners(self, what: What) -> Sequence[int]:
+        return self._policy.owners(self._who.uids[EFFECTIVE], self._gids, what)
 
-    def may_pause(self, vm: Vm) -> bool:
-        """Whether the client may also stop the VM, once it was opened."""
+    def may(self, vm: Vm) -> May:
+        """What else the client may do with the VM, once it was opened."""
         connected_itself = vm.can_pause and vm.connected_as < self._own_count
-        return connected_itself or self._may_ptrace or self._owner in self._owners(pause=True)
+        pause = connected_itself or self._may_ptrace or self._owner in self._owners("pause")
+        write = connected_itself and self._may_ptrace
+        return May(pause, write or self._owner in self._owners("save"), write)
 
     def __enter__(self) -> Self:
         return self
@@ -245,7 +258,7 @@ class Admission:
 def require_may_pause(held: Sequence[HeldBlock]) -> None:
     """Raises AccessError where the client may only look at a VM that it asks to have stopped."""
     for each in held:
-        if each.vm is not None and each.vm.can_pause and not each.may_pause:
+        if each.vm is not None and each.vm.can_pause and not each.may.pause:
             raise AccessError(
                 f"{each.vm.text}: may be looked at, but not stopped: that takes the right to "
                 "connect to its VMM or to ptrace it, or `pause = true` in the service's policy"

@@ -14,6 +14,7 @@ from pagecheck.report.statistics import Statistics
 from pagecheck.service.answers import Answers
 from pagecheck.service.counters import Counters
 from pagecheck.service.direct import LOOK_NS, DirectChannel
+from pagecheck.service.places import SavePlaces
 from pagecheck.service.policy import NO_POLICY, Policy
 from pagecheck.service.registry import Registry
 from pagecheck.shm.layout import statistic, statistic_array
@@ -34,6 +35,7 @@ class Service:
 
     Attributes:
         clients: those that are connected.
+        saves: for those that run.
         ending: set when clients are to be disconnected.
     """
 
@@ -56,6 +58,7 @@ class Service:
         self.counters = Counters(coordinator)
         self.clients = Registry(limits.clients)
         self.answers = Answers(limits.memory_bytes, limits.memory_all_bytes)
+        self.saves = SavePlaces()
         self.ending = threading.Event()
         self.started = time.time()
         self._settings = settings

@@ -150,7 +150,7 @@ def _snapshot(top: Members) -> Snapshot:
         raise top.fault("page_bytes", page_bytes, "a power of two")
     top.one_of("byte_order", ("little",))
     created = top.text("created", 40)
-    if not _TIME.fullmatch(created):
+    if not is_time(created):
         raise top.fault("created", created, "a time such as 2026-01-31T12:00:00Z")
     pause = None if top.is_null("pause") else top.member("pause").rest()
     found = Snapshot(
@@ -158,16 +158,21 @@ def _snapshot(top: Members) -> Snapshot:
         created=created,
         exact=top.boolean("exact"),
         page_bytes=page_bytes,
-        machine=None if top.is_null("machine") else _machine(top.member("machine")),
+        machine=None if top.is_null("machine") else machine_of(top.member("machine")),
         blocks=tuple(_block(each, page_bytes) for each in top.objects("blocks")),
         state=None if top.is_null("state") else _entry(top.member("state")),
-        disks=tuple(_disk(each) for each in top.objects("disks")),
+        disks=tuple(disk_of(each) for each in top.objects("disks")),
         pause=pause,
         version=top.text("version"),
         other=top.rest(),
     )
     _require_different(found, top.where)
     return found
+
+
+def is_time(text: str) -> bool:
+    """Whether it is a time as a manifest has it."""
+    return _TIME.fullmatch(text) is not None
 
 
 def _require_different(snapshot: Snapshot, where: str) -> None:
@@ -236,7 +241,8 @@ def _range(of: Members, block_size: int) -> GuestRange:
     return GuestRange(of.integer("gpa", 0, (1 << 64) - size), size, offset, of.rest())
 
 
-def _machine(of: Members) -> Machine:
+def machine_of(of: Members) -> Machine:
+    """The member `machine`."""
     line = of.items("command_line")
     if not all(isinstance(each, str) and "\0" not in each for each in line):
         raise of.fault("command_line", line, "an array of texts without NUL")
@@ -251,7 +257,8 @@ def _machine(of: Members) -> Machine:
     )
 
 
-def _disk(of: Members) -> Disk:
+def disk_of(of: Members) -> Disk:
+    """One of the member `disks`."""
     return Disk(
         device=of.text("device", 4096),
         path=of.optional_text("path"),
@@ -269,10 +276,10 @@ def members(snapshot: Snapshot) -> dict[str, Any]:
         "format": FORMAT,
         **snapshot._asdict(),
         "byte_order": "little",
-        "machine": snapshot.machine and _plain(snapshot.machine),
+        "machine": snapshot.machine and plain(snapshot.machine),
         "blocks": [_block_members(each) for each in snapshot.blocks],
-        "state": snapshot.state and _plain(snapshot.state),
-        "disks": [_plain(each) for each in snapshot.disks],
+        "state": snapshot.state and plain(snapshot.state),
+        "disks": [plain(each) for each in snapshot.disks],
         "pause": None if snapshot.pause is None else dict(snapshot.pause),
     }
     del found["other"]
@@ -283,18 +290,18 @@ def _block_members(block: SnapshotBlock) -> dict[str, Any]:
     compression = block.compression
     members = {
         **block._asdict(),
-        "regions": [_plain(each) for each in block.regions],
+        "regions": [plain(each) for each in block.regions],
         "counts": {"zero": block.zero, "normal": block.normal},
-        "bitmap": _plain(block.bitmap),
-        "chunks": {"bytes": CHUNK_BYTES, "algorithm": ALGORITHM, **_plain(block.chunks)},
-        "compression": compression
-        and {**_plain(compression), "frames": _plain(compression.frames)},
+        "bitmap": plain(block.bitmap),
+        "chunks": {"bytes": CHUNK_BYTES, "algorithm": ALGORITHM, **plain(block.chunks)},
+        "compression": compression and {**plain(compression), "frames": plain(compression.frames)},
     }
     for name in ("zero", "normal", "other"):
         del members[name]
     return as_members(members, block.other)
 
 
-def _plain(value: Any) -> dict[str, Any]:
+def plain(value: Any) -> dict[str, Any]:
+    """A value's members as JSON has them."""
     members = value._asdict()
     return as_members(members, members.pop("other"))

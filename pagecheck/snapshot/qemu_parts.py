@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pagecheck.snapshot.values import DiskKept
     from pagecheck.snapshot.vm_parts import Disks, Then
     from pagecheck.vmm import Vm
+    from pagecheck.vmm.memory import Admit
     from pagecheck.vmm.pause import QemuMonitor
     from pagecheck.vmm.qemu_state import SavedState
 
@@ -44,11 +45,13 @@ class QemuParts:
         qemu: QemuMonitor,
         disks: Disks | None,
         then: Then,
+        admit: Admit | None = None,
     ) -> None:
         """Refuses what cannot be saved, and prepares the devices' state.
 
         Args:
             stack: takes back what QEMU was given.
+            admit: as of a `ProcessMemory`.
 
         Raises:
             UsageError: more has to be said of the disks.
@@ -68,7 +71,7 @@ class QemuParts:
         self._overlays: Overlays | None = None
         self._saved: SavedState | None = None
         carried = [ram.source.name for ram in vm.rams]
-        self._devices = stack.enter_context(DeviceState(qemu, carried))
+        self._devices = stack.enter_context(DeviceState(qemu, carried, admit))
         self.disks: tuple[Disk, ...] = ()
 
     @property

@@ -27,6 +27,7 @@ from pagecheck.sources import Opened, open_scanned
 if TYPE_CHECKING:
     from pagecheck.coordinator.scan import Progress
     from pagecheck.vmm import Vm
+    from pagecheck.vmm.memory import Admit
 
 # In a process that may have to be left behind: called with "paused" and the seconds that a pause
 # may last, None once it is over; and with the "report" or the "error" before anything is closed,
@@ -130,7 +131,7 @@ def save(
             _require_of_file(opened, wanted, disks)
             parts = None
         else:
-            parts = _parts_of(stack, opened.vm, disks, then)
+            parts = parts_of(stack, opened.vm, disks, then)
         made = stack.enter_context(NewDirectory(path))
         scanner = coordinator or stack.enter_context(_started(opened, start))
         if scanner.engine == "none":
@@ -176,17 +177,33 @@ def _opened(
         UsageError: the VM cannot be stopped from here.
         SourceError: a part of the RAM cannot be read.
     """
+    require_socket(text)
+    swapped: Any = "read" if is_vm_source(text) else "leave"
+    how: Any = {"trust_path": trust_path, "swapped": swapped}
+    opened = open_scanned(stack, text, page_size, 0, None, format, **how)
+    if opened.vm is not None:
+        require_readable(opened.vm)
+    return opened
+
+
+def require_socket(text: str) -> None:
+    """Raises UsageError where a VM is named by its process id."""
     if text.startswith("pid:"):
         raise UsageError(
             f"{text}: is not saved by its process id, since nothing there stops it: give "
             "qmp:SOCKET, fc:SOCKET, ch:SOCKET or crosvm:SOCKET ('pagecheck vms' lists them)"
         )
-    swapped: Any = "read" if is_vm_source(text) else "leave"
-    how: Any = {"trust_path": trust_path, "swapped": swapped}
-    opened = open_scanned(stack, text, page_size, 0, None, format, **how)
-    if opened.vm is not None and opened.vm.unreadable:
-        raise SourceError(f"{opened.vm.unreadable[0].why}; a snapshot without it is none")
-    return opened
+
+
+def require_readable(vm: Vm) -> None:
+    """Raises SourceError where a part of the RAM cannot be read."""
+    if vm.unreadable:
+        raise unreadable(vm.unreadable[0].why)
+
+
+def unreadable(why: str) -> SourceError:
+    """What to raise where a part of a VM's RAM cannot be read."""
+    return SourceError(f"{why}; a snapshot without it is none")
 
 
 def _require_of_file(opened: Opened, wanted: Wanted, disks: Disks | None) -> None:
@@ -209,11 +226,18 @@ def _started(opened: Opened, start: dict[str, Any]) -> Coordinator:
     return Coordinator(**start)
 
 
-def _parts_of(stack: contextlib.ExitStack, vm: Vm, disks: Disks | None, then: Then) -> VmParts:
+def parts_of(
+    stack: contextlib.ExitStack,
+    vm: Vm,
+    disks: Disks | None,
+    then: Then,
+    admit: Admit | None = None,
+) -> VmParts:
     """What is saved of this VM.
 
     Args:
         stack: takes back what the VMM was given for it.
+        admit: as of `open_vm`.
 
     Raises:
         UsageError: what is asked for does not go with it, or more has to be said.
@@ -222,5 +246,5 @@ def _parts_of(stack: contextlib.ExitStack, vm: Vm, disks: Disks | None, then: Th
     if vm.qemu is not None:
         from pagecheck.snapshot.qemu_parts import QemuParts
 
-        return QemuParts(stack, vm, vm.qemu, disks, then)
+        return QemuParts(stack, vm, vm.qemu, disks, then, admit)
     return RamAlone(vm, disks, then)

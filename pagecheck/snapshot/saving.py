@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,20 +64,23 @@ class Wanted(NamedTuple):
     notify: Callable[[str, Any], None]
 
 
-class Saving:
-    """What is saved, and where to."""
+class Taking(ABC):
+    """RAM that is copied, of a VM in a pause; a subclass says where to."""
 
-    def __init__(
-        self, opened: Opened, directory: NewDirectory, scanner: Coordinator, wanted: Wanted
-    ) -> None:
-        """Nothing is done yet; everything stays the caller's."""
+    def __init__(self, opened: Opened, where: str, scanner: Coordinator, wanted: Wanted) -> None:
+        """Nothing is done yet; everything stays the caller's.
+
+        Args:
+            where: the snapshot, as messages name it.
+        """
         self._opened = opened
-        self._directory = directory
+        self._where = where
         self._scanner = scanner
         self._wanted = wanted
         self._left_behind = reap_left_behind()
         self._bytes_done = 0
         self._ahead_s: float | None = None  # what the copy before the pause took
+        self._passes_after = 0  # over all bytes, once they are copied
 
     def prepare(self, stack: contextlib.ExitStack, after: contextlib.ExitStack | None) -> None:
         """Makes the RAM files and attaches the blocks to them.
@@ -103,40 +107,7 @@ class Saving:
             if after is not None:
                 after.callback(self._scanner.detach, block)
             files.append(RamFile(found, block, name, fd, opened.vm is not None))
-        where = self._directory.path
-        self._copying = Copying(where, self._scanner, files, self._wanted.max_rate)
-
-    def _create_files(self, stack: contextlib.ExitStack) -> list[tuple[str, int]]:
-        """Checks that there is room, and makes the RAM files: the name of each, and a descriptor
-        that the stack closes."""
-        opened, where = self._opened, self._directory.path
-        require_room(
-            where,
-            self._directory.fd,
-            [found.ram for found in opened.blocks],
-            0 if opened.vm is None else STATE_BYTES,
-            lambda: normal_bytes(
-                self._scanner, opened.blocks, opened.page_size, self._wanted.max_rate
-            ),
-        )
-        return create_ram_files(stack, self._directory, [found.ram for found in opened.blocks])
-
-    def save_file(self) -> SaveReport:
-        """Saves a file.
-
-        Raises:
-            SourceError: it is not at rest.
-            OutputError: the snapshot cannot be written.
-        """
-        created = now_text()
-        self._copying.copy(None, self._watch())
-        why = next((each.why_live for each in self._copying.results if each.why_live), None)
-        if why is not None and not self._wanted.live:
-            raise SourceError(not_at_rest(self._opened.text, why))
-        report = self._write(created, exact=why is None)
-        self._directory.finish()
-        note = f"{self._opened.text}: {why}: the snapshot may be of no one moment"
-        return report if why is None else report._replace(notes=(*report.notes, note))
+        self._copying = Copying(self._where, self._scanner, files, self._wanted.max_rate)
 
     def save_vm(self, vm: Vm, parts: VmParts) -> SaveReport:
         """Saves a VM, which runs again when this ends, or has ended where that was wanted.
@@ -163,7 +134,7 @@ class Saving:
         try:
             self._copying.sync()
         except OSError as error:
-            raise _not_written(self._directory.path, error) from error
+            raise not_written(self._where, error) from error
         self._copying.copy_ahead(lambda _done: watch(self._size))
 
     def _stop_and_save(self, vm: Vm, parts: VmParts) -> SaveReport:
@@ -180,10 +151,10 @@ class Saving:
             report = self._write(created, exact=True, parts=parts, pause=stopped.pause)
             if wanted.then == "quit" and not vm.is_stopped():
                 stopped.end()  # which tells why it runs
-            self._directory.finish()
+            self._publish()
             if wanted.then == "quit":
                 with signals_held():  # what became of the VM is told
-                    pause = stopped.quit(self._directory.path)
+                    pause = stopped.quit(self._where)
                     wanted.notify("paused", None)
                     parts.wait_ended()
                 report = report._replace(pause=pause, ended=True)
@@ -191,11 +162,11 @@ class Saving:
 
     def _watch(self) -> Watch:
         """Tells how far a part of the work is, to be called with the bytes done of it; there is one
-        part for each pass, one for the checksums, and one for the compression."""
+        part for each pass."""
         size = self._size
         before, self._bytes_done = self._bytes_done, self._bytes_done + size
-        passes = 3 if self._opened.vm is not None and self._wanted.live else 2
-        passes += self._wanted.compress is not None
+        passes = 2 if self._opened.vm is not None and self._wanted.live else 1
+        passes += self._passes_after
         progress = self._wanted.progress
 
         def watch(done: int) -> None:
@@ -207,6 +178,83 @@ class Saving:
     @property
     def _size(self) -> int:
         return sum(found.ram.size for found in self._opened.blocks)
+
+    def _require_no_writer(self) -> None:
+        if reap_left_behind() > self._left_behind:
+            raise OutputError(
+                f"{self._where}: a worker that writes there was left behind, and may write yet; "
+                "nothing was saved: see to the disk, and save again"
+            )
+
+    def _without_live_s(self, pause: Pause | None) -> float | None:
+        """See `SaveReport.pause_without_live`."""
+        if pause is None or self._ahead_s is None:
+            return None
+        return pause.seconds - self._copying.last_pass_s + self._ahead_s
+
+    @abstractmethod
+    def _create_files(self, stack: contextlib.ExitStack) -> list[tuple[str, int]]:
+        """Makes the RAM files, if they are not there yet: the name of each, and a descriptor that
+        the stack closes."""
+
+    @abstractmethod
+    def _write(
+        self,
+        created: str,
+        *,
+        exact: bool,
+        parts: VmParts | None = None,
+        pause: Pause | None = None,
+    ) -> SaveReport:
+        """Keeps all that goes with the RAM files, to which everything was copied."""
+
+    @abstractmethod
+    def _publish(self) -> None:
+        """All of it is kept, and is safe from here on."""
+
+
+class Saving(Taking):
+    """A save to a new directory."""
+
+    def __init__(
+        self, opened: Opened, directory: NewDirectory, scanner: Coordinator, wanted: Wanted
+    ) -> None:
+        """As of `Taking`."""
+        super().__init__(opened, directory.path, scanner, wanted)
+        self._directory = directory
+        self._passes_after = 1 if wanted.compress is None else 2
+
+    def save_file(self) -> SaveReport:
+        """Saves a file.
+
+        Raises:
+            SourceError: it is not at rest.
+            OutputError: the snapshot cannot be written.
+        """
+        created = now_text()
+        self._copying.copy(None, self._watch())
+        why = next((each.why_live for each in self._copying.results if each.why_live), None)
+        if why is not None and not self._wanted.live:
+            raise SourceError(not_at_rest(self._opened.text, why))
+        report = self._write(created, exact=why is None)
+        self._publish()
+        note = f"{self._opened.text}: {why}: the snapshot may be of no one moment"
+        return report if why is None else report._replace(notes=(*report.notes, note))
+
+    def _create_files(self, stack: contextlib.ExitStack) -> list[tuple[str, int]]:
+        """Checks that there is room, and makes the RAM files: the name of each, and a descriptor
+        that the stack closes."""
+        opened, where = self._opened, self._directory.path
+        require_room(
+            where,
+            self._directory.fd,
+            [found.ram for found in opened.blocks],
+            0 if opened.vm is None else STATE_BYTES,
+            lambda: normal_bytes(
+                self._scanner, opened.blocks, opened.page_size, self._wanted.max_rate
+            ),
+        )
+        return create_ram_files(stack, self._directory, [found.ram for found in opened.blocks])
 
     def _write(
         self,
@@ -220,11 +268,7 @@ class Saving:
         directory, copying = self._directory, self._copying
         try:
             copying.finish()
-            if reap_left_behind() > self._left_behind:
-                raise OutputError(
-                    f"{directory.path}: a worker that writes there was left behind, and may write "
-                    "yet; nothing was saved: see to the disk, and save again"
-                )
+            self._require_no_writer()
             if self._wanted.compress is None:
                 syncing = Syncing([each.fd for each in copying.files])
                 blocks = write_blocks(directory, written(copying), self._watch())
@@ -244,16 +288,16 @@ class Saving:
                 pause=None if pause is None else pause._asdict(),
             )
         except OSError as error:
-            raise _not_written(directory.path, error) from error
+            raise not_written(directory.path, error) from error
         return self._report(snapshot, pause)
+
+    def _publish(self) -> None:
+        self._directory.finish()
 
     def _report(self, snapshot: Snapshot, pause: Pause | None) -> SaveReport:
         opened, scanner, results = self._opened, self._scanner, self._copying.results
         vm_notes = opened.vm.notes if opened.vm is not None else []
         notes = (*vm_notes, *(note for each in results for note in each.notes))
-        without = None
-        if pause is not None and self._ahead_s is not None:
-            without = pause.seconds - self._copying.last_pass_s + self._ahead_s
         return SaveReport(
             source=opened.text,
             directory=self._directory.path,
@@ -268,7 +312,7 @@ class Saving:
                 for result, each in zip(results, snapshot.blocks, strict=True)
             ),
             pause=pause,
-            pause_without_live=without,
+            pause_without_live=self._without_live_s(pause),
             bytes_stored=bytes_stored(snapshot),
             state_bytes=0 if snapshot.state is None else snapshot.state.size,
             overlays=tuple(
@@ -324,12 +368,13 @@ def _lengthen(fd: int, size: int, where: str) -> None:
         os.ftruncate(fd, size)
     except OSError as error:
         if error.errno != errno.EFBIG:
-            raise _not_written(where, error) from error
+            raise not_written(where, error) from error
         raise OutputError(
             f"{where}: would have {size} bytes, more than a limit (ulimit -f) or the file system "
             "permits; nothing was stopped"
         ) from error
 
 
-def _not_written(where: str, error: OSError) -> OutputError:
+def not_written(where: str, error: OSError) -> OutputError:
+    """What to raise where a part of a snapshot cannot be written."""
     return OutputError(f"{where}: cannot be written: {error.strerror}; nothing was saved")

@@ -82,6 +82,10 @@ def start(link: Link) -> tuple[Worker, DsaEngine]:
     picked = engine.open(
         settings["engine"], settings["wq"], settings["channel"], fallback=settings["fallback"]
     )
+    if settings["writer"] is not None:
+        from pagecheck.workers.writer import write_as  # not needed by a worker of our own files
+
+        write_as(*settings["writer"])
     link.send({"ready": {"pid": os.getpid(), "kernel": kernel, **picked.to_json()}})
     return worker, engine
 

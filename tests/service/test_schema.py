@@ -28,9 +28,9 @@ from tests.support.service import ServiceProcess
 SCHEMA: dict[str, Any] = json.loads(files(service_package).joinpath("schema.json").read_text())
 DEFS = SCHEMA["$defs"]
 COMMANDS = DEFS["request"]["properties"]["execute"]["enum"]
-# Those of pagecheck/errors.py that no answer of the service has: the root; files are written by
-# who asks for them; a service whose workers are late at the start does not start.
-NEVER_SENT = {"StorageStalled", "PagecheckError", "OutputError", "StartTimeout"}
+# Those of pagecheck/errors.py that no answer of the service has: the root; storage that stalls is
+# refused; a service whose workers are late at the start does not start.
+NEVER_SENT = {"StorageStalled", "PagecheckError", "StartTimeout"}
 U64 = (1 << 64) - 1
 
 BUCKETS = len(statistic_array([0] * STATS_WORDS, "latencies"))
@@ -147,6 +147,9 @@ def test_a_whole_session(checked: Checked, known_ram: KnownRam, tmp_path: Any) -
         == 1
     )
     bitmap.close()
+    with on_disk.open("r+b") as file:
+        error = checked.error("save", {"blocks": [block], "live": True}, [file.fileno()])
+    assert error["desc"].startswith("save: is of the blocks of one VM")
     channel = checked.result("open-channel", {"slots": 4, "slot_pages": 65, "spin_us": 10})
     assert channel["slot_pages"] == 128
     stats = checked.result("query-stats")
@@ -223,6 +226,8 @@ def test_its_limits_are_the_code_s() -> None:
     assert attach["name"]["maxLength"] == limits.NAME_CHARS
     assert check["ranges"]["maxItems"] == limits.RANGES_PER_CHECK
     assert check["blocks"]["maxItems"] == blocks
+    for definition in ("save-arguments", "save-return"):
+        assert DEFS[definition]["properties"]["blocks"]["maxItems"] == protocol.FDS_PER_LINE
     for each in (check["block"], check["blocks"]["items"], DEFS["block"]["properties"]["block"]):
         assert each["maximum"] == limits.NUMBER_MAX
     assert channel["slots"]["maximum"] == limits.SLOTS_MAX

@@ -19,6 +19,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "open-channel": {},
     "query-blocks": {},
     "query-stats": {},
+    "save": {"blocks": [0]},
 }
 REGION = {"guest_phys_addr": 0, "memory_size": 4096, "mmap_offset": 0}
 OF_TYPES: dict[str, Any] = {

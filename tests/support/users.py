@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
+import signal
 import subprocess
 import sys
 import traceback
@@ -16,6 +18,7 @@ from typing import Final
 import pytest
 
 NOBODY: Final = 65534
+_LOOK: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: other users are played by setuid"
@@ -87,9 +90,56 @@ def in_a_fork(work: Callable[[], None]) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def as_nobody() -> None:
-    if os.geteuid() == 0:
+class Forked:
+    """A child of the test's own that became a user and works; what it needs was loaded before.
+
+    Attributes:
+        pid: of the child.
+    """
+
+    def __init__(self, work: Callable[[], object], uid: int) -> None:
+        """Starts it."""
+        self._told, end = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                become(uid)
+                work()
+                status = 0
+            except BaseException as error:
+                os.write(end, f"{type(error).__name__}: {error}".encode())
+            os._exit(status)
+        os.close(end)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def is_running(self) -> bool:
+        return self.pid > 0 and os.waitid(os.P_PID, self.pid, _LOOK) is None
+
+    def wait(self, seconds: float = 60.0) -> str:
+        """Its error, "" where it has none; the name of the signal that killed it."""
+        pidfd = os.pidfd_open(self.pid)
+        ended = select.select([pidfd], [], [], seconds)[0]
+        os.close(pidfd)
+        if not ended:
+            os.kill(self.pid, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        with open(self._told) as told:
+            text = told.read()
+        assert ended, f"{text or 'it'} did not end in {seconds} s"
+        return signal.Signals(-status).name if status < 0 else text
+
+
+def become(uid: int) -> None:
+    """This process is another user's from now on, whom others of that user may inspect."""
+    if uid:
         os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-    assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0  # PR_SET_DUMPABLE, lost with root
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0  # PR_SET_DUMPABLE, lost with root
+
+
+def as_nobody() -> None:
+    become(NOBODY if os.geteuid() == 0 else 0)

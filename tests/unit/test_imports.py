@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "oneshot": {"aside", "coordinator", "sources", "shm", "plan", "report"},
     "service": {
         *("coordinator", "vmm", "shm", "native", "plan", "report", "_version", "shortage", "child"),
-        "snapshot",
+        *("snapshot", "sources", "printable"),
     },
     "snapshot": {
         *("aside", "child", "coordinator", "oneshot", "vmm", "shm", "native", "plan", "report"),

@@ -33,14 +33,21 @@ def test_what_it_allows(tmp_path: Path) -> None:
         groups = [51]
         vms_of = [0, 107]
         pause = true
+
+        [[allow]]
+        users = [2]
+        vms_of = [109]
+        save = true
         """,
     )
     assert policy.owners(1000, [1000]) == (107, 108)
     assert policy.owners(1, [50]) == (107, 108)
     assert policy.owners(1, [9, 51]) == (107, 108, 0)
-    assert policy.owners(1, [51], pause=True) == (0, 107)
-    assert policy.owners(1000, [50], pause=True) == ()
+    assert policy.owners(1, [51], "pause") == (0, 107)
+    assert policy.owners(1000, [50], "pause") == ()
     assert policy.owners(1, [1000]) == ()
+    assert [policy.owners(2, [2], what) for what in ("look", "pause", "save")] == [(109,)] * 3
+    assert policy.owners(1, [51], "save") == ()
     assert policy.names(1000, [])
     assert policy.names(1, [51])
     assert not policy.names(51, [1000])
