@@ -13,7 +13,7 @@ _BYTES: Final = 1 << 20
 
 
 def examine(place: Place) -> tuple[Place | None, str]:
-    """Runs a small world in it, a diff, and one that is mapped.
+    """Runs a small world in it, a diff, one that is saved, and one that is mapped.
 
     Returns:
         The place as it is, None where it cannot be used; and why it cannot, or what of it.
@@ -33,12 +33,16 @@ def examine(place: Place) -> tuple[Place | None, str]:
         run_world(world, {place.name: place})
     except (PagecheckError, OSError) as error:
         return None, f"cannot be used here: {error}"
-    why = ""
+    notes = []
     if place.diffs and (why := _refusal(place, world._replace(kind="diff"))):
         place = place._replace(diffs=False)
+        notes.append(f"no diffs: {why}")
+    if place.saves and (why := _refusal(place, world._replace(saves=True))):
+        place = place._replace(saves=False)
+        notes.append(f"not saved: {why}")
     if place.maps and _refusal(place, world._replace(access="map")):
         place = place._replace(maps=False)
-    return place, why and f"no diffs: {why}"
+    return place, "; ".join(notes)
 
 
 def _refusal(place: Place, world: World) -> str:

@@ -53,6 +53,7 @@ class Place(NamedTuple):
         diffs: what was never written is known there.
         holes: what was never written is known by SEEK_DATA too.
         maps: `access="map"` is allowed.
+        saves: `pagecheck save` takes a file of it.
     """
 
     name: str
@@ -63,16 +64,12 @@ class Place(NamedTuple):
     diffs: bool = True
     holes: bool = True
     maps: bool = True
+    saves: bool = True
 
     @property
     def is_private(self) -> bool:
         """It is memory of a process, and no file."""
         return self.kind == "private"
-
-    @property
-    def is_saved(self) -> bool:
-        """`pagecheck save` takes what lies there."""
-        return self.kind == "folder"
 
     @property
     def sources(self) -> Sequence[str]:
@@ -162,15 +159,15 @@ def candidates(folders: Sequence[str]) -> list[Place]:
         folders: the user's own, beside those that every host has.
     """
     found = [
-        Place("memfd", "memfd"),
-        Place("private", "private", diffs=False),
+        Place("memfd", "memfd", saves=False),
+        Place("private", "private", diffs=False, saves=False),
         Place("shm", folder=SHM),
         Place("tmp", folder=tempfile.gettempdir()),
     ]
     found += [Place(path, folder=path) for path in map(os.path.abspath, folders)]
     most = _huge_bytes()
     if most >= HUGE:
-        how = {"page_size": HUGE, "bytes_max": most, "diffs": False, "holes": False}
+        how = {"page_size": HUGE, "bytes_max": most, "diffs": False, "holes": False, "saves": False}
         found.append(Place("hugetlb", "hugetlb", **how))  # type: ignore[arg-type]
     return found
 

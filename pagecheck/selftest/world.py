@@ -166,7 +166,7 @@ def _with_kind(world: World, place: Place, dice: random.Random) -> World:
     diff, part_holes, saves = (dice.random() < share for share in (0.25, 0.5, 0.15))
     if place.diffs and diff:
         return world._replace(kind="diff", holes="trust")
-    saves = saves and place.is_saved
+    saves = saves and place.saves
     tail = 0 if saves else world.tail  # the whole file is saved, and is whole pages
     return world._replace(part_holes=part_holes, saves=saves, tail=tail)
 

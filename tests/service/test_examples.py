@@ -13,39 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.example import BUILDS, ROOT, build
 from tests.support.processes import living
 from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[2]
-# What builds it: the variable of examples/Makefile, the compiler, the target, flags for the linker.
-BUILDS = {
-    "gcc": ("CC", "gcc", "multifd_sender", ""),
-    "clang": ("CC", "clang", "multifd_sender", ""),
-    "musl": ("CC", "musl-gcc", "multifd_sender", "-static"),
-    "g++": ("CXX", "g++", "multifd_sender_cxx", ""),
-    "clang++": ("CXX", "clang++", "multifd_sender_cxx", ""),
-}
 ENGINES = {"cpu": ["--engine", "cpu"], "dsa": ["--engine", "dsa", "--wq", "model:"]}
-STRICT = "-O2 -Wall -Wextra -Werror"
-
-
-def build(kind: str, folder: Path) -> Path:
-    variable, compiler, target, link = BUILDS[kind]
-    if shutil.which(compiler) is None:
-        if os.environ.get("PAGECHECK_REQUIRE_VM") == "1":
-            pytest.fail(f"no {compiler}; apt-get install g++ clang musl-tools", pytrace=False)
-        pytest.skip(f"no {compiler}")
-    subprocess.run(
-        [
-            *("make", "--no-print-directory", "-C", ROOT / "examples", f"{folder}/{target}"),
-            *(f"{variable}={compiler}", f"OUT={folder}", f"CFLAGS={STRICT}", f"LDFLAGS={link}"),
-            f"INCLUDES=-I{ROOT / 'pagecheck/include'}",
-        ],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    return folder / target
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,26 +36,29 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Place
     """Every place that can be made here, by name: real file systems too, for root."""
     folder = tmp_path_factory.mktemp("places")
     with contextlib.ExitStack() as stack:
-        found = candidates([])
-        for name, where in _file_systems(stack, folder):
-            found.append(Place(name, folder=str(where)))
-        usable = [examine(place)[0] for place in found]
-        yield {place.name: place for place in usable if place is not None}
+        found = {place.name: place for place in candidates([])}
+        found["tmp"] = examine(found["tmp"])[0] or found["shm"]  # of any kind
+        found |= {place.name: place for place in _file_systems(stack, folder)}
+        yield found
 
 
-def _file_systems(stack: contextlib.ExitStack, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Those that can be mounted; no test is skipped for want of one of them."""
-    kinds = [
-        ("ext4", "ext4", "400M", ""),
-        ("xfs", "xfs", "400M", ""),
-        ("btrfs", "btrfs", "400M", ""),
-        ("tmpfs-huge", "tmpfs", "400M", ",huge=always"),
-        ("tmpfs-advise", "tmpfs", "400M", ",huge=within_size"),
+def _file_systems(stack: contextlib.ExitStack, folder: Path) -> Iterator[Place]:
+    """Those that can be mounted, and what each of them must be able to do; no test is skipped for
+    want of one."""
+    on_tmpfs: dict[str, Any] = {"diffs": False}
+    kinds: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("ext4", "ext4", "", {}),
+        ("xfs", "xfs", "", {}),
+        ("btrfs", "btrfs", "", {}),
+        ("tmpfs-huge", "tmpfs", ",huge=always", on_tmpfs),
+        ("tmpfs-within-size", "tmpfs", ",huge=within_size", on_tmpfs),
     ]
-    for name, kind, size, options in kinds:
+    for name, kind, options, lacks in kinds:
         own = folder / name
         own.mkdir()
         with contextlib.suppress(pytest.skip.Exception):
-            yield name, stack.enter_context(mounted(own, kind, size, options=options))
+            mount = stack.enter_context(mounted(own, kind, "400M", options=options))
+            yield Place(name, folder=str(mount), **lacks)
     with contextlib.suppress(pytest.skip.Exception):
-        yield "overlay", stack.enter_context(overlaid(folder))
+        mount = stack.enter_context(overlaid(folder))
+        yield Place("overlay", folder=str(mount), diffs=False, maps=False, saves=False)

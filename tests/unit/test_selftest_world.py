@@ -8,11 +8,11 @@ from pagecheck.selftest.shrink import shortest
 from pagecheck.selftest.world import Choice, World, make, parse
 
 PLACES = [
-    Place("memfd", "memfd"),
-    Place("private", "private", diffs=False),
+    Place("memfd", "memfd", saves=False),
+    Place("private", "private", diffs=False, saves=False),
     Place("shm", folder="/dev/shm"),
     Place("/a folder", folder="/a folder"),
-    Place("hugetlb", "hugetlb", "", 2 << 20, 8 << 20, diffs=False, holes=False),
+    Place("hugetlb", "hugetlb", "", 2 << 20, 8 << 20, diffs=False, holes=False, saves=False),
 ]
 CHOICE = Choice(PLACES, ["avx2", "portable"], ["model:", "model:faults=random", "/dev/dsa/wq0.0"])
 
@@ -33,7 +33,7 @@ def test_a_world_has_only_what_its_place_has() -> None:
         assert world.page_size >= place.page_size
         assert world.bytes <= place.bytes_max
         assert world.kind == "full" or place.diffs
-        assert not world.saves or (place.is_saved and not world.tail)
+        assert not world.saves or (place.saves and not world.tail)
         assert not world.start % world.page_size
         assert world.channels == 1 or not world.wq.startswith("/dev")
 
