@@ -22,7 +22,7 @@ from pagecheck.selftest.world import Choice, World, make, parse
 from tests.stress.budget import Budget
 from tests.support.leftovers import nothing_left
 
-DEFAULT_WORLDS = 16
+DEFAULT_WORLDS = 12
 SHRINK_S = 60.0
 MODES = ("shared", "dedicated", "write")
 PLANS = (
