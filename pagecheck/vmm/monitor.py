@@ -3,6 +3,8 @@
 Only the watchdog's program imports this module: `qemu.qmp` is asyncio's, and nothing else of
 pagecheck is. One command is in progress at a time: a QEMU that makes no progress answers it later,
 and nothing is sent before that, so that nothing piles up and no late answer is taken for another.
+One that is never answered would leave the VM stopped: at last the connection is given up for a new
+one, which QEMU accepts only once it has carried out or dropped what was asked on the old one.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from qemu.qmp.message import Message
 
 COMMAND_S: Final = 10.0
+ABANDON_S: Final = 30.0  # then a command is no longer waited for, nor its connection used
 CLOSE_S: Final = 2.0
 EVENTS: Final = 1000  # kept; of a peer that sends more the oldest are dropped
 CAUSE_CHARS: Final = 200
@@ -54,6 +57,7 @@ class Monitor:
         self.name = self._place.name
         self._client: QMPClient | None = None
         self._in_progress: asyncio.Task[Any] | None = None  # the command that is not answered yet
+        self._since_s = 0.0  # when it was sent
         self._seen: deque[str] = deque(maxlen=EVENTS)
         self._listener = EventListener(WATCHED, self._note)
         logging.getLogger("qemu").setLevel(logging.CRITICAL + 1)  # it raises what it says
@@ -111,8 +115,12 @@ class Monitor:
         Raises:
             Refused: QEMU answered with an error.
             Silent: no answer came.
-            Lost: the connection is lost, or what came was not an answer.
+            Lost: the connection is lost, what came was not an answer, or an earlier command was
+                not answered for so long that the connection was given up.
         """
+        if self._in_progress is not None and clock.now_s() - self._since_s > ABANDON_S:
+            await self.close()
+            raise Lost(f"{self.name}: QEMU did not answer a command in {ABANDON_S:.0f} s")
         if self._client is None:
             raise Lost(f"{self.name}: is not connected")
         deadline = clock.now_s() + COMMAND_S
@@ -123,6 +131,7 @@ class Monitor:
                 self._client.send_fd_scm(fd)
         except Exception as error:
             raise await self._lost(command) from error
+        self._since_s = clock.now_s()
         self._in_progress = asyncio.ensure_future(self._client.execute(command, arguments))
         out = await self._answered(self._in_progress, command, deadline)
         try:

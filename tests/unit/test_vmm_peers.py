@@ -15,6 +15,7 @@ import pytest
 from pagecheck.errors import PeerError
 from pagecheck.vmm import QemuMonitor
 from tests.support.qmp import FakeQemu, fake_qemu, in_watchdog, served
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -227,6 +228,31 @@ def test_a_late_answer_is_nobody_elses(qemu: FakeQemu, monkeypatch: pytest.Monke
         qemu.say(late[0])
         with pytest.raises(PeerError, match=r"QEMU refused query-name"):
             monitor.execute("query-name")
+
+
+@pytest.mark.parametrize("lost", ["stop", "query-status", "cont"])
+def test_an_answer_that_never_comes_leaves_no_vm_stopped(
+    qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """The connection is given up for a new one."""
+    in_watchdog(monkeypatch, "import pagecheck.vmm.monitor as m; m.COMMAND_S, m.ABANDON_S = 0.2, 1")
+
+    def lose_one(_asked: Any) -> bytes:
+        del qemu.raw[lost]
+        qemu.status = "paused"
+        return b""
+
+    with QemuMonitor(str(qemu.path)) as monitor:
+        if lost == "stop":
+            qemu.raw[lost] = lose_one
+            with pytest.raises(PeerError, match="QEMU did not answer stop in"):
+                monitor.pause(60)
+        else:
+            monitor.pause(60)
+            qemu.raw[lost] = lose_one
+            with pytest.raises(PeerError, match=f"QEMU did not answer {lost} in"):
+                monitor.resume()
+    wait_for(lambda: qemu.status == "running", "the VM runs again", BOUND_S)
 
 
 @pytest.mark.parametrize(
