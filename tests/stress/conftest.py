@@ -13,6 +13,9 @@ from pagecheck.selftest.examine import examine
 from pagecheck.selftest.places import Place, candidates
 from tests.stress.budget import TIMEOUT_S, Budget, has_budget, share_s
 from tests.support.file_systems import mounted, overlaid
+from tests.support.service_fixtures import short_folder, start_service
+
+__all__ = ["short_folder", "start_service"]
 
 _SHARE = pytest.StashKey[float | None]()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PAGECHECK = str(Path(sys.executable).with_name("pagecheck"))
+Done = subprocess.CompletedProcess[str]
 TAG = f"PAGECHECK_TEST_RUN={os.getpid()}"
 
 

@@ -91,7 +91,7 @@ def nothing_left(seconds: float = 0, *, reports_live: bool = False) -> Iterator[
     assert not any(left.values()), f"left behind: { {k: v for k, v in left.items() if v} }"
 
 
-def _ownerless() -> set[str]:
+def ownerless() -> set[str]:
     """pagecheck's names in /dev/shm that no living coordinator holds."""
     found = set()
     for name in os.listdir("/dev/shm"):
@@ -113,7 +113,7 @@ def _ownerless() -> set[str]:
 @contextlib.contextmanager
 def no_command_left() -> Iterator[None]:
     """Fails if a command that was started inside leaves a process, or a name in /dev/shm."""
-    before = _ownerless()
+    before = ownerless()
     yield
     try:
         wait_for(lambda: not tagged_processes(), "no process left", 3)
@@ -121,4 +121,4 @@ def no_command_left() -> Iterator[None]:
         for pid in tagged_processes():  # so that one test's fault is not the next one's
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not _ownerless() - before, f"/dev/shm clean: {_ownerless() - before}", 3)
+    wait_for(lambda: not ownerless() - before, f"/dev/shm clean: {ownerless() - before}", 3)

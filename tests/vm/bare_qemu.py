@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ def bare_qemu(
     fds: Sequence[int] = (),
     uid: int = 0,
     program: str | Path = "qemu-system-x86_64",
+    environment: Mapping[str, str] = {},
 ) -> Iterator[BareQemu]:
     """Starts QEMU and waits until its monitors are there.
 
@@ -99,6 +100,7 @@ def bare_qemu(
         size: of -m.
         fds: descriptors that it inherits under their numbers.
         program: QEMU; the one in PATH, if no other is given.
+        environment: more of it; in FAULT_NOT_FD the test's own monitor is put.
         uid: who runs it, if this process is root; everybody may search the folder of its socket.
     """
     with tempfile.TemporaryDirectory(prefix="pctest-") as folder:
@@ -118,6 +120,7 @@ def bare_qemu(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(), *fds),
+            env={**os.environ, **environment, "FAULT_NOT_FD": str(theirs.fileno())},
         )
         theirs.close()
         try:
