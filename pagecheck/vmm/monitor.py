@@ -3,7 +3,7 @@
 Only the watchdog's program imports this module: `qemu.qmp` is asyncio's, and nothing else of
 pagecheck is. One command is in progress at a time: a QEMU that makes no progress answers it later,
 and nothing is sent before that, so that nothing piles up and no late answer is taken for another.
-One that is never answered would leave the VM stopped: at last the connection is given up for a new
+One that is never answered would leave the VM stopped: at last the connection is abandoned for a new
 one, which QEMU accepts only once it has carried out or dropped what was asked on the old one.
 """
 
@@ -116,7 +116,7 @@ class Monitor:
             Refused: QEMU answered with an error.
             Silent: no answer came.
             Lost: the connection is lost, what came was not an answer, or an earlier command was
-                not answered for so long that the connection was given up.
+                not answered for so long that the connection was abandoned.
         """
         if self._in_progress is not None and clock.now_s() - self._since_s > ABANDON_S:
             await self.close()
