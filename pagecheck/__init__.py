@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pagecheck.snapshot.save_report import SaveReport
     from pagecheck.snapshot.values import Snapshot
     from pagecheck.snapshot.verify import VerifyReport, verify
-    from pagecheck.vmm.explain import ExplainedMapping, explain
-    from pagecheck.vmm.listing import RunningVm, list_vms
+    from pagecheck.vmm.find.explain import ExplainedMapping, explain
+    from pagecheck.vmm.find.listing import RunningVm, list_vms
 
 __all__ = [
     "Answer",
@@ -74,22 +74,22 @@ _HOMES = {
     "Clones": "pagecheck.snapshot.clone",
     "Coordinator": "pagecheck.coordinator.coordinator",
     "Counts": "pagecheck.model",
-    "ExplainedMapping": "pagecheck.vmm.explain",
+    "ExplainedMapping": "pagecheck.vmm.find.explain",
     "PagecheckError": "pagecheck.errors",
     "PunchReport": "pagecheck.snapshot.punch_report",
     "PunchedBlock": "pagecheck.snapshot.punch_report",
     "RamBlock": "pagecheck.model",
     "Report": "pagecheck.report.report",
     "RestoreReport": "pagecheck.snapshot.restore",
-    "RunningVm": "pagecheck.vmm.listing",
+    "RunningVm": "pagecheck.vmm.find.listing",
     "SaveReport": "pagecheck.snapshot.save_report",
     "Snapshot": "pagecheck.snapshot.values",
     "Statistics": "pagecheck.report.statistics",
     "VerifyReport": "pagecheck.snapshot.verify",
     "clone": "pagecheck.snapshot.clone",
-    "explain": "pagecheck.vmm.explain",
+    "explain": "pagecheck.vmm.find.explain",
     "info": "pagecheck.snapshot.info",
-    "list_vms": "pagecheck.vmm.listing",
+    "list_vms": "pagecheck.vmm.find.listing",
     "punch": "pagecheck.snapshot.punch",
     "restore": "pagecheck.snapshot.restore",
     "save": "pagecheck.snapshot.save",

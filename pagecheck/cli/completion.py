@@ -65,7 +65,7 @@ def complete_source(incomplete: str) -> list[CompletionItem[Any]]:
 
 def _vms(incomplete: str) -> list[CompletionItem[Any]]:
     with contextlib.suppress(Exception):
-        from pagecheck.vmm.listing import list_vms
+        from pagecheck.vmm.find.listing import list_vms
 
         return [
             CompletionItem(source, help=_help(vm))

@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pagecheck.vmm.explain import ExplainedMapping
+    from pagecheck.vmm.find.explain import ExplainedMapping
 
 
 def show(mappings: Sequence[ExplainedMapping], *, as_json: bool) -> None:

@@ -85,7 +85,7 @@ def scan(
 
 def _of_range(source: str, addresses: str) -> str:
     """The source that names a range of a process's addresses."""
-    from pagecheck.vmm.candidates import parse_range
+    from pagecheck.vmm.find.candidates import parse_range
 
     parse_range(addresses)
     if not source.startswith("pid:") or ":" in source.removeprefix("pid:"):
@@ -95,7 +95,7 @@ def _of_range(source: str, addresses: str) -> str:
 
 def _explain(source: str, *, as_json: bool) -> None:
     from pagecheck.cli.explain import show
-    from pagecheck.vmm.explain import explain
+    from pagecheck.vmm.find.explain import explain
 
     show(explain(source), as_json=as_json)
 

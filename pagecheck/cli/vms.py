@@ -10,7 +10,7 @@ import click
 from pagecheck.cli.streams import require_reader
 
 if TYPE_CHECKING:
-    from pagecheck.vmm.listing import RunningVm
+    from pagecheck.vmm.find.listing import RunningVm
 
 _CODES: Final = """
 \b
@@ -47,7 +47,7 @@ def vms(*, as_json: bool) -> int:
       pagecheck scan pid:4711
       pagecheck vms --json | jq -r '.vms[] | select(.readable) | .sources[0]'
     """
-    from pagecheck.vmm.listing import hidden_processes, list_vms
+    from pagecheck.vmm.find.listing import hidden_processes, list_vms
 
     require_reader()
     found = list_vms()

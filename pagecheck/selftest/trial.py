@@ -13,8 +13,8 @@ from pagecheck.selftest.places import in_process, made, read_only
 from pagecheck.selftest.round_trip import round_trip
 from pagecheck.selftest.run import Run
 from pagecheck.selftest.wrong import require
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.private import open_private
+from pagecheck.vmm.find.private import open_private
+from pagecheck.vmm.process.memory import ProcessMemory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Final
 from pagecheck import clock
 from pagecheck.errors import AccessError, PagecheckError
 from pagecheck.service.connecting import credentials, groups
-from pagecheck.vmm.credentials import host_of, target_of
-from pagecheck.vmm.memory import number_in_proc
+from pagecheck.vmm.process.credentials import host_of, target_of
+from pagecheck.vmm.process.memory import number_in_proc
 
 if TYPE_CHECKING:
-    from pagecheck.vmm.credentials import Credentials
+    from pagecheck.vmm.process.credentials import Credentials
 
 SYS_OPENAT2: Final = 437  # on every architecture. Source: asm-generic/unistd.h
 RESOLVE_IN_ROOT: Final = 0x10  # Source: linux/openat2.h

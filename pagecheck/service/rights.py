@@ -1,12 +1,12 @@
 """What one client may have the service do with running VMs: never more than it could do itself,
 unless the policy file says so.
 
-Rule: the process whose memory is asked for must be one that the kernel would let the client ptrace
-(`vmm/ptrace_rule.py`), and a VMM's socket one that it could connect to. A client that has all
-rights that the service has is not judged: the kernel judges the service itself. The policy lends
-a client the eyes of another user: for processes that are that user's alone, dumpable (which cannot
-be seen of root's), and in the service's user namespace. Stopping a VM takes the client's
-own right to connect to its VMM or to ptrace it, or a policy that says so.
+Rule: the process whose memory is asked for must be one that the kernel would let the client
+ptrace (`vmm/process/ptrace_rule.py`), and a VMM's socket one that it could connect to. A client
+that has all rights that the service has is not judged: the kernel judges the service itself. The
+policy lends a client the eyes of another user: for processes that are that user's alone, dumpable
+(which cannot be seen of root's), and in the service's user namespace. Stopping a VM takes
+the client's own right to connect to its VMM or to ptrace it, or a policy that says so.
 
 Danger: everything here may change while it is looked at. Decision: the process is judged before the
 first look at its memory and after the last one, also where that ends in an error, whose text tells
@@ -27,10 +27,10 @@ from pagecheck.service.limits import Peer
 from pagecheck.service.naming import Named, elsewhere
 from pagecheck.service.resources import May
 from pagecheck.shm import mounts
-from pagecheck.vmm.access import may_read
-from pagecheck.vmm.acting import User
-from pagecheck.vmm.credentials import EFFECTIVE, Credentials, host_of, target_of
-from pagecheck.vmm.ptrace_rule import CAP_DAC_OVERRIDE, refusal
+from pagecheck.vmm.hold.acting import User
+from pagecheck.vmm.process.access import may_read
+from pagecheck.vmm.process.credentials import EFFECTIVE, Credentials, host_of, target_of
+from pagecheck.vmm.process.ptrace_rule import CAP_DAC_OVERRIDE, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pagecheck.service.client_process import ClientProcess
     from pagecheck.service.policy import Policy, What
     from pagecheck.service.resources import HeldBlock
-    from pagecheck.vmm.memory import ProcessMemory
+    from pagecheck.vmm.process.memory import ProcessMemory
     from pagecheck.vmm.vm import Vm
 
 NO_GROUP: Final = 65534  # of a user that the host does not know by name

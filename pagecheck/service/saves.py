@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pagecheck.shm.segments import Memfd
     from pagecheck.snapshot.vm_parts import VmParts
     from pagecheck.vmm import Vm
-    from pagecheck.vmm.memory import Admit
+    from pagecheck.vmm.process.memory import Admit
 
 Answer = tuple[dict[str, Any], tuple[int, ...]]
 

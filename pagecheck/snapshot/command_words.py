@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from pagecheck.vmm.ram_options import key_values, parts
+from pagecheck.vmm.options.ram_options import key_values, parts
 
 # Options whose value may begin with a dash; of all others such a word is the next option.
 _ANY_VALUE: Final = frozenset({"append", "name", "fw_cfg", "smbios"})

@@ -20,7 +20,7 @@ from pagecheck.errors import EngineError, PeerError, UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot.command_words import MACHINE, named
 from pagecheck.snapshot.values import Machine, Snapshot
-from pagecheck.vmm.ram_options import size_bytes
+from pagecheck.vmm.options.ram_options import size_bytes
 
 _HELP_S: Final = 20.0
 _TYPE: Final = re.compile(r"(\S+) +.*?(?:\(alias of (\S+)\))?(?: \(deprecated\))?")

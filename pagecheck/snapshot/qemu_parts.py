@@ -10,25 +10,25 @@ from pagecheck import clock
 from pagecheck.errors import PagecheckError, SourceError
 from pagecheck.snapshot.stream import state_stream
 from pagecheck.snapshot.values import Disk, Machine
-from pagecheck.vmm.qemu_disks import (
+from pagecheck.vmm.qemu.disks import (
     disk_values,
     require_choice,
     writable_disks,
     written_at,
 )
-from pagecheck.vmm.qemu_leftovers import remove_leftovers
-from pagecheck.vmm.qemu_machine import machine_of
-from pagecheck.vmm.qemu_overlays import Overlays
-from pagecheck.vmm.qemu_refusals import require_savable
-from pagecheck.vmm.qemu_state import DeviceState
+from pagecheck.vmm.qemu.leftovers import remove_leftovers
+from pagecheck.vmm.qemu.machine import machine_of
+from pagecheck.vmm.qemu.overlays import Overlays
+from pagecheck.vmm.qemu.refusals import require_savable
+from pagecheck.vmm.qemu.state import DeviceState
 
 if TYPE_CHECKING:
     from pagecheck.snapshot.values import DiskKept
     from pagecheck.snapshot.vm_parts import Disks, Then
     from pagecheck.vmm import Vm
-    from pagecheck.vmm.memory import Admit
-    from pagecheck.vmm.pause import QemuMonitor
-    from pagecheck.vmm.qemu_state import SavedState
+    from pagecheck.vmm.hold.pause import QemuMonitor
+    from pagecheck.vmm.process.memory import Admit
+    from pagecheck.vmm.qemu.state import SavedState
 
 END_S: Final = 10.0  # until QEMU must have ended
 _WAIT_S: Final = 0.005

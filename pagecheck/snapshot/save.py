@@ -27,7 +27,7 @@ from pagecheck.sources import Opened, open_scanned
 if TYPE_CHECKING:
     from pagecheck.coordinator.scan import Progress
     from pagecheck.vmm import Vm
-    from pagecheck.vmm.memory import Admit
+    from pagecheck.vmm.process.memory import Admit
 
 # In a process that may have to be left behind: called with "paused" and the seconds that a pause
 # may last, None once it is over; and with the "report" or the "error" before anything is closed,

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from pagecheck.errors import UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot.command_words import Option, named, split
-from pagecheck.vmm.ram_options import is_on
+from pagecheck.vmm.options.ram_options import is_on
 
 NUMBER: Final = "{n}"
 OVERLAID: Final = ("drive", "hda", "hdb", "hdc", "hdd")

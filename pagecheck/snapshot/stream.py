@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pagecheck.errors import PeerError
-from pagecheck.vmm.qemu_blocks import PAGE_BYTES, SavedBlock
-from pagecheck.vmm.qemu_state import DEVICES_BEGIN, SavedState
+from pagecheck.vmm.qemu.blocks import PAGE_BYTES, SavedBlock
+from pagecheck.vmm.qemu.state import DEVICES_BEGIN, SavedState
 
 _END, _START, _SECTION_END = 0x00, 0x01, 0x03
 _SUBSECTION, _DESCRIPTION, _CONFIGURATION, _FOOTER = 0x05, 0x06, 0x07, 0x7E

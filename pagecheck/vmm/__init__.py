@@ -9,7 +9,7 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from typing import Any
 
-    from pagecheck.vmm.pause import QemuMonitor, VmmMonitor
+    from pagecheck.vmm.hold.pause import QemuMonitor, VmmMonitor
     from pagecheck.vmm.ram import GuestRam, PauseResult
     from pagecheck.vmm.vm import Vm, open_vm
 
@@ -18,9 +18,9 @@ __all__ = ["GuestRam", "PauseResult", "QemuMonitor", "Vm", "VmmMonitor", "open_v
 _HOMES = {
     "GuestRam": "pagecheck.vmm.ram",
     "PauseResult": "pagecheck.vmm.ram",
-    "QemuMonitor": "pagecheck.vmm.pause",
+    "QemuMonitor": "pagecheck.vmm.hold.pause",
     "Vm": "pagecheck.vmm.vm",
-    "VmmMonitor": "pagecheck.vmm.pause",
+    "VmmMonitor": "pagecheck.vmm.hold.pause",
     "open_vm": "pagecheck.vmm.vm",
 }
 

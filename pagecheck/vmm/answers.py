@@ -13,6 +13,8 @@ from pagecheck.errors import PeerError
 from pagecheck.vmm.kinds import QEMU
 
 SIZE_MAX: Final = (1 << 63) - 1
+# Whatever else QEMU's query-migrate says, a migration is going on.
+NO_MIGRATION: Final = frozenset({"none", "completed", "failed", "cancelled"})
 _SHOWN_CHARS: Final = 60
 
 

@@ -18,9 +18,9 @@ from mmap import PAGESIZE
 from typing import Final, NamedTuple
 
 from pagecheck.errors import SourceError
-from pagecheck.vmm.maps import Mapping
-from pagecheck.vmm.qemu_objects import Numbers, at_host
-from pagecheck.vmm.resident import read_resident
+from pagecheck.vmm.process.maps import Mapping
+from pagecheck.vmm.process.resident import read_resident
+from pagecheck.vmm.qemu.objects import Numbers, at_host
 
 # From the host address on: that, a cache, offset, used and largest length, a function, flags, name,
 # the links forward and back. The first points at a structure, the other at a link forward.

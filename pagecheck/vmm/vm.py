@@ -9,16 +9,16 @@ from typing import Any
 from pagecheck.errors import PeerError, SourceError, UsageError
 from pagecheck.model import Pause, vm_source
 from pagecheck.shm.process_ram import ProcessRam
-from pagecheck.vmm.acting import User
-from pagecheck.vmm.api_ram import api_says
-from pagecheck.vmm.arrival import files_that_arrive, holds_userfaultfd, not_arrived
+from pagecheck.vmm.find.api_ram import api_says
+from pagecheck.vmm.find.arrival import files_that_arrive, holds_userfaultfd, not_arrived
+from pagecheck.vmm.find.plugged import changes, plugged
+from pagecheck.vmm.find.private import arrives
+from pagecheck.vmm.find.process import open_process, open_process_of
+from pagecheck.vmm.hold.acting import User
+from pagecheck.vmm.hold.pause import QemuMonitor, VmmMonitor
 from pagecheck.vmm.kinds import CROSVM, KINDS, QEMU
-from pagecheck.vmm.memory import Admit, ProcessMemory
-from pagecheck.vmm.pause import QemuMonitor, VmmMonitor
-from pagecheck.vmm.plugged import changes, plugged
-from pagecheck.vmm.private import arrives
-from pagecheck.vmm.process import open_process, open_process_of
-from pagecheck.vmm.qemu import open_qemu
+from pagecheck.vmm.process.memory import Admit, ProcessMemory
+from pagecheck.vmm.qemu.source import open_qemu
 from pagecheck.vmm.ram import PunchResult, VmRam
 
 

@@ -15,14 +15,14 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.errors import PeerError, SourceError
+from pagecheck.vmm.hold.pause import QemuMonitor
 from pagecheck.vmm.kinds import FIRECRACKER
-from pagecheck.vmm.pause import QemuMonitor
-from pagecheck.vmm.qemu_asking import human
-from pagecheck.vmm.qemu_machine import devices
-from pagecheck.vmm.qemu_refusals import BACKENDS
+from pagecheck.vmm.qemu.asking import human
+from pagecheck.vmm.qemu.machine import devices
+from pagecheck.vmm.qemu.refusals import BACKENDS
 
 if TYPE_CHECKING:
-    from pagecheck.vmm.pause import VmmMonitor
+    from pagecheck.vmm.hold.pause import VmmMonitor
 
 _DEVICES: Final = ("vfio-", "vhost-user-", "vhost-vdpa")
 _PATHS: Final = ("/dev/vfio/", "/dev/iommu", "/dev/vhost-vdpa", "/dev/infiniband/")

@@ -109,7 +109,7 @@ def test_an_error_completes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("pagecheck.vmm.listing.list_vms", fail)
+    monkeypatch.setattr("pagecheck.vmm.find.listing.list_vms", fail)
     assert complete_source("pid:") == []
     assert [each.type for each in complete_source("pi")] == ["file"]
 

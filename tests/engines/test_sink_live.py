@@ -17,8 +17,8 @@ from pagecheck.coordinator import Block
 from pagecheck.coordinator.settings import Engine
 from pagecheck.model import Access
 from pagecheck.shm.process_ram import ProcessRam
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.private import open_private
+from pagecheck.vmm.find.private import open_private
+from pagecheck.vmm.process.memory import ProcessMemory
 from tests.support.bitmaps import bits
 from tests.support.rams import PAGE, memfd
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecheck.errors import PeerError, SourceError
-from pagecheck.vmm.api_control import ApiControl
+from pagecheck.vmm.hold.api_control import ApiControl
 from pagecheck.vmm.kinds import FIRECRACKER
 
 HEAD = b"HTTP/1.1 200 OK\r\n"

@@ -27,7 +27,7 @@ MIB = 64
 PAGES = MIB << 8
 BOUND_S = 60.0
 SCAN = (
-    "import sys, pagecheck, pagecheck.vmm.watchdog_process as watchdog\n"
+    "import sys, pagecheck, pagecheck.vmm.hold.watchdog_process as watchdog\n"
     "watchdog.SILENT_S = 5\n"
     "print('ready', flush=True)\n"
     "pagecheck.scan(sys.argv[1], pause=True, channels=1, engine='cpu', max_rate=20 << 20)\n"
@@ -122,7 +122,7 @@ def watchdog_of(pid: int) -> int:
     """The watchdog of a scan that holds the VM."""
     for each in children_of(pid):
         with contextlib.suppress(OSError):
-            if b"pagecheck.vmm.watchdog" in Path(f"/proc/{each}/cmdline").read_bytes():
+            if b"pagecheck.vmm.hold.watchdog" in Path(f"/proc/{each}/cmdline").read_bytes():
                 return each
     return 0
 

@@ -17,7 +17,7 @@ import pytest
 import pagecheck
 from pagecheck import RunningVm
 from pagecheck.errors import SourceError
-from pagecheck.vmm import listing
+from pagecheck.vmm.find import listing
 from tests.support.stand_ins import stand_in
 from tests.support.users import as_nobody, in_a_child, in_a_fork, needs_root
 

@@ -19,7 +19,7 @@ import pytest
 import pagecheck
 from pagecheck.errors import SourceError
 from pagecheck.vmm import open_vm
-from pagecheck.vmm.memory import ProcessMemory
+from pagecheck.vmm.process.memory import ProcessMemory
 from tests.support.file_systems import mounted
 from tests.support.users import as_nobody, in_a_child
 

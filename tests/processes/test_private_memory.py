@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pagecheck import Coordinator
 from pagecheck.errors import UsageError
 from pagecheck.shm.process_ram import ProcessRam
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.private import open_private
+from pagecheck.vmm.find.private import open_private
+from pagecheck.vmm.process.memory import ProcessMemory
 from tests.support.bitmaps import bits
 from tests.support.memory import Area
 from tests.support.processes import stop

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from pagecheck.vmm.access import may_inspect, may_read
-from pagecheck.vmm.credentials import credentials_of
+from pagecheck.vmm.process.access import may_inspect, may_read
+from pagecheck.vmm.process.credentials import credentials_of
 from tests.support.users import NOBODY, needs_root
 
 pytestmark = needs_root

@@ -46,7 +46,7 @@ def test_worker(site: Path, tmp_path: Path):
 def test_watchdog(site: Path, tmp_path: Path):
     """It starts, and says itself that nobody listens on the socket."""
     code = (
-        "from pagecheck.vmm.pause import QemuMonitor\n"
+        "from pagecheck.vmm.hold.pause import QemuMonitor\n"
         f"try: QemuMonitor({str(tmp_path / 'none')!r})\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

@@ -15,9 +15,9 @@ from pagecheck.service.client_process import ClientProcess
 from pagecheck.service.connecting import GROUPS_MAX
 from pagecheck.service.policy import NO_POLICY
 from pagecheck.service.rights import Admission
-from pagecheck.vmm.credentials import Credentials, credentials_of
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.process import open_process
+from pagecheck.vmm.find.process import open_process
+from pagecheck.vmm.process.credentials import Credentials, credentials_of
+from pagecheck.vmm.process.memory import ProcessMemory
 from tests.support.leaks import leaks
 from tests.support.puppets import Puppet, puppet, stand_in
 from tests.support.service import StartService

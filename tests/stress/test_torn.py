@@ -16,8 +16,8 @@ from pagecheck import Coordinator
 from pagecheck.coordinator import Block
 from pagecheck.selftest.kernels import usable_kernels
 from pagecheck.shm.process_ram import ProcessRam
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.private import open_private
+from pagecheck.vmm.find.private import open_private
+from pagecheck.vmm.process.memory import ProcessMemory
 from tests.stress.budget import Budget
 from tests.support.bitmaps import Bools, bits
 from tests.support.rams import PAGE

@@ -11,8 +11,8 @@ import numpy as np
 from pagecheck import Coordinator, Report
 from pagecheck.coordinator import Block
 from pagecheck.shm.process_ram import ProcessRam
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.private import open_private
+from pagecheck.vmm.find.private import open_private
+from pagecheck.vmm.process.memory import ProcessMemory
 from tests.support.bitmaps import bits
 from tests.support.rams import PAGE
 from tests.support.target import Area, assert_right, joined, said

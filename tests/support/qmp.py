@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pagecheck.vmm import watchdog_process
+from pagecheck.vmm.hold import watchdog_process
 
 GREETING = {
     "QMP": {
@@ -132,7 +132,7 @@ def _objects(client: socket.socket, fds: list[int]) -> Iterator[dict[str, Any]]:
 
 def in_watchdog(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Has watchdogs that are started from now on run a line of Python first."""
-    where = "from pagecheck.vmm.watchdog import main; "
+    where = "from pagecheck.vmm.hold.watchdog import main; "
     boot = watchdog_process.PROGRAM.code
     assert where in boot
     monkeypatch.setattr(watchdog_process.PROGRAM, "code", boot.replace(where, f"{code}; {where}"))

@@ -61,6 +61,15 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 
+# Folder of vmm: those that it may import, the files at the top of vmm aside, which import any.
+WITHIN_VMM: dict[str, set[str]] = {
+    "process": set(),
+    "options": {"process"},
+    "hold": {"process"},
+    "find": {"process", "options", "hold"},
+    "qemu": {"process", "hold", "find"},
+}
+
 
 def room_of(module: str) -> str:
     """`pagecheck.shm.ram` is in shm, `pagecheck.plan` in plan, `pagecheck` itself in __init__."""
@@ -126,6 +135,17 @@ def files_and_what_they_import() -> dict[str, set[str]]:
         given = {n if n in names else n.rpartition(".")[0] for n in imports(path)}
         found[name] = (given & names.keys()) - {name}
     return found
+
+
+def test_the_folders_of_vmm_import_one_way() -> None:
+    wrong = []
+    for module, needs in files_and_what_they_import().items():
+        parts = module.split(".")
+        if parts[1:2] == ["vmm"] and len(parts) > 3:
+            theirs = {n.split(".")[2] for n in needs if n.startswith("pagecheck.vmm.")}
+            allowed = WITHIN_VMM[parts[2]] | {parts[2]}
+            wrong += [f"{module}: {each}" for each in theirs & WITHIN_VMM.keys() - allowed]
+    assert wrong == []
 
 
 def test_no_files_import_each_other() -> None:

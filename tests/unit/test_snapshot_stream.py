@@ -9,8 +9,8 @@ import pytest
 
 from pagecheck.errors import PeerError
 from pagecheck.snapshot.stream import state_stream
-from pagecheck.vmm.qemu_blocks import SavedBlock
-from pagecheck.vmm.qemu_state import SavedState
+from pagecheck.vmm.qemu.blocks import SavedBlock
+from pagecheck.vmm.qemu.state import SavedState
 
 HEADER = b"QEVM\0\0\0\x03"
 DEVICES = HEADER + b"\x04" + b"a device's own bytes" + b"\x7e\0\0\0\x09" + b"\0"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.vmm import access
-from pagecheck.vmm.access import credentials_of, may_inspect, may_read
-from pagecheck.vmm.credentials import NOT_KNOWN, host_of
+from pagecheck.vmm.process import access
+from pagecheck.vmm.process.access import credentials_of, may_inspect, may_read
+from pagecheck.vmm.process.credentials import NOT_KNOWN, host_of
 from tests.support.users import in_a_child, needs_root
 
 

@@ -22,8 +22,9 @@ pytestmark = pytest.mark.usefixtures("clean")
 
 BOUND_S = 30.0
 IMPATIENT = (
-    "import pagecheck.vmm.watchdog as w, pagecheck.vmm.http as h, pagecheck.vmm.api_control as a, "
-    "pagecheck.vmm.listener as n; "
+    "import pagecheck.vmm.hold.watchdog as w, pagecheck.vmm.hold.http as h, "
+    "pagecheck.vmm.hold.api_control as a, "
+    "pagecheck.vmm.hold.listener as n; "
     "w.END_S = h.REQUEST_S = h.CONNECT_S = a.CONNECT_S = n.CONNECT_S = 0.5; "
     "h.ABANDON_S = 1.0"
 )

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("clean")
 
 BOUND_S = 30.0
 IMPATIENT = (
-    "import pagecheck.vmm.http as h, pagecheck.vmm.api_control as a; "
+    "import pagecheck.vmm.hold.http as h, pagecheck.vmm.hold.api_control as a; "
     "h.REQUEST_S = a.CONNECT_S = 1.0; h.ANSWER_BYTES = 1 << 20"
 )
 DEEP = "[" * 100_000

@@ -9,9 +9,9 @@ import pytest
 
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.vmm import open_vm
-from pagecheck.vmm.api_ram import api_says
+from pagecheck.vmm.find.api_ram import api_says
 from pagecheck.vmm.kinds import KINDS, VmmKind
-from pagecheck.vmm.ram_options import CommandLine, RamOption
+from pagecheck.vmm.options.ram_options import CommandLine, RamOption
 from tests.support.api_vmm import api_vmm
 
 MIB = 1 << 20

@@ -14,8 +14,8 @@ import pytest
 
 from pagecheck.errors import SourceError
 from pagecheck.vmm import open_vm
-from pagecheck.vmm.arrival import may_be_destination, missing_files, not_arrived
-from pagecheck.vmm.memory import ProcessMemory
+from pagecheck.vmm.find.arrival import may_be_destination, missing_files, not_arrived
+from pagecheck.vmm.process.memory import ProcessMemory
 
 pytestmark = pytest.mark.usefixtures("clean")
 

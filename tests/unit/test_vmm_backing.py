@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from pagecheck.vmm.backing import Ram, ram_as_started, ram_of
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.ram_options import CommandLine, RamOption
+from pagecheck.vmm.find.backing import Ram, ram_as_started, ram_of
+from pagecheck.vmm.options.ram_options import CommandLine, RamOption
+from pagecheck.vmm.process.memory import ProcessMemory
 
 MIB = 1 << 20
 MAP_NORESERVE = 0x4000  # Python has it from 3.13 on

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from pagecheck.errors import SourceError, UsageError
-from pagecheck.vmm.candidates import mapping_of_range, parse_range
-from pagecheck.vmm.command_line import read_command_line
-from pagecheck.vmm.considered import Row
-from pagecheck.vmm.maps import parse_maps
-from pagecheck.vmm.ram_options import CommandLine
-from pagecheck.vmm.search import PrivateRam, Search
+from pagecheck.vmm.find.candidates import mapping_of_range, parse_range
+from pagecheck.vmm.find.considered import Row
+from pagecheck.vmm.find.search import PrivateRam, Search
+from pagecheck.vmm.options.command_line import read_command_line
+from pagecheck.vmm.options.ram_options import CommandLine
+from pagecheck.vmm.process.maps import parse_maps
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecheck.vmm.command_line import command_line_of, read_command_line, vmm_of
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.ram_options import (
+from pagecheck.vmm.options.command_line import command_line_of, read_command_line, vmm_of
+from pagecheck.vmm.options.ram_options import (
     CommandLine,
     ControlSocket,
     RamOption,
@@ -20,6 +19,7 @@ from pagecheck.vmm.ram_options import (
     options,
     size_bytes,
 )
+from pagecheck.vmm.process.memory import ProcessMemory
 
 MIB = 1 << 20
 GIB = 1 << 30

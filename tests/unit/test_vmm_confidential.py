@@ -12,14 +12,14 @@ from typing import Any, cast
 import pytest
 
 from pagecheck.errors import PeerError, SourceError
-from pagecheck.vmm.confidential import (
+from pagecheck.vmm.find.confidential import (
     confidential_descriptor,
     refuse_confidential_process,
     refuse_confidential_vm,
 )
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.pause import QemuMonitor
-from pagecheck.vmm.ram_options import CommandLine
+from pagecheck.vmm.hold.pause import QemuMonitor
+from pagecheck.vmm.options.ram_options import CommandLine
+from pagecheck.vmm.process.memory import ProcessMemory
 
 
 def folder(at: Path, *links: str) -> str:

@@ -15,11 +15,12 @@ import pytest
 
 import pagecheck
 from pagecheck.errors import PeerError, SourceError
-from pagecheck.vmm import VmmMonitor, crosvm_control
-from pagecheck.vmm.crosvm_control import CrosvmControl
-from pagecheck.vmm.hold import Hold
+from pagecheck.vmm import VmmMonitor
+from pagecheck.vmm.hold import crosvm_control
+from pagecheck.vmm.hold.crosvm_control import CrosvmControl
+from pagecheck.vmm.hold.hold import Hold
+from pagecheck.vmm.hold.listener import Listener
 from pagecheck.vmm.kinds import CROSVM
-from pagecheck.vmm.listener import Listener
 from tests.support.crosvm import PAGES, Crosvm, put_on_path
 from tests.support.processes import children_of, kill, state_of
 from tests.support.qmp import in_watchdog
@@ -196,7 +197,7 @@ def test_one_that_is_not_seen_suspended_is_resumed(
 ) -> None:
     """Its program said that it is; vCPUs that wait in another way look as if they ran."""
     code = "c.SUSPENDED_S = 0; c._FUTEX[c.platform.machine()] = '-1'"
-    in_watchdog(monkeypatch, f"import pagecheck.vmm.crosvm_control as c; {code}")
+    in_watchdog(monkeypatch, f"import pagecheck.vmm.hold.crosvm_control as c; {code}")
     with monitor_of(crosvm) as monitor:
         monitor.pause(60)
         assert crosvm.is_suspended()
@@ -235,7 +236,7 @@ def test_a_program_that_is_stuck_after_its_request(
 ) -> None:
     """The VM is suspended, and another program resumes it in the end."""
     code = "c.COMMAND_S = 0.5; c.ABANDON_S = 1.0; w.END_S = 0.5"
-    modules = "import pagecheck.vmm.crosvm_control as c, pagecheck.vmm.watchdog as w"
+    modules = "import pagecheck.vmm.hold.crosvm_control as c, pagecheck.vmm.hold.watchdog as w"
     in_watchdog(monkeypatch, f"{modules}; {code}")
     good = program.read_text()
     never = Path(f"{program}.never")

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from pagecheck.vmm.controller import Controller, Seen, Silent, Step
-from pagecheck.vmm.hold import Hold
+from pagecheck.vmm.hold.controller import Controller, Seen, Silent, Step
+from pagecheck.vmm.hold.hold import Hold
 from pagecheck.vmm.kinds import FIRECRACKER
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pagecheck.errors import SourceError
-from pagecheck.vmm.http import HttpClient, Reply, Request
+from pagecheck.vmm.hold.http import HttpClient, Reply, Request
+from pagecheck.vmm.hold.listener import VmmSocket
 from pagecheck.vmm.kinds import FIRECRACKER
-from pagecheck.vmm.listener import VmmSocket
 from tests.support.waiting import Background
 
 ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from pagecheck.errors import PeerError, SourceError
-from pagecheck.vmm import listener
+from pagecheck.vmm.hold import listener
+from pagecheck.vmm.hold.listener import Gone, Listener, VmmSocket
 from pagecheck.vmm.kinds import QEMU
-from pagecheck.vmm.listener import Gone, Listener, VmmSocket
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pagecheck.errors import SourceError
-from pagecheck.vmm.maps import Mapping, covering, is_still_mapped, parse_maps
+from pagecheck.vmm.process.maps import Mapping, covering, is_still_mapped, parse_maps
 
 MIB = 1 << 20
 REAL = """\

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from pagecheck.errors import SourceError
-from pagecheck.vmm import access
-from pagecheck.vmm.maps import Mapping
-from pagecheck.vmm.memory import ProcessMemory, is_shared_memory
+from pagecheck.vmm.process import access
+from pagecheck.vmm.process.maps import Mapping
+from pagecheck.vmm.process.memory import ProcessMemory, is_shared_memory
 from tests.support.users import as_nobody, in_a_child
 
 pytestmark = pytest.mark.usefixtures("clean")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.vmm.mtree import RamRange, parse_mtree
+from pagecheck.vmm.qemu.mtree import RamRange, parse_mtree
 
 MIB, GIB = 1 << 20, 1 << 30
 TEXTS = Path(__file__).parent / "mtree"

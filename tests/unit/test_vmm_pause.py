@@ -302,7 +302,7 @@ def test_a_vm_that_cannot_be_continued_keeps_its_watchdog(
     qemu: FakeQemu, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for it; it goes on trying, says so where it can be read, and ends with it."""
-    in_watchdog(monkeypatch, "import pagecheck.vmm.watchdog as w; w.END_S = 0.3")
+    in_watchdog(monkeypatch, "import pagecheck.vmm.hold.watchdog as w; w.END_S = 0.3")
     qemu.answers["cont"] = refuse
     with QemuMonitor(str(qemu.path)) as monitor:
         monitor.pause(60)
@@ -319,7 +319,7 @@ def test_a_vm_that_cannot_be_continued_keeps_its_watchdog(
 def test_a_watchdog_that_stays_ends_with_the_vm(
     qemu: FakeQemu, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_watchdog(monkeypatch, "import pagecheck.vmm.watchdog as w; w.END_S = 0.3")
+    in_watchdog(monkeypatch, "import pagecheck.vmm.hold.watchdog as w; w.END_S = 0.3")
     qemu.answers["cont"] = refuse
     with QemuMonitor(str(qemu.path)) as monitor:
         monitor.pause(60)
@@ -332,7 +332,7 @@ def test_a_cont_without_an_answer(
     qemu: FakeQemu, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error says that the watchdog stays, and then it is not said again."""
-    in_watchdog(monkeypatch, "import pagecheck.vmm.monitor as m; m.COMMAND_S = 0.3")
+    in_watchdog(monkeypatch, "import pagecheck.vmm.hold.monitor as m; m.COMMAND_S = 0.3")
     out: list[object] = []
 
     def keep(asked: object) -> bytes:

@@ -211,7 +211,7 @@ def test_events_without_end(qemu: FakeQemu) -> None:
 
 def test_a_late_answer_is_nobody_elses(qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that was given up is answered before the next one is sent."""
-    in_watchdog(monkeypatch, "import pagecheck.vmm.monitor as m; m.COMMAND_S = 0.2")
+    in_watchdog(monkeypatch, "import pagecheck.vmm.hold.monitor as m; m.COMMAND_S = 0.2")
     late: list[bytes] = []
 
     def keep(asked: Any) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pagecheck.errors import PeerError
-from pagecheck.vmm.plugged import changes, plugged
+from pagecheck.vmm.find.plugged import changes, plugged
 
 
 class Devices:

@@ -11,10 +11,10 @@ import pytest
 from pagecheck.errors import SourceError
 from pagecheck.native import _native
 from pagecheck.shm.process_ram import ProcessRam
-from pagecheck.vmm import memory
-from pagecheck.vmm.maps import Mapping, parse_maps
-from pagecheck.vmm.memory import DetailedMapping, ProcessMemory
-from pagecheck.vmm.private import arrives, open_private
+from pagecheck.vmm.find.private import arrives, open_private
+from pagecheck.vmm.process import memory
+from pagecheck.vmm.process.maps import Mapping, parse_maps
+from pagecheck.vmm.process.memory import DetailedMapping, ProcessMemory
 from tests.support.memory import Area
 
 ZERO, FILE = _native.ABSENT_ZERO, _native.ABSENT_FILE

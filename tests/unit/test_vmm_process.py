@@ -15,11 +15,11 @@ from pagecheck.errors import SourceError, UsageError
 from pagecheck.model import is_vm_source
 from pagecheck.shm.process_ram import ProcessRam
 from pagecheck.vmm import open_vm
-from pagecheck.vmm.explain import explain
-from pagecheck.vmm.maps import Mapping
-from pagecheck.vmm.memory import is_shared_memory
-from pagecheck.vmm.process import open_process
-from pagecheck.vmm.shared import shared_blocks
+from pagecheck.vmm.find.explain import explain
+from pagecheck.vmm.find.process import open_process
+from pagecheck.vmm.find.shared import shared_blocks
+from pagecheck.vmm.process.maps import Mapping
+from pagecheck.vmm.process.memory import is_shared_memory
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from pagecheck.errors import SourceError
-from pagecheck.vmm.maps import Mapping
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.proof import file_system_type, is_behind, shown_in_maps
+from pagecheck.vmm.process.maps import Mapping
+from pagecheck.vmm.process.memory import ProcessMemory
+from pagecheck.vmm.process.proof import file_system_type, is_behind, shown_in_maps
 from tests.support.users import as_nobody, in_a_child
 
 pytestmark = pytest.mark.usefixtures("clean")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pagecheck.vmm.credentials import (
+from pagecheck.vmm.process.credentials import (
     INITIAL_USER_NAMESPACE,
     NOT_KNOWN,
     Credentials,
@@ -13,7 +13,7 @@ from pagecheck.vmm.credentials import (
     Target,
     UserNamespace,
 )
-from pagecheck.vmm.ptrace_rule import refusal
+from pagecheck.vmm.process.ptrace_rule import refusal
 
 INITIAL = (4, INITIAL_USER_NAMESPACE)
 PTRACE = 1 << 19

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from pagecheck.errors import PeerError, SourceError
-from pagecheck.vmm.maps import Mapping
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.qemu import open_qemu
+from pagecheck.vmm.process.maps import Mapping
+from pagecheck.vmm.process.memory import ProcessMemory
+from pagecheck.vmm.qemu.source import open_qemu
 from tests.support.memory import Area
 
 pytestmark = pytest.mark.usefixtures("clean")

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from pagecheck.errors import PeerError, SourceError
-from pagecheck.vmm.maps import parse_maps
-from pagecheck.vmm.qemu_blocks import RamBlock, SmallBlocks, ram_blocks
-from pagecheck.vmm.qemu_objects import find_structures
-from pagecheck.vmm.resident import read_resident
+from pagecheck.vmm.process.maps import parse_maps
+from pagecheck.vmm.process.resident import read_resident
+from pagecheck.vmm.qemu.blocks import RamBlock, SmallBlocks, ram_blocks
+from pagecheck.vmm.qemu.objects import find_structures
 
 PAGE = mmap.PAGESIZE
 HEAD_7_2 = (

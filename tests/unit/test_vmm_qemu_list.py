@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pagecheck.vmm.maps import parse_maps
+from pagecheck.vmm.process.maps import parse_maps
 from pagecheck.vmm.qemu_list import Listed, walk_list
 
 PAGE = mmap.PAGESIZE

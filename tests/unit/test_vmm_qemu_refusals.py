@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pagecheck.errors import PeerError, SourceError, UsageError
-from pagecheck.vmm.qemu_disks import Disk, require_choice, writable_disks
-from pagecheck.vmm.qemu_machine import machine_of
-from pagecheck.vmm.qemu_refusals import require_savable
+from pagecheck.vmm.qemu.disks import Disk, require_choice, writable_disks
+from pagecheck.vmm.qemu.machine import machine_of
+from pagecheck.vmm.qemu.refusals import require_savable
 
 
 class Qemu:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pagecheck.errors import PeerError
-from pagecheck.vmm.qemu_state import DEVICES_BEGIN, DeviceState
+from pagecheck.vmm.qemu.state import DEVICES_BEGIN, DeviceState
 
 DEVICES = DEVICES_BEGIN + b"\x04" + b"a device" + b"\x7e\0\0\0\x09" + b"\0"
 BLOCKS = f"Name\n  mem0  4 KiB  0x{0:016x} 0x{4096:016x} 0x{4096:016x}\r\n"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.vmm import reach
-from pagecheck.vmm.ram_options import ControlSocket
-from pagecheck.vmm.reach import Reach, descriptors, reach_of
+from pagecheck.vmm.options import reach
+from pagecheck.vmm.options.ram_options import ControlSocket
+from pagecheck.vmm.options.reach import Reach, descriptors, reach_of
 
 HEAD = "Num       RefCount Protocol Flags    Type St Inode Path\n"
 LISTENS, CONNECTED = "00010000 0001 01", "00000000 0001 03"

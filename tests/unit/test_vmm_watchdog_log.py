@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.vmm import watchdog_log
+from pagecheck.vmm.hold import watchdog_log
 
 pytestmark = pytest.mark.usefixtures("clean")
 

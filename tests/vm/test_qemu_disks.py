@@ -14,10 +14,10 @@ import pytest
 
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.vmm import QemuMonitor
-from pagecheck.vmm.qemu_disks import writable_disks, written_at
-from pagecheck.vmm.qemu_leftovers import remove_leftovers
-from pagecheck.vmm.qemu_overlays import Overlays
-from pagecheck.vmm.qemu_state import DeviceState
+from pagecheck.vmm.qemu.disks import writable_disks, written_at
+from pagecheck.vmm.qemu.leftovers import remove_leftovers
+from pagecheck.vmm.qemu.overlays import Overlays
+from pagecheck.vmm.qemu.state import DeviceState
 from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import BareQemu, bare_qemu
 

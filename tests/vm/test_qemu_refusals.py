@@ -6,8 +6,8 @@ import pytest
 
 from pagecheck.errors import SourceError
 from pagecheck.vmm import QemuMonitor
-from pagecheck.vmm.qemu_machine import machine_of
-from pagecheck.vmm.qemu_refusals import require_savable
+from pagecheck.vmm.qemu.machine import machine_of
+from pagecheck.vmm.qemu.refusals import require_savable
 from tests.vm.bare_qemu import bare_qemu, memfd_backend
 
 VIRTIO_MEM = (

@@ -89,7 +89,7 @@ def test_quit(qemu: BareQemu, disk: Path, shm_folder: Path) -> None:
 _KILLED = """
 import os, signal, sys
 import pagecheck
-from pagecheck.vmm.watchdog_process import WatchdogProcess
+from pagecheck.vmm.hold.watchdog_process import WatchdogProcess
 send = WatchdogProcess.send
 def send_and_die(self, message, fds=()):
     ends = "quit" in message

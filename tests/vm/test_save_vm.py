@@ -217,7 +217,7 @@ def test_the_connection_is_lost(
 ) -> None:
     """In the pause nothing is saved; after it, once what QEMU says is missed, neither."""
     lose = f"""
-from pagecheck.vmm import monitor
+from pagecheck.vmm.hold import monitor
 execute, stopped = monitor.Monitor.execute, []
 async def lose(self, command, *more):
     if stopped and command == {command_lost!r}:

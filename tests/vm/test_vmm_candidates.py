@@ -13,11 +13,11 @@ import pytest
 from pagecheck import scan
 from pagecheck.errors import SourceError
 from pagecheck.vmm import open_vm
-from pagecheck.vmm.candidates import search_of
-from pagecheck.vmm.command_line import command_line_of
-from pagecheck.vmm.considered import Considered
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.search import PrivateRam
+from pagecheck.vmm.find.candidates import search_of
+from pagecheck.vmm.find.considered import Considered
+from pagecheck.vmm.find.search import PrivateRam
+from pagecheck.vmm.options.command_line import command_line_of
+from pagecheck.vmm.process.memory import ProcessMemory
 from tests.vm.bare_qemu import BareQemu, bare_qemu
 
 pytestmark = pytest.mark.usefixtures("guest_files", "clean")

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from pagecheck.errors import PeerError, SourceError
-from pagecheck.vmm import QemuMonitor, pause, watchdog_process
+from pagecheck.vmm import QemuMonitor
+from pagecheck.vmm.hold import pause, watchdog_process
 from tests.support.qmp import in_watchdog
 from tests.vm.bare_qemu import BareQemu, bare_qemu, memfd_backend
 from tests.vm.test_vmm_pause import HOME, SECONDS, killed, watchdog_of
@@ -25,7 +26,8 @@ from tools.guest.fetch import GuestFiles
 pytestmark = pytest.mark.usefixtures("clean")
 
 IMPATIENT = (
-    "import pagecheck.vmm.watchdog as w, pagecheck.vmm.monitor as m, pagecheck.vmm.listener as n; "
+    "import pagecheck.vmm.hold.watchdog as w, pagecheck.vmm.hold.monitor as m, "
+    "pagecheck.vmm.hold.listener as n; "
     "w.END_S = m.COMMAND_S = m.CONNECT_S = n.CONNECT_S = 0.5"
 )
 STAYS = r"the VM is stopped: watchdog (\d+) stays and continues it"
@@ -163,7 +165,7 @@ monitor.close()
 def owner(qemu: BareQemu, program: str) -> Iterator[subprocess.Popen[bytes]]:
     """Another process, which holds the VM."""
     code = watchdog_process.PROGRAM.code
-    begin = f"import pagecheck.vmm.watchdog_process as p; p.PROGRAM.code = {code!r}\n"
+    begin = f"import pagecheck.vmm.hold.watchdog_process as p; p.PROGRAM.code = {code!r}\n"
     command = [sys.executable, "-c", begin + program, str(qemu.socket)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=HOME, **pipes) as running:  # type: ignore[call-overload]

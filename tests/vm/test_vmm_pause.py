@@ -39,7 +39,9 @@ def qemu(request: pytest.FixtureRequest, guest_files: GuestFiles) -> Iterator[Ba
 
 def watchdog_of(parent: int) -> psutil.Process:
     children = psutil.Process(parent).children()
-    (found,) = [each for each in children if "pagecheck.vmm.watchdog" in " ".join(each.cmdline())]
+    (found,) = [
+        each for each in children if "pagecheck.vmm.hold.watchdog" in " ".join(each.cmdline())
+    ]
     return found
 
 

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 from pagecheck.shm.process_ram import ProcessRam
-from pagecheck.vmm.memory import ProcessMemory
-from pagecheck.vmm.private import open_private
+from pagecheck.vmm.find.private import open_private
+from pagecheck.vmm.process.memory import ProcessMemory
 from tools.bench.data import compiled
 
 

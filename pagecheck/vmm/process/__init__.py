@@ -1,0 +1,1 @@
+"""Another process: what it maps, what is behind that, who may look, and whether it ran."""

@@ -1,0 +1,1 @@
+"""What only QEMU tells: its RAM, devices and disks, over its monitor and from its heap."""
