@@ -53,7 +53,9 @@ def _how(folder: str, fd: int) -> str:
     st, path = os.fstat(fd), os.fsencode(os.readlink(f"/proc/self/fd/{fd}"))
     mapped = ""
     with open(f"{folder}/maps", "rb") as file:
-        for addresses, perms, major, minor, inode, name in _MAP.findall(file.read()):
+        maps = file.read()
+    if b" %d " % st.st_ino in maps:  # in most there is nothing to take apart
+        for addresses, perms, major, minor, inode, name in _MAP.findall(maps):
             if int(inode) != st.st_ino:
                 continue
             is_same = os.makedev(int(major, 16), int(minor, 16)) == st.st_dev or name == path

@@ -237,7 +237,7 @@ class VmPunch:
         try:
             if (why := vm.doubt()) is not None:
                 raise SourceError(f"{why}; nothing was punched")
-            _refuse_other_writers(vm, ())
+            _refuse_other_writers(vm, self._parts)  # once more: one may have come meanwhile
             blocks, left = self._punch(found, until)
         except BaseException:
             with contextlib.suppress(PagecheckError):  # what came first is what this ends with

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -236,16 +238,41 @@ def test_a_device_that_writes_by_itself_is_refused(
     assert ram_of(qemu).stat().st_blocks == before
 
 
-def test_another_process_that_maps_the_ram_is_refused(qemu: BareQemu) -> None:
-    """As the process behind a vhost-user device does."""
-    write(qemu, bytes(MIB), 0)
+@contextlib.contextmanager
+def another_writer(qemu: BareQemu) -> Iterator[str]:
+    """A process with the RAM open for writing, as behind a vhost-user device; what is said of it"""
     with ram_of(qemu).open("r+b") as ram:
         other = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(ram.fileno(),))
     try:
-        who = rf"process {other.pid} \(cat\) has it open for writing"
-        with pytest.raises(SourceError, match=who):
-            pagecheck.punch(f"qmp:{qemu.socket}")
+        yield rf"process {other.pid} \(cat\) has it open for writing"
     finally:
         other.kill()
         other.communicate()
+
+
+def test_another_process_that_maps_the_ram_is_refused(qemu: BareQemu) -> None:
+    write(qemu, bytes(MIB), 0)
+    with another_writer(qemu) as who, pytest.raises(SourceError, match=who):
+        pagecheck.punch(f"qmp:{qemu.socket}")
     assert pagecheck.punch(f"qmp:{qemu.socket}").freed_bytes >= MIB
+
+
+def test_one_that_comes_after_the_first_look_is_seen_while_the_vm_is_stopped(
+    qemu: BareQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(qemu, bytes(MIB), 0)
+    qemu.qmp("cont")
+    pause = Vm.pause
+    with contextlib.ExitStack() as stack:
+
+        def late(vm: Vm, seconds: float) -> None:
+            pause(vm, seconds)
+            said.append(stack.enter_context(another_writer(qemu)))
+
+        said: list[str] = []
+        monkeypatch.setattr(Vm, "pause", late)
+        with pytest.raises(SourceError, match="may write to its RAM") as refused:
+            pagecheck.punch(f"qmp:{qemu.socket}")
+        assert re.search(said[0], str(refused.value))
+        assert qemu.status() == "running"
+        assert ram_of(qemu).stat().st_blocks * 512 >= MIB
