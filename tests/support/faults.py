@@ -17,7 +17,7 @@ _SOURCE: Final = Path(__file__).with_name("faults.c")
 # What is in the command line of each process of ours, and of no other one.
 COMMAND: Final = "bin/pagecheck"
 WORKER: Final = "pagecheck.workers"
-WATCHDOG: Final = "pagecheck.vmm.watchdog"
+WATCHDOG: Final = "pagecheck.vmm.hold.watchdog"
 ASIDE: Final = "import aside"
 
 PEER_FAULTS: Final = ("lost", "late", "twice", "cut", "unsent", "empty", "error")

@@ -235,7 +235,9 @@ def test_an_answer_that_never_comes_leaves_no_vm_stopped(
     qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     """The connection is given up for a new one."""
-    in_watchdog(monkeypatch, "import pagecheck.vmm.monitor as m; m.COMMAND_S, m.ABANDON_S = 0.2, 1")
+    in_watchdog(
+        monkeypatch, "import pagecheck.vmm.hold.monitor as m; m.COMMAND_S, m.ABANDON_S = 0.2, 1"
+    )
 
     def lose_one(_asked: Any) -> bytes:
         del qemu.raw[lost]

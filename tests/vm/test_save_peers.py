@@ -33,7 +33,7 @@ SOON_S: Final = 30.0
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The waits of the watchdog, which alone talks to QEMU."""
     waits = f"m.COMMAND_S, m.ABANDON_S = {ANSWER_S}, {ABANDON_S}"
-    in_watchdog(monkeypatch, f"import pagecheck.vmm.monitor as m; {waits}")
+    in_watchdog(monkeypatch, f"import pagecheck.vmm.hold.monitor as m; {waits}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
