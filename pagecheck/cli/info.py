@@ -42,6 +42,7 @@ def info(directory: str, *, ranges: bool, as_json: bool) -> int:
     """
     from pagecheck.snapshot import manifest
     from pagecheck.snapshot.files import Folder
+    from pagecheck.snapshot.info import bitmaps
 
     require_reader()
     with Folder(directory) as folder:
@@ -49,8 +50,8 @@ def info(directory: str, *, ranges: bool, as_json: bool) -> int:
         if as_json:
             _print_json(folder, snapshot, ranges=ranges)
         elif ranges:
-            for block in snapshot.blocks:
-                for line in _lines(folder, snapshot, block):
+            for block, zero in zip(snapshot.blocks, bitmaps(folder, snapshot), strict=True):
+                for line in _lines(snapshot.page_bytes, block, zero):
                     print(line)
         else:
             print(_text(folder, snapshot))
@@ -60,7 +61,7 @@ def info(directory: str, *, ranges: bool, as_json: bool) -> int:
 def _print_json(folder: Folder, snapshot: Snapshot, *, ranges: bool) -> None:
     import json
 
-    from pagecheck.snapshot.info import bytes_on_disk, zero_runs
+    from pagecheck.snapshot.info import bitmaps, bytes_on_disk, zero_runs
     from pagecheck.snapshot.manifest import members
 
     document: dict[str, Any] = {
@@ -68,35 +69,43 @@ def _print_json(folder: Folder, snapshot: Snapshot, *, ranges: bool) -> None:
         "manifest": members(snapshot),
         "bytes_on_disk": bytes_on_disk(folder, snapshot),
     }
-    if ranges:
-        document["zero_runs"] = {
-            block.name: [
-                [first, count]
-                for first, count, is_zero in zero_runs(folder, snapshot, block)
-                if is_zero
-            ]
-            for block in snapshot.blocks
-        }
-    print(json.dumps(document))
+    text = json.dumps(document)
+    if not ranges:
+        print(text)
+        return
+    # Piece by piece: there may be as many runs as pages.
+    zeros = bitmaps(folder, snapshot)
+    print(text[:-1], end=', "zero_runs": {')
+    for number, (block, zero) in enumerate(zip(snapshot.blocks, zeros, strict=True)):
+        print(", " if number else "", json.dumps(block.name), sep="", end=": [")
+        comma = ""
+        for first, count, is_zero in zero_runs(zero, block.size // snapshot.page_bytes):
+            if is_zero:
+                print(comma, [first, count], sep="", end="")
+                comma = ", "
+        print(end="]")
+    print("}}")
 
 
-def _lines(folder: Folder, snapshot: Snapshot, block: SnapshotBlock) -> Iterator[str]:
-    """The runs of `pagecheck scan --ranges`."""
+def _lines(page: int, block: SnapshotBlock, zero: bytes) -> Iterator[str]:
+    """The runs of `pagecheck scan --ranges`.
+
+    Args:
+        page: bytes of each.
+        zero: the block's bitmap.
+    """
     from pagecheck.snapshot.info import zero_runs
 
-    runs = zero_runs(folder, snapshot, block)
+    pages = block.size // page
     if not block.regions:
-        for first, count, is_zero in runs:
+        for first, count, is_zero in zero_runs(zero, pages):
             yield f"{first} {count} {'zero' if is_zero else 'normal'}"
-        return
-    page = snapshot.page_bytes
-    every = [(first * page, (first + count) * page, is_zero) for first, count, is_zero in runs]
     for region in sorted(block.regions, key=lambda each: each.gpa):
-        for begin, end, is_zero in every:
-            low, high = max(begin, region.offset), min(end, region.offset + region.size)
-            if low < high:
-                address = region.gpa + low - region.offset
-                yield f"{address:#x} {high - low:#x} {'zero' if is_zero else 'normal'}"
+        stop = region.offset + region.size
+        for first, count, is_zero in zero_runs(zero, -(-stop // page), region.offset // page):
+            low, high = max(first * page, region.offset), min((first + count) * page, stop)
+            address = region.gpa + low - region.offset
+            yield f"{address:#x} {high - low:#x} {'zero' if is_zero else 'normal'}"
 
 
 def _text(folder: Folder, snapshot: Snapshot) -> str:

@@ -18,8 +18,9 @@ _CODES: Final = """
 \b
 Exit codes:
   0    the RAM is there; with --exec: QEMU ended well
-  2    an invalid request, a file that exists or cannot be written, or a
-       command that makes another machine than the snapshot's
+  2    an invalid request, a DIR that is not there or may not be read, a
+       file that exists or cannot be written, or a command that makes
+       another machine than the snapshot's
   3    QEMU cannot be started, or does not load the state
   5    the snapshot does not verify; nothing was written or started
   4    a shortage (/dev/shm, memory, open files, processes), or a bug in

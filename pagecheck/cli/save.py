@@ -23,7 +23,8 @@ Exit codes:
   1    DIR's file system (FUSE, a network) did not answer
   2    an invalid request, a VM or file that cannot be saved whole and
        exactly, or a directory that exists or cannot be written
-  3    the VMM does not answer correctly, or too few workers start
+  3    the VMM does not answer correctly, too few workers start, or
+       --compress without its package (pip install zstandard)
   4    a shortage (/dev/shm, memory, open files, processes), or a bug in
        pagecheck
   130  interrupted (SIGINT)       143  terminated (SIGTERM)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import xxhash
 
-from pagecheck.errors import SnapshotError
+from pagecheck.errors import ResourceError, SnapshotError
+from pagecheck.printable import printable
 from pagecheck.snapshot.values import ALGORITHM, FileEntry
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
     from pagecheck.snapshot.files import Folder
+    from pagecheck.snapshot.values import Snapshot
 
 
 def checksum(data: bytes | memoryview) -> str:
@@ -20,6 +24,25 @@ def checksum(data: bytes | memoryview) -> str:
 def entry(file: str, data: bytes | memoryview) -> FileEntry:
     """The entry of a file with these bytes."""
     return FileEntry(file, memoryview(data).nbytes, checksum(data))
+
+
+def require_memory(folder: Folder, snapshot: Snapshot) -> None:
+    """Refuses a snapshot whose small files do not fit into the memory: a sparse file of any length
+    takes no room on a disk.
+
+    Raises:
+        ResourceError: they do not.
+    """
+    needed = 0
+    for block in snapshot.blocks:
+        frames = block.compression.frames.size if block.compression else 0
+        needed += block.bitmap.size + 3 * block.chunks.size + 2 * frames
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if needed > most:
+        raise ResourceError(
+            f"{printable(folder.path)}: its bitmaps and checksums take {needed >> 20} MiB of "
+            f"memory, more than half of what this host has ({most >> 19} MiB); use a larger one"
+        )
 
 
 def read_entry(folder: Folder, entry: FileEntry) -> bytes:

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from pagecheck.errors import SnapshotError
+from pagecheck.errors import SnapshotError, SourceError
 from pagecheck.printable import printable
 from pagecheck.shortage import is_limit, refused
 from pagecheck.snapshot.values import MANIFEST
@@ -45,17 +45,17 @@ class Folder:
         """Opens it.
 
         Raises:
-            SnapshotError: it does not exist, is not a directory, or may not be read.
+            SourceError: it does not exist, is not a directory, or may not be read.
         """
         self.path = os.fspath(path)
         try:
             self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except NotADirectoryError:
-            raise SnapshotError(
+            raise SourceError(
                 f"{printable(self.path)}: is not a directory; name the directory that a save made"
             ) from None
-        except OSError as error:
-            raise _unreadable(self.path, error) from error
+        except (OSError, ValueError) as error:  # a NUL in the path
+            raise _unusable(self.path, error) from error
 
     def path_of(self, name: str) -> str:
         """What messages call a file."""
@@ -72,7 +72,8 @@ class Folder:
             Its descriptor, which the caller closes.
 
         Raises:
-            SnapshotError: it is missing, not a regular file, or may not be read.
+            SnapshotError: it is missing, not a regular file, or cannot be read.
+            SourceError: it may not be read.
         """
         where = self.path_of(name)
         try:
@@ -100,6 +101,7 @@ class Folder:
 
         Raises:
             SnapshotError: it is longer, or cannot be read.
+            SourceError: it may not be read.
         """
         return b"".join(self.pieces(name, most))
 
@@ -130,9 +132,19 @@ class Folder:
         self.close()
 
 
-def _unreadable(where: str, error: OSError) -> Exception:
+def _unusable(path: str, error: OSError | ValueError) -> Exception:
+    """About a path that no directory is opened by: the snapshot may be whole all the same."""
     if is_limit(error):
-        return refused(printable(where), error)
+        return refused(printable(path), error)
+    if isinstance(error, FileNotFoundError):
+        return SourceError(f"{printable(path) or 'an empty path'}: does not exist")
+    why = getattr(error, "strerror", None) or str(error)
+    return SourceError(f"{printable(path)}: cannot be read: {why}")
+
+
+def _unreadable(where: str, error: OSError) -> Exception:
+    if is_limit(error) or isinstance(error, PermissionError):
+        return _unusable(where, error)
     if error.errno == errno.ENOENT:
         manifest = where.endswith(f"/{MANIFEST}")
         why = "; a directory without it is not a snapshot" if manifest else ""

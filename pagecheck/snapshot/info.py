@@ -6,7 +6,7 @@ import os
 
 from pagecheck.native import _native
 from pagecheck.snapshot import manifest
-from pagecheck.snapshot.entries import read_entry
+from pagecheck.snapshot.entries import read_entry, require_memory
 from pagecheck.snapshot.files import Folder
 from pagecheck.snapshot.values import MANIFEST
 
@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pagecheck.snapshot.values import Snapshot, SnapshotBlock
+    from pagecheck.snapshot.values import Snapshot
 
 
 def info(directory: str | os.PathLike[str]) -> Snapshot:
@@ -26,19 +26,28 @@ def info(directory: str | os.PathLike[str]) -> Snapshot:
     return manifest.read(directory)
 
 
-def zero_runs(
-    folder: Folder, snapshot: Snapshot, block: SnapshotBlock
-) -> Iterator[tuple[int, int, bool]]:
-    """Runs of pages of one kind, in order, that cover the block, as its bitmap says.
+def bitmaps(folder: Folder, snapshot: Snapshot) -> list[bytes]:
+    """The zero bitmap of each block.
+
+    Raises:
+        SnapshotError: one is not what the manifest says.
+        ResourceError: there is not enough memory for them.
+    """
+    require_memory(folder, snapshot)
+    return [read_entry(folder, block.bitmap) for block in snapshot.blocks]
+
+
+def zero_runs(zero: bytes, pages: int, first: int = 0) -> Iterator[tuple[int, int, bool]]:
+    """Runs of pages of one kind, in order, from a page to the end, as a bitmap says.
+
+    Args:
+        zero: the bitmap, as `bitmaps` reads it.
+        pages: of the block.
 
     Yields:
         (first page, count, whether they are zero).
-
-    Raises:
-        SnapshotError: the bitmap is not what the manifest says.
     """
-    zero = read_entry(folder, block.bitmap)
-    pages, at = block.size // snapshot.page_bytes, 0
+    at = first
     while at < pages:
         is_zero, end = _native.bits_run(zero, pages, at)
         yield at, end - at, is_zero

@@ -80,6 +80,8 @@ class QemuParts:
         members = self._found._asdict()
         known = {name: members.pop(name) for name in Machine._fields if name in members}
         known["command_line"] = tuple(known["command_line"])
+        for name in ("vmm_version", "machine_type", "arch", "vcpus"):
+            known[name] = known[name] or None
         return Machine(**known, other=members)
 
     @property
@@ -154,5 +156,10 @@ def _pidfd(stack: contextlib.ExitStack, pid: int) -> int:
 
 
 def _disk(values: dict[str, Any]) -> Disk:
+    """What a manifest keeps of a disk; what QEMU leaves empty is not known."""
     other = {name: value for name, value in values.items() if name not in Disk._fields}
-    return Disk(**{name: values[name] for name in values if name not in other}, other=other)
+    known = {name: values[name] for name in values if name not in other}
+    for name in ("path", "format"):
+        known[name] = known[name] or None
+    known["device"] = known["device"] or values["node"] or "disk"
+    return Disk(**known, other=other)

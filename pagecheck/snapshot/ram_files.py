@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import threading
+from array import array
 from heapq import merge
 from itertools import accumulate
 
@@ -143,13 +145,13 @@ class ZstdRam:
         self._where = where
         self._zstd = zstd()
         self._of_thread = threading.local()
-        starts = range(0, len(frames), FRAME_RECORD_BYTES)
-        lengths = [int.from_bytes(frames[at : at + 8], "little") for at in starts]
+        records = struct.iter_unpack(f"<Q{DIGEST_BYTES}x", frames)
+        lengths = array("Q", (length for (length,) in records))
         if (longest := max(lengths)) > FRAME_BYTES_MAX:
             raise SnapshotError(
                 f"{where}: one of its frames has {longest} bytes, and may have {FRAME_BYTES_MAX}"
             )
-        self._ends = list(accumulate(lengths))
+        self._ends = array("Q", accumulate(lengths))
         if self._ends[-1] != block.file_size:
             raise SnapshotError(
                 f"{where}: its frames have {self._ends[-1]} bytes, and it has {block.file_size}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from itertools import islice
 
 from pagecheck import clock
 from pagecheck.errors import SnapshotError
@@ -19,7 +20,7 @@ from pagecheck.shortage import is_limit, refused
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.checksums import ram_digests
 from pagecheck.snapshot.directory import MARKER
-from pagecheck.snapshot.entries import check_entry, read_entry
+from pagecheck.snapshot.entries import check_entry, read_entry, require_memory
 from pagecheck.snapshot.files import Folder
 from pagecheck.snapshot.pace import Pace
 from pagecheck.snapshot.ram_files import open_ram
@@ -27,7 +28,7 @@ from pagecheck.snapshot.values import CHUNK_BYTES, DIGEST_BYTES, MANIFEST
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any, Final, NamedTuple
 
     from pagecheck.snapshot.checksums import Progress
@@ -36,6 +37,7 @@ else:
     from pagecheck.typed import NamedTuple
 
 _RANGES_SHOWN: Final = 3
+_WRONG_MAX: Final = 1 << 16  # pages that are remembered of those that are wrong
 
 
 class VerifyReport(NamedTuple):
@@ -97,6 +99,7 @@ def verify_in(
     snapshot = manifest.read_in(folder)
     files = {MANIFEST: os.stat(MANIFEST, dir_fd=folder.fd).st_size, **snapshot.files()}
     _require_files(folder, files)
+    require_memory(folder, snapshot)
     _Work(folder, snapshot, progress, pace).check()
     return VerifyReport(snapshot, len(files), sum(files.values()), clock.now_s() - started)
 
@@ -192,17 +195,17 @@ class _Work:
     def _require_same(self, block: SnapshotBlock, found: bytes, digests: bytes) -> None:
         if found == digests:
             return
-        wrong = [
+        wrong = (
             number
             for number in range(block.chunk_count)
             if found[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
             != digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
-        ]
+        )
         page = self._snapshot.page_bytes
-        ranges = [
+        ranges = (
             (first * CHUNK_BYTES // page, (min((last + 1) * CHUNK_BYTES, block.size) - 1) // page)
             for first, last in _merged(wrong)
-        ]
+        )
         raise SnapshotError(
             f"{self._folder.path_of(block.file)}: block {printable(block.name)} is damaged, or of "
             f"another snapshot: {_named(ranges)} of {block.size // page} are not as they were saved"
@@ -249,30 +252,34 @@ class _ZeroPages:
             if any(content[begin : begin + step])
         ]
         with self._lock:
-            self._wrong += wrong
+            self._wrong += wrong[: _WRONG_MAX - len(self._wrong)]
 
     def require(self, block: SnapshotBlock, folder: Folder) -> None:
         """Raises SnapshotError where a page was not zero."""
         if self._wrong:
+            wrong = _named(_merged(sorted(set(self._wrong))))
             raise SnapshotError(
-                f"{folder.path_of(block.bitmap.file)}: {_named(_merged(set(self._wrong)))} of "
+                f"{folder.path_of(block.bitmap.file)}: {wrong} of "
                 f"block {printable(block.name)} are marked as zero, and are not in {block.file}"
             )
 
 
-def _merged(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """(first, last) of each run of numbers."""
-    runs: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], number)
-        else:
-            runs.append((number, number))
-    return runs
+def _merged(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """(first, last) of each run of ascending numbers."""
+    run: tuple[int, int] | None = None
+    for number in numbers:
+        if run is not None and number == run[1] + 1:
+            run = (run[0], number)
+            continue
+        if run is not None:
+            yield run
+        run = (number, number)
+    if run is not None:
+        yield run
 
 
-def _named(ranges: list[tuple[int, int]]) -> str:
+def _named(ranges: Iterator[tuple[int, int]]) -> str:
     """Ranges of pages for people, the first few of them."""
-    shown = ", ".join(f"{first} to {last}" for first, last in ranges[:_RANGES_SHOWN])
-    more = len(ranges) - _RANGES_SHOWN
+    shown = ", ".join(f"{first} to {last}" for first, last in islice(ranges, _RANGES_SHOWN))
+    more = sum(1 for _ in ranges)
     return f"pages {shown}" + (f" and {more} more ranges" if more > 0 else "")

@@ -62,7 +62,7 @@ class RamAlone:
                 f"{vm.text}: of its VM the RAM is saved, and nothing else; --disks overlay and "
                 "--then quit are for qmp:SOCKET"
             )
-        self.machine = Machine(vm.vmm, None, None, platform.machine(), None, ())
+        self.machine = Machine(vm.vmm, None, None, platform.machine() or None, None, ())
         self.state: bytes | None = None
         self.disks: tuple[Disk, ...] = ()
 

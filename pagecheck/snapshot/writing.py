@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck._version import __version__
+from pagecheck.errors import SnapshotError, SourceError
 from pagecheck.snapshot import checksums, manifest
 from pagecheck.snapshot.compress import compress_block
 from pagecheck.snapshot.entries import entry
@@ -147,7 +148,11 @@ def write_manifest(
     disks: tuple[Disk, ...] = (),
     pause: Mapping[str, Any] | None = None,
 ) -> Snapshot:
-    """Writes the devices' state, if there is one, and the manifest."""
+    """Writes the devices' state, if there is one, and the manifest.
+
+    Raises:
+        SourceError: what the VMM says of its VM is nothing that a manifest may have.
+    """
     snapshot = Snapshot(
         made_by=f"pagecheck {__version__}",
         created=created,
@@ -159,7 +164,15 @@ def write_manifest(
         disks=disks,
         pause=pause,
     )
-    directory.write(MANIFEST, manifest.render(snapshot))
+    text = manifest.render(snapshot)
+    try:
+        manifest.parse(text)
+    except SnapshotError as error:
+        raise SourceError(
+            f"{directory.path}: nothing was saved, since a manifest cannot say this of the source: "
+            f"{error}"
+        ) from error
+    directory.write(MANIFEST, text)
     return snapshot
 
 

@@ -70,8 +70,11 @@ def test_verify_what_is_damaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["verify", "info"])
 def test_what_is_not_a_snapshot(tmp_path: Path, command: str) -> None:
     assert_fails(pagecheck(command, tmp_path), 5, "manifest.json: does not exist")
-    assert_fails(pagecheck(command, tmp_path / "none"), 5, "none: does not exist")
-    assert_fails(pagecheck(command, "/dev/null"), 5, "/dev/null: is not a directory")
+    assert_fails(pagecheck(command, tmp_path / "none"), 2, "none: does not exist")
+    assert_fails(pagecheck(command, ""), 2, "an empty path: does not exist")
+    assert_fails(pagecheck(command, "/dev/null"), 2, "/dev/null: is not a directory")
+    (tmp_path / "loop").symlink_to("loop")
+    assert_fails(pagecheck(command, tmp_path / "loop"), 2, "loop: cannot be read: Too many levels")
     assert_fails(pagecheck(command), 2, "Missing argument 'DIR'")
 
 

@@ -2,18 +2,22 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from pagecheck.errors import SnapshotError
-from pagecheck.snapshot import manifest
+from pagecheck.errors import SnapshotError, SourceError
+from pagecheck.snapshot import manifest, qemu_parts
+from pagecheck.snapshot.directory import NewDirectory
 from pagecheck.snapshot.entries import checksum
 from pagecheck.snapshot.members import ITEMS_MAX
 from pagecheck.snapshot.values import MANIFEST, Compression, Snapshot, file_stems
-from tests.support.snapshots import make_snapshot, some_ram
+from pagecheck.snapshot.writing import write_manifest
+from tests.support.snapshots import DISKS, MACHINE, make_snapshot, some_ram
+from tests.support.users import in_a_child, needs_root
 
 SCHEMA = Path(manifest.__file__).with_name("manifest.schema.json")
 
@@ -225,14 +229,52 @@ def test_text_that_is_not_json(rest: str) -> None:
         manifest.parse(text)
 
 
+def test_what_its_own_reader_refuses_is_not_written(
+    made: tuple[Path, Snapshot], tmp_path: Path
+) -> None:
+    written = {"created": made[1].created, "exact": True, "page_size": 4096}
+    for machine, disks in (
+        (MACHINE._replace(arch=""), ()),
+        (MACHINE, (DISKS[0]._replace(path=""),)),
+    ):
+        with NewDirectory(tmp_path / "snap") as new:
+            with pytest.raises(SourceError, match=r"nothing was saved.*must be a text of 1 to"):
+                write_manifest(new, made[1].blocks, machine=machine, disks=disks, **written)
+            assert MANIFEST not in os.listdir(new.fd)
+
+
+def test_what_qemu_leaves_empty_is_not_known() -> None:
+    made = {**DISKS[0]._asdict(), "path": "", "format": "", "device": "", "node": "#block1"}
+    del made["other"]
+    assert qemu_parts._disk(made)[:3] == ("#block1", None, None)
+
+
 def test_a_directory_without_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="does not exist; a directory without it is not a snap"):
         manifest.read(tmp_path)
-    with pytest.raises(SnapshotError, match="nowhere: does not exist"):
+    with pytest.raises(SourceError, match="nowhere: does not exist"):
         manifest.read(tmp_path / "nowhere")
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(SnapshotError, match="is not a directory; name the directory that a save"):
+    with pytest.raises(SourceError, match="is not a directory; name the directory that a save"):
         manifest.read(tmp_path / "file")
+
+
+@needs_root
+def test_what_may_not_be_read(made: tuple[Path, Snapshot], tmp_path: Path) -> None:
+    """That says nothing about the snapshot."""
+    tmp_path.chmod(0o755)
+    for path in tmp_path.parents:
+        path.chmod(path.stat().st_mode | 0o111)
+    shutil.copyfile(made[0] / MANIFEST, tmp_path / MANIFEST)
+    os.chmod(tmp_path / MANIFEST, 0o600)
+    (tmp_path / "private").mkdir(0o700)
+
+    def look() -> None:
+        for path, name in ((tmp_path, MANIFEST), (tmp_path / "private", "private")):
+            with pytest.raises(SourceError, match=f"{name}: cannot be read: Permission denied"):
+                manifest.read(path)
+
+    in_a_child(look)
 
 
 def test_a_manifest_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pagecheck.errors import SnapshotError
+from pagecheck.errors import ResourceError, SnapshotError
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.directory import MARKER
 from pagecheck.snapshot.entries import entry
+from pagecheck.snapshot.files import Folder
+from pagecheck.snapshot.info import bitmaps
 from pagecheck.snapshot.values import MANIFEST
 from pagecheck.snapshot.verify import verify
 from tests.support.snapshots import PAGE, make_snapshot, some_ram
@@ -201,3 +203,41 @@ def test_large_pages(tmp_path: Path, page_bytes: int) -> None:
         with pytest.raises(SnapshotError, match="block ram is damaged"):
             verify(tmp_path / "snap")
         flip(tmp_path / "snap" / "ram.ram", at)
+
+
+def test_small_files_that_do_not_fit_into_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sparse files make a snapshot of any size; nothing of these is read."""
+    snap = tmp_path / "snap"
+    made = make_snapshot(snap, {"pc.ram": bytes(PAGE)})
+    size = 1 << 42
+    block = made.blocks[0]
+    block = block._replace(
+        size=size,
+        zero=0,
+        normal=size // PAGE,
+        bitmap=block.bitmap._replace(size=size // PAGE // 8),
+        chunks=block.chunks._replace(size=size >> 20 << 4),
+    )
+    (snap / MANIFEST).write_bytes(manifest.render(made._replace(blocks=(block,))))
+    for name, length in made._replace(blocks=(block,)).files().items():
+        os.truncate(snap / name, length)
+    has = {"SC_PHYS_PAGES": 1 << 15, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("os.sysconf", has.__getitem__)
+    said = r"snap: its bitmaps and checksums take 320 MiB of memory, more than half .* \(128 MiB\)"
+    with pytest.raises(ResourceError, match=said):
+        verify(snap)
+    with Folder(snap) as folder, pytest.raises(ResourceError, match=said):
+        bitmaps(folder, manifest.read(snap))
+
+
+def test_only_so_many_wrong_pages_are_remembered(
+    snap: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pagecheck.snapshot.verify._WRONG_MAX", 2)
+    rebuilt_bitmap(snap, lambda bits: bits[:700].fill(1), count=True)
+    with pytest.raises(
+        SnapshotError, match=r"pages \d+ to \d+(, \d+ to \d+)? of block pc\.ram are"
+    ):
+        verify(snap)
