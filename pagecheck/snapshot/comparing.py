@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from pagecheck.errors import EngineError, PeerError, UsageError
+from pagecheck.errors import PeerError, UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot.command_words import MACHINE, named
+from pagecheck.snapshot.programs import run_program
 from pagecheck.snapshot.values import Machine, Snapshot
 from pagecheck.vmm.options.ram_options import size_bytes
 
@@ -50,20 +49,7 @@ def machine_types(program: str) -> MachineTypes:
         EngineError: it cannot be run.
         PeerError: it does not tell.
     """
-    if shutil.which(program) is None:
-        raise EngineError(f"{printable(program)}: is not a program that can be run; install it")
-    try:
-        ran = subprocess.run(
-            [program, "-machine", "help"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            timeout=_HELP_S,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        why = getattr(error, "strerror", None) or f"no answer in {_HELP_S:.0f} s"
-        raise EngineError(f"{printable(program)}: cannot be run: {why}") from error
+    ran = run_program(program, ["-machine", "help"], _HELP_S)
     found = parse_types(ran.stdout)
     if ran.returncode or not found.names:
         why = " ".join(ran.stderr.split())[-200:] or "it lists none"

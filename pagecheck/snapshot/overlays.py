@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from pagecheck.errors import EngineError, OutputError
+from pagecheck.errors import OutputError
 from pagecheck.printable import printable
 from pagecheck.snapshot.command_words import Option, replaced, with_keys
+from pagecheck.snapshot.programs import run_program
 
 _IMAGE_S: Final = 60.0
 
@@ -71,21 +70,7 @@ def _format_of(path: str) -> str:
 
 
 def _run(*arguments: str) -> str:
-    program = shutil.which("qemu-img")
-    if program is None:
-        raise EngineError("qemu-img: is not in PATH, and overlays need it; install it (qemu-utils)")
-    try:
-        ran = subprocess.run(
-            [program, *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            timeout=_IMAGE_S,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        why = getattr(error, "strerror", None) or f"no end in {_IMAGE_S:.0f} s"
-        raise OutputError(f"qemu-img {arguments[0]}: {why}") from error
+    ran = run_program("qemu-img", arguments, _IMAGE_S, ", and overlays need it (qemu-utils)")
     if ran.returncode:
         why = " ".join(ran.stderr.split())[-300:]
         raise OutputError(f"qemu-img {arguments[0]} {printable(arguments[-1])}: {printable(why)}")

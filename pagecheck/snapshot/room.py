@@ -12,19 +12,20 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.errors import OutputError
+from pagecheck.snapshot.values import CHUNK_BYTES, DIGEST_BYTES, bitmap_bytes
 
 if TYPE_CHECKING:
     from pagecheck.model import RamBlock
 
 STATE_BYTES: Final = 32 << 20  # the devices' state and small RAM blocks, such as a VGA's
 _MANIFEST_BYTES: Final = 64 << 10
-_CHUNK_BYTES: Final = 1 << 20
-_DIGEST_BYTES: Final = 16
 
 
 def beside_ram(blocks: Iterable[RamBlock]) -> int:
     """Bytes of what goes with the blocks' RAM files: bitmaps, digests, the manifest."""
-    per_block = (block.pages // 8 + block.size // _CHUNK_BYTES * _DIGEST_BYTES for block in blocks)
+    per_block = (
+        bitmap_bytes(block.pages) + -(-block.size // CHUNK_BYTES) * DIGEST_BYTES for block in blocks
+    )
     return _MANIFEST_BYTES + sum(per_block)
 
 

@@ -10,6 +10,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "pc_guard.h"
+
 #ifndef MADV_POPULATE_READ /* Source: linux/mman.h; since Linux 5.14 */
 #define MADV_POPULATE_READ 22
 #endif
@@ -95,13 +97,29 @@ static bool take(look *at, uint64_t start, uint64_t end, bool zero)
     return true;
 }
 
-/* Takes the units of [start, end), whose bytes are in memory. */
-static bool take_units(look *at, const unsigned char *bytes, uint64_t start, uint64_t end)
+/* Whether a unit of a mapping is zero. `there` is false where its page went away. */
+static bool mapped_is_zero(const pc_punch *punch, const void *bytes, bool *there)
+{
+    pc_guard guard;
+    bool zero = false;
+    *there = PC_GUARDED(&guard, bytes, punch->unit_bytes,
+                        zero = punch->kernel->is_zero(bytes, punch->unit_bytes));
+    return *there && zero;
+}
+
+/* Takes the units of [start, end), whose bytes are in the buffer, or in a mapping of the file. */
+static bool take_units(look *at, const unsigned char *bytes, bool mapped, uint64_t start,
+                       uint64_t end)
 {
     const uint64_t unit = at->punch->unit_bytes;
-    for (; at->alone && start < end; start += unit, bytes += unit)
-        if (!take(at, start, start + unit, at->punch->kernel->is_zero(bytes, unit)))
+    for (; at->alone && start < end; start += unit, bytes += unit) {
+        bool zero = mapped ? mapped_is_zero(at->punch, bytes, &at->whole)
+                           : at->punch->kernel->is_zero(bytes, unit);
+        if (!at->whole)
+            return true;
+        if (!take(at, start, start + unit, zero))
             return false;
+    }
     return true;
 }
 
@@ -113,7 +131,7 @@ static bool read_units(look *at, uint64_t start, uint64_t end)
             return false;
         if (!at->whole)
             return true;
-        if (!take_units(at, at->buffer, start, last))
+        if (!take_units(at, at->buffer, false, start, last))
             return false;
     }
     return true;
@@ -144,7 +162,7 @@ static bool map_units(look *at, uint64_t start, uint64_t end, bool *good)
     /* It fails where a page cannot be had, which a touch would make a SIGBUS. */
     bool present = madvise(bytes, end - start, MADV_POPULATE_READ) == 0;
     if (present)
-        *good = take_units(at, bytes, start, end);
+        *good = take_units(at, bytes, true, start, end);
     munmap(bytes, end - start);
     return present;
 }

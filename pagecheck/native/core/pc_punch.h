@@ -4,7 +4,8 @@
  * this keeps writers away: by a write lease, which is asked for again right before each hole, or by
  * holding the VM. Without a lease at most PC_PUNCH_BYTES, or one unit, lie between a look and its
  * hole. Under a lease the file cannot be truncated, so that it may be mapped, which spares copying
- * it; elsewhere, and where a hole might get a page that way, it is read.
+ * it; elsewhere, and where a hole might get a page that way, it is read. A lease is taken away from
+ * who keeps it for long, and then the file may be cut: whoever maps installs the guard first.
  */
 #ifndef PC_PUNCH_H
 #define PC_PUNCH_H

@@ -1,6 +1,7 @@
 /* Zero pages of a file turned into holes. */
 #include "py_error.h"
 
+#include "../core/pc_guard.h"
 #include "../core/pc_punch.h"
 
 static PyObject *punch_zero(PyObject *module, PyObject *args)
@@ -14,6 +15,8 @@ static PyObject *punch_zero(PyObject *module, PyObject *args)
     const pc_kernel *kernel = pc_kernel_find(name);
     if (kernel == NULL || pc_kernel_why_not(kernel) != NULL)
         return py_fail(PC_ERROR_INVALID, "kernel %s: cannot be used here", name);
+    if (map && !pc_guard_install())
+        return PyErr_SetFromErrno(PyExc_OSError);
     const pc_punch punch = {
         .fd = fd, .unit_bytes = unit, .leased = leased, .seek = seek, .map = map, .kernel = kernel};
     pc_punched out;
