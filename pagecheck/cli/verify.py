@@ -17,7 +17,7 @@ CODES: Final = """
 \b
 Exit codes:
   0  every byte is as it was saved
-  2  an invalid request, or DIR is no directory, or may not be read
+  2  an invalid request, or DIR is not a directory, or may not be read
   4  a shortage (memory, threads, open files), or a bug in pagecheck
   5  it is damaged, not whole, of an unknown version, or not a snapshot;
      the line names the file, and the block and its pages

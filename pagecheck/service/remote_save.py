@@ -26,6 +26,7 @@ from pagecheck.snapshot.directory import NewDirectory
 from pagecheck.snapshot.holes import punch
 from pagecheck.snapshot.manifest import disk_of, is_time, machine_of
 from pagecheck.snapshot.members import Members as ManifestMembers
+from pagecheck.snapshot.pace import Pace
 from pagecheck.snapshot.ram_files import zstd
 from pagecheck.snapshot.room import STATE_BYTES, require_room
 from pagecheck.snapshot.save import require_socket, unreadable
@@ -202,7 +203,7 @@ class _Work:
                 self._blocks, self._files, taken.blocks, strict=True
             )
         ]
-        after = self._copied
+        after, pace = self._copied, Pace(asked.max_rate)
         try:
             for each in written:
                 for first, end in data_of_zero_pages(
@@ -210,12 +211,12 @@ class _Work:
                 ):
                     punch(each.fd, first, end - first)
             syncing = Syncing([each.fd for each in written] if asked.compress is None else [])
-            blocks = write_blocks(made, written, lambda done: self._show(after + done))
+            blocks = write_blocks(made, written, lambda done: self._show(after + done), pace)
             syncing.wait()
             if asked.compress is not None:
                 after += self._size
                 watch = lambda done: self._show(after + done)  # noqa: E731
-                blocks = compressed(made, blocks, asked.page_size, watch)
+                blocks = compressed(made, blocks, asked.page_size, watch, pace)
             snapshot = write_manifest(
                 made,
                 blocks,

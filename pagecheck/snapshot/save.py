@@ -83,7 +83,8 @@ def save(
             the package zstandard. A raw reader does not take them then.
         max_pause: seconds; then the VM runs on, and nothing is saved. By default 5, and 600 with
             `quit`, where it lasts until all is synced.
-        max_rate: bytes per second of RAM that may be read, in the pause too.
+        max_rate: bytes per second of RAM that may be read, in the pause too, and of its files
+            afterwards, for their checksums and to compress them.
         trust_path, format: as of `pagecheck.scan`.
         progress: called about ten times a second with (bytes done, bytes in all).
         coordinator: whose workers copy; it stays open. What its workers are started with is

@@ -21,6 +21,7 @@ from pagecheck.child.signals import signals_held
 from pagecheck.errors import OutputError, SourceError
 from pagecheck.logs import Log
 from pagecheck.snapshot.copying import Copying, RamFile, Watch, normal_bytes
+from pagecheck.snapshot.pace import Pace
 from pagecheck.snapshot.room import STATE_BYTES, require_room
 from pagecheck.snapshot.save_report import SavedBlock, SaveReport
 from pagecheck.snapshot.stopped import Stopped
@@ -266,16 +267,18 @@ class Saving(Taking):
     ) -> SaveReport:
         """Writes all that goes with the RAM files, which are complete."""
         directory, copying = self._directory, self._copying
+        pace = Pace(self._wanted.max_rate)
         try:
             copying.finish()
             self._require_no_writer()
             if self._wanted.compress is None:
                 syncing = Syncing([each.fd for each in copying.files])
-                blocks = write_blocks(directory, written(copying), self._watch())
+                blocks = write_blocks(directory, written(copying), self._watch(), pace)
                 syncing.wait()
             else:
-                blocks = write_blocks(directory, written(copying), self._watch())
-                blocks = compressed(directory, blocks, self._opened.page_size, self._watch())
+                blocks = write_blocks(directory, written(copying), self._watch(), pace)
+                page_size = self._opened.page_size
+                blocks = compressed(directory, blocks, page_size, self._watch(), pace)
             snapshot = write_manifest(
                 directory,
                 blocks,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pagecheck.model import Counts, RamBlock, Region
     from pagecheck.snapshot.copying import Copying, Watch
     from pagecheck.snapshot.directory import NewDirectory
+    from pagecheck.snapshot.pace import Pace
     from pagecheck.snapshot.values import Backend
 
 STATE: Final = "state"
@@ -77,17 +78,18 @@ def written(copying: Copying) -> list[Written]:
 
 
 def write_blocks(
-    directory: NewDirectory, blocks: Sequence[Written], watch: Watch
+    directory: NewDirectory, blocks: Sequence[Written], watch: Watch, pace: Pace
 ) -> tuple[SnapshotBlock, ...]:
     """Reads the RAM files back for their checksums, and writes what goes with them.
 
     Args:
         watch: called with the bytes of RAM that are done.
+        pace: how fast they may be read.
     """
     done = 0
     found = []
     for each in blocks:
-        found.append(_write_block(directory, each, _part_of(watch, done)))
+        found.append(_write_block(directory, each, _part_of(watch, done), pace))
         done += each.ram.size
     return tuple(found)
 
@@ -96,10 +98,12 @@ def _part_of(watch: Watch, before: int) -> Progress:
     return lambda now, _size: watch(before + now)
 
 
-def _write_block(directory: NewDirectory, each: Written, progress: Progress) -> SnapshotBlock:
+def _write_block(
+    directory: NewDirectory, each: Written, progress: Progress, pace: Pace
+) -> SnapshotBlock:
     ram, counts, stem = each.ram, each.counts, each.file.removesuffix(".ram")
     digests = checksums.chunk_digests(
-        each.fd, ram.size, zero=Zero(each.zero, ram.page_size), progress=progress
+        each.fd, ram.size, zero=Zero(each.zero, ram.page_size), progress=progress, pace=pace
     )
     regions = (
         GuestRange(r.guest_phys_addr, r.memory_size, r.mmap_offset - ram.start)
@@ -120,18 +124,23 @@ def _write_block(directory: NewDirectory, each: Written, progress: Progress) -> 
 
 
 def compressed(
-    directory: NewDirectory, blocks: Sequence[SnapshotBlock], page_size: int, watch: Watch
+    directory: NewDirectory,
+    blocks: Sequence[SnapshotBlock],
+    page_size: int,
+    watch: Watch,
+    pace: Pace,
 ) -> tuple[SnapshotBlock, ...]:
     """Compresses the blocks' RAM files.
 
     Args:
         watch: called with the bytes of RAM that are done.
+        pace: how fast they may be read.
     """
     done = 0
     found = []
     for block in blocks:
         progress = _part_of(watch, done)
-        found.append(compress_block(directory, block, page_size, progress=progress))
+        found.append(compress_block(directory, block, page_size, progress=progress, pace=pace))
         done += block.size
     return tuple(found)
 

@@ -11,6 +11,7 @@ import pagecheck
 from pagecheck.errors import EngineError, UsageError
 from pagecheck.snapshot import manifest, ram_files
 from pagecheck.snapshot.files import Folder
+from pagecheck.snapshot.pace import Pace
 from pagecheck.snapshot.ram_files import open_ram
 from tests.support import command
 from tests.support.rams import PAGE, sparse_file
@@ -55,6 +56,24 @@ def test_it_is_the_same_in_fewer_bytes(source: Path, tmp_path: Path) -> None:
     assert bitmaps[0] == bitmaps[1]
     assert shown[-1][0] == shown[-1][1] == 3 * PAGES * PAGE
     assert shown == sorted(shown)
+
+
+@pytest.mark.parametrize("rate", [None, 1 << 40])
+def test_every_pass_keeps_to_the_rate(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int | None
+) -> None:
+    """The checksums' and the compression's too, together."""
+    taken: list[tuple[int | None, int]] = []
+    take = Pace.take
+
+    def noted(pace: Pace, size: int) -> int:
+        taken.append((pace._rate, size))
+        return take(pace, size)
+
+    monkeypatch.setattr(Pace, "take", noted)
+    pagecheck.save(source, tmp_path / "snap", compress="zstd", max_rate=rate)
+    assert {found for found, _ in taken} == {rate}
+    assert sum(size for _, size in taken) >= 2 * (256 + 188) * PAGE
 
 
 def test_the_command(source: Path, tmp_path: Path) -> None:
