@@ -20,6 +20,7 @@ from pagecheck import clock
 from pagecheck.errors import OutputError, SnapshotError, UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot.command_words import escaped
+from pagecheck.snapshot.directory import require_outside
 from pagecheck.snapshot.incoming import IncomingQemu
 from pagecheck.snapshot.overlays import Disk
 from pagecheck.snapshot.qemu_command import RamFile, with_ram
@@ -108,6 +109,8 @@ class Clones:
         self._overlays: list[list[str]] = []
         self._stack = contextlib.ExitStack()
         try:
+            for folder in filter(None, (qmp_folder, overlay_folder)):
+                require_outside(os.path.join(folder, "clone1"), directory)
             require_ready(directory, numbered(command, 1))
             shared = require_separate(command, allowed=share, overlays=disks == "overlay")
             started = clock.now_s()

@@ -39,7 +39,32 @@ _TEMPORARY: Final = re.compile(r"\..+\.pagecheck-[0-9]+-[0-9a-f]{16}", re.DOTALL
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS: Final = 10
+_MANIFEST_START_BYTES: Final = 100  # where its checksum is
 _NAME_BYTES_MAX: Final = 255
+
+
+def require_outside(path: str, directory: str | os.PathLike[str]) -> None:
+    """Refuses to make something in a snapshot: with a file more it does not verify any more.
+
+    Args:
+        path: of what is going to be made; it need not be there.
+        directory: the snapshot's.
+
+    Raises:
+        OutputError: it is in there.
+    """
+    at = os.path.realpath(path)
+    while at != (at := os.path.dirname(at)):
+        with contextlib.suppress(OSError):  # whoever makes it says why it cannot be made
+            if os.path.samefile(at, directory):
+                raise _in_a_snapshot(path)
+
+
+def _in_a_snapshot(path: str) -> OutputError:
+    return OutputError(
+        f"{printable(path)}: is in the directory of a snapshot, which must stay as it is; choose a "
+        "name outside it"
+    )
 
 
 class NewDirectory:
@@ -63,13 +88,16 @@ class NewDirectory:
         """Makes the directory beside the final one, after what killed saves left there was removed.
 
         Raises:
-            OutputError: the final path is taken, or a directory cannot be made beside it.
+            OutputError: the final path is taken, or in a snapshot, or a directory cannot be made
+                beside it.
         """
         folder, self._final = _parted(self.path)
         try:
             with _refusals(self.path):
                 self._folder = _open_around(self.path, folder)
                 self._require_free()
+                if _is_snapshot(self._folder):
+                    raise _in_a_snapshot(self.path)
                 remove_leftovers(self._folder)
                 self._make()
         except BaseException:
@@ -287,6 +315,17 @@ def _locked_marker(folder: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _is_snapshot(folder: int) -> bool:
+    """Whether there is a manifest in a directory."""
+    with contextlib.suppress(OSError):
+        fd = os.open(MANIFEST, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            return b'"xxh3-128:' in os.read(fd, _MANIFEST_START_BYTES)
+        finally:
+            os.close(fd)
+    return False
 
 
 def _is_ours(status: os.stat_result) -> bool:

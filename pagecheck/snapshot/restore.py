@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pagecheck import clock
 from pagecheck.coordinator.settings import check_channels, default_channels
-from pagecheck.errors import OutputError, UsageError
+from pagecheck.errors import UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.command_words import escaped
 from pagecheck.snapshot.comparing import machine_types, require_same_machine
 from pagecheck.snapshot.comparing_disks import require_same_disks
+from pagecheck.snapshot.directory import require_outside
 from pagecheck.snapshot.huge_layout import lay_out_huge
 from pagecheck.snapshot.incoming import IncomingQemu
 from pagecheck.snapshot.new_layout import lay_out_new
@@ -298,17 +299,7 @@ def _require_targets(
     paths = _paths(snapshot, ram)
     for each in snapshot.blocks:
         require_usable(paths[each.name], each.size, onto=onto)
-        _require_elsewhere(paths[each.name], directory)
-
-
-def _require_elsewhere(path: str, directory: str | os.PathLike[str]) -> None:
-    """With a file more, or one that changes, the snapshot does not verify any more."""
-    with contextlib.suppress(OSError):  # whoever opens the file says why
-        if os.path.samefile(os.path.dirname(path), directory):
-            raise OutputError(
-                f"{printable(path)}: is in the directory of the snapshot, which must stay as "
-                "it is; choose a name outside it"
-            )
+        require_outside(paths[each.name], directory)
 
 
 def _paths(snapshot: Snapshot, ram: str | Mapping[str, str]) -> dict[str, str]:

@@ -205,3 +205,11 @@ def test_a_command_without_its_dashes(snap: Path, words: list[str]) -> None:
     done = pagecheck(*words, snap, "--nothing", "--", "qemu-system-x86_64", "-m", "1G")
     assert done.returncode == 2
     assert "after --" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--qmp-folder", "--overlay-folder"])
+def test_clones_leave_the_snapshot_as_it_is(snap: Path, option: str) -> None:
+    for inside in (snap, snap / "clones"):
+        done = pagecheck("clone", snap, "-n", "1", option, inside, "--", "qemu-system-x86_64")
+        assert_fails(done, 2, f"{inside}", "is in the directory of a snapshot")
+    assert pagecheck("verify", snap).returncode == 0

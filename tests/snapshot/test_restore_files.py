@@ -155,7 +155,7 @@ def test_nothing_is_restored_into_the_snapshot(
     saved: Path, tmp_path: Path, name: str, onto: bool
 ) -> None:
     (tmp_path / "link").symlink_to(saved)
-    with pytest.raises(OutputError, match=f"{name}: is in the directory of the snapshot"):
+    with pytest.raises(OutputError, match=f"{name}: is in the directory of a snapshot"):
         restore(saved, tmp_path / "link" / name, onto=onto)
     pagecheck.verify(saved)
 

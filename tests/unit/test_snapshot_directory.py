@@ -12,7 +12,9 @@ import pytest
 from pagecheck.errors import OutputError
 from pagecheck.report import publish
 from pagecheck.snapshot import directory
-from pagecheck.snapshot.directory import MARKER, MARKER_TEXT, NewDirectory
+from pagecheck.snapshot.directory import MARKER, MARKER_TEXT, NewDirectory, require_outside
+from pagecheck.snapshot.verify import verify
+from tests.support.snapshots import make_snapshot
 
 
 def save(path: Path, content: bytes = b"ram") -> None:
@@ -58,6 +60,22 @@ def test_a_relative_name_with_a_slash_behind(
         assert os.path.isdir(new.temporary)
         new.finish()
     assert os.listdir(tmp_path) == ["snap"]
+
+
+def test_none_is_made_in_another(tmp_path: Path) -> None:
+    """That would not verify any more."""
+    make_snapshot(tmp_path / "snap", {"ram": bytes(4096)})
+    (tmp_path / "link").symlink_to("snap")
+    for name in ("snap", "link"):
+        with pytest.raises(OutputError, match="second: is in the directory of a snapshot"):
+            save(tmp_path / name / "second")
+    verify(tmp_path / "snap")
+    for inside in ("snap/x", "snap/folder/that/is/new", "link/x", "link/../snap/x"):
+        with pytest.raises(OutputError, match="is in the directory of a snapshot, which must"):
+            require_outside(str(tmp_path / inside), tmp_path / "snap")
+    for outside in ("x", "snap2/x", "nowhere/snap/x"):
+        require_outside(str(tmp_path / outside), tmp_path / "snap")
+        require_outside(str(tmp_path / outside), tmp_path / "missing")
 
 
 @pytest.mark.parametrize("path", ["", "/", ".", "a/..", "x" * 230, "a\0b"])

@@ -1,7 +1,8 @@
 /* Reads of a mapping whose file may be truncated under it: SIGBUS becomes a return value.
  *
- * The handler is process-wide; workers install it, and who punches through a mapping. It acts on faults inside the address
- * range that this thread announced; every other SIGBUS keeps its old meaning. */
+ * The handler is process-wide; workers install it, and who punches through a mapping. It acts on
+ * faults inside the address range that this thread announced; every other SIGBUS keeps its old
+ * meaning. */
 #ifndef PC_GUARD_H
 #define PC_GUARD_H
 
