@@ -35,7 +35,11 @@ CALLS: Final = {
     "list_vms": ("vmm/find/listing.py",),
     "explain": ("vmm/find/explain.py",),
     "Coordinator": ("coordinator/coordinator.py",),
-    "Client": ("service/client.py", "service/requests.py:Requests"),
+    "Client": (
+        "service/client.py",
+        "service/block_requests.py:BlockRequests",
+        "service/requests.py:Requests",
+    ),
     "RemoteChannel": ("service/remote_channel.py",),
 }
 VALUES: Final = {

@@ -9,6 +9,7 @@ import click
 from pagecheck.cli.options import complete_folder
 from pagecheck.cli.streams import require_reader
 from pagecheck.cli.verify import CODES
+from pagecheck.cli.via import HERE, require_there, with_via
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,10 @@ _CODES = CODES.replace("every byte is as it was saved", "it is shown")
     "bytes kind' in hex where it is known where the guest has the block.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, nothing else.")
-def info(directory: str, *, ranges: bool, as_json: bool) -> int:
+@with_via(HERE)
+def info(
+    directory: str, *, ranges: bool, as_json: bool, via: str | None, via_uid: int | None
+) -> int:
     """Show what is in the snapshot in DIR: the VM, its RAM, its disks.
 
     Only the manifest and, with --ranges, the bitmaps are read and checked; pagecheck verify checks
@@ -45,6 +49,7 @@ def info(directory: str, *, ranges: bool, as_json: bool) -> int:
     from pagecheck.snapshot.info import bitmaps
 
     require_reader()
+    require_there(via, via_uid)
     with Folder(directory) as folder:
         snapshot = manifest.read_in(folder)
         if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -14,7 +15,9 @@ from pagecheck.cli.options import (
     channels,
     max_pause,
     verbose,
+    via,
 )
+from pagecheck.cli.via import is_default, require_service
 
 if TYPE_CHECKING:
     from pagecheck.snapshot.punch_report import PunchReport
@@ -32,6 +35,11 @@ Exit codes:
   129  hung up (SIGHUP)           141  output pipe closed (SIGPIPE)
 What was punched stays so, whatever the code is: it was zero.
 """
+
+_WORKERS: Final = (
+    *ENGINE,
+    channels("Worker processes that look for zero pages while a VM runs, or in a dry run."),
+)
 
 _OPTIONS: Final = (
     click.Option(
@@ -67,8 +75,8 @@ _OPTIONS: Final = (
         is_flag=True,
         help="As of 'pagecheck scan' (qmp: only).",
     ),
-    *ENGINE,
-    channels("Worker processes that look for zero pages while a VM runs, or in a dry run."),
+    *_WORKERS,
+    *via("Let the service there ('pagecheck serve') stop the VM and punch its RAM."),
     JSON_ONLY,
     QUIET,
     verbose("Log progress to stderr."),
@@ -93,11 +101,12 @@ def punch(source: str, *, as_json: bool, quiet: bool, verbose: bool, **options: 
       pagecheck punch guest.ram
       pagecheck punch --dry-run --json guest.ram
       pagecheck punch --max-pause 0.5 qmp:/run/vm1.qmp
+      pagecheck punch --via /run/pagecheck.sock qmp:/run/vm1.qmp
     """
     from pagecheck.cli.streams import log_to_stderr, require_reader
     from pagecheck.cli.working import with_progress
-    from pagecheck.snapshot.punch import punch as run
 
+    run = _puncher(options.pop("via"), options.pop("via_uid"), options)
     log_to_stderr(verbose=verbose)
     if not quiet or as_json:
         require_reader()
@@ -111,6 +120,29 @@ def punch(source: str, *, as_json: bool, quiet: bool, verbose: bool, **options: 
     elif not quiet:
         click.echo(_text(report))
     return 0 if report.why_incomplete is None else 1
+
+
+def _puncher(
+    via: str | None, via_uid: int | None, options: dict[str, Any]
+) -> Callable[..., PunchReport]:
+    """Who punches: this program, or a service."""
+    if not require_service(via, via_uid, options, _WORKERS):
+        from pagecheck.snapshot.punch import punch as embedded
+
+        return embedded
+    if options.pop("nobody_writes"):
+        raise click.UsageError("--nobody-writes is for a file; a service punches VMs only")
+    options.pop("format")
+    if is_default("max_pause"):
+        options["max_pause"] = None  # the service's
+    from pagecheck.service.client import Client
+
+    def by_service(source: str, **left: Any) -> PunchReport:
+        assert via is not None
+        with Client(via, service_uid=via_uid) as client:
+            return client.punch(source, **left)
+
+    return by_service
 
 
 def _text(report: PunchReport) -> str:

@@ -8,6 +8,7 @@ import click
 
 from pagecheck.cli.options import SIZE, complete_folder
 from pagecheck.cli.streams import require_reader
+from pagecheck.cli.via import HERE, require_there, with_via
 from pagecheck.cli.working import with_progress
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ CODES: Final = """
 Exit codes:
   0  every byte is as it was saved
   2  an invalid request, or DIR is not a directory, or may not be read
+  3  there is no service at the socket of --via
   4  a shortage (memory, threads, open files), or a bug in pagecheck
   5  it is damaged, not whole, of an unknown version, or not a snapshot;
      the line names the file, and the block and its pages
@@ -30,7 +32,16 @@ Exit codes:
 @click.option("--max-rate", type=SIZE, metavar="BYTES/S", help="Read no faster than this.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, nothing else.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-def verify(directory: str, *, max_rate: int | None, as_json: bool, quiet: bool) -> int:
+@with_via(HERE)
+def verify(
+    directory: str,
+    *,
+    max_rate: int | None,
+    as_json: bool,
+    quiet: bool,
+    via: str | None,
+    via_uid: int | None,
+) -> int:
     """Check every byte of the snapshot in DIR against its manifest.
 
     A byte changed, a file cut, grown, missing, or of another snapshot is found and named. Nothing
@@ -45,6 +56,7 @@ def verify(directory: str, *, max_rate: int | None, as_json: bool, quiet: bool) 
 
     if not quiet or as_json:
         require_reader()
+    require_there(via, via_uid)
     report = with_progress(
         lambda progress: verify(directory, max_rate=max_rate, progress=progress),
         "verifying",

@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
 
 import click
+
+from pagecheck.cli.options import via as via_options
+
+HERE: Final = "Connect to the service there; the work is done here, since it needs none."
+
+
+_Command = TypeVar("_Command", bound=Callable[..., int])
+
+
+def with_via(text: str) -> Callable[[_Command], _Command]:
+    """A decorator that adds --via, with this help text, and --via-uid."""
+
+    def add(command: _Command) -> _Command:
+        vars(command).setdefault("__click_params__", []).extend(reversed(via_options(text)))
+        return command
+
+    return add
+
+
+def require_there(via: str | None, via_uid: int | None) -> None:
+    """Connects to a service that has nothing to do, if one is named.
+
+    Raises:
+        PeerError: there is none.
+    """
+    if require_service(via, via_uid, {}, ()):
+        from pagecheck.service.client import Client
+
+        assert via is not None
+        Client(via, service_uid=via_uid).close()
 
 
 def require_service(
@@ -30,7 +60,12 @@ def require_service(
     return True
 
 
+def is_default(name: str) -> bool:
+    """Whether an option of the command was not given."""
+    given = click.get_current_context().get_parameter_source(name)
+    return given is click.core.ParameterSource.DEFAULT
+
+
 def _require_default(option: click.Option) -> None:
-    given = click.get_current_context().get_parameter_source(option.name or "")
-    if given is not click.core.ParameterSource.DEFAULT:
+    if not is_default(option.name or ""):
         raise click.UsageError(f"{option.opts[0]} is the service's to choose; drop it or --via")

@@ -24,7 +24,7 @@ from pagecheck.service.naming import (
     require_same_vm,
     require_steady,
 )
-from pagecheck.service.resources import NOTHING, ClientResources, HeldBlock, May
+from pagecheck.service.resources import ClientResources, HeldBlock
 from pagecheck.service.rights import Rights
 from pagecheck.shm.ram import adopt
 
@@ -138,7 +138,7 @@ class Attaching:
                 users=admission.users,
                 admit=admission,
             )
-            may = admission.may(vm)
+            may_pause = admission.may(vm).pause
         added: list[HeldBlock] = []
         try:
             # A socket may have taken the other's place meanwhile.
@@ -149,7 +149,7 @@ class Attaching:
                 make_block(each.name, each.size, asked.look["page_size"])
             for ram in vm.rams:
                 where = (ram.start, ram.size, ram.regions)
-                added.append(self._add(ram.source, asked.look, *where, vm, may))
+                added.append(self._add(ram.source, asked.look, *where, vm, may_pause=may_pause))
         except BaseException:
             for held in added:
                 self._resources.remove(held.number)
@@ -165,7 +165,8 @@ class Attaching:
         size: int | None,
         given: tuple[Region, ...],
         vm: Vm | None = None,
-        may: May = NOTHING,
+        *,
+        may_pause: bool = False,
     ) -> HeldBlock:
         try:
             self._resources.require_name(ram.name)
@@ -186,7 +187,7 @@ class Attaching:
         except BaseException:
             ram.close()
             raise
-        return self._resources.add(block, given, vm, may)
+        return self._resources.add(block, given, vm, may_pause=may_pause)
 
     def _answer(self, held: list[HeldBlock], vm: Vm | None = None) -> dict[str, Any]:
         blocks = [describe(each) for each in held]

@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from pagecheck import clock
-from pagecheck.errors import PagecheckError
-from pagecheck.model import Region, is_vm_source
 from pagecheck.plan import require_qmp, require_regions
-from pagecheck.service.passing import passed_on, require_same
+from pagecheck.service.block_requests import BlockRequests, Progress, asked_for, reporting
 from pagecheck.service.protocol import close_all
-from pagecheck.service.replies import (
-    Attached,
-    Checked,
-    Members,
-    RemoteBlock,
-    attached,
-    checked,
-    remote_block,
-)
-from pagecheck.service.requests import NEVER_NS, Requests
+from pagecheck.service.replies import Members, RemoteBlock, remote_block
 
 if TYPE_CHECKING:
     from pagecheck.model import Format, Kind, Swapped
     from pagecheck.report.report import Report
     from pagecheck.service.remote_channel import RemoteChannel
+    from pagecheck.snapshot.punch_report import PunchReport
     from pagecheck.snapshot.save_report import SaveReport
+    from pagecheck.snapshot.values import Snapshot
+    from pagecheck.snapshot.verify import VerifyReport
     from pagecheck.snapshot.vm_parts import Compress, Disks
 
-CHECK_REPLY_S: Final = 30.0  # beyond the deadline of a check
 
-Progress = Callable[[int, int], None]
-
-
-class Client(Requests):
+class Client(BlockRequests):
     """A connection to a service; a context manager. What it attached is detached when it closes.
 
     Several threads may use one client; their commands wait for each other.
@@ -45,146 +32,6 @@ class Client(Requests):
         greeting: what the service reported of itself: version, protocol, layout, layouts,
             capabilities, limits.
     """
-
-    def attach(
-        self,
-        source: str | os.PathLike[str] | int,
-        *,
-        name: str | None = None,
-        page_size: int = 4096,
-        offset: int = 0,
-        length: int | None = None,
-        regions: Iterable[Region] = (),
-        holes: str = "trust",
-        access: str = "auto",
-        trust_path: bool = False,
-        swapped: Swapped = "leave",
-        format: Format = "auto",
-    ) -> Attached:
-        """Makes guest RAM known to the service.
-
-        Args:
-            source: a descriptor of a memfd or of a file on tmpfs or hugetlbfs, which stays the
-                caller's; or a path, `shm:/name`, `pid:PID[:NAME]` or a VMM's socket (`qmp:`,
-                `fc:` or `ch:SOCKET`). A file on tmpfs is opened here and passed on. A VM, by its
-                process or its VMM's socket, is opened
-                by the service with our rights; everything else by its own, for root and its own
-                user only.
-            name: of the block, for messages and reports; by default the source's.
-            offset, length: the part of the source, in bytes, multiples of the page size; not for
-                a running VM.
-            regions: where its parts lie in guest-physical memory.
-            holes: as in `Coordinator.attach`, with `page_size`.
-            access: `read` for a single pass, see `Coordinator.attach`.
-            trust_path, swapped: see `pagecheck.scan`.
-            format: of a named file: `auto` refuses one that is certainly not raw RAM, `raw` takes
-                any. A descriptor is taken for RAM.
-
-        Returns:
-            One block; as many as can be read for a running VM.
-
-        Raises:
-            SourceError, UsageError, LimitError, AccessError: it is not taken; the text says why. So
-                is a path, socket or process that is another one to the service.
-        """
-        arguments: dict[str, Any] = {"page_size": page_size, "holes": holes, "access": access}
-        given = [region._asdict() for region in regions]
-        arguments |= _asked_for(name=name, offset=offset or None, size=length)
-        arguments |= _asked_for(regions=given or None, trust_path=trust_path or None)
-        if swapped != "leave":
-            self.require_capability("swapped")
-            arguments["swapped"] = swapped
-        with contextlib.ExitStack() as stack:
-            fds, notes = passed_on(self, stack, source, arguments, format)
-            self.require_trusted()
-            reply, received = self.execute("attach", arguments, fds)
-            close_all(received)
-        found = attached(reply, page_size)
-        if isinstance(source, int) or not is_vm_source(os.fspath(source)):
-            require_same(found, offset, length)
-        return Attached(map(self.own, found), found.unreadable, (*notes, *found.notes))
-
-    @contextlib.contextmanager
-    def _attached(self, source: str | os.PathLike[str], **how: Any) -> Iterator[Attached]:
-        """The source attached, with the arguments of `attach`, and detached at the end."""
-        blocks = self.attach(source, **how)
-        try:
-            yield blocks
-        finally:
-            with contextlib.suppress(PagecheckError):
-                for block in blocks:
-                    self.detach(block)
-
-    def detach(self, block: RemoteBlock) -> None:
-        """Detaches the block.
-
-        Raises:
-            UsageError: the block is another connection's.
-            PeerError: the service is gone, or does not answer.
-        """
-        self.require_own(block)
-        self.execute("detach", {"block": block.number})
-
-    def check(
-        self,
-        blocks: Sequence[RemoteBlock],
-        *,
-        ranges: Sequence[dict[str, int]] | None = None,
-        bitmap: int | None = None,
-        kind: str = "full",
-        max_rate: int | None = None,
-        deadline: float | None = None,
-        pause: bool = False,
-        max_pause: float | None = None,
-        leave_stopped: bool = False,
-        progress: Progress | None = None,
-    ) -> Checked:
-        """Decides pages of one block or more.
-
-        Args:
-            ranges: of the only block: `{"first": page, "count": pages}`, or
-                `{"gpa": address, "size": bytes}` where its regions are known.
-            bitmap: of the only block: a descriptor of shared memory whose bits select pages: bit
-                i % 64 of the little-endian uint64 word i / 64 is page i.
-            kind: in a `full` snapshot a hole is zero, in a `diff` it is unchanged.
-            max_rate: bytes per second that may be read.
-            deadline: seconds; pages not answered by then are undecided.
-            pause: stop the VM meanwhile; for blocks attached by their VMM's socket.
-            max_pause: seconds; then the VM runs on, and the answer is a hint.
-            leave_stopped: with `pause`: the VM stays stopped, if the check ends well.
-            progress: called with (bytes done, bytes in all) when the service reports progress.
-
-        Returns:
-            Counts and bitmaps of every block.
-
-        Raises:
-            UsageError: a block is another connection's.
-            PagecheckError: the subclass says whose fault it is.
-        """
-        for block in blocks:
-            self.require_own(block)
-        if leave_stopped:
-            self.require_capability("leave-stopped")
-        arguments = {
-            "blocks": [block.number for block in blocks],
-            "kind": kind,
-            "pause": pause,
-            "bitmap": bitmap is not None,
-            "progress": progress is not None,
-        }
-        arguments |= _asked_for(ranges=ranges, max_rate=max_rate, deadline=deadline)
-        arguments |= _asked_for(max_pause=max_pause, leave_stopped=leave_stopped or None)
-        reply, fds = self.execute(
-            "check",
-            arguments,
-            [] if bitmap is None else [bitmap],
-            timeout=None if deadline is None else deadline + CHECK_REPLY_S,
-            on_event=None if progress is None else _reporting(progress),
-        )
-        try:
-            return checked(reply, fds, blocks, whole=ranges is None and bitmap is None)
-        finally:
-            close_all(fds)
 
     def scan(
         self,
@@ -319,6 +166,66 @@ class Client(Requests):
             report = save_blocks(self, blocks, asked, lambda: self.check(blocks))
         return report._replace(seconds=clock.now_s() - started)
 
+    def punch(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        page_size: int = 4096,
+        dry_run: bool = False,
+        max_pause: float | None = None,
+        max_rate: int | None = None,
+        trust_path: bool = False,
+        progress: Progress | None = None,
+    ) -> PunchReport:
+        """As `pagecheck.punch` of a running VM, which the service stops.
+
+        It punches for those who may connect to the VMM and ptrace it.
+
+        Args:
+            max_pause: seconds; by default the service's limit.
+
+        The other arguments are those of `pagecheck.punch`.
+
+        Raises:
+            AccessError: the VM's RAM may not be written to by us.
+            PagecheckError: the subclass says whose fault it is.
+        """
+        from pagecheck.service.remote_punch import punched, require_vm
+
+        started, text = clock.now_s(), os.fspath(source)
+        require_vm(text)
+        self.require_capability("punch")
+        arguments: dict[str, Any] = {"dry_run": dry_run, "progress": progress is not None}
+        arguments |= asked_for(max_pause=max_pause, max_rate=max_rate)
+        with self._attached(text, page_size=page_size, trust_path=trust_path) as blocks:
+            reply, fds = self.execute(
+                "punch",
+                {"block": blocks[0].number, **arguments},
+                timeout=None,
+                on_event=None if progress is None else reporting(progress),
+            )
+            close_all(fds)
+        return punched(reply, text, dry_run=dry_run, seconds=clock.now_s() - started)
+
+    def verify(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        max_rate: int | None = None,
+        progress: Progress | None = None,
+    ) -> VerifyReport:
+        """As `pagecheck.verify`, and done here: a snapshot's files are ours, and no right or engine
+        of the service's is needed for them."""
+        from pagecheck.snapshot.verify import verify
+
+        return verify(directory, max_rate=max_rate, progress=progress)
+
+    def info(self, directory: str | os.PathLike[str]) -> Snapshot:
+        """As `pagecheck.info`, and done here, as `verify` is."""
+        from pagecheck.snapshot.info import info
+
+        return info(directory)
+
     def open_channel(
         self, *, slots: int = 16, slot_pages: int = 128, spin_us: int = 0
     ) -> RemoteChannel:
@@ -348,16 +255,3 @@ class Client(Requests):
         """What the service has counted; root and its own user get every client."""
         reply, _fds = self.execute("query-stats")
         return reply
-
-
-def _asked_for(**optional: Any) -> dict[str, Any]:
-    """The arguments that were given, so that older services take the request too."""
-    return {name: value for name, value in optional.items() if value is not None}
-
-
-def _reporting(progress: Progress) -> Callable[[dict[str, Any]], None]:
-    def on_event(event: dict[str, Any]) -> None:
-        given = Members(event, "the progress of check")
-        progress(*(given.integer(name, 0, NEVER_NS) for name in ("done", "bytes")))
-
-    return on_event

@@ -31,6 +31,7 @@ from pagecheck.service.protocol import (
     common_layout,
     no_common_layout,
 )
+from pagecheck.service.punches import Punches
 from pagecheck.service.resources import ClientResources
 from pagecheck.service.results import Check
 from pagecheck.service.rights import Rights, require_may_pause
@@ -75,6 +76,7 @@ class Commands:
         self._rights = rights
         self._attaching = Attaching(service, peer, rights, resources)
         self._saves = Saves(service, peer, rights, resources)
+        self._punches = Punches(service, peer, rights, resources)
         self._sender = 0
         self._resources = resources
         self._on_progress = on_progress
@@ -84,6 +86,7 @@ class Commands:
             "close-channel": self._close_channel,
             "detach": self._detach,
             "open-channel": self._open_channel,
+            "punch": self._punch,
             "query-blocks": self._query_blocks,
             "query-stats": self._query_stats,
             "save": self._save,
@@ -178,8 +181,12 @@ class Commands:
         progress = self._progress(reported=arguments.flag("progress"))
         return Reply(*self._saves.save(arguments, fds, self._sender, progress))
 
+    def _punch(self, arguments: Arguments, fds: list[int]) -> Reply:
+        progress = self._progress(reported=arguments.flag("progress"))
+        return Reply(self._punches.punch(arguments, fds, self._sender, progress))
+
     def _progress(self, *, reported: bool) -> Callable[[int, int], None]:
-        """What a check or a save calls."""
+        """What a command that takes long calls."""
 
         def on_progress(done: int, total: int) -> None:
             self._on_progress({"done": done, "bytes": total} if reported else None)

@@ -51,6 +51,8 @@ PLAIN: Final = (
     ("checks", "Commands that checked blocks.", "checks"),
     ("saves", "Commands that saved a VM.", "saves"),
     ("saved_bytes", "Bytes of RAM that were written for saves.", "saved_bytes"),
+    ("punches", "Commands that punched a VM's RAM.", "punches"),
+    ("punched_bytes", "Bytes of RAM that were made holes.", "punched_bytes"),
     ("channels_opened", "Direct channels that were opened.", "channels_opened"),
     ("channels_lost", "Direct channels whose worker died or hung.", "channels_lost"),
     ("vm_pauses", "Times that a VM was stopped.", "pauses"),

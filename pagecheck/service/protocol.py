@@ -34,7 +34,7 @@ HALF_LINE_NS: Final = 2_000_000_000
 CAPABILITIES: Final = (
     *(f"attach-{kind}" for kind in VM_KINDS),
     *("bitmap", "direct-channels", "expect", "formats", "gpa", "layouts", "leave-stopped"),
-    *("pause", "ranges", "save", "sources", "swapped", "trust-path"),
+    *("pause", "punch", "ranges", "save", "sources", "swapped", "trust-path"),
 )
 
 RECEIVE_STEP_NS: Final = 500_000_000  # a receiver wakes up at least this often

@@ -21,37 +21,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class May(NamedTuple):
-    """What a client may do with a VM beyond looking at it.
-
-    Attributes:
-        pause: stop it.
-        save: have its RAM's content and its devices' state.
-        write: whatever its VMM, and who may ptrace that, can do.
-    """
-
-    pause: bool = False
-    save: bool = False
-    write: bool = False
-
-
-NOTHING: Final = May()
-
-
 class HeldBlock(NamedTuple):
     """One block of a client's.
 
     Attributes:
         number: the client's number for it, in commands and in the rings of its channels.
         vm: where it came from, if the service opened it as that of a running VM.
-        may: what the client may do with that VM.
+        may_pause: whether the client may stop that VM.
     """
 
     number: int
     block: Block
     regions: tuple[Region, ...]
     vm: Vm | None
-    may: May = NOTHING
+    may_pause: bool = False
 
 
 class ClientResources:
@@ -110,7 +93,8 @@ class ClientResources:
         block: Block,
         regions: tuple[Region, ...],
         vm: Vm | None = None,
-        may: May = NOTHING,
+        *,
+        may_pause: bool = False,
     ) -> HeldBlock:
         """Takes the block over and makes it known to the client's channels.
 
@@ -123,7 +107,7 @@ class ClientResources:
         except LimitError:
             self._coordinator.detach(block)
             raise
-        held = HeldBlock(number, block, regions, vm, may)
+        held = HeldBlock(number, block, regions, vm, may_pause)
         self.blocks[number] = held
         for channel in self._running():
             try:

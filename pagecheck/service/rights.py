@@ -20,16 +20,16 @@ import contextlib
 import logging
 import os
 import pwd
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck.errors import AccessError, PagecheckError, SourceError
 from pagecheck.service.limits import Peer
 from pagecheck.service.naming import Named, elsewhere
-from pagecheck.service.resources import May
 from pagecheck.shm import mounts
 from pagecheck.vmm.hold.acting import User
 from pagecheck.vmm.process.access import may_read
 from pagecheck.vmm.process.credentials import EFFECTIVE, Credentials, host_of, target_of
+from pagecheck.vmm.process.memory import ProcessMemory
 from pagecheck.vmm.process.ptrace_rule import CAP_DAC_OVERRIDE, refusal
 
 if TYPE_CHECKING:
@@ -39,12 +39,25 @@ if TYPE_CHECKING:
     from pagecheck.service.client_process import ClientProcess
     from pagecheck.service.policy import Policy, What
     from pagecheck.service.resources import HeldBlock
-    from pagecheck.vmm.process.memory import ProcessMemory
     from pagecheck.vmm.vm import Vm
 
 NO_GROUP: Final = 65534  # of a user that the host does not know by name
 
 log = logging.getLogger(__name__)
+
+
+class May(NamedTuple):
+    """What a client may do with a VM beyond looking at it.
+
+    Attributes:
+        pause: stop it.
+        save: have its RAM's content and its devices' state.
+        write: whatever its VMM, and who may ptrace that, can do.
+    """
+
+    pause: bool
+    save: bool
+    write: bool
 
 
 class Rights:
@@ -236,6 +249,16 @@ class Admission:
         write = connected_itself and self._may_ptrace
         return May(pause, write or self._owner in self._owners("save"), write)
 
+    def judge(self, vm: Vm) -> May:
+        """What else the client may do with a VM that was opened before, as of now.
+
+        Raises:
+            AccessError: it may not even look at it any more.
+        """
+        if not self.is_full:
+            ProcessMemory(vm.pid, self).close()
+        return self.may(vm)
+
     def __enter__(self) -> Self:
         return self
 
@@ -258,7 +281,7 @@ class Admission:
 def require_may_pause(held: Sequence[HeldBlock]) -> None:
     """Raises AccessError where the client may only look at a VM that it asks to have stopped."""
     for each in held:
-        if each.vm is not None and each.vm.can_pause and not each.may.pause:
+        if each.vm is not None and each.vm.can_pause and not each.may_pause:
             raise AccessError(
                 f"{each.vm.text}: may be looked at, but not stopped: that takes the right to "
                 "connect to its VMM or to ptrace it, or `pause = true` in the service's policy"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pagecheck.model import Pause
     from pagecheck.service.answers import Answers
     from pagecheck.service.resources import ClientResources, HeldBlock
-    from pagecheck.service.rights import Rights
+    from pagecheck.service.rights import May, Rights
     from pagecheck.service.service import Service
     from pagecheck.shm.segments import Memfd
     from pagecheck.snapshot.vm_parts import VmParts
@@ -99,22 +99,12 @@ class Saves:
         require_fds("save", fds, len(held))
         vm = self._vm(held)
         self._service.limits.require_pause(max_pause)
-        may = held[0].may
-        if not may.save:
-            raise AccessError(
-                f"{vm.text}: may be looked at, but not saved: that takes the rights to connect to "
-                "its VMM and to ptrace it, or `save = true` in the service's policy"
-            )
-        if disks == "overlay" and not may.write:
-            raise AccessError(
-                f"{vm.text}: new files for its disks take the client's own right to connect to its "
-                "VMM; say --disks none, and see to them yourself"
-            )
         trusted = self._peer.trusted
         sizes = [each.block.ram.size for each in held]
         require_files(fds, sizes, self._rights.process_number, trusted=trusted)
         kind, _path = vm_source(vm.text)
         with self._service.saves.one(), self._rights.ask(vm.text, kind, sender) as admission:
+            _require_may(vm, admission.judge(vm), disks)
             asked = None if disks == "refuse" else disks
             return self._saved(vm, held, fds, wanted, asked, admission)
 
@@ -183,6 +173,20 @@ class Saves:
         log.info(
             "saved for process %d of user %d: %s: %d bytes, stopped for %.3f s",
             *(self._peer.pid, self._peer.uid, report.source, stored, seconds),
+        )
+
+
+def _require_may(vm: Vm, may: May, disks: str) -> None:
+    """Raises AccessError where the client may not have what it asks for."""
+    if not may.save:
+        raise AccessError(
+            f"{vm.text}: may be looked at, but not saved: that takes the rights to connect to its "
+            "VMM and to ptrace it, or `save = true` in the service's policy"
+        )
+    if disks == "overlay" and not may.write:
+        raise AccessError(
+            f"{vm.text}: new files for its disks take the client's own right to connect to its "
+            "VMM; say --disks none, and see to them yourself"
         )
 
 

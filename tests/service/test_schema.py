@@ -150,6 +150,8 @@ def test_a_whole_session(checked: Checked, known_ram: KnownRam, tmp_path: Any) -
     with on_disk.open("r+b") as file:
         error = checked.error("save", {"blocks": [block], "live": True}, [file.fileno()])
     assert error["desc"].startswith("save: is of the blocks of one VM")
+    error = checked.error("punch", {"block": block, "dry_run": True})
+    assert error["desc"].startswith("punch: is of a block of a VM")
     channel = checked.result("open-channel", {"slots": 4, "slot_pages": 65, "spin_us": 10})
     assert channel["slot_pages"] == 128
     stats = checked.result("query-stats")

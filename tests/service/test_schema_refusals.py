@@ -17,6 +17,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "close-channel": {"channel": 0},
     "detach": {"block": 0},
     "open-channel": {},
+    "punch": {"block": 0},
     "query-blocks": {},
     "query-stats": {},
     "save": {"blocks": [0]},
