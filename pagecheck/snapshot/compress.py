@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pagecheck.snapshot.directory import NewDirectory
     from pagecheck.snapshot.values import SnapshotBlock
 
-LEVEL: Final = 1  # of zstd: half as many bytes per second at 3, for a tenth less
+LEVEL: Final = 1  # of zstd: higher ones take much longer for little less
 AHEAD: Final = 2  # chunks per thread that wait to be written
 
 _ZEROS: Final = bytes(CHUNK_BYTES)
