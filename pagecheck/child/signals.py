@@ -13,8 +13,9 @@ _ENDING: Final = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
 
 class signals_held:  # noqa: N801  # it is used as a function
     """Signals that end the program come before or after: an exception between the start of a
-    process and the note of it would leave the process to nobody. The process inherits this and
-    calls `release_signals`."""
+    process and the note of it would leave the process to nobody, and one in the middle of the start
+    of a thread is lost, since its lock raises another. A process inherits this and calls
+    `release_signals`; a thread keeps it: the main thread has the handlers."""
 
     def __enter__(self) -> None:
         self._held = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)

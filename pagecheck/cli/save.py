@@ -30,7 +30,8 @@ Exit codes:
   130  interrupted (SIGINT)       143  terminated (SIGTERM)
   129  hung up (SIGHUP)           141  output pipe closed (SIGPIPE)
 Whatever the code is, but for 0 nothing is left behind, unless only the
-answer could not be printed (a full disk, a closed pipe), and the VM runs.
+answer could not be printed (a full disk, a closed pipe, a signal once
+DIR is complete), and the VM runs.
 """
 
 _WORKERS: Final = (*ENGINE, channels("Worker processes. Default: as pagecheck scan."))

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pagecheck import clock
+from pagecheck.child.signals import signals_held
 from pagecheck.clock import Allowance
 from pagecheck.coordinator.block import Block
 from pagecheck.coordinator.channel import Channel, Outcome, Stop
@@ -182,7 +183,8 @@ class Pool:
         try:
             for thread in feeders:
                 try:
-                    thread.start()
+                    with signals_held():
+                        thread.start()
                 except RuntimeError as error:  # fewer feeders do the same work
                     if not started:
                         raise refused("cannot start a thread", error) from error

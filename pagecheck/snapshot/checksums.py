@@ -13,6 +13,7 @@ import threading
 
 import xxhash
 
+from pagecheck.child.signals import signals_held
 from pagecheck.coordinator.settings import usable_cpus
 from pagecheck.shortage import no_thread
 from pagecheck.snapshot.pace import Pace, wait_until
@@ -155,6 +156,7 @@ class _Pass:
 
 def _start(thread: threading.Thread) -> None:
     try:
-        thread.start()
+        with signals_held():  # an exception in the middle becomes a RuntimeError
+            thread.start()
     except RuntimeError as error:
         raise no_thread("checksums", error) from error

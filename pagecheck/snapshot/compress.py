@@ -14,6 +14,7 @@ from collections import deque
 
 import xxhash
 
+from pagecheck.child.signals import signals_held
 from pagecheck.coordinator.settings import usable_cpus
 from pagecheck.errors import OutputError
 from pagecheck.printable import printable
@@ -173,6 +174,7 @@ class _Work:
 
 def _submit(pool: Any, work: Any, at: int) -> Any:
     try:
-        return pool.submit(work, at)
+        with signals_held():  # it may start a thread
+            return pool.submit(work, at)
     except RuntimeError as error:
         raise no_thread("compression", error) from error

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from pagecheck import clock
+from pagecheck.child.signals import signals_held
 from pagecheck.coordinator.settings import default_channels
 from pagecheck.errors import InternalError, PagecheckError, SourceError
 from pagecheck.model import Format
@@ -227,7 +228,8 @@ class FilePuncher:
         ]
         try:
             for thread in threads:
-                thread.start()
+                with signals_held():
+                    thread.start()
             while not self._finished.wait(STEP_S):
                 if progress is not None:
                     progress(self._done, total)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
+from pagecheck.child.signals import signals_held
 from pagecheck.report.publish import sync
 from pagecheck.shortage import no_thread
 
@@ -32,17 +33,18 @@ class Syncing:
         """
         self._error: OSError | None = None
         self._fds: list[int] = []
-        try:
-            for fd in fds:
-                self._fds.append(os.dup(fd))
-            # A daemon: a disk that never answers keeps no process.
-            self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
-            self._thread.start()
-        except BaseException as error:
-            self._close()
-            if isinstance(error, RuntimeError):
-                raise no_thread("syncing", error) from error
-            raise
+        with signals_held():  # the thread closes the descriptors, once it has started
+            try:
+                for fd in fds:
+                    self._fds.append(os.dup(fd))
+                # A daemon: a disk that never answers keeps no process.
+                self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
+                self._thread.start()
+            except BaseException as error:
+                self._close()
+                if isinstance(error, RuntimeError):
+                    raise no_thread("syncing", error) from error
+                raise
 
     def _run(self) -> None:
         try:

@@ -1,6 +1,7 @@
 """Checksums of RAM files: the same whatever the number of threads, and holes are not read."""
 
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import xxhash
 
 from pagecheck.snapshot import checksums, ram_files
 from pagecheck.snapshot.checksums import chunk_digests, zero_digests
+from pagecheck.snapshot.syncing import Syncing
 
 MIB = 1 << 20
 
@@ -108,6 +110,28 @@ def test_progress_ends_with_the_total(tmp_path: Path) -> None:
     chunk_digests(fd, 16 * MIB, progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1] == (16 * MIB, 16 * MIB)
+    os.close(fd)
+
+
+def test_an_interrupt_while_a_thread_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no shortage of threads, though a lock in there raises a RuntimeError for it."""
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("release unlocked lock") from None
+        start(thread)
+
+    fd = sparse(tmp_path / "ram", 16 * MIB, at_0=b"x")
+    monkeypatch.setattr(checksums.threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        chunk_digests(fd, 16 * MIB, threads=2)
+    with pytest.raises(KeyboardInterrupt):
+        Syncing([fd])
     os.close(fd)
 
 
