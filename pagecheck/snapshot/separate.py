@@ -41,12 +41,14 @@ class Shared(NamedTuple):
         name: what the user calls it.
         why: what is wrong with that.
         is_disk: an overlay would do.
+        is_network: the clone's number in it would change nothing.
     """
 
     option: Option
     name: str
     why: str
     is_disk: bool = False
+    is_network: bool = False
 
 
 def numbered(words: Sequence[str], number: int) -> list[str]:
@@ -75,9 +77,10 @@ def require_separate(
         if each.is_disk and overlays:
             disks.append(each)
         elif each.name not in allowed:
-            ways = [f"write {NUMBER} for the clone's number in it"]
+            ways = [] if each.is_network else [f"write {NUMBER} for the clone's number in it"]
             ways += ["say --disks overlay"] if each.is_disk else []
-            ways.append(f"say --share {each.name} if that is right")
+            right = "each has a network of its own" if each.is_network else "that is right"
+            ways.append(f"say --share {each.name} if {right}")
             raise UsageError(
                 f"the command after --: -{each.option.name} {printable(each.name)}: {each.why}; "
                 + ", or ".join(ways)
@@ -94,6 +97,8 @@ def shared(words: list[str]) -> Iterator[Shared]:
     _require_possible(words)
     is_temporary = bool(named(words, "snapshot"))
     for each in split(words):
+        if each.name in _NETWORKS and each.value:
+            yield from _network(each)
         if NUMBER in each.value or not each.value:
             continue
         if each.name in _FILES:
@@ -109,14 +114,17 @@ def shared(words: list[str]) -> Iterator[Shared]:
         elif each.name in _HOST and not each.value.startswith("none"):
             keys = each.keys("backend")
             yield Shared(each, keys.get("id", each.value), "all clones would have the same one")
-        elif each.name in _NETWORKS:
-            yield from _network(each)
 
 
 def _require_possible(words: list[str]) -> None:
     for each in named(words, "device", "netdev", "chardev", "object"):
         keys = each.keys("driver")
         kind = keys.get("driver") or keys.get("qom-type") or keys.get("type", "")
+        if NUMBER in keys.get("mac", ""):
+            raise UsageError(
+                f"the command after --: -device {printable(kind)}: {NUMBER} in its MAC address "
+                "changes nothing: a guest keeps the address that it was saved with; drop it"
+            )
         for start, why in _NEVER.items():
             if kind.startswith(start):
                 raise UsageError(
@@ -158,7 +166,8 @@ def _network(option: Option) -> Iterator[Shared]:
     if kind in ("none", "nic", "hubport", ""):
         return
     name = keys.get("id", kind)
-    if kind != "user":
-        yield Shared(option, name, "all clones have the MAC address that the guest knows")
-    elif any(part.startswith("hostfwd") for part in keys):
+    if kind != "user":  # also with an interface of its own: that may be in a bridge with others
+        why = "all clones have the MAC address that the guest was saved with"
+        yield Shared(option, name, why, is_network=True)
+    elif NUMBER not in option.value and any(part.startswith("hostfwd") for part in keys):
         yield Shared(option, name, "all clones would have the same port")

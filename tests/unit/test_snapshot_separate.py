@@ -47,6 +47,7 @@ def words(line: str) -> list[str]:
         ("-fsdev local,id=fs,path=/srv,security_model=none", "fs"),
         ("-netdev tap,id=net0,ifname=tap0", "net0"),
         ("-netdev bridge,id=net0", "net0"),
+        ("-netdev tap,id=net0,ifname=tap{n},script=no", "net0"),
         ("-nic tap", "tap"),
         ("-netdev user,id=net0,hostfwd=tcp::2222-:22", "net0"),
     ],
@@ -80,7 +81,6 @@ def test_what_would_be_shared_is_named(line: str, name: str) -> None:
         "-vnc none -display none -nographic",
         "-netdev user,id=net0 -device e1000,netdev=net0",
         "-netdev user,id=net0,hostfwd=tcp::222{n}-:22",
-        "-netdev tap,id=net0,ifname=tap{n},script=no",
         "-nic none -net none",
         "-kernel vmlinuz -initrd i -append 'x=unix:y' -bios seabios.bin",
     ],
@@ -118,3 +118,18 @@ def test_overlays_are_for_disks_alone() -> None:
 def test_the_number_stands_in_every_word() -> None:
     made = numbered(["q", "-name", "vm{n}", "-drive", "file={n}/{n}.img", "{m}"], 12)
     assert made == ["q", "-name", "vm12", "-drive", "file=12/12.img", "{m}"]
+
+
+def test_an_interface_of_its_own_does_not_change_a_mac_address() -> None:
+    """All taps may be in one bridge; what says that they are not is the user."""
+    with pytest.raises(UsageError) as error:
+        require_separate(words("-netdev tap,id=net0,ifname=tap{n}"))
+    assert "net0: all clones have the MAC address" in str(error.value)
+    assert "write {n}" not in str(error.value)
+    assert "say --share net0 if each has a network of its own" in str(error.value)
+
+
+def test_a_mac_address_with_the_number_would_change_nothing() -> None:
+    line = "-netdev user,id=net0 -device e1000,netdev=net0,mac=52:54:00:00:00:0{n}"
+    with pytest.raises(UsageError, match=r"-device e1000: \{n\} in its MAC address changes"):
+        require_separate(words(line), allowed=["net0"])
