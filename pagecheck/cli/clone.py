@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from pagecheck.cli.options import JSON_ONLY, QUIET, directory_and_command, verbose
-from pagecheck.cli.streams import log_to_stderr, require_reader
-from pagecheck.cli.working import with_progress
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pagecheck.snapshot.clone import CloneReport
 
 _CODES: Final = """
 \b
@@ -66,16 +58,7 @@ _OPTIONS: Final = (
     epilog=_CODES,
     short_help="Start many VMs from one snapshot.",
 )
-def clone(
-    directory: str,
-    command: tuple[str, ...],
-    *,
-    count: int,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-    **options: Any,
-) -> int:
+def clone(directory: str, command: tuple[str, ...], **options: Any) -> int:
     """Start N VMs from the snapshot in DIR, and stay in front until all have ended.
 
     COMMAND is QEMU's command line as for a first start; {n} in it stands for the clone's number.
@@ -90,40 +73,6 @@ def clone(
           qemu-system-x86_64 -machine q35 -m 1G -drive file=golden.qcow2,if=virtio \\
           -serial file:/tmp/clone{n}.log
     """
-    from pagecheck.snapshot.clone import Clones, to_json
-    from pagecheck.snapshot.front import InFront, exit_code
+    from pagecheck.cli.perform_clone import perform_clone
 
-    if not command:
-        raise click.UsageError("give QEMU's command after --, as for a first start of the VM")
-    log_to_stderr(verbose=verbose)
-    if as_json:
-        require_reader()
-    made = with_progress(
-        lambda watch: Clones(directory, count, command, progress=watch, **options),
-        "verifying",
-        quiet=quiet,
-    )
-    with made as clones:
-        clones.start()
-        with InFront() as front:
-            found = clones.load()
-            if as_json:
-                click.echo(json.dumps(to_json(found, clones.verify_s)))
-            elif not quiet:
-                click.echo(_table(found))
-            front.wait(clones.processes)
-            codes = [exit_code(each.wait()) for each in clones.processes]
-    return next((code for code in codes if code), 0)
-
-
-def _table(found: Sequence[CloneReport]) -> str:
-    from pagecheck.cli.present import columns, size_text
-    from pagecheck.printable import printable_lines
-
-    rows = [["clone", "pid", "runs after", "memory", "its own", "QMP"]]
-    for each in found:
-        memory = (size_text(each.pss_bytes), size_text(each.private_bytes))
-        seconds = f"{each.running_s * 1e3:.0f} ms"
-        rows.append([str(each.number), str(each.pid), seconds, *memory, each.qmp])
-    total = size_text(sum(each.pss_bytes for each in found))
-    return f"{printable_lines(columns(rows))}\n{total} of memory in all (Pss)"
+    return perform_clone(directory, command, **options)

@@ -88,7 +88,7 @@ _OPTIONS: Final = (
     epilog=_CODES,
     short_help="Give the zero pages of a file or a VM's shared RAM back to the host.",
 )
-def punch(source: str, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> int:
+def punch(source: str, **options: Any) -> int:
     """Give the zero pages of a file, or of a VM's shared RAM, back to the host as holes.
 
     This writes: into a file that no other process has open or mapped, or into the shared RAM of a
@@ -103,23 +103,10 @@ def punch(source: str, *, as_json: bool, quiet: bool, verbose: bool, **options: 
       pagecheck punch --max-pause 0.5 qmp:/run/vm1.qmp
       pagecheck punch --via /run/pagecheck.sock qmp:/run/vm1.qmp
     """
-    from pagecheck.cli.streams import log_to_stderr, require_reader
-    from pagecheck.cli.working import with_progress
+    from pagecheck.cli.perform_punch import perform_punch
 
     run = _puncher(options.pop("via"), options.pop("via_uid"), options)
-    log_to_stderr(verbose=verbose)
-    if not quiet or as_json:
-        require_reader()
-    report = with_progress(
-        lambda watch: run(source, progress=watch, **options), "punching", quiet=quiet
-    )
-    if as_json:
-        import json
-
-        click.echo(json.dumps(report.to_json()))
-    elif not quiet:
-        click.echo(_text(report))
-    return 0 if report.why_incomplete is None else 1
+    return perform_punch(source, run, **options)
 
 
 def _puncher(
@@ -143,29 +130,3 @@ def _puncher(
             return client.punch(source, **left)
 
     return by_service
-
-
-def _text(report: PunchReport) -> str:
-    from pagecheck.cli.present import columns, size_text
-    from pagecheck.printable import printable, printable_lines
-
-    would = "would be freed" if report.dry_run else "freed"
-    rows = [["block", "size", "smallest hole", "zero", "allocated", would]]
-    for block in report.blocks:
-        freed = block.zero_bytes if report.dry_run else block.freed_bytes
-        sizes = (block.size, block.unit_bytes, block.zero_bytes, block.allocated_after, freed)
-        rows.append([printable(block.name), *map(size_text, sizes)])
-    lines = [printable_lines(columns(rows)), f"{_PROOFS[report.proof]}; {report.seconds:.2f} s"]
-    if report.pause is not None and report.pause.stopped_by_us:
-        lines.append(f"the VM was paused for {report.pause.seconds * 1e3:.1f} ms")
-    if report.why_incomplete is not None:
-        lines.append(f"not done to the end: {printable(report.why_incomplete)}")
-    lines += [f"note: {printable(note)}" for note in report.notes]
-    return "\n".join(lines)
-
-
-_PROOFS: Final = {
-    "lease": "nobody else had the file open or mapped",
-    "pause": "the VM was stopped meanwhile",
-    "user": "that nobody writes to it was vouched for (--nobody-writes)",
-}

@@ -188,8 +188,11 @@ def _name(fd: int) -> str:
 
 
 def _reopened(fd: int) -> int | None:
-    """The same file, with a position that is nobody else's: looking for holes changes it."""
+    """The same file, with a position that is nobody else's: looking for holes changes it. None
+    where to open it anew would break a lease that its owner has."""
     try:
+        if fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_UNLCK:
+            return None
         return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:  # without /proc, or the rights to open it anew; or another has a lease on it
         return None

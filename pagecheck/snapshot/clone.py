@@ -12,23 +12,25 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pagecheck import clock
+from pagecheck.coordinator.settings import usable_cpus
 from pagecheck.errors import OutputError, SnapshotError, UsageError
 from pagecheck.printable import printable
-from pagecheck.snapshot.command_words import escaped
+from pagecheck.report.publish import new_name
+from pagecheck.snapshot.clone_files import bound_socket, create_empty, remove_folder
 from pagecheck.snapshot.directory import require_outside
 from pagecheck.snapshot.incoming import IncomingQemu
 from pagecheck.snapshot.overlays import Disk
 from pagecheck.snapshot.qemu_command import RamFile, with_ram
-from pagecheck.snapshot.restore import require_ready
+from pagecheck.snapshot.ready import require_ready
 from pagecheck.snapshot.separate import numbered, require_separate
 from pagecheck.snapshot.verified import VerifiedSnapshot
 
 if TYPE_CHECKING:
+    from pagecheck.snapshot.machine_types import TypesQuery
     from pagecheck.snapshot.values import Snapshot
 
 Progress = Callable[[int, int], None]
@@ -81,6 +83,7 @@ class Clones:
         overlay_folder: str | None = None,
         paused: bool = False,
         progress: Progress | None = None,
+        query: TypesQuery | None = None,
     ) -> None:
         """Compares, verifies, and makes overlays; nothing is started.
 
@@ -94,6 +97,7 @@ class Clones:
             overlay_folder: where overlays are made; by default a new one.
             paused: the VMs stay stopped.
             progress: called with (bytes done, bytes in total) while the snapshot is verified.
+            query: to the command's QEMU, where it was asked ahead.
 
         Raises:
             UsageError: the command makes another machine, or clones would share what they may not.
@@ -109,9 +113,9 @@ class Clones:
         self._overlays: list[list[str]] = []
         self._stack = contextlib.ExitStack()
         try:
+            require_ready(directory, numbered(command, 1), query)
             for folder in filter(None, (qmp_folder, overlay_folder)):
                 require_outside(os.path.join(folder, "clone1"), directory)
-            require_ready(directory, numbered(command, 1))
             shared = require_separate(command, allowed=share, overlays=disks == "overlay")
             started = clock.now_s()
             opened = VerifiedSnapshot(directory, progress=progress)
@@ -135,18 +139,18 @@ class Clones:
     def _made(self, folder: str | None) -> str:
         """A folder that exists; a new one is removed at the end."""
         try:
-            if folder is None:
-                new = tempfile.mkdtemp(prefix="pagecheck-clones-")
-                self._stack.callback(_remove_folder, new)
-                return new
+            if folder is None:  # `tempfile` would take longer to load than all this
+                place = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
+                folder = os.path.join(place, new_name("pagecheck-clones-"))
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
-                self._stack.callback(_remove_folder, folder)
+                self._stack.callback(remove_folder, folder)
             if not os.path.isdir(folder):
                 raise OutputError(f"{printable(folder)}: is not a folder")
         except OSError as error:
-            shown = printable(folder or tempfile.gettempdir())
-            raise OutputError(f"{shown}: no folder can be made there: {error.strerror}") from error
+            raise OutputError(
+                f"{printable(folder or '')}: no folder can be made there: {error.strerror}"
+            ) from error
         return os.path.abspath(folder)
 
     def _make_overlays(self, folder: str | None) -> None:
@@ -162,8 +166,7 @@ class Clones:
                 name = disk.file_name(number, names)
                 names.add(name)
                 path = os.path.join(place, name)
-                _require_free(path)
-                self._stack.callback(_remove, path)
+                create_empty(path, self._stack)
                 disk.make(path)
                 made.append(path)
 
@@ -175,55 +178,61 @@ class Clones:
         # The command's options are in their places until the RAM is put in.
         for disk, path in zip(self._disks, self._overlays[number - 1], strict=True):
             words = disk.with_overlay(words, path)
-        words = with_ram(numbered(words, number), self._files, share=False)
-        return [*words, "-qmp", f"unix:{escaped(self._socket(number))},server=on,wait=off"]
+        return with_ram(numbered(words, number), self._files, share=False)
 
-    def start(self) -> None:
-        """Starts all QEMUs, which wait for the state then.
+    def start(self) -> list[CloneReport]:
+        """Starts all; each VM runs as soon as its QEMU has the state.
 
-        Raises:
-            EngineError, PeerError: one does not start; the others are ended with this object.
-        """
-        fds = [int(each.path.removeprefix("/dev/fd/")) for each in self._files]
-        self._started = clock.now_s()
-        for number in range(1, self._count + 1):
-            _require_free(self._socket(number))
-            self._stack.callback(_remove, self._socket(number))
-            self._qemus.append(
-                IncomingQemu(
-                    self._words(number),
-                    paused=self._paused,
-                    name=f"clone {number}",
-                    stdin=subprocess.DEVNULL,
-                    fds=fds,
-                )
-            )
-        for qemu in self._qemus:
-            qemu.wait_ready()
-
-    def load(self) -> list[CloneReport]:
-        """Gives each its state; its VM runs then.
+        No more QEMUs start at once than there are CPUs, so that the first runs early.
 
         Returns:
             `reports`.
 
         Raises:
-            PeerError: one does not load it.
+            OutputError: a socket cannot be made.
+            EngineError, PeerError: one does not start or does not load the state; the others are
+                ended with this object.
+            SnapshotError: a file was changed since it was verified.
         """
+        self._started = clock.now_s()
         state = self._verified.snapshot.state
         assert state is not None  # it was compared
-        self._verified.folder.require_unchanged()
-        ran = []
-        for qemu in self._qemus:
-            qemu.load(self._verified.folder.held(state.file), state.size, paused=self._paused)
+        fd = self._verified.folder.held(state.file)
+        at_once, ran = usable_cpus(), []
+        for number in range(self._count):
+            while len(self._qemus) < min(self._count, number + at_once):
+                self._start_one(len(self._qemus) + 1)
+            qemu = self._qemus[number]
+            qemu.wait_ready()
+            self._verified.folder.require_unchanged()
+            qemu.load(fd, state.size, paused=self._paused)
             ran.append(clock.now_s() - self._started)
-        found = []
-        for number, (qemu, seconds) in enumerate(zip(self._qemus, ran, strict=True), start=1):
-            pid, cost = qemu.process.pid, memory_of(qemu.process.pid)
-            overlays = tuple(self._overlays[number - 1])
-            found.append(CloneReport(number, pid, self._socket(number), overlays, seconds, *cost))
-        self.reports = found
-        return found
+        self.reports = [
+            self._report(number, qemu, seconds)
+            for number, (qemu, seconds) in enumerate(zip(self._qemus, ran, strict=True), start=1)
+        ]
+        return self.reports
+
+    def _start_one(self, number: int) -> None:
+        name = f"qmp-of-clone{number}"
+        fds = [int(each.path.removeprefix("/dev/fd/")) for each in self._files]
+        with bound_socket(self._socket(number), self._stack) as bound:
+            words = self._words(number)
+            words += ["-chardev", f"socket,id={name},fd={bound.fileno()},server=on,wait=off"]
+            words += ["-mon", f"chardev={name},mode=control"]
+            self._qemus.append(
+                IncomingQemu(
+                    words,
+                    paused=self._paused,
+                    name=f"clone {number}",
+                    stdin=subprocess.DEVNULL,
+                    fds=[*fds, bound.fileno()],
+                )
+            )
+
+    def _report(self, number: int, qemu: IncomingQemu, seconds: float) -> CloneReport:
+        pid, overlays = qemu.process.pid, tuple(self._overlays[number - 1])
+        return CloneReport(number, pid, self._socket(number), overlays, seconds, *memory_of(pid))
 
     def wait(self) -> list[int]:
         """Waits until all have ended; returns their exit statuses, -N where signal N ended one."""
@@ -234,18 +243,21 @@ class Clones:
 
         Sockets and overlays that were made for them are removed.
         """
-        for process in self.processes:
-            process.terminate()
-        until = clock.now_s() + _END_S
-        for qemu in self._qemus:
-            try:
-                qemu.process.wait(max(0.01, until - clock.now_s()))
-            except subprocess.TimeoutExpired:
+        try:
+            for process in self.processes:
+                process.terminate()
+            until = clock.now_s() + _END_S
+            for process in self.processes:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.01, until - clock.now_s()))
+        finally:  # also where the wait is interrupted, none is left
+            for qemu in self._qemus:
                 qemu.process.kill()
+            for qemu in self._qemus:
                 qemu.process.wait()
-            qemu.close()
-        self._qemus = []
-        self._stack.close()
+                qemu.close()
+            self._qemus = []
+            self._stack.close()
 
     def __enter__(self) -> Clones:
         return self
@@ -300,7 +312,6 @@ def clone(
     )
     try:
         clones.start()
-        clones.load()
     except BaseException:
         clones.close()
         raise
@@ -332,21 +343,6 @@ def memory_of(pid: int) -> tuple[int, int]:
                 found[name] = int(value.split()[0]) << 10
     private = found.get("Private_Clean", 0) + found.get("Private_Dirty", 0)
     return found.get("Pss", 0), private
-
-
-def _require_free(path: str) -> None:
-    if os.path.lexists(path):
-        raise OutputError(f"{printable(path)}: exists, and is left as it is; name another folder")
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)
-
-
-def _remove_folder(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.rmdir(path)
 
 
 def to_json(clones: Sequence[CloneReport], verify_s: float) -> dict[str, Any]:

@@ -12,62 +12,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from pagecheck.errors import PeerError, UsageError
+from pagecheck.errors import UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot.command_words import MACHINE, named
-from pagecheck.snapshot.programs import run_program
 from pagecheck.snapshot.values import Machine, Snapshot
 from pagecheck.vmm.options.ram_options import size_bytes
 
-_HELP_S: Final = 20.0
-_TYPE: Final = re.compile(r"(\S+) +.*?(?:\(alias of (\S+)\))?(?: \(deprecated\))?")
-_DEFAULT: Final = "(default)"
+if TYPE_CHECKING:
+    from pagecheck.snapshot.machine_types import MachineTypes
+
 _ARCH: Final = re.compile(r"\.?qemu-system-([a-z0-9_]+)")
-
-
-class MachineTypes(NamedTuple):
-    """The machine types of one QEMU.
-
-    Attributes:
-        names: what each name means: an alias another name, every other itself.
-        default: of a command that names none; empty where there is no such.
-    """
-
-    names: dict[str, str]
-    default: str
-
-
-def machine_types(program: str) -> MachineTypes:
-    """Asks a QEMU for its machine types.
-
-    Args:
-        program: its name or path.
-
-    Raises:
-        EngineError: it cannot be run.
-        PeerError: it does not tell.
-    """
-    ran = run_program(program, ["-machine", "help"], _HELP_S)
-    found = parse_types(ran.stdout)
-    if ran.returncode or not found.names:
-        why = " ".join(ran.stderr.split())[-200:] or "it lists none"
-        raise PeerError(f"{printable(program)} -machine help: {printable(why)}")
-    return found
-
-
-def parse_types(text: str) -> MachineTypes:
-    """What `-machine help` says."""
-    names, default = {}, ""
-    for line in text.splitlines():
-        is_default = line.endswith(_DEFAULT)
-        match = _TYPE.fullmatch(line.removesuffix(_DEFAULT).rstrip())
-        if match is None or line.endswith(":"):
-            continue
-        names[match[1]] = match[2] or match[1]
-        default = match[1] if is_default else default
-    return MachineTypes(names, default)
 
 
 def require_same_machine(snapshot: Snapshot, words: Sequence[str], types: MachineTypes) -> None:

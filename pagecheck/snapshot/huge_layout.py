@@ -8,59 +8,67 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pagecheck.native import _native
 from pagecheck.shm.extents import by_seeking
 from pagecheck.shm.ram import DISK, TMPFS
+from pagecheck.snapshot.pace import Pace, wait_until
 from pagecheck.snapshot.ram_layout import LaidOut
 
 if TYPE_CHECKING:
+    from pagecheck.snapshot.checksums import Progress
     from pagecheck.snapshot.ram_target import RamTarget
     from pagecheck.snapshot.values import SnapshotBlock
-
-_PAGE: Final = 4096
-_SHOWN: Final = 64 << 20  # bytes between two reports of progress
 
 
 def lay_out_huge(
     block: SnapshotBlock,
     fd: int,
     target: RamTarget,
-    progress: Callable[[int, int], None] | None,
+    *,
+    page_size: int,
+    max_rate: int | None = None,
+    progress: Progress | None = None,
 ) -> LaidOut:
     """Makes a file of hugetlbfs hold what a RAM file holds.
 
     Args:
         block: whose RAM it is.
         fd: of the RAM file.
-        target: of the same size, a multiple of the huge page.
-        progress: called with (bytes done, bytes in total) now and then.
+        target: of the same size.
+        page_size: bytes of the snapshot's pages.
+        max_rate: bytes per second that may be read.
+        progress: called with (bytes done, bytes in total) for each huge page.
 
     Raises:
         OutputError: the pool has no huge page left.
     """
-    huge = os.fstatvfs(target.fd).f_bsize
+    huge = target.huge_page
     written = cleared = 0
+    pace = Pace(max_rate)
     for at in range(0, target.size, huge):
         size = min(huge, target.size - at)
+        may_ns = pace.take(size)
+        while not wait_until(may_ns):
+            if progress is not None:
+                progress(at, target.size)
         content = _content(fd, at, size)
         if content is not None and content.count(0) != size:
             written += _write(target, at, content)
         elif not target.is_new and not _is_zero(target, at, size):
             target.punch(at, huge)
             cleared += size
-        if progress is not None and at % _SHOWN < huge:
-            progress(at, target.size)
+        if progress is not None:
+            progress(at + size, target.size)
     return LaidOut(
         name=block.name,
         path=target.path,
         size=target.size,
         zero=block.zero,
         normal=block.normal,
-        written=written // _PAGE,
-        cleared=cleared // _PAGE,
+        written=written // page_size,
+        cleared=cleared // page_size,
         allocated=target.allocated,
         is_new=target.is_new,
     )

@@ -66,23 +66,22 @@ class IncomingQemu:
         """
         self.name = name or os.path.basename(command[0])
         self._runs = False
-        ours, theirs = socket.socketpair()
-        self._state, state = socket.socketpair()
-        self.qmp = QmpSession(ours, self.name)
-        words = [*command, *(["-S"] if paused else [])]
-        words += ["-chardev", f"socket,id={_MONITOR},fd={theirs.fileno()}"]
-        words += ["-mon", f"chardev={_MONITOR},mode=control", "-incoming", f"fd:{state.fileno()}"]
-        try:
-            self.process = subprocess.Popen(
-                words, stdin=stdin, pass_fds=(*fds, theirs.fileno(), state.fileno())
-            )
-        except OSError as error:
-            self._hang_up()
-            why = explain(error) or error.strerror
-            raise EngineError(f"{printable(command[0])}: cannot be started: {why}") from error
-        finally:
-            theirs.close()
-            state.close()
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
+            connected, monitor = _pair(undo, theirs)
+            self._state, state = _pair(undo, theirs)
+            self.qmp = QmpSession(connected, self.name)
+            words = [*command, *(["-S"] if paused else [])]
+            words += ["-chardev", f"socket,id={_MONITOR},fd={monitor.fileno()}"]
+            words += ["-mon", f"chardev={_MONITOR},mode=control"]
+            words += ["-incoming", f"fd:{state.fileno()}"]
+            try:
+                self.process = subprocess.Popen(
+                    words, stdin=stdin, pass_fds=(*fds, monitor.fileno(), state.fileno())
+                )
+            except OSError as error:
+                why = explain(error) or error.strerror
+                raise EngineError(f"{printable(command[0])}: cannot be started: {why}") from error
+            undo.pop_all()
 
     def wait_ready(self) -> None:
         """Waits until it answers and expects the state.
@@ -178,6 +177,14 @@ class IncomingQemu:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+def _pair(
+    ours: contextlib.ExitStack, theirs: contextlib.ExitStack
+) -> tuple[socket.socket, socket.socket]:
+    """Connected sockets, each of which a stack closes."""
+    one, other = socket.socketpair()
+    return ours.enter_context(one), theirs.enter_context(other)
 
 
 def how_ended(returncode: int) -> str:

@@ -1,5 +1,7 @@
-"""A block's RAM laid out in a new file by all CPUs: zero pages are holes, and what was written is
-checked once more on the way.
+"""A block's RAM written to a new file while it is verified, by all CPUs: zero pages are holes.
+
+Danger: what is written is not verified yet. Decision: the file has no name until the whole snapshot
+is, and is gone where that fails.
 """
 
 from __future__ import annotations
@@ -7,67 +9,46 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pagecheck.errors import SnapshotError, UsageError
-from pagecheck.printable import printable
-from pagecheck.snapshot.entries import read_entry
-from pagecheck.snapshot.expand import write_pages
-from pagecheck.snapshot.pace import Pace
-from pagecheck.snapshot.ram_files import open_ram
+from pagecheck.native import _native
 from pagecheck.snapshot.ram_layout import LaidOut
 
 if TYPE_CHECKING:
-    from pagecheck.snapshot.checksums import Progress
-    from pagecheck.snapshot.files import Folder
+    from pagecheck.snapshot.checksums import Look
     from pagecheck.snapshot.ram_target import RamTarget
     from pagecheck.snapshot.values import SnapshotBlock
 
 
-def lay_out_new(
-    folder: Folder,
-    block: SnapshotBlock,
-    target: RamTarget,
-    *,
-    page_size: int,
-    threads: int | None = None,
-    max_rate: int | None = None,
-    progress: Progress | None = None,
-) -> LaidOut:
-    """Makes a new file hold what a RAM file holds, raw or compressed.
+def page_writer(target: RamTarget, zero: bytes, page_bytes: int) -> Look:
+    """What writes the content of chunks, all but the pages that are marked as zero.
 
     Args:
-        folder: the snapshot's, which was verified.
-        target: of the block's size.
-        page_size: bytes.
-        threads: at most; None: one per CPU.
-        max_rate: bytes of RAM per second that may be read.
-        progress: called with (bytes done, bytes in total) now and then.
+        target: a new file of the block's size.
+        zero: the block's bitmap.
 
-    Raises:
-        UsageError: the target has RAM, or is on hugetlbfs.
-        SnapshotError: the snapshot is damaged, or changed since it was verified.
-        OutputError: the target cannot be written.
+    Returns:
+        A function of the byte offset and the content of a chunk. It raises OutputError where the
+        file cannot be written.
     """
-    if not target.is_new or target.is_hugetlbfs:
-        raise UsageError(
-            f"{printable(target.path)}: RAM of a compressed snapshot is restored to a new file "
-            "only, and not on hugetlbfs; choose a path where nothing is"
-        )
-    zero, digests = read_entry(folder, block.bitmap), read_entry(folder, block.chunks)
-    fd, ram = open_ram(folder, block, page_size)
-    pace = Pace(max_rate)
-    try:
-        found = write_pages(
-            ram, zero, page_size, target.fd, threads=threads, progress=progress, pace=pace
-        )
-    except OSError as error:
-        raise target.refusal(error) from error
-    finally:
-        os.close(fd)
-    if found != digests:
-        raise SnapshotError(
-            f"{folder.path_of(block.file)}: block {printable(block.name)} changed after it was "
-            "verified"
-        )
+    pages = target.size // page_bytes
+
+    def write(at: int, content: bytes | bytearray) -> None:
+        page, end = at // page_bytes, at + len(content)
+        while page < pages and page * page_bytes < end:
+            is_zero, run_end = _native.bits_run(zero, pages, page)
+            if not is_zero:
+                begin = max(0, page * page_bytes - at)
+                stop = min(len(content), run_end * page_bytes - at)
+                try:
+                    _write(target.fd, memoryview(content)[begin:stop], at + begin)
+                except OSError as error:
+                    raise target.refusal(error) from error
+            page = run_end
+
+    return write
+
+
+def laid_out(block: SnapshotBlock, target: RamTarget) -> LaidOut:
+    """What became of a file into which all of a block was written."""
     return LaidOut(
         name=block.name,
         path=target.path,
@@ -79,3 +60,9 @@ def lay_out_new(
         allocated=target.allocated,
         is_new=True,
     )
+
+
+def _write(fd: int, data: memoryview, at: int) -> None:
+    while len(data):
+        done = os.pwrite(fd, data, at)
+        data, at = data[done:], at + done

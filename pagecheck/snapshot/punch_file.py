@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal
 import contextlib
 import errno
 import fcntl
@@ -20,6 +19,7 @@ from pagecheck.native import _native
 from pagecheck.shm.extents import by_seeking
 from pagecheck.shm.mounts import source_may_stall
 from pagecheck.shm.ram import DISK, TMPFS, RamSource, open_source
+from pagecheck.snapshot import lease
 from pagecheck.snapshot.in_use import users_of
 
 F_GET_SEALS: Final = 1034  # Source: linux/fcntl.h; Python has no name for it before 3.12
@@ -103,18 +103,14 @@ def require_unsealed(text: str, fd: int) -> None:
 
 @contextlib.contextmanager
 def leased(source: RamSource) -> Iterator[None]:
-    """Holds a write lease: no other process has the file open or mapped; one that wants to open it
-    waits (fcntl(2): for at most /proc/sys/fs/lease-break-time), and a hole needs the lease.
+    """Holds a write lease, which a hole needs.
 
     Raises:
         SourceError: another process has it, or the kernel does not say.
-
-    Source: check_conflicting_open() in the kernel's fs/locks.c; a mapping counts as its file.
     """
     text, fd = source.text, source.fd
     try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, _signal.SIGURG)  # ignored by default
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        lease.take(fd)
     except BlockingIOError as error:
         who = users_of(fd) or "another process, or this one, has it open or mapped"
         raise SourceError(
@@ -134,8 +130,7 @@ def leased(source: RamSource) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        lease.release(fd)
 
 
 def unit_of(fd: int, page_size: int) -> int:

@@ -22,7 +22,7 @@ from pagecheck.snapshot.command_words import (
     replaced,
     split,
 )
-from pagecheck.vmm.options.command_line import vmm_of
+from pagecheck.vmm.options.programs import vmm_of
 from pagecheck.vmm.options.qemu_options import QEMU
 
 # Keys of a backend that mean the same for one that is a file. Source: HostMemoryBackend in

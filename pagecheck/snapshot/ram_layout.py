@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck.errors import OutputError, SourceError
 from pagecheck.native import _native
 from pagecheck.printable import printable
+from pagecheck.snapshot.checksums import ram_digests
+from pagecheck.snapshot.pace import Pace
+from pagecheck.snapshot.ram_files import RawRam
+from pagecheck.snapshot.values import CHUNK_BYTES
+from pagecheck.snapshot.verify import merged
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.coordinator import Coordinator
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
     from pagecheck.snapshot.ram_target import RamTarget
 
 Progress = Callable[[int, int], None]
+
+_ZEROS: Final = bytes(CHUNK_BYTES)
 
 
 class LaidOut(NamedTuple):
@@ -81,7 +88,7 @@ def lay_out_onto(
     """
     result = _copied(coordinator, fd, target, page_size, max_rate, progress)
     counts = result.report.counts
-    cleared = _clear(coordinator, target, result, page_size)
+    cleared = _clear(target, result, page_size, max_rate, progress)
     return LaidOut(
         name,
         target.path,
@@ -134,35 +141,43 @@ def _require_decided(result: ScanResult, path: str) -> None:
         raise SourceError(f"{printable(path)}: {undecided} pages are undecided: {printable(notes)}")
 
 
-def _looked_at(coordinator: Coordinator, fd: int, page_size: int, path: str) -> ScanResult:
-    """What a file holds now."""
-    block = coordinator.attach(f"fd:{fd}", page_size=page_size, access="read", format="raw")
-    try:
-        result = coordinator.scan_block(block)
-    finally:
-        coordinator.detach(block)
-    _require_decided(result, path)
-    return result
-
-
-def _clear(coordinator: Coordinator, target: RamTarget, copied: ScanResult, page_size: int) -> int:
+def _clear(
+    target: RamTarget,
+    copied: ScanResult,
+    page_size: int,
+    max_rate: int | None,
+    progress: Progress | None,
+) -> int:
     """Makes holes of the pages that are not zero and should be; returns how many.
 
-    What the workers were sent they have compared; this is about holes of the snapshot.
+    What the workers were sent they have compared; this is about holes of the snapshot. The target
+    is read through its one descriptor: to open it anew would break the lease.
     """
-    found = _looked_at(coordinator, target.fd, page_size, target.path)
-    pages = target.size // page_size
-    wrong = bytearray(found.report.normal)
-    should = copied.report.zero
-    cleared = 0
-    for first, end in _ones(wrong, pages):
-        for begin, stop in _ones(should, end, first):
-            try:
-                target.punch(begin * page_size, (stop - begin) * page_size)
-            except OSError as error:
-                raise target.refusal(error) from error
-            cleared += stop - begin
-    return cleared
+    should, pages = copied.report.zero, target.size // page_size
+    wrong: set[int] = set()
+
+    def look(at: int, content: bytes | bytearray) -> None:
+        end = -(-(at + len(content)) // page_size)
+        for begin, stop in _ones(should, min(pages, end), at // page_size):
+            if not _is_zero(content, begin * page_size - at, stop * page_size - at):
+                starts = ((page, page * page_size - at) for page in range(begin, stop))
+                wrong.update(
+                    page for page, here in starts if not _is_zero(content, here, here + page_size)
+                )
+
+    try:
+        ram = RawRam(target.fd, target.size)
+        ram_digests(ram, look=look, progress=progress, pace=Pace(max_rate))
+        for first, last in merged(sorted(wrong)):
+            target.punch(first * page_size, (last + 1 - first) * page_size)
+    except OSError as error:
+        raise target.refusal(error) from error
+    return len(wrong)
+
+
+def _is_zero(content: bytes | bytearray, begin: int, end: int) -> bool:
+    begin, end = max(0, begin), min(len(content), end)
+    return content.startswith(_ZEROS[: end - begin], begin)
 
 
 def _ones(words: Any, end: int, first: int = 0) -> Iterator[tuple[int, int]]:

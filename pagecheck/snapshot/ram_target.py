@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import stat
 from typing import Any, Final
@@ -22,6 +21,7 @@ from pagecheck.printable import printable
 from pagecheck.report.publish import Draft
 from pagecheck.shm.ram import HUGETLBFS, shm_path
 from pagecheck.shortage import explain
+from pagecheck.snapshot import lease
 
 _PUNCH: Final = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
 _ONTO: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -129,9 +129,18 @@ class RamTarget:
         folder = os.path.dirname(self.path)
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._draft = Draft(self._folder)
-        os.fchmod(self._draft.fd, 0o600)
-        os.ftruncate(self._draft.fd, self.size)
-        return self._draft.fd
+        self.fd = fd = self._draft.fd
+        os.fchmod(fd, 0o600)
+        self._require_whole_pages()
+        os.ftruncate(fd, self.size)
+        return fd
+
+    def _require_whole_pages(self) -> None:
+        if self.is_hugetlbfs and self.size % self.huge_page:
+            raise OutputError(
+                f"{printable(self.path)}: would have huge pages of {self.huge_page} bytes, of "
+                f"which {self.size} is not a multiple; choose a place with smaller pages"
+            )
 
     def _open(self) -> int:
         self.fd = fd = os.open(self.path, _ONTO)
@@ -140,10 +149,9 @@ class RamTarget:
         return fd
 
     def _require_unused(self, fd: int) -> None:
-        """A write lease is given only where nobody else has the file open or mapped."""
+        """From now on until it is published, nobody else can have the file open or mapped."""
         try:
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            lease.take(fd)
         except BlockingIOError as error:
             raise OutputError(
                 f"{printable(self.path)}: another process has it open or mapped; end the VM that "
@@ -159,6 +167,11 @@ class RamTarget:
     def is_hugetlbfs(self) -> bool:
         """Whether it can only be written through a mapping."""
         return _native.file_system_magic(self.fd) == HUGETLBFS
+
+    @property
+    def huge_page(self) -> int:
+        """Bytes of a page of its hugetlbfs."""
+        return os.fstatvfs(self.fd).f_bsize
 
     @property
     def allocated(self) -> int:
@@ -193,12 +206,20 @@ class RamTarget:
             raise OSError(number, os.strerror(number))
 
     def publish(self) -> None:
-        """Gives a new file its name.
+        """Gives a new file its name, and lets others open one that existed.
 
         Raises:
-            OutputError: something has that name by now, or it cannot be given.
+            OutputError: something has that name by now, or it cannot be given; or another process
+                wanted to open the file that was written over.
         """
         if self._draft is None:
+            is_whole = lease.is_whole(self.fd)
+            lease.release(self.fd)
+            if not is_whole:
+                raise OutputError(
+                    f"{printable(self.path)}: another process opened it, or waits to, while it was "
+                    "written over; end that process"
+                )
             return
         try:
             self._draft.publish(self._name)

@@ -1,8 +1,8 @@
 """`pagecheck restore`: a snapshot's RAM in files, and a QEMU that continues its VM.
 
 The order is what keeps it safe: what the command asks for is compared with the manifest, then every
-byte is verified, then RAM is laid out, and only then QEMU is started, with the descriptors that
-were verified.
+byte is verified, and only then RAM has a name, or what exists is written over, and QEMU is started.
+A new file is written while its RAM is verified, which reads it once instead of twice.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from pagecheck.errors import UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.command_words import escaped
-from pagecheck.snapshot.comparing import machine_types, require_same_machine
-from pagecheck.snapshot.comparing_disks import require_same_disks
 from pagecheck.snapshot.directory import require_outside
 from pagecheck.snapshot.huge_layout import lay_out_huge
 from pagecheck.snapshot.incoming import IncomingQemu
-from pagecheck.snapshot.new_layout import lay_out_new
+from pagecheck.snapshot.new_layout import laid_out, page_writer
 from pagecheck.snapshot.qemu_command import RamFile, require_startable, with_ram
 from pagecheck.snapshot.ram_layout import LaidOut, lay_out_onto
 from pagecheck.snapshot.ram_target import RamTarget, path_of, require_usable
+from pagecheck.snapshot.ready import require_ready
 from pagecheck.snapshot.verified import VerifiedSnapshot
 
 if TYPE_CHECKING:
     from pagecheck.coordinator.coordinator import Coordinator
+    from pagecheck.snapshot.checksums import Look
+    from pagecheck.snapshot.machine_types import TypesQuery
     from pagecheck.snapshot.values import Snapshot, SnapshotBlock
 
 Progress = Callable[[int, int], None]
@@ -43,8 +44,8 @@ class RestoreReport(NamedTuple):
     Attributes:
         directory: the snapshot's.
         blocks: the RAM files.
-        verify_s: seconds that the verification took.
-        layout_s: seconds that the RAM took.
+        verify_s: seconds that the verification took, with new files, which are written meanwhile.
+        layout_s: seconds that RAM which existed, or is on hugetlbfs, took.
         state: path of the file that QEMU loads; None where memory files were saved.
         command: the command that continues the VM; empty where none was given.
         pid: of the QEMU whose VM runs; None without one.
@@ -86,61 +87,100 @@ class Restored:
         verifying: Progress | None = None,
         writing: Progress | None = None,
         coordinator: Coordinator | None = None,
+        query: TypesQuery | None = None,
     ) -> None:
-        """Compares, verifies, and lays RAM out; the arguments are those of `restore`."""
+        """Compares, verifies, and lays RAM out; the arguments are those of `restore`.
+
+        Args:
+            query: to the command's QEMU, where it was asked ahead.
+        """
         self._stack = contextlib.ExitStack()
         self._targets: list[RamTarget] = []
         self._kept = False
+        self._ram, self._onto, self._command = ram, onto, command
         try:
             if channels is not None:
                 check_channels(channels)
             if command:
-                require_ready(directory, command)
+                require_ready(directory, command, query)
             _require_targets(directory, ram, onto=onto)
             started = clock.now_s()
-            opened = VerifiedSnapshot(directory, max_rate=max_rate, progress=verifying)
+            opened = VerifiedSnapshot(
+                directory,
+                threads=channels,
+                also=self._begin,
+                max_rate=max_rate,
+                progress=verifying,
+            )
             self._verified = self._stack.enter_context(opened)
-            snapshot = self._verified.snapshot
             verified = clock.now_s()
-            self._paths = _paths(snapshot, ram)
-            words = _extended(command, snapshot, self._paths) if command else []
-            blocks = self._lay_out(onto, max_rate, channels, writing, coordinator)
-            done = clock.now_s()
+            blocks = self._lay_out(max_rate, channels, writing, coordinator)
             self.report = RestoreReport(
                 directory=os.fspath(directory),
                 blocks=blocks,
                 verify_s=verified - started,
-                layout_s=done - verified,
-                state=_state_path(directory, snapshot),
-                command=tuple(words),
+                layout_s=clock.now_s() - verified,
+                state=_state_path(directory, self._verified.snapshot),
+                command=tuple(self._words),
             )
         except BaseException:
             self.close()
             raise
 
+    def _begin(self, snapshot: Snapshot, bitmaps: list[bytes]) -> list[Look | None]:
+        """Opens the RAM files; returns what writes the new ones as they are verified."""
+        self._paths = _paths(snapshot, self._ram)
+        self._words = _extended(self._command, snapshot, self._paths) if self._command else []
+        looks: list[Look | None] = []
+        for block, zero in zip(snapshot.blocks, bitmaps, strict=True):
+            target = RamTarget(self._paths[block.name], block.size, onto=self._onto)
+            self._targets.append(self._stack.enter_context(target))
+            target.require_room(block.normal * snapshot.page_bytes)
+            is_plain = target.is_new and not target.is_hugetlbfs
+            if block.compression is not None and not is_plain:
+                raise UsageError(
+                    f"{printable(target.path)}: RAM of a compressed snapshot is restored to a new "
+                    "file only, and not on hugetlbfs; choose a path where nothing is"
+                )
+            writer = page_writer(target, zero, snapshot.page_bytes) if is_plain else None
+            looks.append(writer)
+        return looks
+
     def _lay_out(
         self,
-        onto: bool,
         max_rate: int | None,
         channels: int | None,
         progress: Progress | None,
         coordinator: Coordinator | None,
     ) -> tuple[LaidOut, ...]:
+        """Writes the files that no verification may be behind, and publishes all."""
         blocks = self._verified.snapshot.blocks
-        for each in blocks:
-            target = RamTarget(self._paths[each.name], each.size, onto=onto)
-            self._targets.append(self._stack.enter_context(target))
-            target.require_room(each.normal * self._verified.snapshot.page_bytes)
         total, before = sum(each.size for each in blocks), 0
         found = []
-        for block, target in zip(blocks, self._targets, strict=True):
-            part = _part_of(progress, before, total)
-            found.append(self._lay_out_one(block, target, max_rate, channels, part, coordinator))
-            before += block.size
-        self._verified.folder.require_unchanged()
+        try:
+            for block, target in zip(blocks, self._targets, strict=True):
+                part = _part_of(progress, before, total)
+                found.append(
+                    self._lay_out_one(block, target, max_rate, channels, part, coordinator)
+                )
+                before += block.size
+            self._verified.folder.require_unchanged()
+        except BaseException as error:
+            self._tell_of_half(error, len(found))
+            raise
         for target in self._targets:
             target.publish()
         return tuple(found)
+
+    def _tell_of_half(self, error: BaseException, done: int) -> None:
+        """Adds to an error, or to what an interrupt says, which RAM is not what it was."""
+        old = [each.path for each in self._targets[: done + 1] if not each.is_new]
+        if old:
+            shown = ", ".join(printable(path) for path in old)
+            error.args = (
+                f"{error}; {shown} may hold part of the snapshot and part of what was there: "
+                "restore to it again before a VM uses it",
+            )
 
     def _lay_out_one(
         self,
@@ -151,20 +191,14 @@ class Restored:
         progress: Progress | None,
         coordinator: Coordinator | None,
     ) -> LaidOut:
-        folder, page_size = self._verified.folder, self._verified.snapshot.page_bytes
-        if block.compression is not None or (target.is_new and not target.is_hugetlbfs):
-            return lay_out_new(
-                folder,
-                block,
-                target,
-                page_size=page_size,
-                threads=channels,
-                max_rate=max_rate,
-                progress=progress,
-            )
-        fd = folder.held(block.file)
+        page_size = self._verified.snapshot.page_bytes
+        fd = self._verified.folder.held(block.file)
         if target.is_hugetlbfs:
-            return lay_out_huge(block, fd, target, progress)
+            return lay_out_huge(
+                block, fd, target, page_size=page_size, max_rate=max_rate, progress=progress
+            )
+        if target.is_new:
+            return laid_out(block, target)
         with contextlib.ExitStack() as stack:
             return lay_out_onto(
                 coordinator or stack.enter_context(_workers(channels, block.size)),
@@ -252,7 +286,7 @@ def restore(
         max_rate: bytes per second that may be read.
         channels: workers or, for a new file, threads; by default as for a scan, or one per CPU.
         progress: called with (bytes done, bytes in total) now and then, first of the verification,
-            then of the RAM.
+            then of RAM that exists: its pages, and what in it must be cleared.
         coordinator: whose workers write over RAM that exists; it stays open.
 
     Returns:
@@ -275,20 +309,6 @@ def restore(
     ) as restored:
         restored.keep()
         return restored.report
-
-
-def require_ready(directory: str | os.PathLike[str], command: Sequence[str]) -> None:
-    """Compares a command with a snapshot's manifest, before anything takes long.
-
-    Raises:
-        UsageError: the command makes another machine, or the snapshot is not of a QEMU's VM.
-        SnapshotError: the manifest cannot be read.
-        EngineError, PeerError: the command's QEMU cannot be run.
-    """
-    require_startable(command)
-    snapshot = manifest.read(directory)
-    require_same_machine(snapshot, command, machine_types(command[0]))
-    require_same_disks(snapshot, command)
 
 
 def _require_targets(

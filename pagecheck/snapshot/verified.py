@@ -17,6 +17,7 @@ from pagecheck.snapshot.verify import verify_in
 
 if TYPE_CHECKING:
     from pagecheck.snapshot.values import Snapshot
+    from pagecheck.snapshot.verify import Also
 
 Progress = Callable[[int, int], None]
 
@@ -79,12 +80,16 @@ class VerifiedSnapshot:
         self,
         directory: str | os.PathLike[str],
         *,
+        threads: int | None = None,
+        also: Also | None = None,
         max_rate: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Verifies every byte.
 
         Args:
+            threads: at most; None: one per CPU.
+            also: is given the content on the way, as of `verify_in`.
             max_rate: bytes of RAM per second that may be read.
             progress: called with (bytes done, bytes in total) now and then.
 
@@ -94,7 +99,7 @@ class VerifiedSnapshot:
         self.folder = HeldFolder(directory)
         try:
             self.snapshot: Snapshot = verify_in(
-                self.folder, max_rate=max_rate, progress=progress
+                self.folder, threads=threads, also=also, max_rate=max_rate, progress=progress
             ).snapshot
         except BaseException:
             self.folder.close()

@@ -28,11 +28,13 @@ from pagecheck.snapshot.values import CHUNK_BYTES, DIGEST_BYTES, MANIFEST
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Final, NamedTuple
 
-    from pagecheck.snapshot.checksums import Progress
+    from pagecheck.snapshot.checksums import Look, Progress
     from pagecheck.snapshot.values import FileEntry, Snapshot, SnapshotBlock
+
+    Also = Callable[[Snapshot, list[bytes]], list[Look | None]]
 else:
     from pagecheck.typed import NamedTuple
 
@@ -90,17 +92,29 @@ def verify(
 
 
 def verify_in(
-    folder: Folder, *, max_rate: int | None = None, progress: Progress | None = None
+    folder: Folder,
+    *,
+    threads: int | None = None,
+    also: Also | None = None,
+    max_rate: int | None = None,
+    progress: Progress | None = None,
 ) -> VerifyReport:
     """As `verify`, of an open directory; the files that are opened in it afterwards are those that
-    were verified, as long as nobody replaces them."""
+    were verified, as long as nobody replaces them.
+
+    Args:
+        threads: at most; None: one per CPU.
+        also: gets the manifest's values and each block's bitmap of zero pages, before RAM is read,
+            and returns for each block what is called with its chunks, as of `ram_digests`. Whether
+            their content is as it was saved is known only at the end.
+    """
     started = clock.now_s()
     pace = Pace(max_rate)
     snapshot = manifest.read_in(folder)
     files = {MANIFEST: os.stat(MANIFEST, dir_fd=folder.fd).st_size, **snapshot.files()}
     _require_files(folder, files)
     require_memory(folder, snapshot)
-    _Work(folder, snapshot, progress, pace).check()
+    _Work(folder, snapshot, progress, pace, threads).check(also)
     return VerifyReport(snapshot, len(files), sum(files.values()), clock.now_s() - started)
 
 
@@ -131,24 +145,36 @@ class _Work:
     """The bytes of all files, with how far it is."""
 
     def __init__(
-        self, folder: Folder, snapshot: Snapshot, progress: Progress | None, pace: Pace
+        self,
+        folder: Folder,
+        snapshot: Snapshot,
+        progress: Progress | None,
+        pace: Pace,
+        threads: int | None,
     ) -> None:
+        self._threads = threads
         self._folder = folder
         self._snapshot = snapshot
         self._progress = progress
         self._pace = pace
-        self._total = sum(snapshot.files().values())
+        sizes = [b.bitmap.size + b.chunks.size + b.size for b in snapshot.blocks]
+        self._total = sum(sizes) + (snapshot.state.size if snapshot.state is not None else 0)
         self._done = 0
 
-    def check(self) -> None:
+    def check(self, also: Also | None) -> None:
         """Raises SnapshotError for the first file that is not as it must be."""
         blocks = self._snapshot.blocks
         if self._snapshot.state is not None:
             check_entry(self._folder, self._snapshot.state)
             self._advance(self._snapshot.state.size)
         expected = [(self._bitmap(block), self._small(block.chunks)) for block in blocks]
-        for block, (zero, digests) in zip(blocks, expected, strict=True):
-            self._ram(block, zero, digests)
+        looks = (
+            [None] * len(blocks)
+            if also is None
+            else also(self._snapshot, [zero for zero, _ in expected])
+        )
+        for block, (zero, digests), look in zip(blocks, expected, looks, strict=True):
+            self._ram(block, zero, digests, look)
 
     def _small(self, entry: FileEntry) -> bytes:
         data = read_entry(self._folder, entry)
@@ -168,14 +194,21 @@ class _Work:
                 )
         return zero
 
-    def _ram(self, block: SnapshotBlock, zero: bytes, digests: bytes) -> None:
+    def _ram(self, block: SnapshotBlock, zero: bytes, digests: bytes, also: Look | None) -> None:
         pages = _ZeroPages(zero, block.size // self._snapshot.page_bytes, self._snapshot.page_bytes)
         before = self._done
+
+        def look(at: int, content: bytes | bytearray) -> None:
+            pages.look(at, content)
+            if also is not None:
+                also(at, content)
+
         fd, ram = open_ram(self._folder, block, self._snapshot.page_bytes)
         try:
             found = ram_digests(
                 ram,
-                look=pages.look,
+                threads=self._threads,
+                look=look,
                 progress=lambda done, _total: self._show(before + done),
                 pace=self._pace,
             )
@@ -190,7 +223,7 @@ class _Work:
             os.close(fd)
         self._require_same(block, found, digests)
         pages.require(block, self._folder)
-        self._advance(block.file_size)
+        self._advance(block.size)
 
     def _require_same(self, block: SnapshotBlock, found: bytes, digests: bytes) -> None:
         if found == digests:
@@ -204,7 +237,7 @@ class _Work:
         page = self._snapshot.page_bytes
         ranges = (
             (first * CHUNK_BYTES // page, (min((last + 1) * CHUNK_BYTES, block.size) - 1) // page)
-            for first, last in _merged(wrong)
+            for first, last in merged(wrong)
         )
         raise SnapshotError(
             f"{self._folder.path_of(block.file)}: block {printable(block.name)} is damaged, or of "
@@ -257,14 +290,14 @@ class _ZeroPages:
     def require(self, block: SnapshotBlock, folder: Folder) -> None:
         """Raises SnapshotError where a page was not zero."""
         if self._wrong:
-            wrong = _named(_merged(sorted(set(self._wrong))))
+            wrong = _named(merged(sorted(set(self._wrong))))
             raise SnapshotError(
                 f"{folder.path_of(block.bitmap.file)}: {wrong} of "
                 f"block {printable(block.name)} are marked as zero, and are not in {block.file}"
             )
 
 
-def _merged(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+def merged(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
     """(first, last) of each run of ascending numbers."""
     run: tuple[int, int] | None = None
     for number in numbers:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -212,16 +213,20 @@ def test_the_file_that_was_verified_is_the_one_that_is_used(
     saved: Path, ram: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_snapshot(tmp_path / "other", {"pc.ram": some_ram(PAGES, seed=2)})
-    lay_out = restoring.lay_out_new
+    begin = restoring.Restored._begin
     laid_out = []
 
-    def replace_first(*given: object, **options: object) -> object:
+    def replace_first(self: restoring.Restored, *given: Any) -> Any:
         os.replace(tmp_path / "other" / "pc.ram.ram", saved / "pc.ram.ram")
-        made = lay_out(*given, **options)  # type: ignore[arg-type]
-        laid_out.append(os.pread(given[2].fd, len(RAM), 0))  # type: ignore[attr-defined]
-        return made
+        return begin(self, *given)
 
-    monkeypatch.setattr(restoring, "lay_out_new", replace_first)
+    def look(target: ram_target.RamTarget) -> None:
+        laid_out.append(os.pread(target.fd, len(RAM), 0))
+        close(target)
+
+    close = ram_target.RamTarget.close
+    monkeypatch.setattr(restoring.Restored, "_begin", replace_first)
+    monkeypatch.setattr(ram_target.RamTarget, "close", look)
     with pytest.raises(SnapshotError, match="was changed"):  # it lost its name
         restore(saved, ram)
     assert laid_out == [RAM]
@@ -246,13 +251,13 @@ def test_a_target_that_is_full(
 def test_a_file_that_appears_meanwhile_is_left(
     saved: Path, ram: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out = restoring.lay_out_new
+    laid_out = restoring.laid_out
 
-    def appear(*given: object, **options: object) -> object:
+    def appear(*given: Any) -> object:
         ram.write_bytes(b"mine")
-        return lay_out(*given, **options)  # type: ignore[arg-type]
+        return laid_out(*given)
 
-    monkeypatch.setattr(restoring, "lay_out_new", appear)
+    monkeypatch.setattr(restoring, "laid_out", appear)
     with pytest.raises(OutputError, match="was created meanwhile"):
         restore(saved, ram)
     assert ram.read_bytes() == b"mine"

@@ -250,6 +250,33 @@ def test_a_plain_scan_command_loads_nothing_costly(tmp_path: Path) -> None:
     assert loaded & costly == set()
 
 
+def test_ordinary_commands_about_snapshots_load_no_click(tmp_path: Path) -> None:
+    """QEMUs start beside them: what is loaded before is what a user waits for."""
+    ram = tmp_path / "ram"
+    ram.write_bytes(bytes(1 << 20))
+    nowhere = str(tmp_path / "none")
+    lines = (
+        ["punch", str(ram)],
+        ["restore", nowhere, "--ram", str(ram), "--", "qemu-system-x86_64"],
+        ["clone", nowhere, "-n", "1", "--", "qemu-system-x86_64"],
+    )
+    loaded = loaded_by(
+        f"from pagecheck.cli import plain; assert None not in [plain.run(each) for each in {lines}]"
+    )
+    assert {"pagecheck.snapshot.clone", "pagecheck.snapshot.restore"} <= loaded
+    costly = {
+        "click",
+        "rich",
+        "numpy",
+        "psutil",
+        "shutil",
+        "tempfile",
+        "pagecheck.vmm.process.memory",
+    }
+    assert loaded & costly == set()
+    assert not [name for name in loaded if name.startswith("pagecheck.coordinator.coordinator")]
+
+
 def test_the_version_loads_next_to_nothing() -> None:
     loaded = loaded_by("from pagecheck.cli import plain; assert plain.run(['--version']) == 0")
     assert {name for name in loaded if name.startswith("pagecheck")} == {

@@ -7,12 +7,8 @@ import shlex
 import pytest
 
 from pagecheck.errors import EngineError, PeerError, UsageError
-from pagecheck.snapshot.comparing import (
-    MachineTypes,
-    machine_types,
-    parse_types,
-    require_same_machine,
-)
+from pagecheck.snapshot.comparing import require_same_machine
+from pagecheck.snapshot.machine_types import MachineTypes, TypesQuery, parse_types
 from pagecheck.snapshot.values import FileEntry, Machine, Snapshot, SnapshotBlock
 
 MIB = 1 << 20
@@ -124,9 +120,9 @@ def test_memory_alone_starts_no_vm() -> None:
 
 def test_a_program_that_cannot_tell_is_an_error() -> None:
     with pytest.raises(EngineError, match="not a program"):
-        machine_types("/nowhere/qemu-system-x86_64")
-    with pytest.raises(PeerError, match="-machine help"):
-        machine_types("false")
+        TypesQuery("/nowhere/qemu-system-x86_64")
+    with TypesQuery("false") as query, pytest.raises(PeerError, match="-machine help"):
+        query.types()
 
 
 def test_an_empty_list_has_no_default() -> None:

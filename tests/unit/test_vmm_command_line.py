@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecheck.vmm.options.command_line import command_line_of, read_command_line, vmm_of
+from pagecheck.vmm.options.command_line import command_line_of, read_command_line
+from pagecheck.vmm.options.programs import vmm_of
 from pagecheck.vmm.options.ram_options import (
     CommandLine,
     ControlSocket,

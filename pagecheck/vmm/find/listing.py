@@ -17,7 +17,8 @@ from pagecheck.errors import SourceError
 from pagecheck.vmm.find.backing import ram_as_started, ram_of
 from pagecheck.vmm.find.confidential import confidential_descriptor
 from pagecheck.vmm.find.search import NEVER_PRIVATE
-from pagecheck.vmm.options.command_line import KVM, KVM_VM, command_line_of, vmm_of
+from pagecheck.vmm.options.command_line import KVM, KVM_VM, command_line_of
+from pagecheck.vmm.options.programs import vmm_of
 from pagecheck.vmm.options.ram_options import CommandLine
 from pagecheck.vmm.options.reach import descriptors, reach_of
 from pagecheck.vmm.options.vmm_options import VIRTUALBOX

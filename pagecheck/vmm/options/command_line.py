@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 from typing import Final
 
 from pagecheck.shm.mounts import may_stall
+from pagecheck.vmm.options.programs import vmm_of
 from pagecheck.vmm.options.qemu_options import QEMU, read_qemu
 from pagecheck.vmm.options.ram_options import CommandLine
 from pagecheck.vmm.options.vmm_options import (
@@ -26,38 +26,12 @@ from pagecheck.vmm.options.vmm_options import (
     read_firecracker,
     read_virtualbox,
 )
-from pagecheck.vmm.process.maps import DELETED
 from pagecheck.vmm.process.memory import ProcessMemory
 
-# Names as distributions change them: qemu-system-x86_64-spice, .qemu-system-x86_64-wrapped.
-_NAMES: Final = {
-    QEMU: re.compile(r"\.?qemu-(system-.+|kvm)|kvm"),
-    CLOUD_HYPERVISOR: re.compile(r"\.?cloud-hypervisor([-._].*)?"),
-    FIRECRACKER: re.compile(r"\.?firecracker([-._].*)?"),
-    CROSVM: re.compile(r"\.?crosvm([-._].*)?"),
-    VIRTUALBOX: re.compile(r"\.?(VBoxHeadless|VirtualBoxVM|VBoxSDL|VirtualBox)([-._].*)?"),
-}
 _FILE_MAX: Final = 1 << 20
 
 KVM: Final = "kvm"  # a VMM that no name explains
 KVM_VM: Final = "anon_inode:kvm-vm"  # Source: kvm_dev_ioctl_create_vm() in virt/kvm/kvm_main.c
-
-
-def vmm_of(program: str, words: list[str]) -> str:
-    """The VMM that a process is.
-
-    Args:
-        program: the path of its program; empty where that is not known.
-        words: its command line.
-
-    Returns:
-        "QEMU", "Cloud Hypervisor", "Firecracker", "crosvm", "VirtualBox"; empty for another one.
-    """
-    for path in (program.removesuffix(DELETED), words[0] if words else ""):
-        for vmm, pattern in _NAMES.items():
-            if pattern.fullmatch(os.path.basename(path)) is not None:
-                return vmm
-    return ""
 
 
 def read_command_line(program: str, words: list[str], read: Reader | None = None) -> CommandLine:
