@@ -133,6 +133,7 @@ DISK = Disk("vda", "vda", "#block1", "/a.qcow2", "/a.qcow2", "qcow2", 1 << 30, F
         ([DISK._replace(is_temporary=True)], "none", "run", ""),
         ([DISK._replace(is_temporary=True)], "overlay", "run", "vda was started with snapshot=on"),
         ([DISK._replace(is_temporary=True)], None, "quit", "vda was started with snapshot=on"),
+        ([DISK._replace(is_temporary=True)], None, "run", "vda was started with snapshot=on"),
     ],
 )
 def test_the_user_says_what_becomes_of_disks(

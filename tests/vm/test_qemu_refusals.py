@@ -14,6 +14,10 @@ VIRTIO_MEM = (
     *("-object", "memory-backend-ram,id=vm,size=64M"),
     *("-device", "virtio-mem-pci,memdev=vm,id=vmem0"),
 )
+IVSHMEM = (
+    *memfd_backend("1M", "peers", ",share=on"),
+    *("-device", "ivshmem-plain,memdev=peers,master=on,id=shm0"),
+)
 
 
 def test_a_vm_that_can_be_saved() -> None:
@@ -28,6 +32,7 @@ def test_a_vm_that_can_be_saved() -> None:
     [
         (("-device", "nvme,serial=x"), r"non-migratable device: .*/nvme$"),
         (VIRTIO_MEM, r"device vmem0 is virtio-mem-pci: QEMU would punch holes into .*pc-dimm"),
+        (IVSHMEM, r"device shm0 is ivshmem-plain: others write to its memory"),
     ],
 )
 def test_devices_that_cannot_be_saved(args: tuple[str, ...], why: str) -> None:

@@ -80,19 +80,19 @@ def require_choice(text: str, disks: list[Disk], choice: str | None, then: str) 
     """
     if not disks or choice == "none":
         return
-    names = ", ".join(each.device for each in disks)
-    if choice is None and then != "quit":
-        raise UsageError(
-            f"{text}: disk {names} can be written: RAM without the disks of the same moment is of "
-            "no use; say --disks overlay (the VM goes on in new overlays), --then quit (the VM "
-            "ends), or --disks none (the disks are your own matter)"
-        )
     for each in disks:
         if each.is_temporary:
             raise UsageError(
                 f"{text}: disk {each.device} was started with snapshot=on: what the guest wrote "
                 "there ends with QEMU; only --disks none is left"
             )
+    if choice is None and then != "quit":
+        names = ", ".join(each.device for each in disks)
+        raise UsageError(
+            f"{text}: disk {names} can be written: RAM without the disks of the same moment is of "
+            "no use; say --disks overlay (the VM goes on in new overlays), --then quit (the VM "
+            "ends), or --disks none (the disks are your own matter)"
+        )
 
 
 def written_at(disk: Disk) -> int | None:

@@ -28,6 +28,7 @@ _DEVICES: Final = {
     "vhost-user-": "its state is in another process; unplug it first (device_del)",
     "vhost-vdpa": "its state is in a host device; unplug it first (device_del)",
     "vhost-scsi": "its state is in the kernel; unplug it first (device_del)",
+    "ivshmem": "others write to its memory while this VM is stopped; unplug it first (device_del)",
     "virtio-mem": (
         "QEMU would punch holes into the snapshot's RAM file when that is loaded; give memory by "
         "-m or pc-dimm instead"
