@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import PAGECHECK, pagecheck, scan_json
+from tests.support.needs import needs_program, unavailable
 from tests.support.rams import PAGE, sparse_file
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -19,12 +20,11 @@ pytestmark = pytest.mark.usefixtures("clean")
 @contextmanager
 def in_front_of(behind: Path, front: Path) -> Iterator[None]:
     """A FUSE file system that passes everything on."""
-    if shutil.which("bindfs") is None:
-        pytest.skip("needs bindfs")
+    needs_program("bindfs", "bindfs")
     front.mkdir()
     done = subprocess.run(["bindfs", str(behind), str(front)], capture_output=True, text=True)
     if done.returncode != 0:
-        pytest.skip(f"needs FUSE: {done.stderr.strip()}")
+        unavailable(f"needs FUSE: {done.stderr.strip()}")
     try:
         yield
     finally:

@@ -21,7 +21,8 @@ from pagecheck.errors import SourceError
 from pagecheck.vmm import open_vm
 from pagecheck.vmm.process.memory import ProcessMemory
 from tests.support.file_systems import mounted
-from tests.support.users import as_nobody, in_a_child
+from tests.support.needs import needs_program
+from tests.support.users import as_nobody, in_a_child, needs_root
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -178,9 +179,9 @@ def test_a_file_of_overlayfs_that_is_copied_up(tmp_path: Path) -> None:
                 process.open_file(mapping)
 
 
+@needs_root
 def test_a_file_system_that_does_not_answer_hides_no_guest(tmp_path: Path) -> None:
-    if os.geteuid() != 0 or shutil.which("bindfs") is None:
-        pytest.skip("needs root and bindfs")
+    needs_program("bindfs", "bindfs")
     (tmp_path / "below").mkdir()
     (tmp_path / "above").mkdir()
     ram_file(tmp_path / "below" / "disk.img", 2)

@@ -16,6 +16,7 @@ import pytest
 from pagecheck.include import folder, library
 from pagecheck.native import _native
 from pagecheck.service.protocol import PROTOCOL
+from tests.support.needs import needs_program
 from tests.support.service import ServiceProcess
 
 SOURCE = Path(__file__).with_name("library_client.cc")
@@ -77,10 +78,7 @@ def test_its_name_is_versioned() -> None:
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
 def test_a_program_in_cpp(service: ServiceProcess, tmp_path: Path, compiler: str) -> None:
-    if shutil.which(compiler) is None:
-        if os.environ.get("PAGECHECK_REQUIRE_VM") == "1":
-            pytest.fail(f"no {compiler}; apt-get install g++ clang", pytrace=False)
-        pytest.skip(f"no {compiler}")
+    needs_program(compiler, "g++ clang")
     flags = [
         flag
         for option in ("--includes", "--libs")

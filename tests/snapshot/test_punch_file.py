@@ -114,9 +114,11 @@ def test_huge_pages_are_given_back_whole() -> None:
 
 HAVE = """
 import mmap, os, sys
-fd = os.open(sys.argv[1], os.O_RDWR if "w" in sys.argv[2] else os.O_RDONLY)
-if "m" in sys.argv[2]:
-    mode = mmap.PROT_READ | (mmap.PROT_WRITE if "w" in sys.argv[2] else 0)
+_, path, how = sys.argv
+for_writing = how.endswith("for writing")
+fd = os.open(path, os.O_RDWR if for_writing else os.O_RDONLY)
+if how.startswith("mapped"):
+    mode = mmap.PROT_READ | (mmap.PROT_WRITE if for_writing else 0)
     kept = mmap.mmap(fd, 0, mmap.MAP_SHARED, mode)
     os.close(fd)
 print("have", flush=True)
@@ -126,7 +128,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def another(tmp_path: Path) -> Iterator[Callable[[Path, str], int]]:
-    """Starts a process that has a file: open ("r", "w") or mapped only ("rm", "wm")."""
+    """Starts a process that has a file "open" or "mapped" only, either "for writing", too."""
     running = []
 
     def begin(path: Path, how: str) -> int:
@@ -142,21 +144,13 @@ def another(tmp_path: Path) -> Iterator[Callable[[Path, str], int]]:
         process.communicate()
 
 
-@pytest.mark.parametrize(
-    ("how", "shown"),
-    [
-        ("r", "open"),
-        ("w", "open for writing"),
-        ("rm", "mapped"),
-        ("wm", "mapped for writing"),
-    ],
-)
+@pytest.mark.parametrize("how", ["open", "open for writing", "mapped", "mapped for writing"])
 def test_a_file_that_another_process_has_is_left_alone(
-    shm_folder: Path, another: Callable[[Path, str], int], how: str, shown: str
+    shm_folder: Path, another: Callable[[Path, str], int], how: str
 ) -> None:
     path = zeros(shm_folder / "ram", 2 * MIB)
     pid = another(path, how)
-    text = rf"in use: process {pid} \(python[0-9.]*\) has it {shown}; .*--nobody-writes"
+    text = rf"in use: process {pid} \(python[0-9.]*\) has it {how}; .*--nobody-writes"
     for dry in (False, True):
         with pytest.raises(SourceError, match=text):
             pagecheck.punch(path, dry_run=dry)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from tests.support.needs import needs_program
 
 ROOT = Path(__file__).parents[2]
 # What builds it: the variable of examples/Makefile, the compiler, the target, flags for the linker.
@@ -23,10 +21,7 @@ STRICT = "-O2 -Wall -Wextra -Werror"
 
 def build(kind: str, folder: Path) -> Path:
     variable, compiler, target, link = BUILDS[kind]
-    if shutil.which(compiler) is None:
-        if os.environ.get("PAGECHECK_REQUIRE_VM") == "1":
-            pytest.fail(f"no {compiler}; apt-get install g++ clang musl-tools", pytrace=False)
-        pytest.skip(f"no {compiler}")
+    needs_program(compiler, "g++ clang musl-tools")
     subprocess.run(
         [
             *("make", "--no-print-directory", "-C", ROOT / "examples", f"{folder}/{target}"),

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
-import pytest
-
+from tests.support.needs import unavailable
 from tools.guest import Guest, MissingPiece
 from tools.guest.fetch import GuestFiles, locate
-
-REQUIRE_VARIABLE: Final = "PAGECHECK_REQUIRE_VM"
 
 
 @contextlib.contextmanager
@@ -21,9 +17,7 @@ def pieces_or_skip() -> Iterator[None]:
     try:
         yield
     except MissingPiece as missing:
-        if os.environ.get(REQUIRE_VARIABLE) == "1":
-            pytest.fail(f"{REQUIRE_VARIABLE}=1, but no guest: {missing}", pytrace=False)
-        pytest.skip(f"no guest: {missing}")
+        unavailable(f"no guest: {missing}")
 
 
 def located(*, disk: bool = False, qemu: str = "") -> GuestFiles:

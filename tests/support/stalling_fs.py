@@ -20,6 +20,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.support.needs import unavailable
+
 OPCODES = {
     1: "LOOKUP",
     2: "FORGET",
@@ -115,20 +117,15 @@ def stalling_fs(stalled: frozenset[str] = STALLED) -> Iterator[StallingFs]:
             assert process.stdout is not None
             assert process.stderr is not None
             if process.stdout.readline() != b"mounted\n":
-                _unavailable(process.stderr.read().decode().strip().splitlines()[-1])
+                unavailable(
+                    "needs FUSE: " + process.stderr.read().decode().strip().splitlines()[-1]
+                )
             yield fs
         finally:
             fs.end()
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
-
-
-def _unavailable(why: str) -> None:
-    message = f"needs FUSE: {why}"
-    if os.environ.get("PAGECHECK_REQUIRE_VM") == "1":
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
 
 
 def _mount(folder: str) -> int:

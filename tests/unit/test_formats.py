@@ -11,6 +11,7 @@ from pagecheck import formats
 from pagecheck.formats.found import Found, refusal
 from pagecheck.formats.states import _crc64
 from pagecheck.formats.streams import _xxh32
+from tests.support.needs import needs_program
 from tests.unit.formats_made import CERTAIN, LONG, RAM, padded, seen
 
 
@@ -67,7 +68,9 @@ TOOLS = {
 def test_what_the_real_tools_write(tmp_path: Path, case: str) -> None:
     command, name = TOOLS[case]
     tool = command.split()[0]
-    if shutil.which(tool) is None:
+    if tool == "qemu-img":
+        needs_program(tool, "qemu-utils")
+    elif shutil.which(tool) is None:
         pytest.skip(f"needs {tool}")
     places = {each: str(tmp_path / each) for each in ("ram", "long", "out")}
     (tmp_path / "ram").write_bytes(RAM)

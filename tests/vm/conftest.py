@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.guests import booted, located
+from tests.vm.bare_qemu import BareQemu, bare_qemu
 from tools.guest import Guest
 from tools.guest.fetch import GuestFiles
 
@@ -24,6 +25,14 @@ def guest_files() -> GuestFiles:
 def qemu10() -> Path:
     """The program of QEMU 10; skipped, or failed, as above."""
     return located(qemu="10").qemu
+
+
+@pytest.fixture
+def qemu(guest_files: GuestFiles) -> Iterator[BareQemu]:
+    """Runs its firmware, in private RAM; some files have another."""
+    with bare_qemu(size="64M") as running:
+        running.own_events()
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pagecheck
 from pagecheck.errors import PagecheckError, SourceError, UsageError
 from pagecheck.snapshot import punch_vm
 from pagecheck.vmm import Vm, writers
-from tests.support.command import assert_fails, start
+from tests.support.command import assert_fails
 from tests.support.command import pagecheck as command
 from tests.support.guests import booted
 from tests.support.waiting import wait_for
@@ -198,19 +199,36 @@ def test_it_runs_again_when_its_watchdog_is_killed(
     assert qemu.status() == "running"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_it_runs_again_when_we_are_ended(qemu: BareQemu, number: int) -> None:
+# The command, which ends when the VM is stopped and the first of its holes are made.
+_ENDED = """
+import os, runpy, sys
+from pagecheck.vmm import Vm
+number, *sys.argv[1:] = sys.argv[1:]
+real = Vm.punch
+def punch(*given):
+    done = real(*given)
+    os.kill(os.getpid(), int(number))
+    return done
+Vm.punch = punch
+runpy.run_module("pagecheck", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 128 + signal.SIGINT)]
+)
+def test_it_runs_again_when_we_are_ended(qemu: BareQemu, number: int, status: int) -> None:
     write(qemu, bytes(64 * MIB), 0)
     write(qemu, b"here", 48 * MIB)
     qemu.qmp("cont")
+    qemu.own_events()
     ram = ram_of(qemu)
-    with start("punch", f"qmp:{qemu.socket}") as process:
-        wait_for(
-            lambda: ram.stat().st_blocks * 512 < 60 * MIB or process.poll() is not None, "holes"
-        )
-        process.send_signal(number)
-        process.communicate(timeout=30)
+    words = [sys.executable, "-P", "-c", _ENDED, str(int(number)), "punch", f"qmp:{qemu.socket}"]
+    done = subprocess.run(words, capture_output=True, timeout=60)
+    assert done.returncode == status, done.stderr
+    qemu.wait_event("STOP")
     wait_for(lambda: qemu.status() == "running", "it runs")
+    assert 16 * MIB < ram.stat().st_blocks * 512 < 60 * MIB, "some of the holes"
     assert ram.read_bytes()[48 * MIB : 48 * MIB + 4] == b"here"
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,6 @@ from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import BareQemu, bare_qemu
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="pctest-", dir="/dev/shm") as name:
-        yield Path(name)
 
 
 def image(path: Path, form: str = "qcow2") -> Path:
@@ -54,22 +46,22 @@ def top_nodes(qemu: BareQemu) -> list[str]:
     return [each["inserted"]["node-name"] for each in qemu.qmp("query-block")]
 
 
-def test_which_disks_can_be_written(folder: Path) -> None:
+def test_which_disks_can_be_written(shm_folder: Path) -> None:
     for name, size in (("flash", MIB), ("floppy", 1474560), ("cd", MIB)):
-        (folder / name).write_bytes(bytes(size))
-    slow = f"file.driver=qcow2,file.file.driver=file,file.file.filename={image(folder / 't')}"
+        (shm_folder / name).write_bytes(bytes(size))
+    slow = f"file.driver=qcow2,file.file.driver=file,file.file.filename={image(shm_folder / 't')}"
     throttled = f"driver=throttle,throttle-group=tg,node-name=slow,{slow}"
     args = (
-        *virtio(image(folder / "a"), "a"),
-        *virtio(image(folder / "raw", "raw"), "b", "raw", ",cache=none"),
-        *virtio(image(folder / "unsafe"), "unsafe", "qcow2", ",cache=unsafe"),
-        *blockdev(image(folder / "c"), "c"),
-        *virtio(image(folder / "ro"), "ro", "qcow2", ",readonly=on"),
-        *virtio(image(folder / "temporary"), "temporary", "qcow2", ",snapshot=on"),
-        *("-drive", f"file={image(folder / 'unused')},if=none,id=unused"),
-        *("-drive", f"if=pflash,format=raw,file={folder}/flash"),
-        *("-drive", f"file={folder}/floppy,format=raw,if=floppy"),
-        *("-drive", f"file={folder}/cd,media=cdrom,if=ide,format=raw"),
+        *virtio(image(shm_folder / "a"), "a"),
+        *virtio(image(shm_folder / "raw", "raw"), "b", "raw", ",cache=none"),
+        *virtio(image(shm_folder / "unsafe"), "unsafe", "qcow2", ",cache=unsafe"),
+        *blockdev(image(shm_folder / "c"), "c"),
+        *virtio(image(shm_folder / "ro"), "ro", "qcow2", ",readonly=on"),
+        *virtio(image(shm_folder / "temporary"), "temporary", "qcow2", ",snapshot=on"),
+        *("-drive", f"file={image(shm_folder / 'unused')},if=none,id=unused"),
+        *("-drive", f"if=pflash,format=raw,file={shm_folder}/flash"),
+        *("-drive", f"file={shm_folder}/floppy,format=raw,if=floppy"),
+        *("-drive", f"file={shm_folder}/cd,media=cdrom,if=ide,format=raw"),
         *("-object", "throttle-group,id=tg", "-blockdev", throttled),
         *("-device", "virtio-blk-pci,drive=slow", "-device", "ide-cd"),
     )
@@ -83,20 +75,20 @@ def test_which_disks_can_be_written(folder: Path) -> None:
         *("/machine/peripheral/dev-c", "a", "b", "floppy0", "temporary", "unsafe")
     ]
     a, b, c = (found[each] for each in ("a", "b", "/machine/peripheral/dev-c"))
-    assert (a.path, a.format, a.size) == (str(folder / "a"), "qcow2", 16 * MIB)
-    assert (b.path, b.format, b.direct, b.no_flush) == (str(folder / "raw"), "raw", True, False)
-    assert (c.path, c.drive, c.node) == (str(folder / "c"), "", "c")
+    assert (a.path, a.format, a.size) == (str(shm_folder / "a"), "qcow2", 16 * MIB)
+    assert (b.path, b.format, b.direct, b.no_flush) == (str(shm_folder / "raw"), "raw", True, False)
+    assert (c.path, c.drive, c.node) == (str(shm_folder / "c"), "", "c")
     assert found["unsafe"].no_flush
     assert [each.device for each in found.values() if each.is_temporary] == ["temporary"]
 
 
-def test_all_disks_go_on_in_overlays(folder: Path) -> None:
+def test_all_disks_go_on_in_overlays(shm_folder: Path) -> None:
     args = (
-        *virtio(image(folder / "a"), "a"),
-        *virtio(image(folder / "b", "raw"), "b", "raw"),
-        *blockdev(image(folder / "c"), "c"),
+        *virtio(image(shm_folder / "a"), "a"),
+        *virtio(image(shm_folder / "b", "raw"), "b", "raw"),
+        *blockdev(image(shm_folder / "c"), "c"),
     )
-    (folder / "a").chmod(0o600)
+    (shm_folder / "a").chmod(0o600)
     with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
         disks = writable_disks(monitor)
         with Overlays(monitor, disks) as overlays:
@@ -118,34 +110,34 @@ def test_all_disks_go_on_in_overlays(folder: Path) -> None:
         assert Path(values[0]["overlay"]).stat().st_mode & 0o777 == 0o600
         # What is written from now on goes to the overlay.
         qemu.human('qemu-io a "write -P 7 0 4096"')
-        assert (folder / "a").stat().st_mtime_ns == values[0]["written_ns"]
+        assert (shm_folder / "a").stat().st_mtime_ns == values[0]["written_ns"]
         again = writable_disks(monitor)
         assert [each.path for each in again] == [each["overlay"] for each in values]
         with Overlays(monitor, again) as overlays:  # and once more
             overlays.use()
-        assert len(list(folder.glob("*.qcow2"))) == 6
+        assert len(list(shm_folder.glob("*.qcow2"))) == 6
 
 
-def test_overlays_that_are_not_used_are_removed(folder: Path) -> None:
-    args = (*virtio(image(folder / "a"), "a"), *blockdev(image(folder / "c"), "c"))
+def test_overlays_that_are_not_used_are_removed(shm_folder: Path) -> None:
+    args = (*virtio(image(shm_folder / "a"), "a"), *blockdev(image(shm_folder / "c"), "c"))
     with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
-        before, nodes = sorted(folder.iterdir()), top_nodes(qemu)
+        before, nodes = sorted(shm_folder.iterdir()), top_nodes(qemu)
         count = len(qemu.qmp("query-named-block-nodes"))
         disks = writable_disks(monitor)
         with Overlays(monitor, disks):
-            assert len(list(folder.glob("*.qcow2"))) == 2
+            assert len(list(shm_folder.glob("*.qcow2"))) == 2
         with pytest.raises(
             SourceError, match=r"no overlay for disk .*c at /proc/version\.pagecheck"
         ):
             Overlays(monitor, [disks[0], disks[1]._replace(path="/proc/version")])
-        assert sorted(folder.iterdir()) == before
+        assert sorted(shm_folder.iterdir()) == before
         assert top_nodes(qemu) == nodes
         assert len(qemu.qmp("query-named-block-nodes")) == count
         assert qemu.qmp("query-jobs") == []
 
 
 def test_an_interrupt_while_a_file_is_made_leaves_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    shm_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = Overlays._ended
 
@@ -155,19 +147,19 @@ def test_an_interrupt_while_a_file_is_made_leaves_nothing(
 
     monkeypatch.setattr(Overlays, "_ended", interrupted)
     with (
-        bare_qemu(*virtio(image(folder / "a"), "a")) as qemu,
+        bare_qemu(*virtio(image(shm_folder / "a"), "a")) as qemu,
         QemuMonitor(str(qemu.socket)) as monitor,
     ):
         with pytest.raises(KeyboardInterrupt):
             Overlays(monitor, writable_disks(monitor))
-        assert os.listdir(folder) == ["a"]
+        assert os.listdir(shm_folder) == ["a"]
         assert qemu.qmp("query-jobs") == []
 
 
-def test_one_disk_that_refuses_keeps_all_as_they_were(folder: Path) -> None:
-    args = (*virtio(image(folder / "a"), "a"), *virtio(image(folder / "b"), "b"))
+def test_one_disk_that_refuses_keeps_all_as_they_were(shm_folder: Path) -> None:
+    args = (*virtio(image(shm_folder / "a"), "a"), *virtio(image(shm_folder / "b"), "b"))
     with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
-        before, nodes = sorted(folder.iterdir()), top_nodes(qemu)
+        before, nodes = sorted(shm_folder.iterdir()), top_nodes(qemu)
         disks = writable_disks(monitor)
         with Overlays(monitor, disks) as overlays:
             gone = {"node-name": overlays._made[1].node}
@@ -176,24 +168,24 @@ def test_one_disk_that_refuses_keeps_all_as_they_were(folder: Path) -> None:
                 overlays.use()
             assert overlays.describe() == ""
         assert top_nodes(qemu) == nodes
-        assert sorted(folder.iterdir()) == before
+        assert sorted(shm_folder.iterdir()) == before
 
 
-def test_a_folder_for_the_overlays(folder: Path) -> None:
-    (folder / "overlays").mkdir()
-    args = virtio(image(folder / "a"), "a")
+def test_a_folder_for_the_overlays(shm_folder: Path) -> None:
+    (shm_folder / "overlays").mkdir()
+    args = virtio(image(shm_folder / "a"), "a")
     with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
         with pytest.raises(SourceError, match=r"no overlay for disk a at /nowhere/a\.pagecheck"):
             Overlays(monitor, writable_disks(monitor), "/nowhere")
-        with Overlays(monitor, writable_disks(monitor), str(folder / "overlays")) as overlays:
+        with Overlays(monitor, writable_disks(monitor), str(shm_folder / "overlays")) as overlays:
             overlays.use()
-            assert Path(overlays.values()[0]["overlay"]).parent == folder / "overlays"
+            assert Path(overlays.values()[0]["overlay"]).parent == shm_folder / "overlays"
 
 
-def test_the_end_of_qemu_does_not_write_its_disks(folder: Path) -> None:
+def test_the_end_of_qemu_does_not_write_its_disks(shm_folder: Path) -> None:
     args = (
-        *virtio(image(folder / "a"), "a"),
-        *virtio(image(folder / "b", "raw"), "b", "raw", ",cache=none"),
+        *virtio(image(shm_folder / "a"), "a"),
+        *virtio(image(shm_folder / "b", "raw"), "b", "raw", ",cache=none"),
     )
     with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
         for each in ("a", "b"):
@@ -207,9 +199,9 @@ def test_the_end_of_qemu_does_not_write_its_disks(folder: Path) -> None:
     assert None not in before
 
 
-def test_a_disk_with_a_thread_of_its_own(folder: Path) -> None:
+def test_a_disk_with_a_thread_of_its_own(shm_folder: Path) -> None:
     """Its requests run elsewhere once the firmware has found it."""
-    drive = f"file={image(folder / 'a')},format=qcow2,if=none,id=a"
+    drive = f"file={image(shm_folder / 'a')},format=qcow2,if=none,id=a"
     device = "virtio-blk-pci,drive=a,iothread=io"
     args = ("-object", "iothread,id=io", "-drive", drive, "-device", device)
     with bare_qemu(*args) as qemu, QemuMonitor(str(qemu.socket)) as monitor:
@@ -228,17 +220,17 @@ def test_a_disk_with_a_thread_of_its_own(folder: Path) -> None:
         assert info(Path(overlays.values()[0]["overlay"]))["backing-filename-format"] == "qcow2"
 
 
-def test_a_qemu_that_may_not_make_files_there(folder: Path) -> None:
-    folder.chmod(0o755)
-    image(folder / "a").chmod(0o666)
+def test_a_qemu_that_may_not_make_files_there(shm_folder: Path) -> None:
+    shm_folder.chmod(0o755)
+    image(shm_folder / "a").chmod(0o666)
     with (
-        bare_qemu(*virtio(folder / "a", "a"), "-sandbox", "on", uid=65534) as qemu,
+        bare_qemu(*virtio(shm_folder / "a", "a"), "-sandbox", "on", uid=65534) as qemu,
         QemuMonitor(str(qemu.socket)) as monitor,
     ):
-        before = sorted(folder.iterdir())
+        before = sorted(shm_folder.iterdir())
         with pytest.raises(SourceError, match=r"no overlay for disk a at .*Permission denied"):
             Overlays(monitor, writable_disks(monitor))
-        assert sorted(folder.iterdir()) == before
+        assert sorted(shm_folder.iterdir()) == before
         assert qemu.status() == "running"
         with DeviceState(monitor, {"pc.ram"}) as state:  # which needs no file of QEMU's
             monitor.pause(60)
@@ -246,34 +238,34 @@ def test_a_qemu_that_may_not_make_files_there(folder: Path) -> None:
             monitor.resume()
 
 
-def test_a_block_job_at_work(folder: Path) -> None:
+def test_a_block_job_at_work(shm_folder: Path) -> None:
     with (
-        bare_qemu(*virtio(image(folder / "a"), "a")) as qemu,
+        bare_qemu(*virtio(image(shm_folder / "a"), "a")) as qemu,
         QemuMonitor(str(qemu.socket)) as monitor,
     ):
-        mirror = {"target": str(folder / "copy"), "sync": "full", "format": "raw"}
+        mirror = {"target": str(shm_folder / "copy"), "sync": "full", "format": "raw"}
         qemu.qmp("drive-mirror", device="a", **mirror)
         with pytest.raises(SourceError, match=r"block job \(mirror a\) is at work on its disks"):
             Overlays(monitor, writable_disks(monitor))
 
 
-def test_what_a_killed_save_left_is_removed_by_the_next(folder: Path) -> None:
+def test_what_a_killed_save_left_is_removed_by_the_next(shm_folder: Path) -> None:
     with (
-        bare_qemu(*virtio(image(folder / "a"), "a")) as qemu,
+        bare_qemu(*virtio(image(shm_folder / "a"), "a")) as qemu,
         QemuMonitor(str(qemu.socket)) as monitor,
     ):
         disks = writable_disks(monitor)
         Overlays(monitor, disks)  # and then it was killed
-        remove_leftovers(monitor, [str(folder / "a")])
+        remove_leftovers(monitor, [str(shm_folder / "a")])
         with Overlays(monitor, disks) as overlays:
             overlays.use()
             (used,) = overlays.values()
         Overlays(monitor, writable_disks(monitor))
         # Two that hold what a guest wrote once, or may: one with what is below, one without.
         for number, name in enumerate(("below", "full")):
-            path = image(folder / f"{name}.pagecheck-0badcaf{number}.qcow2")
+            path = image(shm_folder / f"{name}.pagecheck-0badcaf{number}.qcow2")
             if name == "below":
-                rebase = ["qemu-img", "rebase", "-u", "-b", str(folder / "a"), "-F", "qcow2"]
+                rebase = ["qemu-img", "rebase", "-u", "-b", str(shm_folder / "a"), "-F", "qcow2"]
                 subprocess.run([*rebase, str(path)], check=True)
             node = f"pagecheck-0badcaf{number}-0"
             below = {"driver": "file", "filename": str(path), "node-name": f"{node}f"}
@@ -281,8 +273,8 @@ def test_what_a_killed_save_left_is_removed_by_the_next(folder: Path) -> None:
             qemu.qmp("blockdev-add", driver="qcow2", file=f"{node}f", **{"node-name": node})
         remove_leftovers(monitor, [each.path for each in writable_disks(monitor)])
         nodes = {each["node-name"] for each in qemu.qmp("query-named-block-nodes")}
-    assert sorted(folder.glob("*.pagecheck-*")) == sorted(
-        [Path(used["overlay"]), *folder.glob("*.pagecheck-0badcaf*")]
+    assert sorted(shm_folder.glob("*.pagecheck-*")) == sorted(
+        [Path(used["overlay"]), *shm_folder.glob("*.pagecheck-0badcaf*")]
     )
     assert {"pagecheck-0badcaf0-0", "pagecheck-0badcaf1-0"} <= nodes
     assert len([each for each in nodes if each.startswith("pagecheck-")]) == 6
@@ -293,7 +285,7 @@ class Killed(BaseException):
 
 
 def test_a_save_that_was_killed_while_an_overlay_was_made(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    shm_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute, steps = QemuMonitor.execute, ("blockdev-create", "job-dismiss", "blockdev-add")
     left = 0
@@ -305,11 +297,11 @@ def test_a_save_that_was_killed_while_an_overlay_was_made(
         left -= command in steps
         return execute(self, command, *args, **arguments)
 
-    with bare_qemu(*virtio(image(folder / "a"), "a"), size="32M") as qemu:
+    with bare_qemu(*virtio(image(shm_folder / "a"), "a"), size="32M") as qemu:
         count = len(qemu.qmp("query-named-block-nodes"))
-        (folder / "a.pagecheck-0badcaf0.qcow2x").touch()  # not of a save
-        (folder / "b.pagecheck-0badcaf0.qcow2").touch()  # of another disk
-        others = set(os.listdir(folder))
+        (shm_folder / "a.pagecheck-0badcaf0.qcow2x").touch()  # not of a save
+        (shm_folder / "b.pagecheck-0badcaf0.qcow2").touch()  # of another disk
+        others = set(os.listdir(shm_folder))
         for step in range(1, 6):
             left = step
             with QemuMonitor(str(qemu.socket)) as monitor:
@@ -322,27 +314,27 @@ def test_a_save_that_was_killed_while_an_overlay_was_made(
                     lambda: all(each["status"] == "concluded" for each in qemu.qmp("query-jobs")),
                     "the file is made",
                 )
-                assert set(os.listdir(folder)) > others
+                assert set(os.listdir(shm_folder)) > others
                 remove_leftovers(monitor, [each.path for each in disks])
-            assert set(os.listdir(folder)) == others
+            assert set(os.listdir(shm_folder)) == others
             assert len(qemu.qmp("query-named-block-nodes")) == count
             assert qemu.qmp("query-jobs") == []
 
 
-def test_the_file_of_an_overlay_with_data_is_kept(folder: Path) -> None:
+def test_the_file_of_an_overlay_with_data_is_kept(shm_folder: Path) -> None:
     """Its node was removed by hand, say; and one is not of a save."""
     with (
-        bare_qemu(*virtio(image(folder / "a"), "a")) as qemu,
+        bare_qemu(*virtio(image(shm_folder / "a"), "a")) as qemu,
         QemuMonitor(str(qemu.socket)) as monitor,
     ):
         names = ["a.pagecheck-0badcaf0.qcow2", "a.pagecheck-0badcaf1.qcow2", "mine"]
         for number, name in enumerate(names):
-            path = image(folder / name)
+            path = image(shm_folder / name)
             if number == 0:
                 subprocess.run(["qemu-io", "-c", "write -P 7 0 512", str(path)], check=True)
             node = f"pagecheck-0badcaf{number}-0f"
             below = {"driver": "file", "filename": str(path), "node-name": node}
             qemu.qmp("blockdev-add", **below)
-        remove_leftovers(monitor, [str(folder / "a")])
-        assert sorted(os.listdir(folder)) == ["a", names[0], "mine"]
+        remove_leftovers(monitor, [str(shm_folder / "a")])
+        assert sorted(os.listdir(shm_folder)) == ["a", names[0], "mine"]
         assert "pagecheck-0badcaf0-0f" in qemu.human("info block -n")

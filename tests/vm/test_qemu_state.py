@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,6 @@ from pagecheck.vmm.qemu_list import walk_list
 from tests.vm.bare_qemu import BareQemu, bare_qemu
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="pctest-", dir="/dev/shm") as name:
-        yield Path(name)
 
 
 def load(qemu: BareQemu, state: socket.socket, stream: bytes) -> None:
@@ -127,10 +119,10 @@ def test_nothing_stays_in_qemu(program: str | Path) -> None:
         assert len(os.listdir(f"/proc/{qemu.pid}/fd")) == before
 
 
-def test_the_disks_stay_the_vms(program: str | Path, folder: Path) -> None:
+def test_the_disks_stay_the_vms(program: str | Path, shm_folder: Path) -> None:
     """A save that is part of a migration gives them away: a write would end QEMU."""
-    (folder / "disk").write_bytes(bytes(MIB))
-    drive = f"file={folder}/disk,format=raw,if=none,id=a"
+    (shm_folder / "disk").write_bytes(bytes(MIB))
+    drive = f"file={shm_folder}/disk,format=raw,if=none,id=a"
     args = ("-drive", drive, "-device", "virtio-blk-pci,drive=a")
     with (
         bare_qemu(*args, program=program) as qemu,
@@ -140,5 +132,5 @@ def test_the_disks_stay_the_vms(program: str | Path, folder: Path) -> None:
         monitor.pause(60)
         state.save()
         qemu.human('qemu-io a "write -P 7 0 512"')
-        assert (folder / "disk").read_bytes()[:512] == b"\7" * 512
+        assert (shm_folder / "disk").read_bytes()[:512] == b"\7" * 512
         monitor.resume()

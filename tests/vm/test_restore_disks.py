@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,6 @@ from tests.vm.saved_guests import SavedGuest, goes_on, restored
 
 pytestmark = pytest.mark.timeout(180)
 SMALL: dict[str, Any] = {"random_mb": 2, "zeros_mb": 1, "check_every_s": 0}
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="pctest-", dir="/dev/shm") as name:
-        yield Path(name)
 
 
 def save(folder: Path, disk: Path, *, goes_on: bool, **how: Any) -> SavedGuest:
@@ -38,26 +30,27 @@ def save(folder: Path, disk: Path, *, goes_on: bool, **how: Any) -> SavedGuest:
     return SavedGuest(folder / "saved", words, last, ["pc.ram"])
 
 
-def test_overlay(folder: Path) -> None:
-    disk, mine = folder / "disk.raw", folder / "mine.qcow2"
-    saved = save(folder, disk, goes_on=True, disks="overlay")
+def test_overlay(shm_folder: Path) -> None:
+    disk, mine = shm_folder / "disk.raw", shm_folder / "mine.qcow2"
+    saved = save(shm_folder, disk, goes_on=True, disks="overlay")
     (kept,) = pagecheck.info(saved.directory).disks
     assert kept.path == str(disk)
     create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(disk), "-F", "raw", str(mine)]
     subprocess.run(create, check=True)
     words = [word.replace(f"{disk},format=raw", f"{mine},format=qcow2") for word in saved.command]
-    given = ("--ram", f"pc.ram={folder / 'ram'}")
-    with restored(saved._replace(command=words), folder, folder / "log", *given) as front:
-        assert goes_on(front.pid, folder / "log", saved.last)
+    given = ("--ram", f"pc.ram={shm_folder / 'ram'}")
+    with restored(saved._replace(command=words), shm_folder, shm_folder / "log", *given) as front:
+        assert goes_on(front.pid, shm_folder / "log", saved.last)
     assert disk.stat().st_mtime_ns == kept.other["written_ns"]
 
 
-def test_quit(folder: Path) -> None:
-    saved = save(folder, folder / "disk.qcow2", goes_on=False, then="quit")
-    given = ("--ram", f"pc.ram={folder / 'ram'}")
-    with restored(saved, folder, folder / "log", *given) as front:
-        assert goes_on(front.pid, folder / "log", saved.last)
-    again = ("restore", saved.directory, "--ram", folder / "again", "--exec", "--", *saved.command)
+def test_quit(shm_folder: Path) -> None:
+    saved = save(shm_folder, shm_folder / "disk.qcow2", goes_on=False, then="quit")
+    given = ("--ram", f"pc.ram={shm_folder / 'ram'}")
+    with restored(saved, shm_folder, shm_folder / "log", *given) as front:
+        assert goes_on(front.pid, shm_folder / "log", saved.last)
+    given = ("--ram", str(shm_folder / "again"))
+    again = ("restore", saved.directory, *given, "--exec", "--", *saved.command)
     ran = command.pagecheck(*again)
     assert "disk.qcow2 was written to after the snapshot" in ran.stderr
-    assert (ran.returncode, (folder / "again").exists()) == (2, False)
+    assert (ran.returncode, (shm_folder / "again").exists()) == (2, False)

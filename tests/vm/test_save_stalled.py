@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ import pytest
 from pagecheck.shm.owner import sweep
 from pagecheck.snapshot import manifest
 from tests.support import command
+from tests.support.needs import needs_program, unavailable
 from tests.support.waiting import wait_for
-from tests.vm.bare_qemu import BareQemu, bare_qemu
-from tools.guest.fetch import GuestFiles
+from tests.vm.bare_qemu import BareQemu
 
 pytestmark = pytest.mark.timeout(120)
 SLOW = ["save", "--quiet", "--channels", "1", "--max-rate", "4M"]
@@ -42,15 +41,14 @@ class Fuse:
 
 @pytest.fixture
 def fuse(tmp_path: Path) -> Iterator[Fuse]:
-    if shutil.which("bindfs") is None:
-        pytest.skip("needs bindfs")
+    needs_program("bindfs", "bindfs")
     behind, front = tmp_path / "behind", tmp_path / "front"
     behind.mkdir()
     front.mkdir()
     before = set(psutil.pids())
     done = subprocess.run(["bindfs", str(behind), str(front)], capture_output=True, text=True)
     if done.returncode != 0:
-        pytest.skip(f"needs FUSE: {done.stderr.strip()}")
+        unavailable(f"needs FUSE: {done.stderr.strip()}")
     started = [
         each
         for each in psutil.process_iter(["name", "cmdline"])
@@ -66,14 +64,6 @@ def fuse(tmp_path: Path) -> Iterator[Fuse]:
             started[0].kill()
         wait_for(lambda: not command.tagged_processes(), "the end of what was left")
         sweep(0)
-
-
-@pytest.fixture
-def qemu(guest_files: GuestFiles) -> Iterator[BareQemu]:
-    """Runs its firmware, in private RAM."""
-    with bare_qemu(size="64M") as running:
-        running.own_events()
-        yield running
 
 
 def test_one_that_answers(qemu: BareQemu, fuse: Fuse) -> None:

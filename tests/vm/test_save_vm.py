@@ -36,14 +36,6 @@ def guest(guest_files: GuestFiles) -> Iterator[Guest]:
         yield booted
 
 
-@pytest.fixture
-def qemu(guest_files: GuestFiles) -> Iterator[BareQemu]:
-    """Runs its firmware, in private RAM."""
-    with bare_qemu(size="64M") as running:
-        running.own_events()
-        yield running
-
-
 def seen_by(guest: Guest, folder: Path) -> bytes:
     """Physical memory as QEMU itself reads it, what is not RAM zeroed."""
     path = folder / "pmem"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.bench.commands import _seconds
+from tools.bench.commands import command_seconds
 from tools.bench.data import RamFile
 from tools.bench.rows import Row, Spread
 
@@ -47,7 +47,7 @@ def run(repeats: int, other: Path) -> list[Row]:
     for case in ("zero", "random"):
         with RamFile(case, SIZE) as ram:
             scan = ["-P", "-m", "pagecheck", "scan", "--channels", "2", str(ram.path)]
-            ours, theirs = _in_turn(pythons, scan, repeats, _seconds)
+            ours, theirs = _in_turn(pythons, scan, repeats, command_seconds)
         what = f"dense 1 GiB tmpfs file, {'all zero' if case == 'zero' else 'random bytes'}"
         rows.append(_row("pagecheck scan, the whole command", what, other, ours, theirs, "ms"))
     with RamFile("zero", 64 << 20) as ram:

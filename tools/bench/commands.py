@@ -27,7 +27,8 @@ def pagecheck_command() -> str:
     return str(Path(sys.executable).parent / "pagecheck")
 
 
-def _seconds(command: list[str]) -> float:
+def command_seconds(command: list[str]) -> float:
+    """How long a command takes, its start included."""
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
@@ -63,8 +64,8 @@ def against_fallocate(repeats: int) -> list[Row]:
             try:
                 for _ in range(repeats):
                     shutil.copyfile(ram.path, copy)
-                    ours.append(_seconds([pagecheck_command(), "scan", str(ram.path)]))
-                    theirs.append(_seconds(["fallocate", "--dig-holes", str(copy)]))
+                    ours.append(command_seconds([pagecheck_command(), "scan", str(ram.path)]))
+                    theirs.append(command_seconds(["fallocate", "--dig-holes", str(copy)]))
                     copied.append(_copied(ram.path))
             finally:
                 copy.unlink(missing_ok=True)
@@ -111,7 +112,7 @@ def sparse(repeats: int) -> list[Row]:
                 file.write(rng.randbytes(65536))
         before = path.stat().st_blocks
         for _ in range(repeats):
-            seconds.append(_seconds([pagecheck_command(), "scan", str(path)]))
+            seconds.append(command_seconds([pagecheck_command(), "scan", str(path)]))
         pss = [_peak_pss([pagecheck_command(), "scan", str(path)]) for _ in range(3)]
         grown = path.stat().st_blocks - before
     finally:

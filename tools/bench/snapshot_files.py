@@ -11,7 +11,7 @@ from typing import Final
 
 import pagecheck
 from pagecheck.shm.extents import by_seeking
-from tools.bench.commands import _seconds, pagecheck_command
+from tools.bench.commands import command_seconds, pagecheck_command
 from tools.bench.data import BUILD
 from tools.bench.rows import Row
 
@@ -51,12 +51,12 @@ def _write_zeros(path: Path) -> None:
 
 def _punched(how: str, path: Path) -> float:
     if how == "peer":
-        return _seconds(["fallocate", "--dig-holes", str(path)])
+        return command_seconds(["fallocate", "--dig-holes", str(path)])
     if how == "command":
-        return _seconds([pagecheck_command(), "punch", str(path)])
+        return command_seconds([pagecheck_command(), "punch", str(path)])
     if how == "limit":
         length = ["--offset", "0", "--length", str(SIZE)]
-        return _seconds(["fallocate", "--punch-hole", *length, str(path)])
+        return command_seconds(["fallocate", "--punch-hole", *length, str(path)])
     start = time.perf_counter()
     pagecheck.punch(path)
     return time.perf_counter() - start
