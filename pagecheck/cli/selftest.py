@@ -23,7 +23,7 @@ Exit codes:
   1  something was wrong; the last lines say what, and the command that
      repeats it
   2  an invalid request, or a folder that cannot be used
-  4  a bug in pagecheck
+  4  a shortage, so that no world could be tried, or a bug in pagecheck
   130, 143, 129  ended by SIGINT, SIGTERM, SIGHUP
 """
 TELL_S: Final = 10.0  # between two lines that say how far it is

@@ -32,7 +32,8 @@ def examine(place: Place) -> tuple[Place | None, str]:
     try:
         run_world(world, {place.name: place})
     except (PagecheckError, OSError) as error:
-        return None, f"cannot be used here: {error}"
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        return None, f"cannot be used here: {why}"
     notes = []
     if place.diffs and (why := _refusal(place, world._replace(kind="diff"))):
         place = place._replace(diffs=False)

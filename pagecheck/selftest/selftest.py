@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from pagecheck import clock
-from pagecheck.errors import PagecheckError, SourceError, UsageError
+from pagecheck.errors import PagecheckError, ResourceError, SourceError, UsageError
 from pagecheck.hw.probe import probe
 from pagecheck.hw.queues import usable_queues, why_no_device
 from pagecheck.selftest import host
@@ -79,6 +79,7 @@ def selftest(
     Raises:
         UsageError: an argument is invalid.
         SourceError: one of the folders cannot be used.
+        ResourceError: the host lacks what every world needs.
     """
     if not 0 < minutes <= MINUTES_MAX:
         raise UsageError(f"minutes {minutes}: must be more than 0 and at most {MINUTES_MAX:.0f}")
@@ -106,6 +107,7 @@ class _Selftest:
         self._worlds = 0
         self._sum = Tried(0, 0, 0)
         self._is_over = False
+        self._shortage = ""
 
     def run(self, one: World | None) -> SelftestReport:
         """All of it, or one world."""
@@ -117,6 +119,9 @@ class _Selftest:
         else:
             kernels, queues = self._try_kernels(), self._try_queues()
             self._run_worlds(Choice(list(self._places.values()), kernels, [*queues, *MODELS]))
+        if not self._sum.answers and not self._failures:
+            why = self._shortage or "; ".join(filter(None, (p.note for p in self._parts.values())))
+            raise ResourceError(f"no world could be tried: {why}")
         return SelftestReport(
             seed=self._seed,
             seconds=round(clock.now_s() - self._started, 1),
@@ -198,9 +203,10 @@ class _Selftest:
             tried = run_world(world, self._places)
             self._sum = Tried(*(a + b for a, b in zip(self._sum, tried, strict=True)))
         except Exception as error:
-            shortage = explain(error)
+            shortage = str(error) if isinstance(error, ResourceError) else explain(error)
             if shortage is not None:
                 self._add(part, -1, note=f"some were not tried: {shortage}")
+                self._shortage = shortage
                 return
             self._is_over = isinstance(error, Hung)
             self._fail_world(part, world, error)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pagecheck import Answer, Coordinator
-from pagecheck.errors import SourceError, UsageError
+from pagecheck.errors import ResourceError, SourceError, UsageError
 from pagecheck.native import _native
 from pagecheck.selftest import selftest as module
 from pagecheck.selftest.places import Place
@@ -160,5 +160,19 @@ def test_invalid_requests(how: dict[str, Any], said: str) -> None:
 
 
 def test_a_folder_that_is_not_there() -> None:
-    with pytest.raises(SourceError, match=r"^/nonexistent: cannot be used here"):
+    with pytest.raises(SourceError, match=r"^/nonexistent: cannot be used here: No such file"):
         selftest(0.001, folders=["/nonexistent"])
+
+
+@pytest.mark.parametrize("more", ["", " place=shm source=path"])
+def test_a_shortage_is_not_wrong(monkeypatch: pytest.MonkeyPatch, more: str) -> None:
+    """But where nothing could be tried, that is not right either."""
+
+    def short(*_arguments: object, **_named: object) -> None:
+        raise ResourceError("/dev/shm is full: none is left")
+
+    monkeypatch.setattr(module, "run_world", short)
+    with pytest.raises(ResourceError, match="no world could be tried: /dev/shm is full"):
+        selftest(1, world=f"pages=3{more}")
+    with pytest.raises(ResourceError, match="no world could be tried"):
+        selftest(0.001)

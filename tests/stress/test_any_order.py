@@ -88,13 +88,15 @@ class Attached:
 
     Attributes:
         unit: pages of 4 KiB in one page of the block.
+        diffs: none of its pages can be part hole, and its holes are trusted.
         was_cut: pages of the block that the file lacked at some time since.
     """
 
-    def __init__(self, block: Block, file: File, unit: int) -> None:
+    def __init__(self, block: Block, file: File, unit: int, *, diffs: bool) -> None:
         self.block = block
         self.file = file
         self.unit = unit
+        self.diffs = diffs
         self.was_cut = np.zeros(block.ram.pages, np.bool_)
 
     def right(self) -> tuple[Bools, Bools, Bools]:
@@ -167,7 +169,7 @@ class AnyOrder(RuleBasedStateMachine):
             return multiple()
         how = {"page_size": unit * PAGE, "length": pages * unit * PAGE}
         block = self.c.attach(f"fd:{file.fd}", access=access, holes=holes, **how)
-        self.attached.append(Attached(block, file, unit))
+        self.attached.append(Attached(block, file, unit, diffs=unit == 1 and holes == "trust"))
         return self.attached[-1]
 
     @rule(gone=consumes(blocks))
@@ -189,7 +191,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(of=blocks, diff=st.booleans())
     def scan(self, of: Attached, diff: bool) -> None:
-        self.compared(of, lambda: self.scan_all(of, diff=diff and of.unit == 1))
+        self.compared(of, lambda: self.scan_all(of, diff=diff and of.diffs))
 
     @rule(of=blocks)
     def scan_in_no_time(self, of: Attached) -> None:

@@ -1,4 +1,4 @@
-"""Which pages QEMU itself calls zero: the records of its migration stream.
+"""What QEMU itself says of pages: the records of its migration stream.
 
 Source: QEMU, migration/savevm.c and migration/ram.c, stream version 3 with section "ram" version 4.
 """
@@ -40,16 +40,24 @@ class _Stream:
 
 
 def zero_records(path: Path, block: str, pages: int) -> npt.NDArray[np.bool_]:
+    """bool[pages]: True where the last record of the page was a zero record."""
+    return records(path, block, pages)[0]
+
+
+def records(
+    path: Path, block: str, pages: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """Reads the RAM part of a stream; what devices sent behind it is left unread.
 
     Returns:
-        bool[pages]: True where the last record of the page was a zero record.
+        bool[pages]: True where the last record of the page was a zero record; and int64[pages]: how
+        often it was sent: once, and again after each pass in which it was written to.
     """
     stream = _Stream(path.read_bytes())
     assert stream.be32() == MAGIC
     assert stream.be32() == 3
     zero = np.zeros(pages, np.bool_)
-    seen = np.zeros(pages, np.bool_)
+    times = np.zeros(pages, np.int64)
     ram_section: int | None = None
     last = [""]
     while (kind := stream.u8()) in (1, 2, 3, 7):
@@ -65,18 +73,18 @@ def zero_records(path: Path, block: str, pages: int) -> npt.NDArray[np.bool_]:
                 ram_section = section
         if section != ram_section:
             break  # a device's own format: the RAM is complete by then
-        _records(stream, block, zero, seen, last)
+        _records(stream, block, zero, times, last)
         assert stream.u8() == 0x7E
         assert stream.be32() == section
-    assert seen.all(), "not every page is in the stream"
-    return zero
+    assert times.all(), "not every page is in the stream"
+    return zero, times
 
 
 def _records(
     stream: _Stream,
     block: str,
     zero: npt.NDArray[np.bool_],
-    seen: npt.NDArray[np.bool_],
+    times: npt.NDArray[np.int64],
     last: list[str],
 ) -> None:
     while True:
@@ -100,4 +108,4 @@ def _records(
             stream.take(PAGE)
         if last[0] == block:
             zero[address // PAGE] = is_zero
-            seen[address // PAGE] = True
+            times[address // PAGE] += 1
