@@ -16,7 +16,7 @@ static PyObject *punch_zero(PyObject *module, PyObject *args)
     if (kernel == NULL || pc_kernel_why_not(kernel) != NULL)
         return py_fail(PC_ERROR_INVALID, "kernel %s: cannot be used here", name);
     if (map && !pc_guard_install())
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return py_fail_errno();
     const pc_punch punch = {
         .fd = fd, .unit_bytes = unit, .leased = leased, .seek = seek, .map = map, .kernel = kernel};
     pc_punched out;
