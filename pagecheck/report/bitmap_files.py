@@ -37,7 +37,7 @@ from pagecheck.report.ledger import (
 )
 from pagecheck.report.publish import PREFIX, Draft, lstat, move, new_name, sync
 from pagecheck.report.report import BlockReport, Report
-from pagecheck.shortage import explain
+from pagecheck.shortage import explain, is_limit, refused
 
 KINDS: Final = ("zero", "normal", "unchanged")
 NAME_MAX: Final = 255
@@ -281,10 +281,12 @@ def _require_short(folder: Path, names: list[str]) -> None:
 
 @contextlib.contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """The file system's error as an OutputError about the file or folder."""
+    """The file system's error as one about the file or folder."""
     try:
         yield
     except OSError as error:
+        if is_limit(error):
+            raise refused(f"{path}: cannot write there", error) from error
         raise OutputError(f"{path}: cannot write there: {_why(path, error)}") from error
 
 

@@ -70,15 +70,25 @@ class Owner:
     def close(self) -> None:
         """Removes this owner's remaining names, its own last, and releases the lock; in a
         forked child it only closes the descriptor."""
-        if self._fd < 0:
+        fd, self._fd = self._fd, -1
+        if fd < 0:
             return
-        if os.getpid() == self._pid:
-            # Its own name by that name: a user id that is not the kernel's (a seccomp filter makes
-            # one of an error number) hides it from the list, and from every later sweep.
-            own = os.path.basename(self._path)
-            _remove([*_names_by_token().get(self.prefix, []), own])
-        os.close(self._fd)
-        self._fd = -1
+        if os.getpid() != self._pid:
+            os.close(fd)
+            return
+        try:
+            names = self._names()
+        except OSError:  # no descriptor is left to list them; a sweep that comes first does as much
+            os.close(fd)
+            _remove(self._names())
+            return
+        _remove(names)
+        os.close(fd)
+
+    def _names(self) -> list[str]:
+        """All that are left. Its own by that name: a user id that is not the kernel's (a seccomp
+        filter makes one of an error number) hides it from the list, and from every later sweep."""
+        return [*_names_by_token().get(self.prefix, []), os.path.basename(self._path)]
 
 
 def _remove(names: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from pagecheck.child.signals import signals_held
 from pagecheck.coordinator.settings import usable_cpus
 from pagecheck.errors import OutputError
 from pagecheck.printable import printable
-from pagecheck.shortage import explain, no_thread
+from pagecheck.shortage import explain, is_limit, no_thread, refused
 from pagecheck.snapshot.checksums import THREADS_MAX
 from pagecheck.snapshot.entries import entry, read_entry
 from pagecheck.snapshot.files import Folder
@@ -82,6 +82,8 @@ def compress_block(
             work = _Work(RawRam(source, block.size, zero), source, target, progress, pace)
             frames = work.run(min(threads or usable_cpus(), THREADS_MAX, block.chunk_count))
         except OSError as error:
+            if is_limit(error):
+                raise refused(printable(directory.path), error) from error
             why = explain(error) or error.strerror
             raise OutputError(
                 f"{printable(directory.path)}/{name}: cannot be compressed: {why}"

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from typing import IO, Final
 
 from pagecheck import clock
-from pagecheck.errors import EngineError, PeerError
+from pagecheck.errors import PeerError
 from pagecheck.printable import printable
-from pagecheck.shortage import explain
+from pagecheck.shortage import refused
 from pagecheck.snapshot.qmp_session import Ended, QmpSession
 
 START_S: Final = 120.0  # prealloc touches all RAM first
@@ -79,8 +79,7 @@ class IncomingQemu:
                     words, stdin=stdin, pass_fds=(*fds, monitor.fileno(), state.fileno())
                 )
             except OSError as error:
-                why = explain(error) or error.strerror
-                raise EngineError(f"{printable(command[0])}: cannot be started: {why}") from error
+                raise refused(f"{printable(command[0])}: cannot be started", error) from error
             undo.pop_all()
 
     def wait_ready(self) -> None:

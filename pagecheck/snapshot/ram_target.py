@@ -15,12 +15,12 @@ import os
 import stat
 from typing import Any, Final
 
-from pagecheck.errors import OutputError
+from pagecheck.errors import OutputError, PagecheckError
 from pagecheck.native import _native
 from pagecheck.printable import printable
 from pagecheck.report.publish import Draft
 from pagecheck.shm.ram import HUGETLBFS, shm_path
-from pagecheck.shortage import explain
+from pagecheck.shortage import explain, is_limit, refused
 from pagecheck.snapshot import lease
 
 _PUNCH: Final = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
@@ -81,7 +81,9 @@ def _require_ram(path: str, found: os.stat_result, size: int) -> None:
         )
 
 
-def _refusal(path: str, error: OSError) -> OutputError:
+def _refusal(path: str, error: OSError) -> PagecheckError:
+    if is_limit(error):
+        return refused(printable(path), error)
     why = explain(error) or error.strerror or str(error)
     if error.errno == errno.ENOENT:
         why = f"there is no folder {printable(os.path.dirname(path))}"
@@ -236,7 +238,7 @@ class RamTarget:
             with contextlib.suppress(OSError):
                 os.unlink(self._name, dir_fd=self._folder)
 
-    def refusal(self, error: OSError) -> OutputError:
+    def refusal(self, error: OSError) -> PagecheckError:
         """What to raise for a refusal of the system."""
         return _refusal(self.path, error)
 

@@ -3,12 +3,10 @@ worker's, and no end of the channel."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import resource
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -19,21 +17,11 @@ from pagecheck.coordinator import pool, supervisor
 from pagecheck.coordinator.worker import WorkerProcess
 from pagecheck.errors import EngineError, ResourceError
 from tests.support.known_ram import KnownRam, assert_scan_is_right
+from tests.support.limits import no_descriptor
 from tests.support.processes import kill
 from tests.support.waiting import Background, wait_for
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC)
-
-
-@contextlib.contextmanager
-def no_descriptor() -> Iterator[None]:
-    """This process gets none, not even one that it closes meanwhile."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 
      FAULT_WHO      only in a process whose command line has this in it
      FAULT_AT       the number of the call, from 0
+     FAULT_CALL     only calls of this function count
      FAULT_DOES     a signal's number; or minus an error number
      FAULT_LIVES    a folder: each file in it is one time that it may happen
      FAULT_LOG      a file that gets the name of each call of such a process
@@ -45,7 +46,7 @@ enum { LATE_US = 1500000 };
 
 static atomic_long calls;
 static long at = -1, does, not_fd = -1, step_s;
-static const char *peer;
+static const char *peer, *call;
 static char lives[4096], log_path[4096];
 
 /* The system call itself: `syscall` is one of the functions below. */
@@ -96,6 +97,7 @@ __attribute__((constructor)) static void begin(void)
     if ((text = getenv("FAULT_NOT_FD")))
         not_fd = atol(text);
     peer = getenv("FAULT_PEER");
+    call = getenv("FAULT_CALL");
     if ((text = getenv("FAULT_AT")))
         at = atol(text);
 }
@@ -131,7 +133,8 @@ static int point(const char *name)
 
     if (*log_path)
         log_call(name);
-    if (at >= 0 && !peer && atomic_fetch_add(&calls, 1) == at && take_life()) {
+    if (at >= 0 && !peer && (!call || strcmp(call, name) == 0) &&
+        atomic_fetch_add(&calls, 1) == at && take_life()) {
         if (does > 0)
             raw(SYS_kill, raw(SYS_getpid), (int)does);
         else

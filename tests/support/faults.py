@@ -17,7 +17,7 @@ _SOURCE: Final = Path(__file__).with_name("faults.c")
 # What is in the command line of each process of ours, and of no other one.
 COMMAND: Final = "bin/pagecheck"
 WORKER: Final = "pagecheck.workers"
-WATCHDOG: Final = "pagecheck.vmm.hold.watchdog"
+WATCHDOG: Final = "vmm.hold.watchdog"
 ASIDE: Final = "import aside"
 
 PEER_FAULTS: Final = ("lost", "late", "twice", "cut", "unsent", "empty", "error")
@@ -54,24 +54,28 @@ class Fault:
         does: the signal's number, or minus an error number.
     """
 
-    def __init__(self, folder: Path, who: str, at: int, does: int, times: int = 1) -> None:
+    def __init__(
+        self, folder: Path, who: str, at: int, does: int, times: int = 1, call: str = ""
+    ) -> None:
         """Prepares it.
 
         Args:
             folder: an empty one that is the fault's own.
             times: how many processes it happens to.
+            call: the only function whose calls are counted; empty: all of them.
         """
-        self.who, self.at, self.does = who, at, does
+        self.who, self.at, self.does, self.call = who, at, does, call
         self._folder, self._times = folder, times
         folder.mkdir(exist_ok=True)
         for number in range(times):
             (folder / str(number)).touch()
 
     def __repr__(self) -> str:
-        return f"Fault(who={self.who!r}, at={self.at}, does={self.does})"
+        return f"Fault(who={self.who!r}, at={self.at} {self.call}, does={self.does})"
 
     def environment(self) -> dict[str, str]:
-        return preloaded(who=self.who, at=self.at, does=self.does, lives=self._folder)
+        only = {"call": self.call} if self.call else {}
+        return preloaded(who=self.who, at=self.at, does=self.does, lives=self._folder, **only)
 
     def happened(self) -> int:
         """How often it did."""

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,23 @@ def test_the_name_is_private(shm: Path) -> None:
     made = Owner()
     assert (shm / f"{made.prefix}-owner").stat().st_mode & 0o777 == 0o600
     made.close()
+
+
+def test_close_without_a_descriptor_for_the_list(shm: Path) -> None:
+    """As in a process that ends because it has none left."""
+    owner = Owner()
+    other = shm / f"{owner.prefix}-c0g1-ring"
+    other.touch(0o600)
+    hole = os.dup(0)
+    os.close(hole)
+    assert owner._fd < hole
+    _soft, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hole, hard))
+    try:
+        owner.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert os.listdir(shm) == []
 
 
 def test_no_writable_dev_shm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from pagecheck.errors import SourceError
+from pagecheck.errors import ResourceError, SourceError
 from pagecheck.vmm import open_vm
 from pagecheck.vmm.find.arrival import may_be_destination, missing_files, not_arrived
 from pagecheck.vmm.process.memory import ProcessMemory
+from tests.support.limits import no_descriptor
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -145,6 +146,8 @@ def test_ram_that_is_taken_away_during_a_scan() -> None:
             vm._process = process
             process.used.append(mapping)
             assert "pages of its RAM have yet to arrive" in str(vm.doubt())
+            with no_descriptor(), pytest.raises(ResourceError, match="ulimit -n"):
+                vm.doubt()  # it cannot be seen, and is not taken for one that has arrived
 
 
 class Started:

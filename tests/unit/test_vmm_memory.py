@@ -8,7 +8,6 @@ import errno
 import fcntl
 import mmap
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -17,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from pagecheck.errors import SourceError
+from pagecheck.errors import ResourceError, SourceError
 from pagecheck.vmm.process import access
 from pagecheck.vmm.process.maps import Mapping
 from pagecheck.vmm.process.memory import ProcessMemory, is_shared_memory
+from tests.support.limits import no_descriptor
 from tests.support.users import as_nobody, in_a_child
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -235,14 +235,12 @@ def test_a_process_that_is_being_killed(
 
 def test_a_state_that_no_descriptor_is_left_for() -> None:
     """That says nothing of the process."""
-    with ProcessMemory(os.getpid()) as process:
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-        try:
-            with pytest.raises(SourceError, match="its state cannot be read: Too many open files"):
-                process.require_whole()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with (
+        ProcessMemory(os.getpid()) as process,
+        no_descriptor(),
+        pytest.raises(ResourceError, match="its state cannot be read: this"),
+    ):
+        process.require_whole()
 
 
 def test_memory_whose_system_call_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from pagecheck.shortage import is_limit, refused
 from pagecheck.vmm.answers import Answer
 from pagecheck.vmm.hold.pause import QemuMonitor
 from pagecheck.vmm.process.memory import DetailedMapping, ProcessMemory
@@ -95,12 +96,23 @@ def _shared_pages(process: ProcessMemory) -> int:
 
 
 def holds_userfaultfd(process: ProcessMemory) -> bool:
-    """Whether the process itself has a userfaultfd open, as far as that can be seen."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(f"{process.folder}/fd"):
-            with contextlib.suppress(OSError):  # closed since
-                if os.readlink(f"{process.folder}/fd/{name}") == "anon_inode:[userfaultfd]":
-                    return True
+    """Whether the process itself has a userfaultfd open, as far as that can be seen.
+
+    Raises:
+        ResourceError: this process lacks a descriptor to see it.
+    """
+    try:
+        names = os.listdir(f"{process.folder}/fd")
+    except OSError as error:
+        if is_limit(error):
+            raise refused(
+                f"process {process.pid}: its descriptors cannot be listed", error
+            ) from error
+        return False
+    for name in names:
+        with contextlib.suppress(OSError):  # closed since
+            if os.readlink(f"{process.folder}/fd/{name}") == "anon_inode:[userfaultfd]":
+                return True
     return False
 
 

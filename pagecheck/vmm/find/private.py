@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from pagecheck.errors import SourceError
+from pagecheck.errors import ResourceError, SourceError
 from pagecheck.native import _native
 from pagecheck.shm.process_ram import Piece, ProcessRam
 from pagecheck.vmm.find.arrival import holds_userfaultfd
@@ -111,7 +111,7 @@ def open_private(
                 now = _arriving(_parts(own.detailed_mappings(), base, size))
                 if not now <= arriving:
                     return f"process {own.pid} registered a userfaultfd on it during the scan"
-        except SourceError as error:
+        except (SourceError, ResourceError) as error:
             return str(error)
         return None
 

@@ -39,6 +39,7 @@ from pagecheck.errors import (
     SourceError,
     to_wire,
 )
+from pagecheck.shortage import refused
 from pagecheck.vmm.hold.acting import acting_as, from_text
 from pagecheck.vmm.hold.listener import Gone, Listener
 from pagecheck.vmm.hold.watchdog_log import write_line
@@ -98,9 +99,14 @@ def main(fd: int, prefix: str, path: str, owner: str, known: str = "", users: st
         link.close()
         pidfd = -1
     # Not asyncio.run: the process ends at once, whatever the library's tasks still wait for.
-    asyncio.new_event_loop().run_until_complete(
-        Watchdog(link, vmm, hold, from_text(users)).run(pidfd)
-    )
+    try:
+        loop = asyncio.new_event_loop()
+    except OSError as error:
+        if known:  # the owner starts another one, which may continue the VM
+            raise
+        _send(link, _failure(refused(f"{prefix}:{path}: cannot be waited for", error)))
+        return 0
+    loop.run_until_complete(Watchdog(link, vmm, hold, from_text(users)).run(pidfd))
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.errors import PagecheckError, SourceError
-from pagecheck.shortage import errno_of, refused
+from pagecheck.shortage import errno_of, is_limit, refused
 from pagecheck.vmm.process.access import may_inspect, may_read
 from pagecheck.vmm.process.maps import Mapping, is_still_mapped, parse_maps
 from pagecheck.vmm.process.proof import NoFile, OpenFile, Unproved, open_behind
@@ -87,6 +87,8 @@ def number_in_proc(pidfd: int, pid: int) -> int:
         with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
             found = _PID.search(file.read())
     except OSError as error:
+        if is_limit(error):
+            raise refused(f"process {pid}: its number cannot be read", error) from error
         raise SourceError(
             f"process {pid}: /proc is not ours; mount one in this pid namespace"
         ) from error
@@ -313,7 +315,9 @@ class ProcessMemory:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _refused(self, error: OSError, what: str) -> SourceError:
+    def _refused(self, error: OSError, what: str) -> PagecheckError:
+        if is_limit(error):
+            return refused(f"process {self.pid}: {what}", error)
         if error.errno in (errno.EACCES, errno.EPERM):
             return SourceError(f"process {self.pid}: {what}: not permitted{self._why_not()}")
         if error.errno in (errno.ENOENT, errno.ESRCH):
