@@ -55,9 +55,9 @@ def require_files(fds: Sequence[int], sizes: Sequence[int], process: int, *, tru
 def _require_mount(name: str, fd: int, process: int, *, trusted: bool) -> None:
     number = _mount_number(fd)
     ours = _kind(mounts.MOUNTINFO, number)
-    if trusted and ours in mounts.NEVER_STALL:
-        return
     kind = ours or _kind(f"/proc/{process}/mountinfo", number)
+    if trusted and kind in mounts.NEVER_STALL:
+        return
     if kind in _OF_A_DISK or (kind == "overlay" and ours):
         return
     if kind is None:

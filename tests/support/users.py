@@ -3,6 +3,7 @@ hold and lock."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
 import os
@@ -99,6 +100,7 @@ class Forked:
 
     def __init__(self, work: Callable[[], object], uid: int) -> None:
         """Starts it."""
+        codecs.lookup("ascii")  # which the user may not load
         self._told, end = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:

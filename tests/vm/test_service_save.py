@@ -20,7 +20,8 @@ import pagecheck
 import pagecheck.service as service_package
 import pagecheck.service.remote_save  # for users who may not load it
 from pagecheck import Client
-from tests.support.command import assert_fails
+from pagecheck.workers.writer import CAP_SYS_RESOURCE
+from tests.support.command import PAGECHECK, assert_fails
 from tests.support.command import pagecheck as command
 from tests.support.file_systems import mounted
 from tests.support.guests import booted
@@ -364,6 +365,53 @@ def test_a_client_that_ends_in_the_middle(
     assert saved(service, running.socket, folder / "two", OWNER) == ""
     assert [each.name for each in folder.iterdir()] == ["two"]  # what was left is removed
     assert running.status() == "running"
+
+
+def test_workers_write_in_the_client_s_place(
+    running: BareQemu, service: ServiceProcess, folder: Path
+) -> None:
+    """With its file system user id, and without what exceeds quotas; one that is killed is
+    replaced by another such."""
+    process = saving(service, running.socket, folder / "one", OWNER, max_rate=16 << 20)
+    running.wait_event("STOP")
+    killed = wait_for(lambda: writers(service), "a worker of the save")
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: set(writers(service)) - set(killed), "another in its place")
+    assert process.wait() == ""
+    assert running.own_events()[-1] == "RESUME"
+    assert pagecheck.verify(folder / "one").snapshot.blocks[0].normal >= (4 << 20) // 4096
+
+
+def writers(service: ServiceProcess) -> list[int]:
+    """The service's workers that write as OWNER."""
+    found = []
+    for each in service.children():
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{each.pid}/status").read_text().splitlines()
+            status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+            if status["Uid"].split() == ["0", "0", "0", str(OWNER)]:
+                assert not int(status["CapEff"], 16) & (1 << CAP_SYS_RESOURCE)
+                found.append(each.pid)
+    return found
+
+
+def test_a_service_with_mounts_of_its_own(
+    running: BareQemu, start_service: StartService, short_folder: Path, folder: Path
+) -> None:
+    """As systemd gives one: what a file is on is known by the client's table."""
+    path = short_folder / "socket"
+    own = ["unshare", "--mount", PAGECHECK, "serve", "--socket", str(path)]
+    own += ["--allow-uid", str(OWNER)]
+    service = start_service(command=own, path=str(path))
+    steps: list[tuple[int, int]] = []
+    with Client(path) as client:
+        how = {"live": True, "progress": lambda *step: steps.append(step), "max_rate": SIZE}
+        client.save(f"qmp:{running.socket}", folder / "one", **how)
+    assert steps == sorted(steps)
+    assert steps[-1] == (3 * SIZE, 3 * SIZE)
+    path.chmod(0o666)
+    assert saved(service, running.socket, folder / "two", OWNER) == ""
 
 
 def doing(service: ServiceProcess) -> list[str]:
