@@ -66,10 +66,10 @@ _OPTIONS: Final = (
 def restore(directory: str, command: tuple[str, ...], **options: Any) -> int:
     """Bring the VM back that "pagecheck save" saved in DIR.
 
-    Every byte of DIR is verified first. Then its RAM is laid out in a new file, zero pages as
-    holes. COMMAND is QEMU's command line as for a first start, with the same machine; its RAM is
-    replaced by that file, its state is the snapshot's, and nothing else is changed. With --exec it
-    is run, else the command to run is printed.
+    Every byte of DIR is verified. Its RAM is laid out in a new file, zero pages as holes, which has
+    no name until all is verified. COMMAND is QEMU's command line as for a first start, with the
+    same machine; its RAM is replaced by that file, its state is the snapshot's, and nothing else is
+    changed. With --exec it is run, else the command to run is printed.
 
     \b
     Examples:
