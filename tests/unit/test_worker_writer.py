@@ -10,6 +10,7 @@ import pytest
 
 from pagecheck.errors import EngineError
 from pagecheck.workers.writer import CAP_SYS_RESOURCE, write_as
+from tests.support.file_systems import mounted
 from tests.support.users import NOBODY, in_a_child, in_a_fork, needs_root
 
 pytestmark = needs_root
@@ -53,6 +54,26 @@ def test_a_set_user_id_bit_goes(tmp_path: Path) -> None:
             assert os.fstat(fd).st_mode & stat.S_ISUID == left
 
     in_a_fork(work)
+
+
+def test_space_that_is_kept_for_root(tmp_path: Path) -> None:
+    """It is left alone; quotas go by the same two things."""
+    with mounted(tmp_path, "ext4", "32M", "-m", "50") as at:
+        (at / "ram").touch()
+
+        def work() -> None:
+            fd = os.open(at / "ram", os.O_RDWR)
+            free = os.statvfs(at)
+            size = free.f_bavail * free.f_frsize
+            assert size < free.f_bfree * free.f_frsize - (8 << 20)
+            os.posix_fallocate(fd, 0, size + (1 << 20))  # root may
+            os.ftruncate(fd, 0)
+            write_as(NOBODY, NOBODY)
+            with pytest.raises(OSError, match="No space left"):
+                os.posix_fallocate(fd, 0, size + (1 << 20))
+            os.close(fd)
+
+        in_a_fork(work)
 
 
 def test_a_program_without_the_right() -> None:
