@@ -217,5 +217,5 @@ def _pause(report: SaveReport) -> list[str]:
         return ["the VM was ended"]
     if not pause.stopped_by_us:
         return ["the VM was stopped already, and is left so"]
-    more = "" if without is None else f"; without --live it would have been {without * 1e3:.1f} ms"
+    more = "" if without is None else f"; without a copy before, {without * 1e3:.1f} ms"
     return [f"the VM was stopped for {pause.seconds * 1e3:.1f} ms{more}"]

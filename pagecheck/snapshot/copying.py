@@ -164,10 +164,7 @@ def became_zero(before: memoryview, after: memoryview, pages: int) -> Iterator[t
     Args:
         before, after: bitmaps of that many pages.
     """
-    import numpy as np
-
-    old, new = (np.frombuffer(words, dtype="<u8") for words in (before, after))
-    words = memoryview((new & ~old).tobytes())
+    words = memoryview((_number(after) & ~_number(before)).to_bytes(len(after), "little"))
     at = 0
     while at < pages:
         is_set, end = _native.bits_run(words, pages, at)
@@ -178,9 +175,13 @@ def became_zero(before: memoryview, after: memoryview, pages: int) -> Iterator[t
 
 def _both(one: memoryview, other: memoryview) -> memoryview:
     """The pages whose bits are set in both bitmaps."""
-    import numpy as np
+    return memoryview((_number(one) & _number(other)).to_bytes(len(one), "little"))
 
-    return memoryview((np.frombuffer(one, "<u8") & np.frombuffer(other, "<u8")).tobytes())
+
+def _number(words: memoryview) -> int:
+    """The bits as one number: numpy, which starts threads that do not know of signals that are
+    held, is not needed for that."""
+    return int.from_bytes(words, "little")
 
 
 def normal_bytes(

@@ -7,7 +7,9 @@ runs.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from pagecheck.model import RamBlock
 
 STATE_BYTES: Final = 32 << 20  # the devices' state and small RAM blocks, such as a VGA's
+_MEMORY: Final = "/proc/meminfo"
+_OWN_GROUP: Final = "/proc/self/cgroup"
+_GROUPS: Final = "/sys/fs/cgroup"
 _MANIFEST_BYTES: Final = 64 << 10
 
 
@@ -63,3 +68,38 @@ def free_bytes(folder: int) -> int | None:
     """What this user may still write there; None where the file system does not say."""
     room = os.fstatvfs(folder)
     return room.f_bavail * room.f_frsize if room.f_blocks else None
+
+
+def fits_in_memory(sizes: Iterable[int]) -> bool:
+    """Whether files of these sizes can stay in the page cache; False where that is not known."""
+    try:
+        return sum(sizes) <= min(_available_bytes(), _bytes_of_group())
+    except (OSError, ValueError, StopIteration):
+        return False
+
+
+def _available_bytes() -> int:
+    with open(_MEMORY) as lines:
+        words = next(line.split() for line in lines if line.startswith("MemAvailable:"))
+    return int(words[1]) << 10
+
+
+def _bytes_of_group() -> int:
+    """What the control groups that we are in leave (version 2); those that set no limit leave
+    all."""
+    with open(_OWN_GROUP) as lines:
+        group = next((line[3:].strip() for line in lines if line.startswith("0::")), "/")
+    left = sys.maxsize
+    while group != "/":
+        folder = f"{_GROUPS}{group}"
+        with contextlib.suppress(FileNotFoundError):  # of the root, and without the controller
+            limit = _text(f"{folder}/memory.max")
+            if limit != "max":
+                left = min(left, int(limit) - int(_text(f"{folder}/memory.current")))
+        group = os.path.dirname(group)
+    return left
+
+
+def _text(path: str) -> str:
+    with open(path) as file:
+        return file.read().strip()

@@ -36,6 +36,7 @@ listener: Callable[[str, Any], None] | None = None
 
 _NOT_SENT: Final = ("progress", "coordinator")  # to a process that saves aside
 _START: Final = ("engine", "wq", "fallback", "kernel", "channels", "nice", "stall")  # of workers
+COPY_COST: Final = 4  # of a byte that is copied, in bytes that are looked at
 QUIT_MAX_PAUSE_S: Final = 600.0  # a VM that is going to end may be stopped while it is synced
 
 
@@ -223,7 +224,7 @@ def _started(opened: Opened, start: dict[str, Any]) -> Coordinator:
     """A coordinator for this save alone."""
     if start["channels"] is None and not start["wq"]:
         sizes = (min(found.ram.size, found.source.allocated) for found in opened.blocks)
-        start["channels"] = default_channels(sum(sizes))
+        start["channels"] = default_channels(sum(sizes) * COPY_COST)
     return Coordinator(**start)
 
 

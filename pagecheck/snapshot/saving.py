@@ -20,9 +20,11 @@ from pagecheck.child.process import reap_left_behind
 from pagecheck.child.signals import signals_held
 from pagecheck.errors import OutputError, SourceError
 from pagecheck.logs import Log
+from pagecheck.native import _native
+from pagecheck.shm.ram import DISK, TMPFS
 from pagecheck.snapshot.copying import Copying, RamFile, Watch, normal_bytes
 from pagecheck.snapshot.pace import Pace
-from pagecheck.snapshot.room import STATE_BYTES, require_room
+from pagecheck.snapshot.room import STATE_BYTES, fits_in_memory, require_room
 from pagecheck.snapshot.save_report import SavedBlock, SaveReport
 from pagecheck.snapshot.stopped import Stopped
 from pagecheck.snapshot.syncing import Syncing
@@ -80,7 +82,8 @@ class Taking(ABC):
         self._wanted = wanted
         self._left_behind = reap_left_behind()
         self._bytes_done = 0
-        self._ahead_s: float | None = None  # what the copy before the pause took
+        self._ahead = False  # whether RAM is copied before the pause as well
+        self._ahead_s: float | None = None  # what that took where it was asked for
         self._passes_after = 0  # over all bytes, once they are copied
 
     def prepare(self, stack: contextlib.ExitStack, after: contextlib.ExitStack | None) -> None:
@@ -94,8 +97,10 @@ class Taking(ABC):
             OutputError: there is no room.
         """
         opened = self._opened
+        created = self._create_files(stack)
+        self._ahead = self._copies_ahead([fd for _, fd in created])
         files = []
-        for found, (name, fd) in zip(opened.blocks, self._create_files(stack), strict=True):
+        for found, (name, fd) in zip(opened.blocks, created, strict=True):
             block = self._scanner.attach(
                 found.source,
                 page_size=opened.page_size,
@@ -103,7 +108,7 @@ class Taking(ABC):
                 length=found.ram.size,
                 access="auto" if self._scanner.engine == "dsa" else "read",
                 copy_to=fd,
-                copy_update=opened.vm is not None and self._wanted.live,
+                copy_update=self._ahead,
             )
             if after is not None:
                 after.callback(self._scanner.detach, block)
@@ -117,7 +122,7 @@ class Taking(ABC):
             PagecheckError: as `save`.
         """
         try:
-            if self._wanted.live:
+            if self._ahead:
                 self._copy_ahead()
             parts.prepare()
             return self._stop_and_save(vm, parts)
@@ -126,11 +131,26 @@ class Taking(ABC):
                 log.warning("%s: %s", vm.text, line)
             raise
 
+    def _copies_ahead(self, fds: Sequence[int]) -> bool:
+        """Whether RAM is copied while the VM runs: to compare with what is in memory takes half the
+        time that it takes to write it anew, and nothing waits for the first copy."""
+        vm = self._opened.vm
+        if vm is None or self._wanted.live:
+            return vm is not None
+        if self._wanted.max_rate is not None:
+            return False  # which is what a pass takes, whatever it writes
+        known = all(_native.file_system_magic(fd) in (TMPFS, *DISK) for fd in fds)
+        if not known or vm.is_stopped():
+            return False  # what was written may have to be fetched; or there is no pause of ours
+        return fits_in_memory(found.source.allocated for found in self._opened.blocks)
+
     def _copy_ahead(self) -> None:
-        """Copies what the VM has while it runs, and once more what it changed meanwhile: that takes
-        less time, so that less is left for the pause."""
+        """Copies what the VM has while it runs; with `live` once more what it changed meanwhile:
+        that takes less time, so that less is left for the pause."""
         watch = self._watch()
         self._copying.copy_ahead(watch)
+        if not self._wanted.live:
+            return
         self._ahead_s = self._copying.last_pass_s
         try:
             self._copying.sync()
@@ -166,8 +186,7 @@ class Taking(ABC):
         part for each pass."""
         size = self._size
         before, self._bytes_done = self._bytes_done, self._bytes_done + size
-        passes = 2 if self._opened.vm is not None and self._wanted.live else 1
-        passes += self._passes_after
+        passes = 1 + self._ahead + self._passes_after
         progress = self._wanted.progress
 
         def watch(done: int) -> None:

@@ -132,6 +132,6 @@ class Stopped:
         except PagecheckError as trouble:
             late = late or (self.pause is not None and self.pause.expired)
             if not late:
-                log.warning("%s", trouble)  # what came first is what everything ends with
+                log.warning("%s", str(trouble))  # what came first is what everything ends with
         if late and isinstance(error, SourceError):  # that the time passed is why pages are missing
             raise SourceError(f"{self._vm.text}: {self._too_long}; nothing was saved") from error

@@ -14,6 +14,7 @@ import pytest
 import pagecheck
 from pagecheck.errors import OutputError, PagecheckError, SourceError, UsageError
 from pagecheck.snapshot import manifest
+from pagecheck.snapshot.copying import Copying, Watch
 from pagecheck.snapshot.qemu_parts import QemuParts
 from tests.support import command
 from tests.support.file_systems import mounted
@@ -73,15 +74,32 @@ def test_one_that_is_stopped(guest: Guest, shm_folder: Path) -> None:
     assert stored <= 1.01 * report.total.normal * 4096
 
 
-@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize(
+    ("live", "room", "passes"), [(False, True, 1), (False, False, 0), (True, False, 2)]
+)
 def test_one_that_runs(
-    guest: Guest, shm_folder: Path, monkeypatch: pytest.MonkeyPatch, live: bool
+    guest: Guest,
+    shm_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    live: bool,
+    room: bool,
+    passes: int,
 ) -> None:
-    seen = []
+    """Its RAM is copied before the pause too, where it is asked for or memory has room for it."""
+    seen, ahead = [], []
+    copy_ahead = Copying.copy_ahead
+
+    def counted(copying: Copying, watch: Watch) -> None:
+        copy_ahead(copying, watch)
+        ahead.append(guest.qmp("query-status")["status"])
+
+    monkeypatch.setattr(Copying, "copy_ahead", counted)
+    monkeypatch.setattr("pagecheck.snapshot.saving.fits_in_memory", lambda _sizes: room)
     monkeypatch.setattr(QemuParts, "take_disks", lambda _: seen.append(seen_by(guest, shm_folder)))
     report = pagecheck.save(source(guest), shm_folder / "snap", channels=2, live=live, max_pause=60)
     assert guest.qmp("query-status")["status"] == "running"
     assert [saved_in(shm_folder / "snap")] == seen
+    assert ahead == ["running"] * passes
     assert report.exact
     assert report.pause is not None
     assert report.pause[1:] == (True, False, True, False)
@@ -139,15 +157,22 @@ def test_what_is_refused_before_it_is_stopped(qemu: BareQemu, tmp_path: Path) ->
     assert qemu.own_events() == []
 
 
-def test_a_disk_that_fills_up_in_the_pause(
-    qemu: BareQemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("ahead", "events"), [(True, []), (False, ["STOP", "RESUME"])])
+def test_a_disk_that_fills_up(
+    qemu: BareQemu,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: bool,
+    events: list[str],
 ) -> None:
+    """Before the pause, where RAM is copied then, or in it."""
+    monkeypatch.setattr("pagecheck.snapshot.saving.fits_in_memory", lambda _sizes: ahead)
     monkeypatch.setattr("pagecheck.snapshot.saving.require_room", lambda *_: None)
     with mounted(tmp_path, "tmpfs", "128K") as small:
         with pytest.raises(OutputError, match="No space left"):
             pagecheck.save(f"qmp:{qemu.socket}", small / "snap", channels=1)
         require_none(small)
-    assert qemu.own_events() == ["STOP", "RESUME"]
+    assert qemu.own_events() == events
 
 
 def test_a_pause_that_would_last_too_long(qemu: BareQemu, tmp_path: Path) -> None:
