@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
 from pagecheck.errors import PagecheckError, SourceError
+from pagecheck.snapshot.room import DEVICES_BYTES
 from pagecheck.snapshot.stream import state_stream
 from pagecheck.snapshot.values import Disk, Machine
 from pagecheck.vmm.qemu.disks import (
@@ -75,6 +76,11 @@ class QemuParts:
         self.disks: tuple[Disk, ...] = ()
 
     @property
+    def state_bytes(self) -> int:
+        """What `state` takes at most, about."""
+        return DEVICES_BYTES + self._devices.small_bytes
+
+    @property
     def machine(self) -> Machine:
         """What QEMU says of its VM."""
         members = self._found._asdict()
@@ -118,7 +124,11 @@ class QemuParts:
             self._overlays.use()
             values = self._overlays.values()
         else:
-            values = [disk_values(each, self._kept, written_at(each)) for each in self._disks]
+            written = written_at(self._disks)
+            values = [
+                disk_values(each, self._kept, at)
+                for each, at in zip(self._disks, written, strict=True)
+            ]
         self.disks = tuple(map(_disk, values))
 
     def after_failure(self) -> str:

@@ -19,7 +19,8 @@ from pagecheck.snapshot.values import CHUNK_BYTES, DIGEST_BYTES, bitmap_bytes
 if TYPE_CHECKING:
     from pagecheck.model import RamBlock
 
-STATE_BYTES: Final = 32 << 20  # the devices' state and small RAM blocks, such as a VGA's
+STATE_BYTES: Final = 32 << 20  # beside RAM, where it is not known what the VM has
+DEVICES_BYTES: Final = 16 << 20  # of the devices' state, which has no RAM block in it
 _MEMORY: Final = "/proc/meminfo"
 _OWN_GROUP: Final = "/proc/self/cgroup"
 _GROUPS: Final = "/sys/fs/cgroup"

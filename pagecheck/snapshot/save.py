@@ -138,7 +138,8 @@ def save(
         scanner = coordinator or stack.enter_context(_started(opened, start))
         if scanner.engine == "none":
             raise UsageError("engine none: reads nothing, so that there is nothing to save")
-        saving = Saving(opened, made, scanner, wanted)
+        state_bytes = 0 if parts is None else parts.state_bytes
+        saving = Saving(opened, made, scanner, wanted, state_bytes)
         saving.prepare(stack, None if coordinator is None else stack)
         if opened.vm is None or parts is None:
             report = saving.save_file()

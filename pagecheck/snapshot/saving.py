@@ -20,11 +20,9 @@ from pagecheck.child.process import reap_left_behind
 from pagecheck.child.signals import signals_held
 from pagecheck.errors import OutputError, SourceError
 from pagecheck.logs import Log
-from pagecheck.native import _native
-from pagecheck.shm.ram import DISK, TMPFS
-from pagecheck.snapshot.copying import Copying, RamFile, Watch, normal_bytes
+from pagecheck.snapshot.copying import Copying, RamFile, Watch, normal_bytes, pays_to_copy_ahead
 from pagecheck.snapshot.pace import Pace
-from pagecheck.snapshot.room import STATE_BYTES, fits_in_memory, require_room
+from pagecheck.snapshot.room import require_room
 from pagecheck.snapshot.save_report import SavedBlock, SaveReport
 from pagecheck.snapshot.stopped import Stopped
 from pagecheck.snapshot.syncing import Syncing
@@ -98,7 +96,10 @@ class Taking(ABC):
         """
         opened = self._opened
         created = self._create_files(stack)
-        self._ahead = self._copies_ahead([fd for _, fd in created])
+        if opened.vm is not None:
+            self._ahead = self._wanted.live or pays_to_copy_ahead(
+                opened.vm, [fd for _, fd in created], opened.blocks, self._wanted.max_rate
+            )
         files = []
         for found, (name, fd) in zip(opened.blocks, created, strict=True):
             block = self._scanner.attach(
@@ -130,19 +131,6 @@ class Taking(ABC):
             if line := parts.after_failure():
                 log.warning("%s: %s", vm.text, line)
             raise
-
-    def _copies_ahead(self, fds: Sequence[int]) -> bool:
-        """Whether RAM is copied while the VM runs: to compare with what is in memory takes half the
-        time that it takes to write it anew, and nothing waits for the first copy."""
-        vm = self._opened.vm
-        if vm is None or self._wanted.live:
-            return vm is not None
-        if self._wanted.max_rate is not None:
-            return False  # which is what a pass takes, whatever it writes
-        known = all(_native.file_system_magic(fd) in (TMPFS, *DISK) for fd in fds)
-        if not known or vm.is_stopped():
-            return False  # what was written may have to be fetched; or there is no pause of ours
-        return fits_in_memory(found.source.allocated for found in self._opened.blocks)
 
     def _copy_ahead(self) -> None:
         """Copies what the VM has while it runs; with `live` once more what it changed meanwhile:
@@ -237,11 +225,21 @@ class Saving(Taking):
     """A save to a new directory."""
 
     def __init__(
-        self, opened: Opened, directory: NewDirectory, scanner: Coordinator, wanted: Wanted
+        self,
+        opened: Opened,
+        directory: NewDirectory,
+        scanner: Coordinator,
+        wanted: Wanted,
+        state_bytes: int,
     ) -> None:
-        """As of `Taking`."""
+        """As of `Taking`.
+
+        Args:
+            state_bytes: what goes with the RAM of a VM.
+        """
         super().__init__(opened, directory.path, scanner, wanted)
         self._directory = directory
+        self._state_bytes = state_bytes
         self._passes_after = 1 if wanted.compress is None else 2
 
     def save_file(self) -> SaveReport:
@@ -269,7 +267,7 @@ class Saving(Taking):
             where,
             self._directory.fd,
             [found.ram for found in opened.blocks],
-            0 if opened.vm is None else STATE_BYTES,
+            self._state_bytes,
             lambda: normal_bytes(
                 self._scanner, opened.blocks, opened.page_size, self._wanted.max_rate
             ),

@@ -22,11 +22,16 @@ class VmParts(Protocol):
 
     Attributes:
         machine: what is known of the VM.
+        state_bytes: what that takes at most, about; known from the beginning.
         state: the devices' state, once `take_state` was called; None where there is none.
         disks: what became of each disk, once `take_disks` was called.
     """
 
     disks: tuple[Disk, ...]
+
+    @property
+    def state_bytes(self) -> int:
+        """See above."""
 
     @property
     def machine(self) -> Machine:
@@ -63,6 +68,7 @@ class RamAlone:
                 "--then quit are for qmp:SOCKET"
             )
         self.machine = Machine(vm.vmm, None, None, platform.machine() or None, None, ())
+        self.state_bytes = 0
         self.state: bytes | None = None
         self.disks: tuple[Disk, ...] = ()
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pagecheck.errors import PeerError, SourceError
 from pagecheck.vmm import QemuMonitor
+from pagecheck.vmm.qemu import disks as qemu_disks
 from pagecheck.vmm.qemu.disks import writable_disks, written_at
 from pagecheck.vmm.qemu.leftovers import remove_leftovers
 from pagecheck.vmm.qemu.overlays import Overlays
@@ -192,10 +195,10 @@ def test_the_end_of_qemu_does_not_write_its_disks(shm_folder: Path) -> None:
             qemu.human(f'qemu-io {each} "write -P 7 0 4096"')
         monitor.pause(60)
         disks = writable_disks(monitor)
-        before = [written_at(each) for each in disks]
+        before = written_at(disks)
         qemu.qmp("quit")
         qemu.process.wait(10)
-        assert [written_at(each) for each in disks] == before
+        assert written_at(disks) == before
     assert None not in before
 
 
@@ -338,3 +341,26 @@ def test_the_file_of_an_overlay_with_data_is_kept(shm_folder: Path) -> None:
         remove_leftovers(monitor, [str(shm_folder / "a")])
         assert sorted(os.listdir(shm_folder)) == ["a", names[0], "mine"]
         assert "pagecheck-0badcaf0-0f" in qemu.human("info block -n")
+
+
+def test_a_disk_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is waited for while a VM is stopped; what is not known is not told."""
+    paths = [tmp_path / name for name in ("first", "stalled", "none")]
+    for path in paths[:2]:
+        path.write_bytes(b"")
+    look, answers = qemu_disks.os.stat, threading.Event()
+
+    def stat(path: str) -> os.stat_result:
+        if path.endswith("stalled"):
+            answers.wait()
+        return look(path)
+
+    monkeypatch.setattr(qemu_disks, "LOOK_S", 0.05)
+    monkeypatch.setattr(qemu_disks, "os", SimpleNamespace(stat=stat))
+    disks: Any = [SimpleNamespace(path=str(path)) for path in paths]
+    assert written_at(disks) == [paths[0].stat().st_mtime_ns, None, None]
+    answers.set()
+    monkeypatch.setattr(qemu_disks, "LOOK_S", 60.0)
+    times = [path.stat().st_mtime_ns for path in paths[:2]]
+    assert written_at(disks) == [*times, None]
+    assert written_at([]) == []

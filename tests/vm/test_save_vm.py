@@ -94,7 +94,7 @@ def test_one_that_runs(
         ahead.append(guest.qmp("query-status")["status"])
 
     monkeypatch.setattr(Copying, "copy_ahead", counted)
-    monkeypatch.setattr("pagecheck.snapshot.saving.fits_in_memory", lambda _sizes: room)
+    monkeypatch.setattr("pagecheck.snapshot.copying.fits_in_memory", lambda _sizes: room)
     monkeypatch.setattr(QemuParts, "take_disks", lambda _: seen.append(seen_by(guest, shm_folder)))
     report = pagecheck.save(source(guest), shm_folder / "snap", channels=2, live=live, max_pause=60)
     assert guest.qmp("query-status")["status"] == "running"
@@ -166,13 +166,27 @@ def test_a_disk_that_fills_up(
     events: list[str],
 ) -> None:
     """Before the pause, where RAM is copied then, or in it."""
-    monkeypatch.setattr("pagecheck.snapshot.saving.fits_in_memory", lambda _sizes: ahead)
+    monkeypatch.setattr("pagecheck.snapshot.copying.fits_in_memory", lambda _sizes: ahead)
     monkeypatch.setattr("pagecheck.snapshot.saving.require_room", lambda *_: None)
     with mounted(tmp_path, "tmpfs", "128K") as small:
         with pytest.raises(OutputError, match="No space left"):
             pagecheck.save(f"qmp:{qemu.socket}", small / "snap", channels=1)
         require_none(small)
     assert qemu.own_events() == events
+
+
+def test_small_ram_blocks_need_room_too(guest_files: GuestFiles, tmp_path: Path) -> None:
+    """The video memory is larger than all of the file system."""
+    with (
+        bare_qemu("-device", "VGA,vgamem_mb=256", size="64M") as qemu,
+        mounted(tmp_path, "tmpfs", "128M") as small,
+    ):
+        qemu.own_events()
+        with pytest.raises(
+            OutputError, match=r"takes about (2[7-9]|3\d)\d MiB, .* has 12\d MiB left"
+        ):
+            pagecheck.save(f"qmp:{qemu.socket}", small / "snap", channels=1)
+        assert qemu.own_events() == []
 
 
 def test_a_pause_that_would_last_too_long(qemu: BareQemu, tmp_path: Path) -> None:

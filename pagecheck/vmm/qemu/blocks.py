@@ -121,6 +121,11 @@ class SmallBlocks:
             self.close()
             raise
 
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return sum(each.used for each in self._blocks)
+
     def read(self) -> tuple[SavedBlock, ...]:
         """Reads them; the VM is stopped.
 

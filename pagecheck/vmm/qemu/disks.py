@@ -12,12 +12,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
+import threading
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from pagecheck.errors import PeerError, UsageError
+from pagecheck.shortage import no_thread
 from pagecheck.vmm.answers import Answer
 from pagecheck.vmm.hold.pause import QemuMonitor
 from pagecheck.vmm.qemu.asking import asked
+
+LOOK_S: Final = 1.0  # at the files of disks, in a pause
 
 _FLASH: Final = "cfi.pflash"
 _TEMPORARY: Final = re.compile(r"/vl\.[A-Za-z0-9]{6}$")  # of snapshot=on; it has no name any more
@@ -95,14 +101,36 @@ def require_choice(text: str, disks: list[Disk], choice: str | None, then: str) 
         )
 
 
-def written_at(disk: Disk) -> int | None:
-    """When its file was last written, in nanoseconds since 1970; None where that is not known from
-    here, or tells nothing (a device)."""
+def written_at(disks: Sequence[Disk]) -> list[int | None]:
+    """When the file of each was last written, in nanoseconds since 1970; None where that is not
+    known from here, or tells nothing (a device), or its file system does not answer in a second:
+    the VM is stopped meanwhile.
+
+    Raises:
+        ResourceError: no thread can be started.
+    """
+    found: list[int | None] = [None] * len(disks)
+
+    def look() -> None:
+        for number, disk in enumerate(disks):
+            found[number] = _last_written(disk.path)
+
+    if disks:
+        thread = threading.Thread(target=look, name="pagecheck-disks", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise no_thread("looking at disks", error) from error
+        thread.join(LOOK_S)
+    return list(found)
+
+
+def _last_written(path: str) -> int | None:
     try:
-        found = os.stat(disk.path)
+        found = os.stat(path)
     except OSError:
         return None
-    return found.st_mtime_ns if os.path.isfile(disk.path) else None
+    return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
 
 
 def disk_values(

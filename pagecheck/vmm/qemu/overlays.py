@@ -92,7 +92,7 @@ class Overlays:
             with contextlib.suppress(PagecheckError):  # not known: they may be
                 self._used = self._are_in_use()
             raise
-        self._written = [written_at(each.disk) for each in self._made]
+        self._written = written_at([each.disk for each in self._made])
 
     def values(self) -> list[dict[str, Any]]:
         """What a manifest keeps of each disk, once they are used."""

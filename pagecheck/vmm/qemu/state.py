@@ -70,6 +70,11 @@ class DeviceState:
             self.close()
             raise
 
+    @property
+    def small_bytes(self) -> int:
+        """Bytes of the RAM blocks that no file holds; what is absent of them is not saved."""
+        return 0 if self._blocks is None else self._blocks.size
+
     def save(self) -> SavedState:
         """Saves it; the VM is stopped.
 
