@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pagecheck.vmm.process.maps import parse_maps
-from pagecheck.vmm.qemu_list import Listed, walk_list
+from pagecheck.vmm.qemu.list import Listed, walk_list
 
 PAGE = mmap.PAGESIZE
 HOST, LINK, BYTES = 24, 336, 352  # where the host address and the link forward are, and the whole

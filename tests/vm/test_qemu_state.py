@@ -14,10 +14,10 @@ from pagecheck.snapshot.stream import state_stream
 from pagecheck.vmm import QemuMonitor
 from pagecheck.vmm.qemu import blocks as qemu_blocks
 from pagecheck.vmm.qemu.blocks import RamBlock, SavedBlock, ram_blocks
+from pagecheck.vmm.qemu.list import walk_list
 from pagecheck.vmm.qemu.machine import machine_of
 from pagecheck.vmm.qemu.objects import find_structures
 from pagecheck.vmm.qemu.state import DeviceState, SavedState
-from pagecheck.vmm.qemu_list import walk_list
 from tests.vm.bare_qemu import BareQemu, bare_qemu
 
 MIB = 1 << 20

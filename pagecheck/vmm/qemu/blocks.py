@@ -26,9 +26,9 @@ from pagecheck.vmm.process.maps import Mapping
 from pagecheck.vmm.process.memory import Admit, ProcessMemory
 from pagecheck.vmm.process.resident import read_resident
 from pagecheck.vmm.qemu.asking import host_address, human
+from pagecheck.vmm.qemu.list import Listed, walk_list
 from pagecheck.vmm.qemu.mtree import parse_mtree
 from pagecheck.vmm.qemu.objects import Numbers, find_structures
-from pagecheck.vmm.qemu_list import Listed, walk_list
 
 PAGE_BYTES: Final = 4096  # of the guests that can be saved
 
