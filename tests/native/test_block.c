@@ -1,5 +1,8 @@
 /* Deciding batches: every way to look at a page, and that looking changes nothing. */
+#include <signal.h>
 #include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "fixture.h"
@@ -12,8 +15,8 @@ typedef struct words {
     uint64_t zero[2], decided[2];
 } words;
 
-static words decide(const pc_file_block *block, const uint64_t *offsets, uint64_t first,
-                    uint32_t count)
+static words decide_by(const pc_kernel *kernel, const pc_file_block *block, const uint64_t *offsets,
+                       uint64_t first, uint32_t count)
 {
     words answer;
     pc_decider decider;
@@ -22,12 +25,18 @@ static words decide(const pc_file_block *block, const uint64_t *offsets, uint64_
                     .batch = {.offsets = offsets, .first = first, .count = count},
                     .zero = answer.zero,
                     .decided = answer.decided};
-    if (!pc_guard_install() || !pc_decider_init(pc_kernel_auto(), &progress, &decider))
+    if (!pc_guard_install() || !pc_decider_init(kernel, &progress, &decider))
         abort();
     memset(&answer, 0xff, sizeof answer); /* stale bits must not survive */
     pc_block_start(&task);
     pc_decider_deinit(&decider);
     return answer;
+}
+
+static words decide(const pc_file_block *block, const uint64_t *offsets, uint64_t first,
+                    uint32_t count)
+{
+    return decide_by(pc_kernel_auto(), block, offsets, first, count);
 }
 
 static const struct way {
@@ -77,6 +86,54 @@ static void test_truncated(const struct way *way)
     CHECK(answer.decided[0] == 0xfffff && answer.zero[0] == 0xfffff, "zero %llx decided %llx",
           (unsigned long long)answer.zero[0], (unsigned long long)answer.decided[0]);
     check_end("file truncated before:", way->name);
+    close(fd);
+}
+
+static const pc_kernel *healthy;
+static const void *poison;
+
+/* As the kernel does where the memory itself has failed; only a thread may say so to itself.
+ * Source: do_rt_tgsigqueueinfo() in the kernel's kernel/signal.c. */
+static bool poisoned_is_zero(const void *bytes, size_t length)
+{
+    if (bytes == poison) {
+        siginfo_t fault;
+        memset(&fault, 0, sizeof fault);
+        fault.si_signo = SIGBUS;
+        fault.si_code = BUS_MCEERR_AR;
+        fault.si_addr = (void *)(uintptr_t)bytes;
+        syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), SIGBUS, &fault);
+    }
+    return healthy->is_zero(bytes, length);
+}
+
+static uint64_t poisoned_zero_pages(const pc_pages *pages, size_t begin, size_t end)
+{
+    uint64_t zero = 0;
+    for (size_t i = begin; i < end; i++)
+        zero |= (uint64_t)poisoned_is_zero(pages->base + pages->first + i * PAGE, PAGE)
+                << (i - begin);
+    return zero;
+}
+
+/* A page whose memory failed has neither bit; its neighbours are decided. */
+static void test_memory_poison(void)
+{
+    int fd = ram_file(32, 0, UINT32_MAX);
+    pc_file_block block = ram_block(fd, 32, PC_BLOCK_TOUCH_FREELY, true);
+    healthy = pc_kernel_auto();
+    pc_kernel kernel = *healthy;
+    kernel.is_zero = poisoned_is_zero;
+    kernel.zero_pages = poisoned_zero_pages;
+    poison = block.head.base + 5 * PAGE;
+    check_begin();
+    for (int twice = 0; twice < 2; twice++) {
+        words answer = decide_by(&kernel, &block, NULL, 0, 32);
+        CHECK(answer.decided[0] == 0xffffffdf && answer.zero[0] == 0xffffffdf,
+              "zero %llx decided %llx", (unsigned long long)answer.zero[0],
+              (unsigned long long)answer.decided[0]);
+    }
+    check_end("memory poison under the mapping", "");
     close(fd);
 }
 
@@ -191,6 +248,7 @@ int main(void)
         test_large_pages(&ways[i]);
     }
     test_sigbus();
+    test_memory_poison();
     test_dense();
     test_bits();
     test_offsets();
