@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -242,3 +244,27 @@ def test_descriptors_that_could_not_be_taken_are_told() -> None:
         theirs.receive(time.monotonic_ns())
     ours.close()
     theirs.close()
+
+
+_NO_MEMORY_TO_BEGIN = """
+import sys, threading
+import pagecheck
+real = threading.Thread._bootstrap_inner
+def bootstrap(thread):
+    if thread.name.startswith("pagecheck-feeder"):
+        raise MemoryError
+    real(thread)
+threading.Thread._bootstrap_inner = bootstrap
+print(pagecheck.scan(sys.argv[1], channels=1).total)
+"""
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=subprocess.TimeoutExpired,
+    reason="threading.Thread.start() waits without end for a thread that had no memory to begin",
+)
+def test_a_thread_that_has_no_memory_to_begin(ram: KnownRam) -> None:
+    """Found by failing any one mmap of a command."""
+    command = [sys.executable, "-c", _NO_MEMORY_TO_BEGIN, f"fd:{ram.fd}"]
+    subprocess.run(command, pass_fds=(ram.fd,), timeout=3, check=False, stderr=subprocess.DEVNULL)

@@ -1,4 +1,5 @@
-"""A FUSE file system with one file that stops answering: what a hostile client may pass on.
+"""A FUSE file system with one file of zeros that stops answering, or whose reads fail or end early
+from some place on: what a hostile client may pass on, and what a bad disk does.
 
 It speaks the protocol of /dev/fuse itself, in a process and a mount namespace of its own, so that
 no other program can stumble into it and nothing of it outlives that process: when /dev/fuse is
@@ -41,7 +42,7 @@ STALLED = frozenset({"READ", "LSEEK", "STATFS"})
 ROOT, FILE = 1, 2
 FILE_BYTES = 1 << 20
 REQUEST_BYTES = 1 << 17
-ENOENT, ENOSYS = 2, 38
+ENOENT, EIO, ENOSYS = 2, 5, 38
 CLONE_NEWNS, MS_REC, MS_PRIVATE, MS_NOSUID, MS_NODEV, MNT_DETACH = 0x20000, 0x4000, 1 << 18, 2, 4, 2
 PR_SET_PDEATHSIG = 1
 
@@ -101,7 +102,8 @@ def stalling_fs(stalled: frozenset[str] = STALLED) -> Iterator[StallingFs]:
     """The file system, mounted; gone at the end whatever happens.
 
     Args:
-        stalled: what it does not answer from the beginning.
+        stalled: what it does not answer from the beginning; `error@N` and `short@N`: what it does
+            with a read from byte N of the file on.
 
     Skips where it cannot be mounted; with PAGECHECK_REQUIRE_VM=1 that is a failure.
     """
@@ -157,7 +159,19 @@ def _attributes(node: int) -> bytes:
     )
 
 
-def _answer(operation: str, node: int, body: bytes) -> tuple[int, bytes]:
+def _read(body: bytes, faults: set[str]) -> tuple[int, bytes]:
+    _handle, offset, size = struct.unpack_from("=2QI", body)
+    end = min(offset + size, FILE_BYTES)
+    for fault in faults:
+        kind, _, place = fault.partition("@")
+        if kind == "error" and end > int(place):
+            return EIO, b""
+        if kind == "short":
+            end = min(end, int(place))
+    return 0, bytes(max(0, end - offset))
+
+
+def _answer(operation: str, node: int, body: bytes, faults: set[str]) -> tuple[int, bytes]:
     """(errno, payload)."""
     if operation == "INIT":
         major, _minor, read_ahead = struct.unpack_from("=3I", body)
@@ -173,6 +187,8 @@ def _answer(operation: str, node: int, body: bytes) -> tuple[int, bytes]:
         return 0, struct.pack("=Q2I", 1, 0, 0)
     if operation == "STATFS":
         return 0, bytes(80)  # struct fuse_kstatfs
+    if operation == "READ":
+        return _read(body, faults)
     if operation in ("RELEASE", "FLUSH"):
         return 0, b""
     return ENOSYS, b""
@@ -187,7 +203,8 @@ def _one_request(fd: int, stalled: set[str]) -> None:
     if operation in stalled:
         print(operation, flush=True)
         return
-    error, payload = _answer(operation, node, request[40:])
+    faults = {each for each in stalled if "@" in each}
+    error, payload = _answer(operation, node, request[40:], faults)
     os.write(fd, struct.pack("=IiQ", 16 + len(payload), -error, unique) + payload)
 
 
