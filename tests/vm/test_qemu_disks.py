@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from pagecheck.vmm.qemu.disks import writable_disks, written_at
 from pagecheck.vmm.qemu.leftovers import remove_leftovers
 from pagecheck.vmm.qemu.overlays import Overlays
 from pagecheck.vmm.qemu.state import DeviceState
+from tests.support.users import NOBODY, needs_root
 from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import BareQemu, bare_qemu
 
@@ -364,3 +366,58 @@ def test_a_disk_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     times = [path.stat().st_mtime_ns for path in paths[:2]]
     assert written_at(disks) == [*times, None]
     assert written_at([]) == []
+
+
+@needs_root
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_the_mode_of_no_other_file_is_changed(
+    shm_folder: Path, monkeypatch: pytest.MonkeyPatch, link: Callable[[Path, str], None]
+) -> None:
+    """Whoever QEMU is puts another file in the place of the one that it made."""
+    other = shm_folder / "other"
+    other.write_bytes(b"")
+    other.chmod(0o600)
+    execute = QemuMonitor.execute
+
+    def swapped(self: QemuMonitor, command: str, *args: Any, **arguments: Any) -> Any:
+        found = execute(self, command, *args, **arguments)
+        for path in shm_folder.glob("*.pagecheck-*") if command == "job-dismiss" else ():
+            if not path.samefile(other):
+                path.unlink()
+                link(other, str(path))
+        return found
+
+    with (
+        bare_qemu(*virtio(image(shm_folder / "a"), "a")) as qemu,
+        QemuMonitor(str(qemu.socket)) as monitor,
+    ):
+        (shm_folder / "a").chmod(0o666)
+        disks = writable_disks(monitor)
+        monkeypatch.setattr(QemuMonitor, "execute", swapped)
+        Overlays(monitor, disks).close()
+    assert other.stat().st_mode & 0o777 == 0o600
+
+
+@needs_root
+def test_no_file_of_another_user_is_removed(shm_folder: Path) -> None:
+    """QEMU says what is an overlay, and its user may be nobody's friend."""
+    shm_folder.chmod(0o777)
+    image(shm_folder / "a").chmod(0o666)
+    args = (*virtio(shm_folder / "a", "a"), "-S")
+    with (
+        bare_qemu(*args, uid=NOBODY) as qemu,
+        QemuMonitor(str(qemu.socket)) as monitor,
+    ):
+        names = [f"a.pagecheck-0badcaf{number}.qcow2" for number in range(4)]
+        for name in names[:2]:
+            image(shm_folder / name).chmod(0o666)
+        for name in names[2:]:
+            (shm_folder / name).write_bytes(b"")
+        for name in names[1::2]:
+            os.chown(shm_folder / name, NOBODY, NOBODY)
+        for number in range(2):
+            node = f"pagecheck-0badcaf{number}-0f"
+            below = {"driver": "file", "filename": str(shm_folder / names[number])}
+            qemu.qmp("blockdev-add", **below, **{"node-name": node})
+        remove_leftovers(monitor, [str(shm_folder / "a")])
+    assert sorted(os.listdir(shm_folder)) == ["a", names[0], names[2]]

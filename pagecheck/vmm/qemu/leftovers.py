@@ -6,6 +6,8 @@ since. Decision: one is removed only if QEMU opened it without the file below, w
 names: in use it has that file, and one that was made complete (block-stream) names none any more.
 Of one that was not opened yet, or is not any more, the file is removed only if it holds nothing;
 where QEMU does not have even the file open, only if it is empty, since another QEMU may have it.
+Danger: what answers as QEMU names files of others, and we may be root. Decision: only what the user
+of that process owns is removed.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any, Final
 
 from pagecheck.errors import PeerError
 from pagecheck.vmm.hold.pause import QemuMonitor
+from pagecheck.vmm.process.credentials import credentials_of
 from pagecheck.vmm.qemu.asking import asked
 
 _JOB: Final = re.compile(r"pagecheck-[0-9a-f]{8}")
@@ -43,6 +46,7 @@ def remove_leftovers(monitor: QemuMonitor, disks: Iterable[str]) -> None:
         if _JOB.fullmatch(name) and job.member("status").text() == "concluded":
             with contextlib.suppress(PeerError):
                 monitor.execute("job-dismiss", id=name)
+    owner = _owner_of_files(monitor)
     unused, files = [], {}
     for node in asked(monitor, "query-named-block-nodes").items():
         name, image = node.member("node-name").text(), node.member("image")
@@ -63,8 +67,35 @@ def remove_leftovers(monitor: QemuMonitor, disks: Iterable[str]) -> None:
             _delete(monitor, f"{name}f")
             path, token = files.get(f"{name}f", ""), name.split("-")[1]
             if path.startswith("/") and path.endswith(f".pagecheck-{token}.qcow2"):
-                os.unlink(path)
-    _remove_empty_files(disks, set(files.values()))
+                _remove_file(path, owner)
+    _remove_empty_files(disks, set(files.values()), owner)
+
+
+def _owner_of_files(monitor: QemuMonitor) -> int:
+    """Whose the files are that QEMU makes."""
+    if monitor.peer_pid <= 0:
+        return os.geteuid()
+    try:
+        return credentials_of(monitor.peer_pid).uids[-1]  # the one that counts for files
+    except OSError:  # it has ended
+        return os.geteuid()
+
+
+def _remove_file(path: str, owner: int, *, only_empty: bool = False) -> None:
+    """Removes a regular file of that user.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    folder, name = os.path.split(path)
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        is_theirs = stat.S_ISREG(found.st_mode) and found.st_uid == owner
+        if is_theirs and not (only_empty and found.st_size):
+            os.unlink(name, dir_fd=fd)
+    finally:
+        os.close(fd)
 
 
 def _not_opened(files: Mapping[str, str]) -> list[str]:
@@ -97,7 +128,7 @@ def _holds_nothing(path: str) -> bool:
     return False
 
 
-def _remove_empty_files(disks: Iterable[str], used: set[str]) -> None:
+def _remove_empty_files(disks: Iterable[str], used: set[str], owner: int) -> None:
     """Removes files that were made for overlays, and nothing more."""
     for disk in filter(None, disks):
         folder, base = os.path.split(disk)
@@ -105,9 +136,8 @@ def _remove_empty_files(disks: Iterable[str], used: set[str]) -> None:
             for name in os.listdir(folder):
                 if name.startswith(base) and _FILE.fullmatch(name[len(base) :]):
                     path = os.path.join(folder, name)
-                    status = os.lstat(path)
-                    if stat.S_ISREG(status.st_mode) and not status.st_size and path not in used:
-                        os.unlink(path)
+                    if path not in used:
+                        _remove_file(path, owner, only_empty=True)
 
 
 def _delete(monitor: QemuMonitor, node: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from typing import Any, Final, NamedTuple
 
 from pagecheck import clock
@@ -153,7 +154,7 @@ class Overlays:
             self._made.append(each)  # an interrupt may come once the file is there
             self._create({**below, "size": 0})
             with contextlib.suppress(OSError):  # QEMU's umask would let others read the disk
-                os.chmod(each.path, os.stat(disk.path).st_mode & 0o777)
+                _set_mode(each.path, os.stat(disk.path).st_mode & 0o777)
             self._add({**below, "node-name": each.storage, "cache": cache})
             self._create(
                 {
@@ -215,6 +216,22 @@ class Overlays:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+def _set_mode(path: str, mode: int) -> None:
+    """Of a file that QEMU has just made, and no other: whoever QEMU is may have put a link there,
+    and we may be root.
+
+    Raises:
+        OSError: it cannot be opened, or changed.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and not found.st_size:
+            os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
 
 
 def _require_no_job(monitor: QemuMonitor) -> None:
