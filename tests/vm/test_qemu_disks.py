@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -351,9 +352,11 @@ def test_a_disk_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     for path in paths[:2]:
         path.write_bytes(b"")
     look, answers = qemu_disks.os.stat, threading.Event()
+    held = []
 
     def stat(path: str) -> os.stat_result:
         if path.endswith("stalled"):
+            held.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
             answers.wait()
         return look(path)
 
@@ -361,6 +364,7 @@ def test_a_disk_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(qemu_disks, "os", SimpleNamespace(stat=stat))
     disks: Any = [SimpleNamespace(path=str(path)) for path in paths]
     assert written_at(disks) == [paths[0].stat().st_mtime_ns, None, None]
+    assert held == [{signal.SIGINT, signal.SIGTERM, signal.SIGHUP}]
     answers.set()
     monkeypatch.setattr(qemu_disks, "LOOK_S", 60.0)
     times = [path.stat().st_mtime_ns for path in paths[:2]]

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from pagecheck.child.signals import signals_held
 from pagecheck.errors import PeerError, UsageError
 from pagecheck.shortage import no_thread
 from pagecheck.vmm.answers import Answer
@@ -118,7 +119,8 @@ def written_at(disks: Sequence[Disk]) -> list[int | None]:
     if disks:
         thread = threading.Thread(target=look, name="pagecheck-disks", daemon=True)
         try:
-            thread.start()
+            with signals_held():  # it may be left behind, and takes none that is held later
+                thread.start()
         except RuntimeError as error:
             raise no_thread("looking at disks", error) from error
         thread.join(LOOK_S)
