@@ -129,6 +129,7 @@ def test_the_pages_that_were_written_looked_at_again(guest: Guest, tmp_path: Pat
     with Coordinator(2) as c:
         block = c.attach(str(guest.ram_path), access="map")
         zero = looked(c, block)
+        guest.wait_check()  # processes begin and end: some 20 zero pages are not zero after it
         assert guest.qmp("query-migrate")["status"] == "active"
         guest.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40, "downtime-limit": 60_000})
         wait_for(lambda: guest.qmp("query-migrate")["status"] == "completed", "all sent", 60)
