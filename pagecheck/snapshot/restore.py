@@ -78,7 +78,7 @@ class Restored:
     def __init__(
         self,
         directory: str | os.PathLike[str],
-        ram: str | Mapping[str, str],
+        ram: str | os.PathLike[str] | Mapping[str, str],
         *,
         command: Sequence[str] = (),
         onto: bool = False,
@@ -268,7 +268,7 @@ class Restored:
 
 def restore(
     directory: str | os.PathLike[str],
-    ram: str | Mapping[str, str],
+    ram: str | os.PathLike[str] | Mapping[str, str],
     *,
     onto: bool = False,
     max_rate: int | None = None,
@@ -312,7 +312,10 @@ def restore(
 
 
 def _require_targets(
-    directory: str | os.PathLike[str], ram: str | Mapping[str, str], *, onto: bool
+    directory: str | os.PathLike[str],
+    ram: str | os.PathLike[str] | Mapping[str, str],
+    *,
+    onto: bool,
 ) -> None:
     """Refuses what cannot be written to before the verification, which may take long."""
     snapshot = manifest.read(directory)
@@ -322,17 +325,17 @@ def _require_targets(
         require_outside(paths[each.name], directory)
 
 
-def _paths(snapshot: Snapshot, ram: str | Mapping[str, str]) -> dict[str, str]:
+def _paths(snapshot: Snapshot, ram: str | os.PathLike[str] | Mapping[str, str]) -> dict[str, str]:
     """The absolute path of each block's RAM file."""
     names = [each.name for each in snapshot.blocks]
     shown = ", ".join(printable(name) for name in names)
-    if isinstance(ram, str):
+    if isinstance(ram, (str, os.PathLike)):
         if len(names) != 1:
             raise UsageError(
                 f"the snapshot has {len(names)} RAM blocks ({shown}); name a file for each: "
                 "--ram BLOCK=PATH"
             )
-        ram = {names[0]: ram}
+        ram = {names[0]: os.fspath(ram)}
     if set(ram) != set(names):
         given = ", ".join(printable(name) for name in ram)
         raise UsageError(f"--ram is for {given}, and the snapshot's RAM blocks are {shown}")
