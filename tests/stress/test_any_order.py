@@ -45,6 +45,8 @@ KILLS_MAX = 4  # a channel that loses five workers without an answer is abandone
 HOLE, ZEROS, NORMAL = range(3)
 PATIENCE_S = 60
 
+pytestmark = pytest.mark.timeout(300)  # a failure is made short first
+
 
 class File:
     """A memfd, and what each page of it holds.

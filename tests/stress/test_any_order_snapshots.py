@@ -40,6 +40,8 @@ PAGES_MAX = 300
 
 pages_of_file = st.integers(0, PAGES_MAX - 1)
 
+pytestmark = pytest.mark.timeout(300)  # a failure is made short first
+
 
 class Saved:
     """One snapshot, and the bytes that were saved."""
