@@ -3,7 +3,7 @@
 # make demo-vm boot a real Linux guest under QEMU and scan its RAM
 # make check   lint and types
 # make native  the C core's own tests, without Python (also: native-sanitize, native-tsan,
-#              native-aarch64)
+#              native-aarch64, native-valgrind, native-analyse)
 # make docs    docs/python-api.md and the tables of docs/shm-layout.md, from the sources
 # make models  the ring's protocol in Spin, and its mutants
 # make bounds  the tests at both ends of the supported range: oldest and newest dependencies, Pythons
@@ -22,7 +22,7 @@ SAMPLE := build/sample.ram
 SEED ?= 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 docs models bounds dist-check soak stress bench bench-quick clean
+.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 docs models bounds dist-check soak stress bench bench-quick clean native-valgrind native-analyse
 
 $(PACKAGE): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
 	@tools/needs "$(PYTHON)"
@@ -58,8 +58,8 @@ check: $(TOOLS)
 	$(BIN)/clang-format --dry-run --Werror $(wildcard pagecheck/native/*/*.[ch] pagecheck/include/*.h \
 	    tests/native/*.[ch] tests/abi/*.c tools/bench/*.[ch] examples/*.c)
 
-native native-sanitize native-tsan native-aarch64:
-	$(MAKE) --no-print-directory -C tests/native $(patsubst native-%,%,$(@:native=native-test))
+native native-sanitize native-tsan native-aarch64 native-valgrind native-analyse:
+	$(MAKE) --no-print-directory -C tests/native PYTHON="$(PYTHON)" $(patsubst native-%,%,$(@:native=native-test))
 
 docs: $(PACKAGE)
 	$(BIN)/python -m tools.python_api

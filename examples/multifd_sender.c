@@ -410,9 +410,8 @@ static bool parse(int argc, char **argv, settings *set)
 int main(int argc, char **argv)
 {
     static sender senders[CHANNELS_MAX];
-    migration all;
+    static migration all;
     struct sigaction action;
-    memset(&all, 0, sizeof all);
     all.set.size = UINT64_C(64) << 20;
     all.set.packets = 1000;
     all.set.channels = 1;

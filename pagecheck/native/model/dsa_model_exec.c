@@ -190,8 +190,10 @@ static bool run_members(dsa_engine *engine, uint32_t first, uint32_t end, dsa_ra
 
     for (uint32_t i = 0; i < count; i++) {
         uint32_t swap = (uint32_t)dsa_draw_below(random, i + 1);
-        order[i] = order[swap];
-        order[swap] = (uint16_t)(first + i);
+        order[i] = (uint16_t)(first + i);
+        uint16_t other = order[swap];
+        order[swap] = order[i];
+        order[i] = other;
     }
     for (uint32_t i = 0; i < count; i++) {
         dsa_random own = dsa_random_stream(seed, DSA_STREAM_OPERATION, order[i]);
