@@ -175,6 +175,27 @@ static void test_distrust(void)
     }
 }
 
+/* A worker that answers another batch than the oldest keeps nobody past the deadline. */
+static void test_only_the_newest_is_answered(void)
+{
+    fixture f;
+    uint64_t zero[1] = {0}, normal[1] = {0};
+    fixture_init(&f);
+    check_begin();
+    const pc_job job = range_job(zero, normal, 8);
+    pc_feed_begin(&f.feed, &job);
+    pc_feed_more(&f.feed, 0, 8 * SLOTS);
+    CHECK(pc_feed_pump(&f.feed, false, soon()) == PC_PUMP_TIMEOUT, "nobody answers");
+    struct pagecheck_slot *slot = pgck_slot(&f.worker.ring.shared, SLOTS);
+    __atomic_store_n(&slot->answer, (uint64_t)SLOTS << 8 | PAGECHECK_ANSWER_DONE, __ATOMIC_RELEASE);
+    alarm(60); /* a pump that does not return ends the program */
+    CHECK(pc_feed_pump(&f.feed, false, soon()) == PC_PUMP_TIMEOUT, "the oldest has no answer");
+    alarm(0);
+    CHECK(zero[0] == 0 && normal[0] == 0, "it was published");
+    check_end("a worker that answers only the newest batch", "");
+    fixture_deinit(&f);
+}
+
 /* What a broken coordinator may ask; the worker refuses and touches nothing. */
 static void test_refusals(void)
 {
@@ -271,6 +292,7 @@ int main(void)
     test_abandon();
     test_rebind();
     test_distrust();
+    test_only_the_newest_is_answered();
     test_refusals();
     test_headers();
     return check_summary();

@@ -245,7 +245,8 @@ pc_pump pc_feed_pump(pc_feed *feed, bool more_follow, int64_t deadline_ns)
         if ((more_follow || !all_submitted) && occupied(feed) > half)
             target = feed->submitted - half;
         switch (wait_for(feed, target, deadline_ns)) {
-        case 0:
+        case 0: /* a worker that answers another batch, or only ever wakes, must not hold us */
+            late = pagecheck_now_ns() >= deadline_ns;
             break;
         case -ETIMEDOUT:
             late = true; /* the ring is read once more */
