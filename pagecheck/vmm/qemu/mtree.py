@@ -55,9 +55,9 @@ def parse_mtree(text: str) -> list[RamRange]:
             spaces.add(space[1])
         elif "memory" in spaces and (found := _RANGE.fullmatch(line)) is not None:
             start, end, kind, name, offset = found.groups()
-            if kind in _KINDS:
-                gpa = int(start, 16)
-                size = int(end, 16) - gpa + 1
+            gpa = int(start, 16)
+            size = int(end, 16) - gpa + 1
+            if kind in _KINDS and size > 0:
                 # Machine types up to 4.0 may show the path of the backend instead of its id.
                 block = name.removeprefix("/objects/")
                 _append(ranges, RamRange(gpa, size, block, int(offset or "0", 16)))
