@@ -15,6 +15,7 @@ typedef struct buffer_block {
     uint64_t holes[PAGES / 64];
     uint64_t size;   /* bytes that are there */
     uint32_t broken; /* the page that cannot be read */
+    uint32_t part;   /* but for its first bytes */
     bool touch;      /* what `size` says of a mapping that does not exist */
     unsigned sizes, looks, reads;
 } buffer_block;
@@ -47,7 +48,7 @@ static uint64_t buffer_next_data(const pc_block *block, uint64_t offset)
 static size_t buffer_read(const pc_block *block, uint64_t offset, void *to, size_t bytes)
 {
     buffer_block *b = buffer_of(block);
-    uint64_t broken = (uint64_t)b->broken * PAGE;
+    uint64_t broken = (uint64_t)b->broken * PAGE + b->part;
     b->reads++;
     CHECK(offset + bytes <= b->size, "a read past the end: %llu", (unsigned long long)offset);
     if (offset <= broken && broken - offset < bytes)
@@ -161,6 +162,10 @@ static void test_broken(void)
     answer = decide(b, alone, 2);
     CHECK(answer.decided[0] == 2 && answer.zero[0] == 2, "decided %llx",
           (unsigned long long)answer.decided[0]);
+    b->part = PAGE - 1;
+    answer = decide(b, NULL, PAGES);
+    CHECK(pc_bits_count(answer.decided, PAGES) == 200, "a page that came in part is decided");
+    CHECK(pc_bits_count(answer.zero, PAGES) == 200, "a page that came in part is zero");
     b->head.ops->free(&b->head);
     check_end("a read that fails", "");
 }

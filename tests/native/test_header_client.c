@@ -22,6 +22,7 @@ static void say(int to, const char *text, int passed, bool in_bytes)
         char bytes[CMSG_SPACE(3 * sizeof(int))];
     } control;
     int fd = new_segment(SLOTS, SLOT_PAGES, SEALS), fds[3] = {fd, fd, fd};
+    memset(&control, 0, sizeof control);
     for (size_t at = 0, n; at < strlen(text); at += n) {
         struct iovec part = {(void *)(uintptr_t)(text + at), in_bytes ? 1 : strlen(text)};
         struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};

@@ -141,8 +141,8 @@ static void test_pieces(const looking *way)
     how.piece_count = sizeof pieces / sizeof *pieces;
     how.file_fd = file;
     check_begin();
-    /* The file: page 16 + i is data for odd i; it ends 8 pages before the piece does. */
-    if (ftruncate(file, (16 + PIECE - 8) * PAGE) != 0)
+    /* The file: page 16 + i is data for odd i; it ends in the 8th page before the piece does. */
+    if (ftruncate(file, (16 + PIECE - 8) * PAGE + PAGE / 2) != 0)
         abort();
     for (uint64_t i = 1; i < PIECE - 8; i += 2)
         if (pwrite(file, "x", 1, (off_t)((16 + i) * PAGE + i)) != 1)

@@ -327,6 +327,10 @@ static void test_a_file_that_ends(void)
     world_start(&w, &way, &random);
     if (ftruncate(w.file_fd, (START + 20) * PAGE + 77) != 0)
         abort();
+    memset(w.block.head.sink->found, 1, PC_SINK_BYTES); /* what an earlier read may have left */
+    CHECK(pc_sink_read(w.block.head.sink, 20 * PAGE, 2 * PAGE), "errno %d",
+          sink_errno(w.block.head.sink));
+    CHECK(pc_kernel_auto()->is_zero(w.block.head.sink->found + PAGE, PAGE), "not zeros behind it");
     pc_copy_pages(&w.task, 0, PAGES, NULL);
     CHECK(memcmp(&w.bits, &w.before, sizeof w.bits) == 0, "a page lost its bits");
     if (ftruncate(w.file_fd, (START + PAGES) * PAGE) != 0)
