@@ -5,6 +5,8 @@
 # make native  the C core's own tests, without Python (also: native-sanitize, native-tsan,
 #              native-aarch64, native-valgrind, native-analyse)
 # make fuzz SECONDS=60   random input for the C core (libFuzzer), the service and the parsers
+# make mutants SECONDS=1800  deciding lines changed one by one: the tests have to notice; SEED=N a random order
+# make sanitize-extension  the extension under Python with AddressSanitizer and UBSan
 # make docs    docs/python-api.md and the tables of docs/shm-layout.md, from the sources
 # make models  the ring's protocol in Spin, and its mutants
 # make bounds  the tests at both ends of the supported range: oldest and newest dependencies, Pythons
@@ -23,7 +25,7 @@ SAMPLE := build/sample.ram
 SEED ?= 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 docs models bounds dist-check soak stress bench bench-quick clean native-valgrind native-analyse fuzz
+.PHONY: demo demo-vm test check native native-sanitize native-tsan native-aarch64 docs models bounds dist-check soak stress bench bench-quick clean native-valgrind native-analyse fuzz mutants sanitize-extension
 
 $(PACKAGE): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[ch])
 	@tools/needs "$(PYTHON)"
@@ -63,10 +65,17 @@ native native-sanitize native-tsan native-aarch64 native-valgrind native-analyse
 	$(MAKE) --no-print-directory -C tests/native PYTHON="$(PYTHON)" $(patsubst native-%,%,$(@:native=native-test))
 
 # Half of the time is libFuzzer's, half that of two tests on a service.
-SECONDS ?= 60
+fuzz: SECONDS = 60
 fuzz: $(TOOLS)
 	$(MAKE) --no-print-directory -C tests/native fuzz SECONDS=$$(( $(SECONDS) / 2 ))
 	PAGECHECK_FUZZ_SECONDS=$$(( $(SECONDS) / 4 )) $(BIN)/python -m pytest -q tests/fuzz
+
+mutants: SECONDS = 1800
+mutants: $(TOOLS)
+	$(BIN)/python -m tools.mutants --seconds $(SECONDS) $(if $(filter command% environment%,$(origin SEED)),--seed $(SEED))
+
+sanitize-extension: $(TOOLS)
+	tools/sanitize-extension $(BIN)/python
 
 docs: $(PACKAGE)
 	$(BIN)/python -m tools.python_api

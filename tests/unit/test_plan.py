@@ -43,6 +43,11 @@ def test_length_allows_an_odd_file_size() -> None:
     assert make_block("b", 64 * K + 1, 4096, 0, 64 * K).pages == 16
 
 
+def test_the_rest_of_a_file() -> None:
+    block = make_block("b", 64 * K, 4096, 8192, None)
+    assert (block.start, block.size) == (8192, 56 * K)
+
+
 @pytest.mark.parametrize(
     ("offset", "length"),
     [

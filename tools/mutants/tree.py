@@ -1,0 +1,124 @@
+"""A copy of the tree, in which mutants are built and tested."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tools.mutants.values import Mutant, mutated
+
+ROOT: Final = Path(__file__).parents[2]
+NATIVE_LIMIT_S: Final = 60
+PYTEST_LIMIT_S: Final = 240
+
+
+class BuildError(Exception):
+    """A mutant that does not compile shows nothing."""
+
+
+class Tree:
+    """A copy of the files of the tree, with C programs and the extension of their own.
+
+    Args:
+        folder: an empty folder.
+        jobs: compilers and test programs at a time.
+    """
+
+    def __init__(self, folder: Path, jobs: int) -> None:
+        self.folder = folder
+        self.jobs = jobs
+        # Neither optimised nor with warnings: a mutant may leave something unused.
+        self._flags = [f"JOBS={jobs}", "CFLAGS=-w", "OPTIMISE=-O1"]
+        for name in self._names():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+    def _names(self) -> list[str]:
+        listed = _output(["git", "ls-files", "-co", "--exclude-standard"], ROOT).splitlines()
+        built = [str(path.relative_to(ROOT)) for path in ROOT.glob("pagecheck/native/*.so")]
+        return [name for name in (*listed, *built) if (ROOT / name).is_file()]
+
+    def failing(self, mutant: Mutant) -> str | None:
+        """The test that notices the mutant; None: it survives.
+
+        Raises:
+            BuildError: it cannot be built.
+            ValueError: the text that it changes is not there once.
+        """
+        path = self.folder / mutant.path
+        before = path.read_text()
+        path.write_text(mutated(before, mutant))
+        try:
+            native = [test for test in mutant.tests if "/" not in test]
+            return self._native(native) or self._pytest(
+                [test for test in mutant.tests if "/" in test]
+            )
+        finally:
+            path.write_text(before)
+
+    def baseline(self, tests: set[str]) -> str | None:
+        """The test that fails without any mutant; None: all pass."""
+        native = sorted(test for test in tests if "/" not in test)
+        return self._native(native) or self._pytest(sorted(tests - set(native)))
+
+    def _native(self, tests: list[str]) -> str | None:
+        for test in tests:
+            flavour, _, name = test.rpartition(":")
+            flavour = flavour or "plain"
+            program = f"../../build/native/{flavour}/{name}"
+            done = self._make(program, 600)
+            if done.returncode != 0:
+                raise BuildError(done.stderr[-2000:])
+            try:
+                if self._make(f"run/{flavour}/{name}", NATIVE_LIMIT_S).returncode != 0:
+                    return test
+            except subprocess.TimeoutExpired:
+                return f"{test} (it does not end)"
+        return None
+
+    def _make(self, target: str, limit_s: float) -> subprocess.CompletedProcess[str]:
+        command = ["make", "-s", "-C", "tests/native", *self._flags, target]
+        return _run(command, self.folder, limit_s)
+
+    def _pytest(self, tests: list[str]) -> str | None:
+        if not tests:
+            return None
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+        try:
+            done = _run(command, self.folder, PYTEST_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            return f"{tests[0]} (it does not end)"
+        if done.returncode == 0:
+            return None
+        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return failed[0].split(" - ")[0] if failed else done.stdout[-300:] + done.stderr[-300:]
+
+
+def _output(command: list[str], folder: Path) -> str:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def _run(command: list[str], folder: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
+    """As subprocess.run, but what the command started ends with it."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("MAKEFLAGS", None)  # of a make that runs this
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
