@@ -275,7 +275,15 @@ static void test_headers(void)
         close(fd);
     }
     check_begin();
-    int fd = memfd_create("short", MFD_CLOEXEC);
+    int fd = ring_file(SLOTS, SLOT_PAGES);
+    if (ftruncate(fd, (off_t)pgck_segment_bytes(SLOTS, SLOT_PAGES) - 1) != 0)
+        abort();
+    CHECK(!pc_ring_open(fd, -1, &ring, &error), "was opened");
+    CHECK(error.code == PC_ERROR_INVALID, "%s", error.text);
+    check_end("damaged header:", "a file shorter than its segment");
+    close(fd);
+    check_begin();
+    fd = memfd_create("short", MFD_CLOEXEC);
     CHECK(!pc_ring_open(fd, -1, &ring, &error), "was opened");
     CHECK(error.code == PC_ERROR_INVALID, "%s", error.text);
     check_end("damaged header:", "empty segment");
