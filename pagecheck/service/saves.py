@@ -6,6 +6,9 @@ that is stopped stays so where nobody continues it. Decision: only who may read 
 the kernel's rule, and may connect to its VMM, or whom the policy lets save, is given its content;
 who asks is judged again by every command; workers of this save alone write, with no more rights
 over the files than the client has; and the hold of a check is the hold of a save.
+Danger: a disk's file has whatever name the client's QEMU says: one of somebody else, or on a file
+system of the client's that never answers. Decision: the service looks at and makes such files only
+for who has all its rights.
 """
 
 from __future__ import annotations
@@ -35,12 +38,11 @@ if TYPE_CHECKING:
     from pagecheck.model import Pause
     from pagecheck.service.answers import Answers
     from pagecheck.service.resources import ClientResources, HeldBlock
-    from pagecheck.service.rights import May, Rights
+    from pagecheck.service.rights import Admission, Rights
     from pagecheck.service.service import Service
     from pagecheck.shm.segments import Memfd
     from pagecheck.snapshot.vm_parts import VmParts
     from pagecheck.vmm import Vm
-    from pagecheck.vmm.process.memory import Admit
 
 Answer = tuple[dict[str, Any], tuple[int, ...]]
 
@@ -104,7 +106,7 @@ class Saves:
         require_files(fds, sizes, self._rights.process_number, trusted=trusted)
         kind, _path = vm_source(vm.text)
         with self._service.saves.one(), self._rights.ask(vm.text, kind, sender) as admission:
-            _require_may(vm, admission.judge(vm), disks)
+            _require_may(vm, admission, disks)
             asked = None if disks == "refuse" else disks
             return self._saved(vm, held, fds, wanted, asked, admission)
 
@@ -124,7 +126,7 @@ class Saves:
         fds: Sequence[int],
         wanted: Wanted,
         disks: Any,
-        admit: Admit,
+        admission: Admission,
     ) -> Answer:
         service = self._service
         with contextlib.ExitStack() as stack:
@@ -134,7 +136,8 @@ class Saves:
                 stack.callback(source.close)
                 found.append(Found(source, each.block.ram, each.regions))
             opened = Opened(vm.text, held[0].block.ram.page_size, found, vm)
-            parts = parts_of(stack, vm, disks, "run", admit)
+            full = admission.is_full
+            parts = parts_of(stack, vm, disks, "run", admission, touches_disks=full)
             scanner = stack.enter_context(self._workers(opened))
             copy = _Copy(opened, fds, scanner, wanted, service.answers, self._resources.client)
             stack.callback(copy.close)
@@ -176,17 +179,17 @@ class Saves:
         )
 
 
-def _require_may(vm: Vm, may: May, disks: str) -> None:
+def _require_may(vm: Vm, admission: Admission, disks: str) -> None:
     """Raises AccessError where the client may not have what it asks for."""
-    if not may.save:
+    if not admission.judge(vm).save:
         raise AccessError(
             f"{vm.text}: may be looked at, but not saved: that takes the rights to connect to its "
             "VMM and to ptrace it, or `save = true` in the service's policy"
         )
-    if disks == "overlay" and not may.write:
+    if disks == "overlay" and not admission.is_full:
         raise AccessError(
-            f"{vm.text}: new files for its disks take the client's own right to connect to its "
-            "VMM; say --disks none, and see to them yourself"
+            f"{vm.text}: new files for its disks are made by a service only for root and its own "
+            "user; save without the service, or say --disks none, and see to them yourself"
         )
 
 

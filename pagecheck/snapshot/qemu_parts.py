@@ -47,12 +47,15 @@ class QemuParts:
         disks: Disks | None,
         then: Then,
         admit: Admit | None = None,
+        *,
+        touches_disks: bool = True,
     ) -> None:
         """Refuses what cannot be saved, and prepares the devices' state.
 
         Args:
             stack: takes back what QEMU was given.
             admit: as of a `ProcessMemory`.
+            touches_disks: whether to look at the files that QEMU names; overlays take it.
 
         Raises:
             UsageError: more has to be said of the disks.
@@ -67,6 +70,7 @@ class QemuParts:
             self._kept = "quit"
             self._pidfd = _pidfd(stack, qemu.peer_pid)
         self._qemu = qemu
+        self._touches_disks = touches_disks
         self._stack = stack
         self._found = machine_of(qemu)
         self._overlays: Overlays | None = None
@@ -109,7 +113,7 @@ class QemuParts:
             raise SourceError(
                 f"{self._qemu.name}: its disks changed meanwhile; nothing was saved: save again"
             )
-        if self._disks:
+        if self._disks and self._touches_disks:
             remove_leftovers(self._qemu, [each.path for each in self._disks])
         if self._disks and self._kept == "overlay":
             self._overlays = self._stack.enter_context(Overlays(self._qemu, self._disks))
@@ -124,7 +128,7 @@ class QemuParts:
             self._overlays.use()
             values = self._overlays.values()
         else:
-            written = written_at(self._disks)
+            written = written_at(self._disks) if self._touches_disks else [None] * len(self._disks)
             values = [
                 disk_values(each, self._kept, at)
                 for each, at in zip(self._disks, written, strict=True)

@@ -235,12 +235,15 @@ def parts_of(
     disks: Disks | None,
     then: Then,
     admit: Admit | None = None,
+    *,
+    touches_disks: bool = True,
 ) -> VmParts:
     """What is saved of this VM.
 
     Args:
         stack: takes back what the VMM was given for it.
         admit: as of `open_vm`.
+        touches_disks: as of `QemuParts`.
 
     Raises:
         UsageError: what is asked for does not go with it, or more has to be said.
@@ -249,5 +252,5 @@ def parts_of(
     if vm.qemu is not None:
         from pagecheck.snapshot.qemu_parts import QemuParts
 
-        return QemuParts(stack, vm, vm.qemu, disks, then, admit)
+        return QemuParts(stack, vm, vm.qemu, disks, then, admit, touches_disks=touches_disks)
     return RamAlone(vm, disks, then)
