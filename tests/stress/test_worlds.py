@@ -14,15 +14,18 @@ import pytest
 from pagecheck.errors import UsageError
 from pagecheck.native import _native
 from pagecheck.selftest.kernels import try_kernel, usable_kernels
-from pagecheck.selftest.places import Place
+from pagecheck.selftest.places import Place, candidates
 from pagecheck.selftest.run import Hung
 from pagecheck.selftest.shrink import shortest
 from pagecheck.selftest.trial import run_world
 from pagecheck.selftest.world import Choice, World, make, parse
 from tests.stress.budget import Budget
 from tests.support.leftovers import nothing_left
+from tests.support.rams import huge_reserved
 
 DEFAULT_WORLDS = 12
+DEFAULT_HUGE_WORLDS = 3
+HUGE_PAGES = 12
 SHRINK_S = 60.0
 MODES = ("shared", "dedicated", "write")
 PLANS = (
@@ -48,12 +51,27 @@ def test_worlds(places: dict[str, Place], budget: Budget, pytestconfig: pytest.C
     if line is not None:
         run_world(parse(line), places)
         return
-    choice = Choice(list(places.values()), usable_kernels(), QUEUES)
     for seed in budget.seeds(DEFAULT_WORLDS):
-        world = make(seed, choice, seed)
-        error = fails(world, places)
-        if error is not None:
-            raise AssertionError(told(seed, world, error, places)) from error
+        require_right(seed, places)
+
+
+def test_worlds_on_huge_pages(budget: Budget) -> None:
+    try:
+        with huge_reserved(HUGE_PAGES):
+            (place,) = (each for each in candidates([]) if each.name == "hugetlb")
+            places = {place.name: place._replace(maps=False)}
+            for seed in budget.seeds(DEFAULT_HUGE_WORLDS):
+                require_right(seed, places)
+    except OSError as error:
+        pytest.skip(f"needs huge pages: {error}")
+
+
+def require_right(seed: int, places: dict[str, Place]) -> None:
+    """Makes and runs the world of a seed; if that fails, one that is simpler."""
+    world = make(seed, Choice(list(places.values()), usable_kernels(), QUEUES), seed)
+    error = fails(world, places)
+    if error is not None:
+        raise AssertionError(told(seed, world, error, places)) from error
 
 
 def told(seed: int, world: World, error: Exception, places: dict[str, Place]) -> str:

@@ -103,8 +103,8 @@ def file_in(folder: str | Path | None) -> Iterator[Ram]:
 
 
 @contextlib.contextmanager
-def huge(pages: int) -> Iterator[Ram]:
-    """A memfd of 2 MiB pages; the host's reserve is raised by `pages` and put back after.
+def huge_reserved(pages: int) -> Iterator[None]:
+    """The host's reserve of 2 MiB pages is raised by `pages` and put back after.
 
     Raises:
         OSError: the pages cannot be had; the text says what is missing.
@@ -116,11 +116,22 @@ def huge(pages: int) -> Iterator[Ram]:
             have = int(NR_HUGE.read_text())
             if have < before + pages:
                 raise OSError(f"{NR_HUGE} went to {have}, not {before + pages}: no free memory")
-            fd = os.memfd_create("huge", os.MFD_HUGETLB)
-            yield HugeRam(fd, f"fd:{fd}")
-            os.close(fd)
+            yield
         finally:
             NR_HUGE.write_text(str(max(0, int(NR_HUGE.read_text()) - pages)))
+
+
+@contextlib.contextmanager
+def huge(pages: int) -> Iterator[Ram]:
+    """A memfd of 2 MiB pages, which are reserved for it.
+
+    Raises:
+        OSError: as of `huge_reserved`.
+    """
+    with huge_reserved(pages):
+        fd = os.memfd_create("huge", os.MFD_HUGETLB)
+        yield HugeRam(fd, f"fd:{fd}")
+        os.close(fd)
 
 
 def _moved_pages() -> tuple[int, ...]:
