@@ -47,7 +47,8 @@ class SaveReport(NamedTuple):
         seconds: whole duration, start-up included.
         pause: how the VM was stopped for it; None for a file.
         pause_without_live: seconds that the VM would have been stopped had nothing been copied
-            before, at the rate of the copy that was made before; None where that was not so.
+            before, at the rate of the copy that was made before; None where that was not so, or
+            the VM was stopped already.
         bytes_stored: of all files of the snapshot; of sparse RAM files the pages that were written.
         state_bytes: size of the devices' state; 0 where there is none.
         overlays: the files that the VM's disks are written to from now on, by disk.

@@ -196,9 +196,9 @@ class Taking(ABC):
 
     def _without_live_s(self, pause: Pause | None) -> float | None:
         """See `SaveReport.pause_without_live`."""
-        if pause is None or self._ahead_s is None:
+        if pause is None or self._ahead_s is None or not pause.stopped_by_us:
             return None
-        return pause.seconds - self._copying.last_pass_s + self._ahead_s
+        return max(0.0, pause.seconds - self._copying.last_pass_s + self._ahead_s)
 
     @abstractmethod
     def _create_files(self, stack: contextlib.ExitStack) -> list[tuple[str, int]]:

@@ -140,9 +140,10 @@ def test_the_same_as_without_the_service(
     assert saved(service, running.socket, folder / "by", OWNER, live=True) == ""
     assert saved(service, running.socket, folder / "zst", compress="zstd") == ""
     assert running.status() == "paused"  # as before
-    report = pagecheck.save(f"qmp:{running.socket}", folder / "own", disks="none")
+    report = pagecheck.save(f"qmp:{running.socket}", folder / "own", disks="none", live=True)
     assert report.pause is not None
     assert not report.pause.stopped_by_us
+    assert report.pause_without_live is None
     one, other = (pagecheck.info(folder / name) for name in ("own", "by"))
     assert (folder / "own/mem0.ram").read_bytes() == (folder / "by/mem0.ram").read_bytes()
     assert one.blocks == other.blocks
