@@ -179,8 +179,9 @@ class _Work:
             close_all(fds)
 
     def _on_event(self, event: dict[str, Any]) -> None:
-        done = Members(event, "the progress of save").integer("done", 0, SIZE_MAX)
-        self._show(min(done, self._copied))
+        given = Members(event, "the progress of save")
+        total = given.integer("bytes", 1, SIZE_MAX)  # more passes than we know of, perhaps
+        self._show(given.integer("done", 0, total) * self._copied // total)
 
     def _show(self, done: int) -> None:
         if self._asked.progress is not None:

@@ -458,8 +458,9 @@ def test_a_full_disk(attached: Attached, running: BareQemu, tmp_path: Path) -> N
         os.ftruncate(file.fileno(), SIZE)
         free = os.statvfs(at)
         os.posix_fallocate(fill.fileno(), 0, free.f_bavail * free.f_frsize - (1 << 20))
-        blocks = {"blocks": [attached.block]}
-        error = attached.client.error("save", blocks, [file.fileno()])
+        # With a rate nothing is copied before the pause.
+        asked = {"blocks": [attached.block], "max_rate": 1 << 40}
+        error = attached.client.error("save", asked, [file.fileno()])
     assert error["class"] == "OutputError"
     assert "No space left" in error["desc"]
     # Before the stop, where memory has room for a copy ahead of it.
