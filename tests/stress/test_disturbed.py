@@ -101,15 +101,10 @@ def succeeds(done: command.Done, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", VICTIMS)
-def test_every_call_is_interrupted(there: Site, what: str) -> None:
-    """A signal of the host program's every 0.7 ms, in each process: EINTR is no error."""
-    succeeds(run(there, what, preloaded(alarm_us=ALARM_US)), what)
-
-
-@pytest.mark.parametrize("what", VICTIMS)
-def test_the_time_of_day_jumps(there: Site, what: str) -> None:
-    """By ten years, ahead and back, from one look to the next."""
-    succeeds(run(there, what, preloaded(step_s=YEARS_S)), what)
+def test_every_call_is_interrupted_and_the_time_of_day_jumps(there: Site, what: str) -> None:
+    """By a signal of the host program's every 0.7 ms, in each process: EINTR is no error. The time
+    jumps by ten years, ahead and back, from one look to the next."""
+    succeeds(run(there, what, preloaded(alarm_us=ALARM_US, step_s=YEARS_S)), what)
 
 
 LIMITS: Final = {
@@ -121,7 +116,7 @@ LIMITS: Final = {
 
 def test_a_limit_of_the_process(there: Site, budget: Budget) -> None:
     """Whichever it is, wherever it is met."""
-    for seed in budget.seeds(12):
+    for seed in budget.seeds(6):
         dice = random.Random(seed)
         what = dice.choice(list(VICTIMS))
         which, (least, most) = dice.choice(list(LIMITS.items()))
@@ -137,7 +132,7 @@ def test_a_limit_of_the_process(there: Site, budget: Budget) -> None:
 
 def test_a_call_that_fails(there: Site, tmp_path: Path, budget: Budget) -> None:
     """Any one, of any process, with what the kernel may answer."""
-    for seed in budget.seeds(12):
+    for seed in budget.seeds(6):
         dice = random.Random(seed)
         what = dice.choice(list(VICTIMS))
         who = dice.choice([COMMAND, COMMAND, WORKER, WATCHDOG])
