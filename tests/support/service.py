@@ -41,6 +41,7 @@ class ServiceProcess:
         self._removes_path = removes_path
         self.prefix = ""
         self.was_killed = False
+        self._was_judged = False
 
     @property
     def pid(self) -> int:
@@ -96,6 +97,7 @@ class ServiceProcess:
             self.process.wait()
             pytest.fail(f"the service did not end in {seconds} s: {self.stderr_text()}")
         self._judge(children)
+        self._was_judged = True  # its path may be the next one's from now on
         return code
 
     def kill(self) -> None:
@@ -117,6 +119,8 @@ class ServiceProcess:
 
     def finish(self) -> None:
         """At the end of a test."""
+        if self._was_judged:
+            return
         if self.was_killed:
             for name in self.names():
                 os.unlink(f"/dev/shm/{name}")
