@@ -10,7 +10,7 @@ import click
 from pagecheck.cli.options import EXIT_CODES
 from pagecheck.cli.perform import Shown, perform
 from pagecheck.cli.scan_options import MAPPINGS, OUTPUT, PAGES, VIA, VM, WORKERS
-from pagecheck.cli.via import require_service
+from pagecheck.cli.via import is_default, require_service
 
 if TYPE_CHECKING:
     from pagecheck.report.report import Report
@@ -109,6 +109,8 @@ def _scanner(
 
         return embedded
     assert via is not None
+    if is_default("max_pause"):
+        options["max_pause"] = None  # the service's
     from pagecheck.service.client import Client
 
     def by_service(source: str, **left: Any) -> Report:

@@ -15,7 +15,7 @@ import pytest
 from pagecheck import Client
 from pagecheck.errors import LimitError, UsageError
 from tests.support.bitmaps import bits
-from tests.support.command import pagecheck, start
+from tests.support.command import assert_fails, pagecheck, start
 from tests.support.oracle import zero_pages
 from tests.support.service import ServiceProcess, services
 from tests.support.waiting import wait_for
@@ -100,6 +100,17 @@ def test_scan_via_pauses_and_continues(beside: Beside) -> None:
         assert numbers["pauses"] == 1
         assert 0 < numbers["pause_seconds"] < 5
     assert beside.guest.wait_check().endswith(" OK")
+
+
+def test_a_service_may_allow_less_than_a_scan_takes_by_itself(beside: Beside) -> None:
+    with services(Path(beside.folder)) as start_service:
+        start_service("--max-pause", 4, path=beside.socket)
+        ran = pagecheck("scan", "--via", beside.socket, "--pause", beside.qmp)
+        assert "paused: the guest was paused" in ran.stdout, ran.stderr
+        assert_fails(
+            pagecheck("scan", "--via", beside.socket, "--pause", "--max-pause", 5, beside.qmp),
+            *(4, "max_pause", "allows 4.0 s"),
+        )
 
 
 def held_up(beside: Beside) -> subprocess.Popen:
