@@ -18,6 +18,7 @@ from pagecheck.snapshot.files import Folder
 from pagecheck.snapshot.info import bitmaps
 from pagecheck.snapshot.values import MANIFEST
 from pagecheck.snapshot.verify import verify
+from tests.support.leftovers import open_fds
 from tests.support.snapshots import PAGE, make_snapshot, some_ram
 
 MIB = 1 << 20
@@ -49,6 +50,15 @@ def test_a_whole_one(snap: Path) -> None:
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1] == sum(report.snapshot.files().values())
     assert json.loads(json.dumps(report.to_json()))["blocks"] == ["pc.ram", "vga"]
+
+
+def test_no_descriptor_is_left(snap: Path) -> None:
+    before = open_fds()
+    verify(snap)
+    flip(snap / "pc.ram.ram", 0)
+    with pytest.raises(SnapshotError):
+        verify(snap)
+    assert open_fds() == before
 
 
 def test_holes_may_have_been_lost(snap: Path) -> None:

@@ -18,6 +18,10 @@ SURVIVORS: Final[dict[str, str]] = {
     "a run reaches over what is not zero": (
         "units come in order, and one that is not zero has ended the run before"
     ),
+    "no fence between a request and the look at its sleeper": (
+        "a window of nanoseconds, after which a sleep of at most a second; docs/models breaks this "
+        "rule, too (NO_SUBMIT_FENCE), and Spin finds it"
+    ),
 }
 
 _LINE: Final = re.compile(r"(\.py):\d+:")

@@ -14,6 +14,10 @@ from tools.mutants.values import Mutant, mutated
 ROOT: Final = Path(__file__).parents[2]
 NATIVE_LIMIT_S: Final = 60
 PYTEST_LIMIT_S: Final = 240
+_ALONE: Final = (
+    *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
+    *('mount -t tmpfs -o mode=1777 tmpfs /dev/shm && exec "$@"', "sh"),
+)
 
 
 class BuildError(Exception):
@@ -33,6 +37,9 @@ class Tree:
         self.jobs = jobs
         # Neither optimised nor with warnings: a mutant may leave something unused.
         self._flags = [f"JOBS={jobs}", "CFLAGS=-w", "OPTIMISE=-O1"]
+        # Tests look for what others leave in /dev/shm.
+        done = subprocess.run([*_ALONE, "true"], capture_output=True, check=False)
+        self._alone = _ALONE if done.returncode == 0 else ()
         for name in self._names():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
@@ -87,7 +94,8 @@ class Tree:
     def _pytest(self, tests: list[str]) -> str | None:
         if not tests:
             return None
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+        command = [*self._alone, sys.executable, "-m", "pytest", "-q", "-x"]
+        command += ["-p", "no:cacheprovider", *tests]
         try:
             done = _run(command, self.folder, PYTEST_LIMIT_S)
         except subprocess.TimeoutExpired:
