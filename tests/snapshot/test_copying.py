@@ -68,6 +68,7 @@ def test_pages_that_became_zero() -> None:
     before, after = words(0, 5), words(0, 1, 2, 5, 63, 64, 99)
     assert list(became_zero(before, after, 100)) == [(1, 2), (63, 2), (99, 1)]
     assert list(became_zero(after, before, 100)) == []
+    assert list(became_zero(words(1), words(0, 1, 2), 100)) == [(0, 1), (2, 1)]
 
 
 def test_how_much_is_not_zero(shm_folder: Path) -> None:

@@ -66,6 +66,13 @@ def test_bad_parts(offset: int, length: int | None) -> None:
         make_block("b", 64 * K, 4096, offset, length)
 
 
+def test_bad_parts_are_named() -> None:
+    with pytest.raises(UsageError, match="at or past the end of b"):
+        make_block("b", 64 * K, 4096, 64 * K)
+    with pytest.raises(UsageError, match="page size"):
+        make_block("b", 64 * K, 4095)
+
+
 def test_odd_file_size_is_the_sources_fault() -> None:
     with pytest.raises(SourceError, match="65537"):
         make_block("b", 64 * K + 1, 4096)

@@ -72,6 +72,18 @@ def test_a_private_mapping_of_a_file(area: Area, tmp_path: object) -> None:
     os.close(fd)
 
 
+def test_mappings_of_one_file_are_one_piece_where_they_go_on_in_it(area: Area) -> None:
+    fd = os.memfd_create("ram")
+    os.ftruncate(fd, 64 * 4096)
+    area.map_file(4, 2, fd, 8 * 4096)
+    area.map_file(6, 2, fd, 10 * 4096)
+    area.map_file(8, 4, fd, 32 * 4096)
+    with opened(area) as ram:
+        assert pieces(ram) == [(0, 4, ZERO), (4, 8, FILE), (8, 12, FILE), (12, PAGES, ZERO)]
+        assert [each.file_offset for each in ram.pieces[1:3]] == [8 * 4096, 32 * 4096]
+    os.close(fd)
+
+
 def test_a_file_whose_inode_is_0(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a FUSE file system may have it: what is absent is the file's, and not zero."""
     parse = memory.parse_maps

@@ -21,7 +21,7 @@ from tools.mutants.survivors import reason
 from tools.mutants.tree import BuildError, Tree
 from tools.mutants.values import Mutant
 
-WIDTH: Final = 110
+WIDTH: Final = 160
 
 
 def main() -> int:

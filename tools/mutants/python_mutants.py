@@ -128,9 +128,17 @@ def _of_function(deciding: Deciding, source: str, function: ast.FunctionDef) -> 
     first = function.body[0]
     has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
     for statement in function.body[has_docstring:]:
-        for node in ast.walk(statement):
+        for node in _without_annotations(statement):
             for old, new in _changes(source, node):
                 yield _mutant(deciding, source, function.name, old, new)
+
+
+def _without_annotations(statement: ast.AST) -> Iterator[ast.AST]:
+    yield statement
+    for name, value in ast.iter_fields(statement):
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, ast.AST) and name not in ("annotation", "returns"):
+                yield from _without_annotations(each)
 
 
 def _changes(source: str, node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
@@ -169,7 +177,8 @@ def _mutant(deciding: Deciding, source: str, function: str, old: ast.AST, new: s
     whole = source.encode()
     changed = (whole[:start] + new.encode() + whole[end:]).decode()
     short = " ".join(text.split())[:60]
-    name = f"{deciding.path}:{old.lineno}: {function}: {short} -> {' '.join(new.split())[:60]}"
+    line = lines[old.lineno - 1].strip()[:60]
+    name = f"{deciding.path}:{old.lineno}: {function}: {line}: {short} -> {' '.join(new.split())}"
     return Mutant(name, deciding.path, source, changed, deciding.tests)
 
 
