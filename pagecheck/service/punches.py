@@ -8,6 +8,7 @@ it. What is punched, when, and what is refused is the command's own rule
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from pagecheck.errors import AccessError, UsageError
 from pagecheck.model import vm_source
 from pagecheck.service.arguments import Arguments, require_fds
 from pagecheck.service.limits import NUMBER_MAX, Peer
+from pagecheck.shm.ram import RamSource
+from pagecheck.snapshot.in_use import maps_for_writing
 from pagecheck.snapshot.punch_vm import Wanted, punch_vm
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from pagecheck.service.rights import Rights
     from pagecheck.service.service import Service
     from pagecheck.snapshot.punch_report import PunchReport
+    from pagecheck.vmm import Vm
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +86,8 @@ class Punches:
                     f"{vm.text}: may be looked at, but its RAM not be written to: that takes the "
                     "client's own rights to connect to its VMM and to ptrace it"
                 )
+            if not admission.is_full:
+                _require_writer(vm)
             report = punch_vm(vm, wanted)
         self._count(report)
         return {
@@ -104,3 +110,16 @@ class Punches:
             "punched for process %d of user %d: %s: %d bytes",
             *(self._peer.pid, self._peer.uid, report.source, report.zero_bytes),
         )
+
+
+def _require_writer(vm: Vm) -> None:
+    for ram in vm.rams:
+        if isinstance(ram.source, RamSource):
+            writes = False
+            with contextlib.suppress(OSError):
+                writes = maps_for_writing(vm.pid, ram.source.fd)
+            if not writes:
+                raise AccessError(
+                    f"{vm.text}:{ram.source.name}: is a file that its VMM does not map for "
+                    "writing, and punching writes to it"
+                )

@@ -1,4 +1,5 @@
-"""Which processes have a file open or mapped, as far as /proc shows it: for a message, no proof.
+"""Which processes have a file open or mapped, as far as /proc shows it: for a message, no proof
+where nothing else is said.
 
 Facts: the device in /proc/PID/maps is not st_dev on btrfs. The link in map_files leads to the file
 itself, but only root may follow it; the file's path is compared where that is refused.
@@ -42,6 +43,24 @@ def mappers_of(fd: int, besides: int) -> str:
             if how in ("mapped for writing", "open for writing"):
                 return f"process {pid} ({_name(pid)}) has it {how}"
     return ""
+
+
+def maps_for_writing(pid: int, fd: int) -> bool:
+    """Whether a process maps the file shared and writable, as only who opened it for writing can.
+    Proof, and so for root alone: no name is believed.
+
+    Raises:
+        OSError: the process may not be inspected, or has ended.
+    """
+    st = os.fstat(fd)
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        maps = file.read()
+    return any(
+        perms[1:4:2] == b"ws"
+        and int(inode) == st.st_ino
+        and _leads_to(f"/proc/{pid}/map_files/{os.fsdecode(addresses)}", st)
+        for addresses, perms, _major, _minor, inode, _name in _MAP.findall(maps)
+    )
 
 
 def _pids() -> Iterator[int]:

@@ -110,6 +110,28 @@ def test_who_may_not(qemu: BareQemu, service: ServiceProcess, uid: int) -> None:
     assert allocated(qemu) == SIZE
 
 
+def test_a_file_that_its_vmm_may_only_read(service: ServiceProcess, short_folder: Path) -> None:
+    """Root's, shared with the guest of somebody who may not write to it."""
+    path = short_folder / "root's"
+    path.write_bytes(bytes(SIZE))
+    path.chmod(0o644)
+    more = f"mem-path={path},size={SIZE},share=on,readonly=on"
+    backend = memfd_backend("64M", more=",share=on")
+    args = (
+        "-object",
+        f"memory-backend-file,id=ro,{more}",
+        "-device",
+        "nvdimm,memdev=ro,unarmed=on",
+    )
+    machine = ("-machine", "memory-backend=mem0,nvdimm=on", "-m", "64M,slots=1,maxmem=1G")
+    with bare_qemu(*backend, *machine, *args, uid=OWNER) as running:
+        told = punched(service, running, OWNER)
+        assert path.stat().st_blocks * 512 == SIZE
+        assert told.startswith("AccessError: ")
+        assert "ro: is a file that its VMM does not map for writing" in told
+        assert running.own_events() == []
+
+
 def test_the_report(qemu: BareQemu, service: ServiceProcess) -> None:
     steps: list[tuple[int, int]] = []
     with Client(service.path) as client:
