@@ -1,5 +1,5 @@
-"""A real QEMU whose monitor fails at some message while a VM is brought back: it runs, or nothing
-of it is left, neither a process nor its RAM, and one line says why."""
+"""A VM is brought back while the monitor of its QEMU fails at some message, or the command is
+killed before some call: it runs, or no process of it is left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,9 +19,10 @@ import pytest
 
 import pagecheck
 from tests.support import command
-from tests.support.faults import PeerFault
+from tests.support.faults import COMMAND, Fault, PeerFault
 from tests.support.waiting import wait_for
 from tests.vm.bare_qemu import bare_qemu
+from tools.guest.qmp import Qmp
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -27,6 +30,7 @@ QUICK: Final = ("twice", "cut", "unsent", "empty", "error")  # the others are wa
 FEW: Final = ("unsent", "error")
 MESSAGES: Final = 12
 RUNS_S: Final = 3.0  # then what did not fail by then runs
+SOON_S: Final = 10.0
 QEMU: Final = (
     *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
     *("-accel", "tcg", "-machine", "q35", "-m", "64M"),
@@ -70,7 +74,8 @@ def brought_back(saved: Path, ram: Path, fault: PeerFault) -> tuple[int | None, 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    metafunc.parametrize("how", QUICK if metafunc.config.getoption("--worlds") else FEW)
+    if "how" in metafunc.fixturenames:
+        metafunc.parametrize("how", QUICK if metafunc.config.getoption("--worlds") else FEW)
 
 
 def test_any_message(
@@ -95,3 +100,59 @@ def test_any_message(
             left -= 1
         else:
             most = max(fault.at, 1)
+
+
+def _runs(socket_path: Path) -> bool:
+    """Whether a VM runs; False: nobody listens there any more."""
+    soon = time.monotonic() + SOON_S
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(socket_path))
+            status = Qmp(connection, soon).execute("query-status", {}, soon)["status"]
+        except OSError:
+            return False
+    return bool(status == "running")
+
+
+@pytest.mark.parametrize("what", ["restore", "clone"])
+def test_killed_before_any_call(
+    saved: Path, ram: Path, tmp_path: Path, what: str, pytestconfig: pytest.Config
+) -> None:
+    """Each QEMU has all of the state, and its VM runs, or it ends. Once, or --worlds N times."""
+    dice = random.Random(f"{what} {pytestconfig.getoption('--seed')}")
+    qmp = tmp_path / ("q{n}" if what == "clone" else "q")
+    words = {
+        "restore": ["--ram", ram, "--exec", saved],
+        "clone": ["-n", "2", saved],
+    }[what]
+    left = pytestconfig.getoption("--worlds") or 1
+    while left:
+        fault = Fault(tmp_path / "fault", COMMAND, int(2 ** dice.uniform(0, 7)), signal.SIGKILL)
+        with (tmp_path / "said").open("w") as said:
+            front = command.start(
+                *(what, "--quiet", *words, "--", *QEMU, "-qmp", f"unix:{qmp},server=on,wait=off"),
+                env={**command.environment(), "TMPDIR": str(tmp_path), **fault.environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+            )
+            try:
+                front.wait(SOON_S)
+            except subprocess.TimeoutExpired:  # it came to the end without that call
+                front.terminate()
+                front.wait(60)
+
+        def settled() -> bool:
+            there = [each for each in tmp_path.glob("q*") if _runs(each)]
+            return len(there) == len(command.tagged_processes())
+
+        try:
+            wait_for(settled, f"each QEMU runs or ended: {fault}")
+        finally:
+            for pid in command.tagged_processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        ram.unlink(missing_ok=True)
+        for each in tmp_path.glob("q*"):
+            each.unlink()
+        left -= fault.happened()
