@@ -25,6 +25,10 @@ SURVIVORS: Final[dict[str, str]] = {
     "pagecheck/plan.py: make_block: if length <= 0 or length % page_size:: 0 -> 1": (
         "no length of 1 is a multiple of a page size"
     ),
+    'pagecheck/snapshot/copying.py: normal_bytes: access="auto" if scanner.engine == "dsa" else '
+    '"read",: scanner.engine == "dsa" -> (scanner.engine != "dsa")': (
+        "how the pages are looked at for an estimate: the numbers are the same"
+    ),
 }
 
 _LINE: Final = re.compile(r"(\.py):\d+:")
