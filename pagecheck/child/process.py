@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     class Pollable(Protocol):
         """A process of ours; `poll` reaps it if it has ended."""
 
+        pid: int
+
         def poll(self) -> int | None:
             """Its exit status; None: it runs."""
 
@@ -293,6 +295,13 @@ def reap_left_behind() -> int:
     with _left_behind_lock:
         _left_behind[:] = [each for each in _left_behind if each.poll() is None]
         return len(_left_behind)
+
+
+def left_behind() -> frozenset[int]:
+    """Process ids of those that were left behind and have not ended: no other process has them."""
+    reap_left_behind()
+    with _left_behind_lock:
+        return frozenset(each.pid for each in _left_behind)
 
 
 def _refused(doing: str, error: OSError) -> PagecheckError:

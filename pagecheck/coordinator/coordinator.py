@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 
+from pagecheck.child.process import left_behind
 from pagecheck.child.signals import signals_held
 from pagecheck.coordinator.block import Block, Blocks
 from pagecheck.coordinator.channel import Stop
@@ -185,6 +186,12 @@ class Coordinator:
     def is_lost(self) -> bool:
         """Whether every channel lost its workers for good: then nothing is ever decided again."""
         return self._pool is not None and self._pool.is_lost
+
+    @property
+    def may_yet_write(self) -> bool:
+        """Whether a worker that was killed has not ended, which may be amid a write."""
+        killed = {pid for pool in self._pools for each in pool.channels for pid in each.unreaped}
+        return bool(killed) and not left_behind().isdisjoint(killed)
 
     def statistics(self) -> list[ChannelReport]:
         """What each channel works with and has counted since it was started."""

@@ -67,6 +67,7 @@ class WorkerSupervisor:
         """
         self.index = index
         self.replaced = 0
+        self.unreaped: set[int] = set()  # ids of workers that did not end when they were killed
         self.rest_ns = 0  # how long it was last left alone after a shortage; the pool's
         self._owner = owner
         self._settings = settings
@@ -171,7 +172,8 @@ class WorkerSupervisor:
 
     def _discard_current(self) -> None:
         """Ends the worker and keeps what it counted. May be called twice."""
-        self._process.kill()
+        if not self._process.kill():
+            self.unreaped.add(self.pid)
         self._process.close()
         with self._swap:
             counted = self._ring.statistics()

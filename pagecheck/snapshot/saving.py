@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pagecheck.child.process import reap_left_behind
 from pagecheck.child.signals import signals_held
 from pagecheck.errors import OutputError, SourceError
 from pagecheck.logs import Log
@@ -78,7 +77,6 @@ class Taking(ABC):
         self._where = where
         self._scanner = scanner
         self._wanted = wanted
-        self._left_behind = reap_left_behind()
         self._bytes_done = 0
         self._ahead = False  # whether RAM is copied before the pause as well
         self._ahead_s: float | None = None  # what that took where it was asked for
@@ -188,7 +186,7 @@ class Taking(ABC):
         return sum(found.ram.size for found in self._opened.blocks)
 
     def _require_no_writer(self) -> None:
-        if reap_left_behind() > self._left_behind:
+        if self._scanner.may_yet_write:
             raise OutputError(
                 f"{self._where}: a worker that writes there was left behind, and may write yet; "
                 "nothing was saved: see to the disk, and save again"

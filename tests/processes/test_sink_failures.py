@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator
+from pagecheck.child.spawn import Process
 from pagecheck.coordinator import scan
 from pagecheck.coordinator.scan import ScanResult
 from pagecheck.coordinator.select import Ranges
@@ -97,6 +98,34 @@ def test_an_idle_worker_that_is_killed(ram: KnownRam, sink: Ram) -> None:
         block = c.attach(ram.source, copy_to=sink.fd)
         kill(c.worker_pids[0])
         assert_whole(c.scan_block(block), ram, sink)
+
+
+def test_a_worker_that_does_not_end_may_yet_write(
+    ram: KnownRam, sink: Ram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of this coordinator; one of another's says nothing, whether it comes or goes."""
+    stuck: set[int] = set()
+    wait_ended, poll = Process.wait_ended, Process.poll
+    monkeypatch.setattr(
+        Process, "wait_ended", lambda self, until: self.pid not in stuck and wait_ended(self, until)
+    )
+    monkeypatch.setattr(Process, "poll", lambda self: None if self.pid in stuck else poll(self))
+    with Coordinator(1) as c, Coordinator(1) as other:
+        for each in (c, other):
+            (pid,) = each.worker_pids
+            stuck.add(pid)
+            assert not each.may_yet_write
+            kill(pid)
+            block = each.attach(ram.source, copy_to=sink.fd, copy_update=True)
+            assert_whole(each.scan_block(block), ram, sink)
+            assert each.may_yet_write
+            assert not other.may_yet_write or each is other
+            if each is other:
+                stuck.remove(pid)
+        assert c.may_yet_write
+        assert not other.may_yet_write
+        stuck.clear()
+        assert not c.may_yet_write
 
 
 def test_the_descriptor_can_be_closed(ram: KnownRam, sink: Ram) -> None:
