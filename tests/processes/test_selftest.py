@@ -11,6 +11,7 @@ import pytest
 from pagecheck import Answer, Coordinator
 from pagecheck.errors import ResourceError, SourceError, UsageError
 from pagecheck.native import _native
+from pagecheck.selftest import round_trip
 from pagecheck.selftest import selftest as module
 from pagecheck.selftest.places import Place
 from pagecheck.selftest.report import SelftestReport
@@ -115,18 +116,19 @@ def test_what_is_left_is_found(monkeypatch: pytest.MonkeyPatch, what: str) -> No
             os.close(each) if isinstance(each, int) else os.unlink(each)
 
 
-def test_a_file_that_was_changed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pagecheck.snapshot import restore as restoring  # where it is looked up
+@pytest.mark.parametrize("onto", [False, True])
+def test_a_file_that_was_changed_is_found(monkeypatch: pytest.MonkeyPatch, onto: bool) -> None:
+    restore = round_trip.restore
 
-    lay_out = restoring.lay_out_new
+    def one_byte_off(directory: str, ram: str, **how: Any) -> None:
+        restore(directory, ram, **how)
+        if how.get("onto", False) == onto:
+            with open(ram, "r+b", buffering=0) as file:
+                os.pwrite(file.fileno(), b"\x01", 3 * 4096)
 
-    def one_byte_off(folder: Any, block: Any, target: Any, **how: Any) -> Any:
-        done = lay_out(folder, block, target, **how)
-        os.pwrite(target.fd, b"\x01", 3 * 4096)
-        return done
-
-    monkeypatch.setattr(restoring, "lay_out_new", one_byte_off)
-    with pytest.raises(Wrong, match="the restored file differs"):
+    monkeypatch.setattr(round_trip, "restore", one_byte_off)
+    said = "the file that was written over differs" if onto else "the restored file differs"
+    with pytest.raises(Wrong, match=said):
         run_world(World(place="shm", source="path", pages=9, saves=True), PLACES)
 
 

@@ -171,7 +171,12 @@ def services(folder: Path) -> Iterator[StartService]:
         started.append(service)
         return service.await_ready() if ready else service
 
-    yield start
+    try:
+        yield start
+    except BaseException:
+        for service in started:
+            _problem_at_end(service)
+        raise
     problems = [problem for service in started if (problem := _problem_at_end(service))]
     if problems:
         raise problems[0]
