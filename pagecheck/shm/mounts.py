@@ -11,6 +11,7 @@ from pagecheck.model import is_vm_source
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Final, NamedTuple
 else:
     from pagecheck.typed import NamedTuple
@@ -24,8 +25,8 @@ NEVER_STALL: Final = frozenset(
         *("udf", "vfat", "xfs", "zfs"),
     ]
 )
-# How the kernel names mappings of files that lie on no mount.
-_NO_MOUNT: Final = (b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"anon_inode:")
+_HUGE_PAGES: Final = "/sys/kernel/mm/hugepages"  # has a folder hugepages-2048kB for each size
+_HUGE_SHIFT: Final = 26  # Source: MFD_HUGE_SHIFT in linux/memfd.h
 _LINKS_MAX: Final = 40  # as in the kernel
 _MAGIC_LINKS: Final = ("root", "cwd", "fd", "map_files", "task")
 
@@ -124,8 +125,10 @@ def _is_number(text: str) -> bool:
 
 def process_may_stall(pid: int, proc: str = "/proc") -> str | None:
     """The kind of a file system that may stall and of which the process maps a file shared, as it
-    does guest RAM, or None."""
+    does guest RAM, or None. What a file is called proves nothing: one of FUSE may be /memfd:ram.
+    """
     kinds = {mount.device: mount.kind for mount in read(f"{proc}/{pid}/mountinfo")}
+    kinds |= {(os.major(each), os.minor(each)): "tmpfs" for each, _ in memory_devices()}
     try:
         with open(f"{proc}/{pid}/maps", "rb") as file:
             fields = [line.split(maxsplit=5) for line in file]
@@ -135,12 +138,34 @@ def process_may_stall(pid: int, proc: str = "/proc") -> str | None:
         (each[3], each[5]) for each in fields if len(each) > 5 and each[1].endswith(b"s")
     }:
         major, _, minor = device.partition(b":")
-        if path.startswith((b"[", *_NO_MOUNT)):
+        if not path.startswith(b"/"):  # "[heap]", "anon_inode:...": no path begins so
             continue
         kind = kinds.get((int(major, 16), int(minor, 16)), "another mount namespace's")
         if kind not in NEVER_STALL:
             return kind
     return None
+
+
+def memory_devices() -> Iterator[tuple[int, int]]:
+    """The device (st_dev) of each of the kernel's own mounts, on which memfds and shared anonymous
+    mappings are, and the size of its huge pages; 0: it has ordinary ones. An empty memfd takes
+    none."""
+    for page in (0, *_huge_pages()):
+        flags = os.MFD_HUGETLB | (page.bit_length() - 1) << _HUGE_SHIFT if page else 0
+        try:
+            fd = os.memfd_create("pagecheck", os.MFD_CLOEXEC | flags)
+        except (OSError, OverflowError):
+            continue
+        yield os.fstat(fd).st_dev, page
+        os.close(fd)
+
+
+def _huge_pages() -> list[int]:
+    try:
+        names = os.listdir(_HUGE_PAGES)
+    except OSError:
+        return []
+    return [int(each.removeprefix("hugepages-").removesuffix("kB")) << 10 for each in names]
 
 
 def descriptor_may_stall(fd: int) -> str | None:

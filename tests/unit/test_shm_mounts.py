@@ -137,6 +137,14 @@ def test_descriptors(tmp_path: Path) -> None:
     assert mounts.may_stall("/proc/self/maps") is None
 
 
+def memory_device() -> str:
+    """As /proc/PID/maps shows that of memfds."""
+    fd = os.memfd_create("ram")
+    device = os.fstat(fd).st_dev
+    os.close(fd)
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
+
+
 def test_what_a_process_maps(tmp_path: Path) -> None:
     folder = tmp_path / "7"
     folder.mkdir()
@@ -147,8 +155,10 @@ def test_what_a_process_maps(tmp_path: Path) -> None:
         ("00:00", "", None),
         ("00:00", "[heap]", None),
         ("00:2", "/fuse/ram of the guest (deleted)", "fuse.bindfs"),
-        ("00:01", "/memfd:ram (deleted)", None),
-        ("00:01", "/SYSV00000000 (deleted)", None),
+        (memory_device(), "/memfd:ram (deleted)", None),
+        ("00:2", "/memfd:ram (deleted)", "fuse.bindfs"),
+        ("00:fe", "/SYSV00000001 (deleted)", "another mount namespace's"),
+        (memory_device(), "/SYSV00000000 (deleted)", None),
         ("ff:9", "/ram", "another mount namespace's"),
     ):
         (folder / "maps").write_text(line.format("00:00", "") + line.format(device, path))

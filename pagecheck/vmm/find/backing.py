@@ -6,12 +6,11 @@ mappings. Decision: a list of VMs reads maps alone, in which the device tells hu
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterable
 from typing import Final
 
 from pagecheck.errors import SourceError
+from pagecheck.shm import mounts
 from pagecheck.vmm.find.considered import LEAST_BYTES
 from pagecheck.vmm.find.search import Search
 from pagecheck.vmm.find.shared import Block, shared_blocks
@@ -25,8 +24,6 @@ PRIVATE: Final = "private"
 HUGETLB: Final = "hugetlb"
 MIXED: Final = "mixed"
 
-_HUGE_PAGES: Final = "/sys/kernel/mm/hugepages"  # has a folder hugepages-2048kB for each size
-_HUGE_SHIFT: Final = 26  # Source: MFD_HUGE_SHIFT in linux/memfd.h
 _OF_RAM: Final = (None, "tmpfs", "hugetlbfs")  # None: mounted nowhere, as a memfd is
 
 
@@ -115,7 +112,7 @@ class _HugePages:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._devices = dict(_kernel_devices())
+        self._devices = {device: page for device, page in mounts.memory_devices() if page}
 
     def has(self, mapping: Mapping, size: int = 0) -> bool:
         """Whether a mapping has; with a size, whether it is also what that size becomes in such
@@ -127,16 +124,3 @@ class _HugePages:
             is_mounted = file_system_type(mapping.dev, self._folder) == "hugetlbfs"
             page = self._devices[mapping.dev] = 1 if is_mounted else 0
         return page > 0 and (not size or 0 <= mapping.size - size < max(page, 1 << 30))
-
-
-def _kernel_devices() -> Iterable[tuple[int, int]]:
-    """The device of each of the kernel's own mounts, on which memfds and anonymous mappings with
-    such pages are, and the size of its pages. An empty memfd takes none."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(_HUGE_PAGES):
-            page = int(name.removeprefix("hugepages-").removesuffix("kB")) << 10
-            shift = (page.bit_length() - 1) << _HUGE_SHIFT
-            with contextlib.suppress(OSError, OverflowError):
-                fd = os.memfd_create("pagecheck", os.MFD_CLOEXEC | os.MFD_HUGETLB | shift)
-                yield os.fstat(fd).st_dev, page
-                os.close(fd)
