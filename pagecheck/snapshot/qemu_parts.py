@@ -62,7 +62,7 @@ class QemuParts:
             SourceError, PeerError: the VM cannot be saved; the message names what prevents it.
         """
         require_savable(qemu)
-        self._disks = writable_disks(qemu)
+        self._disks = writable_disks(qemu, looks=touches_disks)
         require_choice(vm.text, self._disks, disks, then)
         self._kept: DiskKept = "overlay" if disks == "overlay" else "none"
         self._pidfd = -1
@@ -109,7 +109,7 @@ class QemuParts:
             SourceError, PeerError: one cannot be made, or what is plugged in has changed.
         """
         require_savable(self._qemu)
-        if writable_disks(self._qemu) != self._disks:
+        if writable_disks(self._qemu, looks=self._touches_disks) != self._disks:
             raise SourceError(
                 f"{self._qemu.name}: its disks changed meanwhile; nothing was saved: save again"
             )

@@ -478,7 +478,7 @@ def test_no_file_that_another_s_qemu_names_is_touched(
     empty = folder / "disk.pagecheck-0badcaf0.qcow2"  # as a killed save leaves one
     empty.write_bytes(b"")
     os.chown(empty, OWNER, OWNER)
-    args = ("-drive", f"file={disk},format=raw,if=virtio")
+    args = ("-drive", f"file={os.path.relpath(disk)},format=raw,if=virtio")
     backend = memfd_backend("64M", more=",share=on")
     with bare_qemu(*backend, "-machine", "memory-backend=mem0", *args, uid=OWNER) as vm:
         told = saved(service, vm.socket, folder / "one", OWNER, disks="overlay")
@@ -490,4 +490,6 @@ def test_no_file_that_another_s_qemu_names_is_touched(
         assert not empty.exists()
         assert vm.status() == "running"
     known = [pagecheck.info(folder / name).disks[0] for name in ("two", "three")]
+    name = os.path.relpath(disk)
+    assert [each.path for each in known] == [name, f"{Path.cwd()}/{name}"]
     assert [each.other["written_ns"] is None for each in known] == [True, False]

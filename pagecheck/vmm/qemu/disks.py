@@ -57,8 +57,11 @@ class Disk(NamedTuple):
     is_temporary: bool
 
 
-def writable_disks(monitor: QemuMonitor) -> list[Disk]:
+def writable_disks(monitor: QemuMonitor, *, looks: bool = True) -> list[Disk]:
     """The disks that the guest can write now; flash of the firmware is none.
+
+    Args:
+        looks: whether to look for a file of a relative name, which may be anywhere.
 
     Raises:
         PeerError: QEMU does not answer, or its answer is invalid.
@@ -69,7 +72,8 @@ def writable_disks(monitor: QemuMonitor) -> list[Disk]:
         if medium is None or qdev is None or medium.member("ro").flag():
             continue
         if not _is_flash(monitor, qdev.text()):
-            found.append(_disk(monitor, each.member("device").text(), qdev.text(), medium))
+            where = monitor if looks else None
+            found.append(_disk(where, each.member("device").text(), qdev.text(), medium))
     return found
 
 
@@ -166,7 +170,7 @@ def _is_flash(monitor: QemuMonitor, qdev: str) -> bool:
         return False
 
 
-def _disk(monitor: QemuMonitor, drive: str, qdev: str, medium: Answer) -> Disk:
+def _disk(monitor: QemuMonitor | None, drive: str, qdev: str, medium: Answer) -> Disk:
     file, cache = medium.member("file").text(), medium.member("cache")
     path = _absolute(monitor, file)
     return Disk(
@@ -183,11 +187,13 @@ def _disk(monitor: QemuMonitor, drive: str, qdev: str, medium: Answer) -> Disk:
     )
 
 
-def _absolute(monitor: QemuMonitor, file: str) -> str:
-    """The path of a file; empty where it is something else."""
+def _absolute(monitor: QemuMonitor | None, file: str) -> str:
+    """The path of a file; empty where it is something else, or may not be looked for (None)."""
     if file.startswith("/"):
         return file
-    if not file or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", file) or monitor.peer_pid <= 0:
+    if not file or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", file):
+        return ""
+    if monitor is None or monitor.peer_pid <= 0:
         return ""
     try:
         folder = os.readlink(f"/proc/{monitor.peer_pid}/cwd")
