@@ -11,6 +11,7 @@ from pagecheck.shm.ram import open_source
 from pagecheck.snapshot.copying import Copying, RamFile, became_zero, normal_bytes
 from pagecheck.snapshot.holes import punch
 from pagecheck.sources import Found
+from tests.support.leftovers import open_fds
 from tests.support.rams import PAGE, sparse_file
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -77,5 +78,7 @@ def test_how_much_is_not_zero(shm_folder: Path) -> None:
     with Coordinator(channels=1) as coordinator, open_source(ram) as source:
         block = coordinator.attach(ram)
         found = [Found(source, block.ram, ())]
+        before = open_fds()
         assert normal_bytes(coordinator, found, PAGE) == 2 * PAGE
         assert normal_bytes(coordinator, found, PAGE) == 2 * PAGE
+        assert open_fds() == before, "it is detached again"

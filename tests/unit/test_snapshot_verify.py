@@ -1,5 +1,6 @@
 """Whatever is not as it was saved is found and named."""
 
+import errno
 import json
 import os
 import shutil
@@ -50,6 +51,27 @@ def test_a_whole_one(snap: Path) -> None:
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1] == sum(report.snapshot.files().values())
     assert json.loads(json.dumps(report.to_json()))["blocks"] == ["pc.ram", "vga"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.EIO, SnapshotError, "block pc.ram cannot be read: Input/output error"),
+        (errno.EMFILE, ResourceError, "pc.ram.ram"),
+        (errno.ENOMEM, ResourceError, "pc.ram.ram"),
+    ],
+)
+def test_a_read_that_fails(
+    snap: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception], words: str
+) -> None:
+    """A disk's fault is the snapshot's; a shortage of ours says nothing of it."""
+
+    def fail(*_: object, **__: object) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("pagecheck.snapshot.verify.ram_digests", fail)
+    with pytest.raises(kind, match=words):
+        verify(snap)
 
 
 def test_no_descriptor_is_left(snap: Path) -> None:
