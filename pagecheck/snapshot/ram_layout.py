@@ -114,6 +114,7 @@ def _copied(
     block = coordinator.attach(
         f"fd:{fd}",
         page_size=page_size,
+        length=target.size,
         access="read",
         format="raw",
         copy_to=target.fd,

@@ -212,7 +212,7 @@ class RamTarget:
 
         Raises:
             OutputError: something has that name by now, or it cannot be given; or another process
-                wanted to open the file that was written over.
+                wanted to open the file that was written over, or removed or replaced it.
         """
         if self._draft is None:
             is_whole = lease.is_whole(self.fd)
@@ -222,6 +222,7 @@ class RamTarget:
                     f"{printable(self.path)}: another process opened it, or waits to, while it was "
                     "written over; end that process"
                 )
+            self._require_its_name()
             return
         try:
             self._draft.publish(self._name)
@@ -231,6 +232,16 @@ class RamTarget:
             ) from error
         except OSError as error:
             raise self.refusal(error) from error
+
+    def _require_its_name(self) -> None:
+        """The kernel's lease is for the file, and not for its name."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self.fd), os.lstat(self.path)):
+                return
+        raise OutputError(
+            f"{printable(self.path)}: was removed or replaced while it was written over; nothing "
+            "of the snapshot is there: restore again"
+        )
 
     def take_back(self) -> None:
         """Removes a file that was published here, if its name is still its own."""

@@ -160,9 +160,9 @@ class Restored:
         try:
             for block, target in zip(blocks, self._targets, strict=True):
                 part = _part_of(progress, before, total)
-                found.append(
-                    self._lay_out_one(block, target, max_rate, channels, part, coordinator)
-                )
+                with self._verified.folder.changes_explain_errors():
+                    done = self._lay_out_one(block, target, max_rate, channels, part, coordinator)
+                found.append(done)
                 before += block.size
             self._verified.folder.require_unchanged()
         except BaseException as error:

@@ -7,8 +7,9 @@ that descriptor, and at the end its times must be as at the beginning.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pagecheck.errors import SnapshotError
@@ -54,6 +55,15 @@ class HeldFolder(Folder):
                     f"{self.path_of(name)}: was changed after it was verified; nothing is "
                     "started from it"
                 )
+
+    @contextlib.contextmanager
+    def changes_explain_errors(self) -> Iterator[None]:
+        """Where the block fails and a file was written to, such as cut, that is what is raised."""
+        try:
+            yield
+        except Exception:
+            self.require_unchanged()
+            raise
 
     def close(self) -> None:
         """Closes it and all files."""

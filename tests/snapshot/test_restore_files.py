@@ -263,6 +263,43 @@ def test_a_file_that_appears_meanwhile_is_left(
     assert ram.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_old_ram_that_loses_its_name_meanwhile(
+    saved: Path, ram: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    old = b"y" * len(RAM)
+    ram.write_bytes(old)
+    lay_out_onto = restoring.lay_out_onto
+
+    def lose_it(*given: Any, **options: Any) -> object:
+        ram.unlink()
+        if how == "replaced":
+            ram.write_bytes(old)
+        return lay_out_onto(*given, **options)
+
+    monkeypatch.setattr(restoring, "lay_out_onto", lose_it)
+    with pytest.raises(OutputError, match="was removed or replaced while it was written over"):
+        restore(saved, ram, onto=True)
+    assert ram.exists() == (how == "replaced")
+    assert not ram.exists() or ram.read_bytes() == old
+
+
+@pytest.mark.parametrize("size", [0, PAGE, 257 * PAGE, len(RAM) + 1])
+def test_a_snapshot_that_is_cut_before_it_is_laid_out_over_old_ram(
+    saved: Path, ram: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    ram.write_bytes(b"y" * len(RAM))
+    lay_out_onto = restoring.lay_out_onto
+
+    def cut(*given: Any, **options: Any) -> object:
+        os.truncate(saved / "pc.ram.ram", size)
+        return lay_out_onto(*given, **options)
+
+    monkeypatch.setattr(restoring, "lay_out_onto", cut)
+    with pytest.raises(SnapshotError, match=r"was changed after it was verified.*may hold part"):
+        restore(saved, ram, onto=True)
+
+
 def test_a_restore_that_is_killed_leaves_no_file(tmp_path: Path) -> None:
     make_snapshot(tmp_path / "saved", {"pc.ram": some_ram(8000)})
     target = tmp_path / "target"
