@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import pagecheck as package
 from tests.support.command import assert_fails, limited, pagecheck
+from tests.support.snapshots import make_snapshot, some_ram
 
 
 @pytest.mark.parametrize("descriptors", [7, 9, 12, 14])
@@ -115,3 +117,37 @@ def test_processes_and_threads(ram: Path, group: Path, most: int):
 
     done = pagecheck("scan", "--channels", "2", ram, preexec_fn=enter)
     assert_fails(done, 4, f"allows {most} ", str(group / "pids.max"))
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+@pytest.mark.parametrize("what", ["save", "verify", "restore", "onto", "punch"])
+def test_processes_and_threads_of_a_snapshot(tmp_path: Path, group: Path, what: str, most: int):
+    """It is done with what there is, or nothing is."""
+    content = some_ram(600)
+    saved, ram, out = tmp_path / "saved", tmp_path / "ram", tmp_path / "out"
+    make_snapshot(saved, {"pc.ram": content})
+    old = content if what in ("save", "punch") else b"y" * len(content)
+    ram.write_bytes(old)
+    arguments = {
+        "save": ["save", "--channels", "2", ram, out],
+        "verify": ["verify", saved],
+        "restore": ["restore", "--ram", out, saved],
+        "onto": ["restore", "--channels", "2", "--onto", "--ram", ram, saved],
+        "punch": ["punch", ram],
+    }[what]
+    (group / "pids.max").write_text(str(most))
+
+    def enter() -> None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
+    done = pagecheck(*arguments, preexec_fn=enter)
+    if done.returncode != 0:
+        assert_fails(done, 4, f"allows {most} ", str(group / "pids.max"))
+        assert not out.exists()
+        assert ram.read_bytes() == old
+        assert not list(tmp_path.glob(".pagecheck-*"))
+    elif what == "save":
+        package.verify(out)
+    else:
+        there = {"verify": saved / "pc.ram.ram", "restore": out}.get(what, ram)
+        assert there.read_bytes() == content
