@@ -7,6 +7,7 @@ is noticed by now; 2: the tests fail without any mutant.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import sys
@@ -42,8 +43,11 @@ def main() -> int:
         return 0
     if arguments.seed is not None:
         random.Random(arguments.seed).shuffle(wanted)
-    with tempfile.TemporaryDirectory(prefix="pagecheck-mutants-") as folder:
-        return _try_all(Tree(Path(folder), os.cpu_count() or 1), wanted, arguments.seconds)
+    with (
+        tempfile.TemporaryDirectory(prefix="pagecheck-mutants-") as folder,
+        contextlib.closing(Tree(Path(folder), os.cpu_count() or 1)) as tree,
+    ):
+        return _try_all(tree, wanted, arguments.seconds)
 
 
 def _try_all(tree: Tree, wanted: list[Mutant], seconds: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -35,6 +36,8 @@ class Tree:
     def __init__(self, folder: Path, jobs: int) -> None:
         self.folder = folder
         self.jobs = jobs
+        self._writes = 0
+        self._server: subprocess.Popen[str] | None = None
         # Neither optimised nor with warnings: a mutant may leave something unused.
         self._flags = [f"JOBS={jobs}", "CFLAGS=-w", "OPTIMISE=-O1"]
         # Tests look for what others leave in /dev/shm.
@@ -58,14 +61,20 @@ class Tree:
         """
         path = self.folder / mutant.path
         before = path.read_text()
-        path.write_text(mutated(before, mutant))
+        self._write(path, mutated(before, mutant))
         try:
             native = [test for test in mutant.tests if "/" not in test]
             return self._native(native) or self._pytest(
                 [test for test in mutant.tests if "/" in test]
             )
         finally:
-            path.write_text(before)
+            self._write(path, before)
+
+    def _write(self, path: Path, text: str) -> None:
+        path.write_text(text)
+        if path.suffix == ".py":  # a time of its own: compiled files are compared by it
+            self._writes += 1
+            os.utime(path, (self._writes, self._writes))
 
     def baseline(self, tests: set[str]) -> str | None:
         """The test that fails without any mutant; None: all pass."""
@@ -94,30 +103,55 @@ class Tree:
     def _pytest(self, tests: list[str]) -> str | None:
         if not tests:
             return None
-        command = [*self._alone, sys.executable, "-m", "pytest", "-q", "-x"]
-        command += ["-p", "no:cacheprovider", *tests]
-        try:
-            done = _run(command, self.folder, PYTEST_LIMIT_S)
-        except subprocess.TimeoutExpired:
+        arguments = ["-q", "-x", "--ff", "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]
+        code, output = self._served(arguments)
+        if code is None:
             return f"{tests[0]} (it does not end)"
-        if done.returncode == 0:
+        if code == 0:
             return None
-        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return failed[0].split(" - ")[0] if failed else done.stdout[-300:] + done.stderr[-300:]
+        failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return failed[0].split(" - ")[0] if failed else output[-300:]
+
+    def _served(self, arguments: list[str]) -> tuple[int | None, str]:
+        if self._server is None:
+            own = ["/dev/shm"] if self._alone else []
+            self._server = subprocess.Popen(
+                [*self._alone, sys.executable, "-m", "tools.mutants.server", *own],
+                cwd=self.folder,
+                env=_environment(self.folder),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        print(json.dumps([arguments, PYTEST_LIMIT_S]), file=self._server.stdin, flush=True)
+        answer = json.loads(self._server.stdout.readline())
+        return answer["code"], answer["output"]
+
+    def close(self) -> None:
+        """Ends the process that runs pytest."""
+        if self._server is not None:
+            self._server.communicate()
 
 
 def _output(command: list[str], folder: Path) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment.pop("MAKEFLAGS", None)  # of a make that runs this
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
+
+
 def _run(command: list[str], folder: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
     """As subprocess.run, but what the command started ends with it."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("MAKEFLAGS", None)  # of a make that runs this
     with subprocess.Popen(
         command,
         cwd=folder,
-        env=environment,
+        env=_environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
