@@ -24,7 +24,9 @@ class FakeFile:
     def ioctl(self, _fd: int, request: int, buffer: bytearray, mutate: bool) -> int:
         assert request == 0xC020660B
         assert mutate
-        start, length, flags, _, room, _ = struct.unpack_from("=QQIIII", buffer)
+        start, length, flags, mapped, room, reserved = struct.unpack_from("=QQIIII", buffer)
+        assert length > 0  # the kernel refuses an empty range
+        assert mapped == reserved == 0
         self.asked.append((start, length, flags))
         inside = [k for k in self.known if k[0] + k[1] > start and k[0] < start + length]
         told = inside[: min(room, self.at_once)]
@@ -58,6 +60,11 @@ def test_many_extents_are_asked_for_in_pieces(fake: FakeFile) -> None:
     assert found == [(2 * i * PAGE, (2 * i + 1) * PAGE) for i in range(1000)]
     assert all(flags == 1 for _start, _length, flags in fake.asked)
     assert all(a[0] < b[0] for a, b in pairwise(fake.asked))
+
+
+def test_nothing_is_asked_for_behind_the_end(fake: FakeFile) -> None:
+    fake.known = [(0, PAGE, 0), (PAGE, PAGE, 0)]
+    assert list(by_map(0, 0, PAGE)) == [Extent(0, PAGE, 0)]
 
 
 def test_extents_are_cut_to_what_was_asked_for(fake: FakeFile) -> None:

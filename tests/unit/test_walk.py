@@ -98,6 +98,13 @@ def test_a_long_run_is_a_stretch_of_its_own(fd: int, kind: Kind) -> None:
     assert found == [Stretch(1, 3, 2), Stretch(10, 890, 890), Stretch(990, 1, 1)]
 
 
+@pytest.mark.parametrize("kind", ["full", "diff"])
+def test_a_stretch_may_be_full(fd: int, kind: Kind) -> None:
+    write(fd, np.isin(np.arange(PAGES), [1, 3, 5, 7]))
+    found, _hole, _zero = walked(fd, kind, 2)
+    assert found == [Stretch(1, 3, 2), Stretch(5, 3, 2)]
+
+
 def test_no_data(fd: int) -> None:
     found, hole, zero = walked(fd)
     assert found == []

@@ -15,6 +15,7 @@ from tools.mutants.values import Mutant, mutated
 ROOT: Final = Path(__file__).parents[2]
 NATIVE_LIMIT_S: Final = 60
 PYTEST_LIMIT_S: Final = 240
+TEST_LIMIT_S: Final = 40
 _ALONE: Final = (
     *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
     *('mount -t tmpfs -o mode=1777 tmpfs /dev/shm && exec "$@"', "sh"),
@@ -103,7 +104,8 @@ class Tree:
     def _pytest(self, tests: list[str]) -> str | None:
         if not tests:
             return None
-        arguments = ["-q", "-x", "--ff", "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]
+        arguments = ["-q", "-x", "--ff", f"--timeout={TEST_LIMIT_S}"]
+        arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]
         code, output = self._served(arguments)
         if code is None:
             return f"{tests[0]} (it does not end)"
