@@ -89,6 +89,20 @@ static void test_truncated(const char *name, uint32_t flags, bool map)
     close(fd);
 }
 
+static void test_read_that_ends_early(void)
+{
+    int fd = ram_file(2, 3, 0);
+    pc_file_block block = ram_block(fd, 2, 0, false);
+    static unsigned char to[4 * PAGE];
+    check_begin();
+    CHECK(block.head.ops->read(&block.head, PAGE, to, 3 * PAGE) == PAGE, "more than there is");
+    CHECK(block.head.ops->read(&block.head, 2 * PAGE, to, PAGE) == 0, "something past the end");
+    CHECK(ftruncate(fd, PAGE + 7) == 0, "not cut");
+    CHECK(block.head.ops->read(&block.head, PAGE, to, PAGE) == 7, "not the part that is there");
+    check_end("a read that the end of the file cuts", "");
+    close(fd);
+}
+
 static const pc_kernel *healthy;
 static const void *poison;
 
@@ -248,6 +262,7 @@ int main(void)
         test_large_pages(&ways[i]);
     }
     test_truncated("touched freely", PC_BLOCK_TOUCH_FREELY, true);
+    test_read_that_ends_early();
     test_sigbus();
     test_memory_poison();
     test_dense();

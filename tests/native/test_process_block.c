@@ -148,6 +148,7 @@ static void test_pieces(const looking *way)
         if (pwrite(file, "x", 1, (off_t)((16 + i) * PAGE + i)) != 1)
             abort();
     fill_kinds(kinds, PAGES, 3, &random);
+    memset(&kinds[4 * PIECE - 8], ABSENT, 8); /* those that the file does not have */
     target t = target_start((uint64_t)PAGES * PAGE, kinds, PAGES, NULL);
     words answer = decide(&t, &how, NULL, 0, PAGES);
     for (uint64_t i = 0; i < PAGES; i++) {
