@@ -58,7 +58,10 @@ def test_what_is_not_mapped_or_not_readable(area: Area) -> None:
     with opened(area) as ram:
         kinds = [ZERO, UNREADABLE, ZERO, UNREADABLE, ZERO]
         assert [kind for _, _, kind in pieces(ram)] == kinds
-        assert len(ram.notes) == 2
+        assert [note.split(": ")[-1] for note in ram.notes] == [
+            "not mapped, and undecided",
+            "not private memory that may be read, and undecided",
+        ]
 
 
 def test_a_private_mapping_of_a_file(area: Area, tmp_path: object) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (names as they are printed)
 """Mutants that no test notices, and why none has to.
 
 The key is a mutant's name, without the line number of a Python one.
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 import re
 from typing import Final
+
+_NO_OFFSET: Final = "an offset counts only where absent pages are a file's"
 
 SURVIVORS: Final[dict[str, str]] = {
     "old zero bits stay when a page is decided again": (
@@ -22,12 +25,28 @@ SURVIVORS: Final[dict[str, str]] = {
         "a window of nanoseconds, after which a sleep of at most a second; docs/models breaks this "
         "rule, too (NO_SUBMIT_FENCE), and Spin finds it"
     ),
+    "what could not be read is punched": (
+        "take_units takes nothing either of what did not come whole"
+    ),
     "pagecheck/plan.py: make_block: if length <= 0 or length % page_size:: 0 -> 1": (
         "no length of 1 is a multiple of a page size"
     ),
     'pagecheck/snapshot/copying.py: normal_bytes: access="auto" if scanner.engine == "dsa" else '
     '"read",: scanner.engine == "dsa" -> (scanner.engine != "dsa")': (
         "how the pages are looked at for an estimate: the numbers are the same"
+    ),
+    "pagecheck/vmm/find/private.py: _meaning: return _native.ABSENT_UNDECIDED, 0, why: 0 -> 1": _NO_OFFSET,
+    "pagecheck/vmm/find/private.py: _meaning: return _native.ABSENT_ZERO, 0, None: 0 -> 1": _NO_OFFSET,
+    'pagecheck/vmm/find/private.py: _meaning: return _native.UNREADABLE, 0, "the memory of a device, and u: 0 -> 1': _NO_OFFSET,
+    'pagecheck/vmm/find/private.py: _meaning: return _native.UNREADABLE, 0, f"{why}, and undecided": 0 -> 1': _NO_OFFSET,
+    "pagecheck/shm/bitmaps.py: forget_from: if page < self.pages:: page < self.pages -> (page <= self.pages)": (
+        "behind the last page there is nothing to clear"
+    ),
+    "pagecheck/shm/extents.py: by_seeking: while at < end:: at < end -> (at <= end)": (
+        "data at the end is behind it, and ends the loop one look-up later"
+    ),
+    "pagecheck/shm/extents.py: by_map: flags = 0: 0 -> 1": (
+        "it is read only after an extent has set it, or where there is none, which ends the loop"
     ),
 }
 
