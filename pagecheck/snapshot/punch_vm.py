@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 REQUEST_BYTES: Final = 16 << 20  # the watchdog does nothing else meanwhile: some milliseconds
 DISK_REQUEST_BYTES: Final = 2 << 20  # where a page may have to be read from a disk first
 REQUEST_RANGES: Final = 500  # what fits into one message
-GAP_PAGES: Final = 16  # fewer normal pages between zero ones are looked at with them
+GAP_PAGES: Final = 16  # so many normal pages between zero ones are looked at with them
 USED_SHARE: Final = 0.9  # of the longest pause; the rest is for the last request and the end
 
 _CONTINUED: Final = "the VM was continued or reset by somebody else"
@@ -202,7 +202,7 @@ class VmPunch:
                 self._done += part.size
                 counts = report.total
                 self._zero.append((counts.zero - counts.hole) * part.unit)
-                found.append(list(_with_data(part, _zero_runs(report.blocks[0], part))))
+                found.append(list(_with_data(part, zero_runs(report.blocks[0], part))))
             return found
 
     def _coordinator(self) -> Coordinator:
@@ -278,7 +278,7 @@ class VmPunch:
         return blocks, why
 
 
-def _zero_runs(report: BlockReport, part: Part) -> Iterator[tuple[int, int]]:
+def zero_runs(report: BlockReport, part: Part) -> Iterator[tuple[int, int]]:
     """Runs of zero pages, near ones together, as bytes of the file."""
     pages = report.block.pages
     pending: tuple[int, int] | None = None

@@ -1,11 +1,20 @@
 """Which parts of a file or a RAM block are looked at: pure arithmetic."""
 
 import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pagecheck.snapshot.punch_file import NEAR_BYTES, Stretch, stretches
-from pagecheck.snapshot.punch_vm import REQUEST_BYTES, REQUEST_RANGES, overlaps, requests
+from pagecheck.snapshot.punch_vm import (
+    GAP_PAGES,
+    REQUEST_BYTES,
+    REQUEST_RANGES,
+    overlaps,
+    requests,
+    zero_runs,
+)
 
 PAGE, MIB = 4096, 1 << 20
 
@@ -49,6 +58,34 @@ def test_long_data_is_dense_and_short_data_is_joined() -> None:
     ]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("rest", [0, 1])
+def test_zero_pages_that_are_near_are_one_run(first: int, rest: int) -> None:
+    far = GAP_PAGES + 1
+    wanted, at = [], first
+    for size in (2 + GAP_PAGES, 5, 1):
+        wanted.append((at, at + size))
+        at += size + far
+    pages = wanted[-1][1] + rest
+    zero = np.zeros(pages, np.bool_)
+    for begin, end in wanted:
+        zero[begin:end] = True
+    zero[first + 1 : first + 1 + GAP_PAGES] = False
+    report = SimpleNamespace(
+        block=SimpleNamespace(pages=pages),
+        zero=np.pad(np.packbits(zero, bitorder="little"), (0, 8)).tobytes()[: -(-pages // 64) * 8],
+    )
+    part = SimpleNamespace(start=3 * MIB, unit=2 * PAGE)
+    assert list(zero_runs(report, part)) == [  # type: ignore[arg-type]
+        (3 * MIB + begin * 2 * PAGE, 3 * MIB + end * 2 * PAGE) for begin, end in wanted
+    ]
+
+
+def test_no_zero_page_is_no_run() -> None:
+    report = SimpleNamespace(block=SimpleNamespace(pages=5), zero=bytes(8))
+    assert list(zero_runs(report, SimpleNamespace(start=0, unit=PAGE))) == []  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_overlaps_are_the_units_with_data(seed: int) -> None:
     choice = random.Random(seed)
@@ -79,3 +116,12 @@ def test_requests_are_small_and_whole(unit: int) -> None:
     for one in asked:
         assert len(one) <= REQUEST_RANGES
         assert sum(end - begin for begin, end in one) <= most
+
+
+def test_the_first_unit_is_looked_at_whole() -> None:
+    assert list(overlaps([(0, PAGE)], iter([(0, 2 * PAGE)]), PAGE)) == [(0, PAGE)]
+
+
+def test_a_request_may_be_full() -> None:
+    ranges = [(at * PAGE, end * PAGE) for at, end in ((0, 1), (4, 7), (8, 9), (12, 15))]
+    assert list(requests(ranges, 4 * PAGE)) == [ranges[:2], ranges[2:]]

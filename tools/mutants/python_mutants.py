@@ -85,7 +85,7 @@ PATHS: Final = (
     ),
     Deciding(
         "pagecheck/snapshot/punch_vm.py",
-        ("_zero_runs", "overlaps", "requests"),
+        ("zero_runs", "overlaps", "requests"),
         ("tests/unit/test_snapshot_punch.py",),
     ),
 )
