@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -26,6 +27,7 @@ import hypothesis.strategies
 import pytest
 
 LOADED: Final = (hypothesis, pytest)
+MEMORY_MAX: Final = 4 << 30  # a mutant may collect without end
 
 
 def main() -> None:
@@ -46,6 +48,7 @@ def _run(arguments: list[str], limit_s: float, output: BinaryIO) -> int | None:
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_MAX, MEMORY_MAX))
         nothing = os.open(os.devnull, os.O_RDONLY)
         for to, of in ((0, nothing), (1, output.fileno()), (2, output.fileno())):
             os.dup2(of, to)

@@ -48,6 +48,12 @@ SURVIVORS: Final[dict[str, str]] = {
     "pagecheck/shm/extents.py: by_map: flags = 0: 0 -> 1": (
         "it is read only after an extent has set it, or where there is none, which ends the loop"
     ),
+    "pagecheck/snapshot/punch_vm.py: overlaps: while run is not None and run[0] < end:: run[0] < end -> (run[0] <= end)": (
+        "a run that begins at the end has nothing before it, and stays for the next data"
+    ),
+    "pagecheck/snapshot/punch_vm.py: overlaps: if run[1] > end:: run[1] > end -> (run[1] >= end)": (
+        "a run that ends with the data has nothing behind it: the next data passes over it"
+    ),
 }
 
 _LINE: Final = re.compile(r"(\.py):\d+:")

@@ -15,7 +15,7 @@ from tools.mutants.values import Mutant, mutated
 ROOT: Final = Path(__file__).parents[2]
 NATIVE_LIMIT_S: Final = 60
 PYTEST_LIMIT_S: Final = 240
-TEST_LIMIT_S: Final = 40
+TEST_LIMIT_S: Final = 20
 _ALONE: Final = (
     *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
     *('mount -t tmpfs -o mode=1777 tmpfs /dev/shm && exec "$@"', "sh"),
