@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.command import PAGECHECK, assert_fails, environment, pagecheck
 from tests.support.rams import PAGE, sparse_file
+from tests.support.snapshots import make_snapshot, some_ram
 
 
 def assert_error(code: int, *arguments: object, word: str = "", **options: object) -> None:
@@ -204,6 +205,31 @@ def test_full_shm(unshare: list[str], tmp_path: Path, options: str):
     assert_fails(done, 4, "/dev/shm")
     assert done.stdout.count("\n") == 1  # the error object; no name was left behind
     assert json.loads(done.stdout)["error"]["class"] == "ResourceError"
+
+
+@pytest.mark.parametrize("size", ["4k", "100k"])
+@pytest.mark.parametrize("what", ["save", "restore", "selftest"])
+def test_full_shm_of_a_snapshot(unshare: list[str], tmp_path: Path, what: str, size: str):
+    content = some_ram(600)
+    saved, ram, out = tmp_path / "saved", tmp_path / "ram", tmp_path / "out"
+    make_snapshot(saved, {"pc.ram": content})
+    ram.write_bytes(content)
+    arguments = {
+        "save": f"save --channels 2 {ram} {out}",
+        "restore": f"restore --channels 2 --onto --ram {ram} {saved}",
+        "selftest": "selftest --minutes 0.01",
+    }[what]
+    script = (
+        f"mount -t tmpfs -o size={size} none /dev/shm && {PAGECHECK} {arguments};"
+        " code=$?; ls -A /dev/shm; exit $code"
+    )
+    done = subprocess.run(
+        [*unshare, "sh", "-c", script], capture_output=True, text=True, env=environment()
+    )
+    assert_fails(done, 4, "/dev/shm")
+    assert done.stdout == ""  # no name was left behind
+    assert not out.exists()
+    assert ram.read_bytes() == content
 
 
 def test_unreadable_as_another_user(unshare: list[str], tmp_path: Path):
