@@ -180,7 +180,8 @@ class _Child:
                     start_new_session=True,
                 )
             level = logging.getLogger().getEffectiveLevel()
-            self._socket.sendall(_packed((level, options)))
+            with contextlib.suppress(ConnectionError):  # it was killed, as `receive` tells
+                self._socket.sendall(_packed((level, options)))
         except BaseException as error:
             self._socket.close()
             if isinstance(error, OSError):
@@ -208,6 +209,8 @@ class _Child:
                 piece = self._socket.recv(1 << 20)
             except TimeoutError:
                 continue
+            except ConnectionError:  # it was killed before it read the request
+                piece = b""
             if not piece:
                 ended = f", status {self._process.returncode}" if self._ended(END_S) else ""
                 raise EngineError(
