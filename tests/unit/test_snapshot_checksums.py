@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from pagecheck.native import _native
+from pagecheck.shm.ram import DISK, TMPFS
 from pagecheck.snapshot import checksums, ram_files
 from pagecheck.snapshot.checksums import chunk_digests, zero_digests
 from pagecheck.snapshot.syncing import Syncing
@@ -145,4 +147,20 @@ def test_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(checksums.threading.Thread, "start", start)
     with pytest.raises(ResourceError, match="cannot start a thread for checksums"):
         chunk_digests(fd, 16 * MIB, threads=2)
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("magic", "counts"),
+    [(TMPFS, True), *((each, True) for each in sorted(DISK)), (0x65735546, False)],
+)
+def test_holes_count_only_where_they_are_known_to_be_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, magic: int, counts: bool
+) -> None:
+    """Elsewhere, as in a file of FUSE, all is read."""
+    monkeypatch.setattr(_native, "file_system_magic", lambda _fd: magic)
+    fd = sparse(tmp_path / "ram", MIB, at_65536=bytes(4096))
+    whole = [(0, MIB)]
+    assert list(ram_files.data_of(fd, 0, MIB)) == ([(65536, 69632)] if counts else whole)
+    assert list(ram_files.data_of(fd, MIB, MIB)) == []
     os.close(fd)
