@@ -72,7 +72,9 @@ def ram():
     made.close()
 
 
-def test_only_selected_pages_are_answered(ram):
+@pytest.mark.parametrize("window", [WINDOW_PAGES, 1024])
+def test_only_selected_pages_are_answered(ram, window, monkeypatch):
+    monkeypatch.setattr("pagecheck.coordinator.select.WINDOW_PAGES", window)
     rng = np.random.default_rng(3)
     with Coordinator(2) as c:
         block = c.attach(ram.source)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+_WHOLE_START: Final = "a block begins at a multiple of its page size: make_block refuses others"
 _NO_OFFSET: Final = "an offset counts only where absent pages are a file's"
 
 SURVIVORS: Final[dict[str, str]] = {
@@ -54,6 +55,9 @@ SURVIVORS: Final[dict[str, str]] = {
     "pagecheck/snapshot/punch_vm.py: overlaps: if run[1] > end:: run[1] > end -> (run[1] >= end)": (
         "a run that ends with the data has nothing behind it: the next data passes over it"
     ),
+    "pagecheck/plan.py: common_page_size: common = math.gcd(common, begin - block.start, end - block.s: begin - block.start -> (begin + block.start)": _WHOLE_START,
+    "pagecheck/plan.py: common_page_size: common = math.gcd(common, begin - block.start, end - block.s: end - block.start -> (end + block.start)": _WHOLE_START,
+    "pagecheck/plan.py: page_runs: if (edge - block.start) % page:: edge - block.start -> (edge + block.start)": _WHOLE_START,
 }
 
 _LINE: Final = re.compile(r"(\.py):\d+:")
