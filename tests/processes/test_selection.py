@@ -65,6 +65,13 @@ def test_a_bitmap_that_is_too_short_or_becomes_so():
     os.close(fd)
 
 
+def test_a_bitmap_that_ends_with_its_pages():
+    fd = bitmap_file(np.ones(128, np.bool_))
+    assert os.fstat(fd).st_size == 16
+    assert Bitmap(fd, 128).window(64, 64).all()
+    os.close(fd)
+
+
 @pytest.fixture
 def ram():
     made = dense_ram(5003)

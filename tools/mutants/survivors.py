@@ -58,6 +58,15 @@ SURVIVORS: Final[dict[str, str]] = {
     "pagecheck/plan.py: common_page_size: common = math.gcd(common, begin - block.start, end - block.s: begin - block.start -> (begin + block.start)": _WHOLE_START,
     "pagecheck/plan.py: common_page_size: common = math.gcd(common, begin - block.start, end - block.s: end - block.start -> (end + block.start)": _WHOLE_START,
     "pagecheck/plan.py: page_runs: if (edge - block.start) % page:: edge - block.start -> (edge + block.start)": _WHOLE_START,
+    "pagecheck/coordinator/select.py: window: inside = (begins < first + count) & (ends > first): begins < first + count -> (begins <= first + count)": (
+        "a range that begins behind the window has no page in it"
+    ),
+    "pagecheck/coordinator/select.py: window: inside = (begins < first + count) & (ends > first): ends > first -> (ends >= first)": (
+        "a range that ends before the window has no page in it"
+    ),
+    "pagecheck/coordinator/select.py: window: for begin, end in zip(begins[inside].tolist(), ends[inside].: True -> False": (
+        "both have one item for each range inside"
+    ),
 }
 
 _LINE: Final = re.compile(r"(\.py):\d+:")
