@@ -44,6 +44,16 @@ def test_cut_between_attach_and_scan(ram: KnownRam, access: str, cut: int):
         assert c.workers_replaced == 0  # no SIGBUS reached anybody
 
 
+def test_cut_after_the_answer(ram: KnownRam, monkeypatch: pytest.MonkeyPatch):
+    """The worker saw the whole file: what is cut off since is undecided, from its first page on."""
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        monkeypatch.setattr(type(block.source), "size", 100 * PAGE)
+        answer = c.check(block, ram.offsets)
+        assert (answer.decided == (np.arange(ram.pages) < 100)).all()
+        assert (answer.zero == (ram.zero & answer.decided)).all()
+
+
 @ACCESS
 @CUTS
 def test_cut_while_batches_wait(ram: KnownRam, access: str, cut: int):
