@@ -67,6 +67,7 @@ SURVIVORS: Final[dict[str, str]] = {
     "pagecheck/coordinator/select.py: window: for begin, end in zip(begins[inside].tolist(), ends[inside].: True -> False": (
         "both have one item for each range inside"
     ),
+    "pagecheck/shm/extents.py: written: begin = end = -1: 1 -> 2": "no extent begins at either",
 }
 
 _LINE: Final = re.compile(r"(\.py):\d+:")
