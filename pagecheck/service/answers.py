@@ -31,6 +31,7 @@ EACH_SHARE: Final = 64  # of the memory that the service may use
 ALL_SHARE: Final = 4
 LEAST_BYTES: Final = 1 << 24
 EVENTS_BYTES: Final = 1 << 16
+LOOK_AT_LEAST: Final = 64  # answers that count, before it is looked which of them are released
 
 
 class _Kept(NamedTuple):
@@ -56,6 +57,7 @@ class Answers:
         self._lock = threading.Lock()
         self._kept: dict[int, _Kept] = {}  # by watch
         self._sums: Counter[object] = Counter()
+        self._look_at = LOOK_AT_LEAST
         try:
             self._watch = _native.watch_ends_open()
         except OSError as error:
@@ -135,6 +137,9 @@ class Answers:
         except OSError as error:
             raise _unwatched(error) from error
         self._kept[number] = kept
+        if len(self._kept) >= self._look_at:  # what is released must not pile up here either
+            self._forget_released()
+            self._look_at = max(LOOK_AT_LEAST, 2 * len(self._kept))
 
     def _forget(self, kept: _Kept) -> None:
         self._sums[kept.client] -= kept.size

@@ -64,6 +64,18 @@ def test_an_answer_counts_until_nobody_has_it(kept: Answers, how: str) -> None:
     assert kept.bytes_kept() == kept.bytes_kept(1) == 0
 
 
+def test_what_is_released_does_not_pile_up_here() -> None:
+    kept = Answers(GIB, GIB)
+    held = [kept.allocate(1, "answer", 1) for _ in range(100)]
+    for _ in range(1000):
+        kept.allocate(1, "answer", 1).close()
+    assert len(kept._kept) <= 2 * len(held) + answers.LOOK_AT_LEAST
+    assert kept.bytes_kept() == 100 * (PAGE + OVERHEAD_BYTES)
+    for each in held:
+        each.close()
+    kept.close()
+
+
 def test_one_client_is_refused_and_no_other(kept: Answers) -> None:
     held = [kept.allocate("greedy", "answer", SIZE) for _ in range(10)]
     with pytest.raises(LimitError, match=rf"answers of {10 * COST} bytes.*--max-memory"):
