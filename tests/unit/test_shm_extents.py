@@ -91,13 +91,26 @@ def test_answers_that_overlap_go_forward_only(monkeypatch: pytest.MonkeyPatch) -
     assert found == [(0, 4 * PAGE), (4 * PAGE, 5 * PAGE), (5 * PAGE, 10 * PAGE)]
 
 
-def test_a_file_system_that_repeats_itself_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def always(monkeypatch: pytest.MonkeyPatch, begin: int) -> None:
+    """FIEMAP answers with the same page, whatever it is asked."""
+
     def ioctl(_fd: int, _request: int, buffer: bytearray, _mutate: bool) -> int:
         struct.pack_into("=I", buffer, 20, 1)
-        struct.pack_into("=QQQQQI", buffer, 32, 0, 0, PAGE, 0, 0, 0)
+        struct.pack_into("=QQQQQI", buffer, 32, begin, 0, PAGE, 0, 0, 0)
         return 0
 
     monkeypatch.setattr(extents.fcntl, "ioctl", ioctl)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("begin", [16 * PAGE, 20 * PAGE])
+def test_an_extent_behind_the_end_is_the_end(monkeypatch: pytest.MonkeyPatch, begin: int) -> None:
+    always(monkeypatch, begin)
+    assert list(by_map(0, 0, 16 * PAGE)) == []
+
+
+def test_a_file_system_that_repeats_itself_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch, 0)
     with pytest.raises(OSError, match="makes no progress"):
         list(by_map(0, 0, 16 * PAGE))
 

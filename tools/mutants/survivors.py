@@ -29,6 +29,9 @@ SURVIVORS: Final[dict[str, str]] = {
     "what could not be read is punched": (
         "take_units takes nothing either of what did not come whole"
     ),
+    "pagecheck/shm/extents.py: by_map: before, logical, flags = at, end, 0: 0 -> 1": (
+        "without an extent the end is reached, whatever the flags"
+    ),
     "pagecheck/plan.py: make_block: if length <= 0 or length % page_size:: 0 -> 1": (
         "no length of 1 is a multiple of a page size"
     ),
