@@ -1,6 +1,7 @@
 """Checksums of RAM files: the same whatever the number of threads, and holes are not read."""
 
 import os
+import random
 import signal
 import threading
 from pathlib import Path
@@ -163,4 +164,31 @@ def test_holes_count_only_where_they_are_known_to_be_zero(
     whole = [(0, MIB)]
     assert list(ram_files.data_of(fd, 0, MIB)) == ([(65536, 69632)] if counts else whole)
     assert list(ram_files.data_of(fd, MIB, MIB)) == []
+    os.close(fd)
+
+
+@pytest.mark.parametrize("page", [4096, 64 << 10, MIB, 2 * MIB])
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_not_marked_as_zero_is_read_in_a_hole_too(
+    tmp_path: Path, page: int, seed: int
+) -> None:
+    """A page that was written and is lost must not count as a hole."""
+    chance = random.Random(seed)
+    pages = 20 * MIB // page - chance.randrange(2)
+    size = pages * page
+    normal = sorted(chance.sample(range(pages), chance.randrange(1, 4)))
+    normal += [pages - 1] if seed % 2 else [0]
+    marked = sum(1 << each for each in range(pages)) & ~sum(1 << each for each in {*normal})
+    words = memoryview(marked.to_bytes(-(-pages // 64) * 8, "little"))
+    found = chance.randrange(size)
+    fd = sparse(tmp_path / "ram", size, **{f"at_{found}": b"x"})
+    chunks = {
+        at // MIB * MIB for each in normal for at in range(each * page, (each + 1) * page, 4096)
+    }
+    data = {at // MIB * MIB for at in (found // 4096 * 4096,)}
+    ram = ram_files.RawRam(fd, size, ram_files.Zero(words, page))
+    assert list(ram.with_data()) == sorted(chunks | data)
+    everything = memoryview(sum(1 << each for each in range(pages)).to_bytes(len(words), "little"))
+    none = ram_files.RawRam(fd, size, ram_files.Zero(everything, page))
+    assert list(none.with_data()) == sorted(data)
     os.close(fd)
