@@ -103,6 +103,32 @@ def test_one_channel_in_want_leaves_the_work_to_the_others(
                 assert c.check(block, ram.offsets[:64]).decided.all()
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_check_that_met_a_shortage_is_answered_by_another_channel(
+    ram: KnownRam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn = WorkerProcess._spawn
+    refused: list[int] = []
+
+    def refuse_first(self: WorkerProcess, command: list[str], fd: int) -> object:
+        if self.channel == (refused or [self.channel])[0]:
+            refused.append(self.channel)
+            raise OSError(errno.EAGAIN, "no more processes")
+        return spawn(self, command, fd)
+
+    with Coordinator(2) as c:
+        block = c.attach(ram.source)
+        assert_scan_is_right(c.scan(block), ram)  # both workers know it
+        for pid in c.worker_pids:
+            kill(pid)
+        monkeypatch.setattr(WorkerProcess, "_spawn", refuse_first)
+        for _ in range(10):
+            answer = c.check(block, ram.offsets[:64])
+            assert answer.decided.all(), answer.notes
+            assert (answer.zero == ram.zero[:64]).all()
+        assert refused
+
+
 def test_a_job_waits_for_a_short_rest(ram: KnownRam, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker had in progress is not abandoned for a shortage of less than two seconds."""
     refused: list[int] = []

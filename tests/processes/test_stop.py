@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pagecheck import Coordinator
+from pagecheck.coordinator.channel import Channel
 from pagecheck.shm.owner import Owner, sweep
 from tests.support.known_ram import KnownRam, assert_scan_is_right
 from tests.support.processes import start_program, state_of, stop
@@ -43,6 +44,27 @@ def test_stopped_worker_is_replaced(large_ram: KnownRam, what: str):
             assert (answer.zero == large_ram.zero).all()
         assert c.workers_replaced == 1
         assert state_of(pid) == ""  # killed and reaped, not left stopped
+
+
+def test_a_check_that_is_interrupted_reaches_no_later_one(
+    ram: KnownRam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with Coordinator(1) as c:
+        block = c.attach(ram.source)
+        assert c.check(block, ram.offsets[:64]).decided.all()
+        for first in range(0, 512, 64):
+            with monkeypatch.context() as patch:
+                patch.setattr(Channel, "finish_check", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    c.check(block, ram.offsets[first : first + 64])
+            some = ram.offsets[::-1][first : first + 100]
+            answer = c.check(block, some)
+            assert answer.decided.all()
+            assert (answer.zero == ram.zero[::-1][first : first + 100]).all()
+        assert c.workers_replaced == 0
 
 
 def test_slow_worker_is_not_replaced(large_ram: KnownRam):

@@ -46,7 +46,13 @@ PATHS: Final = (
     Deciding(
         "pagecheck/coordinator/check.py",
         ("_finish", "_forget_past_end"),
-        ("tests/processes/test_changing_files.py", "tests/engines/test_engine.py"),
+        (
+            "tests/processes/test_stop.py::test_a_check_that_is_interrupted_reaches_no_later_one",
+            "tests/processes/test_shortages.py::"
+            "test_a_check_that_met_a_shortage_is_answered_by_another_channel",
+            "tests/processes/test_changing_files.py",
+            "tests/engines/test_engine.py",
+        ),
     ),
     Deciding(
         "pagecheck/coordinator/select.py",
