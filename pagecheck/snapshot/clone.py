@@ -113,9 +113,9 @@ class Clones:
         self._overlays: list[list[str]] = []
         self._stack = contextlib.ExitStack()
         try:
-            require_ready(directory, numbered(command, 1), query)
             for folder in filter(None, (qmp_folder, overlay_folder)):
                 require_outside(os.path.join(folder, "clone1"), directory)
+            require_ready(directory, numbered(command, 1), query)
             shared = require_separate(command, allowed=share, overlays=disks == "overlay")
             started = clock.now_s()
             opened = VerifiedSnapshot(directory, progress=progress)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.test_terminal import on_terminal
 from tests.support.command import assert_fails, pagecheck, start
+from tests.support.needs import needs_program
 from tests.support.snapshots import PAGE, make_snapshot, some_ram
 
 PAGES = 3000
@@ -209,6 +210,7 @@ def test_a_command_without_its_dashes(snap: Path, words: list[str]) -> None:
 
 @pytest.mark.parametrize("option", ["--qmp-folder", "--overlay-folder"])
 def test_clones_leave_the_snapshot_as_it_is(snap: Path, option: str) -> None:
+    needs_program("qemu-system-x86_64", "qemu-system-x86")
     for inside in (snap, snap / "clones"):
         done = pagecheck("clone", snap, "-n", "1", option, inside, "--", "qemu-system-x86_64")
         assert_fails(done, 2, f"{inside}", "is in the directory of a snapshot")

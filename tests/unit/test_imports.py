@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pagecheck
+from tests.support.needs import needs_program
 
 PACKAGE = Path(pagecheck.__file__).parent
 TESTS = Path(__file__).parents[1]
@@ -252,6 +253,7 @@ def test_a_plain_scan_command_loads_nothing_costly(tmp_path: Path) -> None:
 
 def test_ordinary_commands_about_snapshots_load_no_click(tmp_path: Path) -> None:
     """QEMUs start beside them: what is loaded before is what a user waits for."""
+    needs_program("qemu-system-x86_64", "qemu-system-x86")
     ram = tmp_path / "ram"
     ram.write_bytes(bytes(1 << 20))
     nowhere = str(tmp_path / "none")
