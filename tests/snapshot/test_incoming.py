@@ -20,7 +20,7 @@ from pagecheck.snapshot.clone import Clones
 from pagecheck.snapshot.incoming import IncomingQemu
 
 STAND_IN = """
-import json, socket, sys
+import json, signal, socket, sys
 
 words = sys.argv
 chardev = words[words.index("-chardev") + 1]
@@ -32,7 +32,7 @@ for line in qmp.makefile():
     is_status = json.loads(line)["execute"] == "query-status"
     found = {"status": "inmigrate"} if is_status else {}
     qmp.sendall(json.dumps({"return": found}).encode() + b"\\n")
-sys.stdin.read()
+signal.pause()
 """
 
 
