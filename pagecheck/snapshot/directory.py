@@ -318,8 +318,14 @@ def _locked_marker(folder: int) -> int:
 
 
 def _is_snapshot(folder: int) -> bool:
-    """Whether there is a manifest in a directory."""
-    with contextlib.suppress(OSError):
+    """Whether there is a manifest in a directory; one that we may not read is none of ours.
+
+    Raises:
+        OSError: that cannot be found out.
+    """
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        if not stat.S_ISREG(os.stat(MANIFEST, dir_fd=folder, follow_symlinks=False).st_mode):
+            return False
         fd = os.open(MANIFEST, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         try:
             return b'"xxh3-128:' in os.read(fd, _MANIFEST_START_BYTES)
