@@ -90,6 +90,13 @@ def test_neighbours_that_continue_each_other_are_one() -> None:
     ]
 
 
+def test_a_range_that_ends_before_it_begins_is_part_of_no_other() -> None:
+    """Whoever asks refuses it."""
+    text = VIEW + "  0000000000000000-0000000000000fff (prio 0, ram): mem0\n"
+    text += "  0000000000001000-00000000000007ff (prio 0, ram): mem0 @0000000000001000\n"
+    assert [(each.gpa, each.size) for each in parse_mtree(text)] == [(0, 0x1000), (0x1000, -0x800)]
+
+
 def test_text_without_a_memory_map() -> None:
     assert parse_mtree("") == []
     assert parse_mtree("unknown command: 'info mtree'\r\n") == []

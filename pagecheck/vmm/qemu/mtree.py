@@ -23,7 +23,7 @@ class RamRange(NamedTuple):
 
     Attributes:
         gpa: guest-physical address of its first byte.
-        size: bytes.
+        size: bytes; 0 or less where the text has an end before the beginning.
         block: id of the RAM block.
         offset: byte offset in the block.
     """
@@ -55,9 +55,9 @@ def parse_mtree(text: str) -> list[RamRange]:
             spaces.add(space[1])
         elif "memory" in spaces and (found := _RANGE.fullmatch(line)) is not None:
             start, end, kind, name, offset = found.groups()
-            gpa = int(start, 16)
-            size = int(end, 16) - gpa + 1
-            if kind in _KINDS and size > 0:
+            if kind in _KINDS:
+                gpa = int(start, 16)
+                size = int(end, 16) - gpa + 1
                 # Machine types up to 4.0 may show the path of the backend instead of its id.
                 block = name.removeprefix("/objects/")
                 _append(ranges, RamRange(gpa, size, block, int(offset or "0", 16)))
@@ -65,7 +65,7 @@ def parse_mtree(text: str) -> list[RamRange]:
 
 
 def _append(ranges: list[RamRange], new: RamRange) -> None:
-    if ranges:
+    if ranges and new.size > 0:
         last = ranges[-1]
         follows = (last.block, last.gpa + last.size) == (new.block, new.gpa)
         if follows and last.offset + last.size == new.offset:
