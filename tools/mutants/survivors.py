@@ -60,9 +60,6 @@ SURVIVORS: Final[dict[str, str]] = {
     "pagecheck/shm/extents.py: by_seeking: while at < end:: at < end -> (at <= end)": (
         "data at the end is behind it, and ends the loop one look-up later"
     ),
-    "pagecheck/shm/extents.py: by_map: flags = 0: 0 -> 1": (
-        "it is read only after an extent has set it, or where there is none, which ends the loop"
-    ),
     "pagecheck/snapshot/punch_vm.py: overlaps: while run is not None and run[0] < end:: run[0] < end -> (run[0] <= end)": (
         "a run that begins at the end has nothing before it, and stays for the next data"
     ),
@@ -87,6 +84,11 @@ SURVIVORS: Final[dict[str, str]] = {
 _LINE: Final = re.compile(r"(\.py):\d+:")
 
 
+def key(name: str) -> str:
+    """What a mutant of that name is called here."""
+    return _LINE.sub(r"\1:", name)
+
+
 def reason(name: str) -> str | None:
     """Why the mutant may survive; None: it may not."""
-    return SURVIVORS.get(_LINE.sub(r"\1:", name))
+    return SURVIVORS.get(key(name))
