@@ -138,6 +138,7 @@ class Attaching:
                 users=admission.users,
                 admit=admission,
             )
+            vm.on_pause = self._service.counters.paused
             may_pause = admission.may(vm).pause
         added: list[HeldBlock] = []
         try:

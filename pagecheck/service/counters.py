@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pagecheck.coordinator import Coordinator
+    from pagecheck.model import Pause
     from pagecheck.service.direct import DirectChannel
 
 
@@ -33,6 +34,11 @@ class Counters:
         """Adds to one of the plain numbers; `service/schema.json` lists them under query-stats."""
         with self._lock:
             self._numbers[name] += amount  # type: ignore[assignment]
+
+    def paused(self, pause: Pause) -> None:
+        """Counts a pause of a VM's that is over."""
+        self.add("pauses", pause.stopped_by_us)
+        self.add("pause_seconds", pause.seconds)
 
     def number(self, name: str) -> float:
         """One of the plain numbers."""

@@ -100,12 +100,9 @@ class Punches:
     def _count(self, report: PunchReport) -> None:
         if report.dry_run:
             return
-        counters, pause = self._service.counters, report.pause
+        counters = self._service.counters
         counters.add("punches")
         counters.add("punched_bytes", report.zero_bytes)
-        if pause is not None:
-            counters.add("pauses", pause.stopped_by_us)
-            counters.add("pause_seconds", pause.seconds)
         log.info(
             "punched for process %d of user %d: %s: %d bytes",
             *(self._peer.pid, self._peer.uid, report.source, report.zero_bytes),

@@ -22,12 +22,9 @@ from pagecheck.shm.bitmaps import BlockBitmaps, bitmap_bytes
 from pagecheck.shm.ram import adopt
 
 if TYPE_CHECKING:
-    from pagecheck.model import Pause
     from pagecheck.report.report import Report
-    from pagecheck.service.counters import Counters
     from pagecheck.service.resources import HeldBlock
     from pagecheck.service.service import Service
-    from pagecheck.vmm import Vm
 
 
 @dataclass
@@ -74,7 +71,7 @@ class Check:
         """
         with contextlib.ExitStack() as stack:
             selection = self._selection(stack)
-            pauser = self._pauser(service)
+            pauser = self._pauser()
             parts = [Part(held.block, held.vm) for held in self.held]
             if (why := doubt(distinct_vms(parts))) is not None:
                 raise SourceError(why)
@@ -121,14 +118,14 @@ class Check:
         stack.callback(source.close)
         return Bitmap(source.fd, pages)
 
-    def _pauser(self, service: Service) -> Pauser | None:
+    def _pauser(self) -> Pauser | None:
         """What stops the VM, if that was asked for."""
         vm = self.held[0].vm
         if self.pause and (vm is None or any(held.vm is not vm for held in self.held)):
             raise UsageError("pause: only blocks of one VM that was attached by its VMM's socket")
         if self.leave_stopped and not self.pause:
             raise UsageError("leave_stopped: goes with pause")
-        return _Counting(vm, service.counters) if self.pause and vm is not None else None
+        return vm if self.pause else None
 
     def _members(self, report: Report) -> dict[str, Any]:
         """The report as the members of an answer."""
@@ -164,27 +161,3 @@ class Check:
             "why_live": report.why_live,
             "pause": None if report.pause is None else report.pause._asdict(),
         }
-
-
-class _Counting:
-    """Pauses a VM, and counts for how long."""
-
-    def __init__(self, vm: Vm, counters: Counters) -> None:
-        self.text = vm.text
-        self._vm = vm
-        self._counters = counters
-
-    def pause(self, max_seconds: float) -> None:
-        """See `Pauser`."""
-        self._vm.pause(max_seconds)
-
-    def resume(self, *, leave_stopped: bool = False) -> Pause:
-        """See `Pauser`."""
-        pause = self._vm.resume(leave_stopped=leave_stopped)
-        self._counters.add("pause_seconds", pause.seconds)
-        self._counters.add("pauses", pause.stopped_by_us)
-        return pause
-
-    def why_moved(self) -> str | None:
-        """See `Pauser`."""
-        return self._vm.why_moved()

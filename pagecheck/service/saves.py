@@ -164,15 +164,11 @@ class Saves:
         return Coordinator.writing_as(writer, **arguments)
 
     def _count(self, report: SaveReport) -> None:
-        counters, pause = self._service.counters, report.pause
+        counters = self._service.counters
         stored = sum(each.bytes_stored for each in report.blocks)
         counters.add("saves")
         counters.add("saved_bytes", stored)
-        seconds = 0.0
-        if pause is not None:
-            counters.add("pauses", pause.stopped_by_us)
-            counters.add("pause_seconds", pause.seconds)
-            seconds = pause.seconds
+        seconds = 0.0 if report.pause is None else report.pause.seconds
         log.info(
             "saved for process %d of user %d: %s: %d bytes, stopped for %.3f s",
             *(self._peer.pid, self._peer.uid, report.source, stored, seconds),

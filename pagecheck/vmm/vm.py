@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pagecheck.errors import PeerError, SourceError, UsageError
@@ -19,7 +19,7 @@ from pagecheck.vmm.hold.pause import QemuMonitor, VmmMonitor
 from pagecheck.vmm.kinds import CROSVM, KINDS, QEMU
 from pagecheck.vmm.process.memory import Admit, ProcessMemory
 from pagecheck.vmm.qemu.source import open_qemu
-from pagecheck.vmm.ram import PunchResult, VmRam
+from pagecheck.vmm.ram import PauseResult, PunchResult, VmRam
 
 
 class Vm:
@@ -33,6 +33,7 @@ class Vm:
         can_pause: whether `pause` and `resume` work; False for `pid:`.
         connected_as: the place, in the users of `open_vm`, of the one whose rights were needed.
         place: device and inode of the socket that was connected to.
+        on_pause: called with every pause once it is over.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Vm:
         self.can_pause = monitor is not None
         self.connected_as = 0 if monitor is None else monitor.connected_as
         self.place = None if monitor is None else monitor.place
+        self.on_pause: Callable[[Pause], None] = lambda _pause: None
         self._monitor = monitor
         self._process = process
         self._at_first = at_first or {}
@@ -119,8 +121,7 @@ class Vm:
             PeerError: the VMM does not continue it, or ended.
             SourceError: a migration took it away, or nothing is known of the pause.
         """
-        result = self._require_monitor().resume(leave_stopped=leave_stopped)
-        return Pause(result.paused_ns / 1e9, *result[1:])
+        return self._over(self._require_monitor().resume(leave_stopped=leave_stopped))
 
     def quit(self) -> Pause:
         """Ends the pause, and QEMU with it, if the VM's RAM was unchanged until now; else as
@@ -130,8 +131,12 @@ class Vm:
             UsageError, SourceError: as `resume`.
             PeerError: as `resume`; or QEMU does not end, and the VM runs on.
         """
-        result = self._require_monitor().quit()
-        return Pause(result.paused_ns / 1e9, *result[1:])
+        return self._over(self._require_monitor().quit())
+
+    def _over(self, result: PauseResult) -> Pause:
+        pause = Pause(result.paused_ns / 1e9, *result[1:])
+        self.on_pause(pause)
+        return pause
 
     def punch(
         self, fd: int, unit: int, kernel: str, ranges: Sequence[tuple[int, int]]

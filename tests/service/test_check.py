@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from pagecheck.coordinator import Coordinator
-from pagecheck.model import Pause
 from pagecheck.service.client_process import ClientProcess
 from pagecheck.service.commands import Commands
 from pagecheck.service.limits import Limits, Peer
@@ -21,6 +20,8 @@ from pagecheck.service.results import Check
 from pagecheck.service.rights import Rights
 from pagecheck.service.service import Service
 from pagecheck.shm.ram import adopt
+from pagecheck.vmm.ram import PauseResult, VmRam
+from pagecheck.vmm.vm import Vm
 from tests.support.known_ram import KnownRam
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -61,31 +62,26 @@ def test_progress_is_of_all_blocks() -> None:
         ram.close()
 
 
-class Vm:
-    """Stands for a VM whose pause ended too early."""
+class Monitor:
+    """Stands for the connection to a VMM whose VM's pause ended too early."""
 
-    text = "qmp:x"
+    connected_as = 0
+    place = None
+    why_moved = ""
 
     def pause(self, max_seconds: float) -> None:
         """Does nothing."""
 
-    def why_moved(self) -> str | None:
-        return None
-
-    def resume(self, *, leave_stopped: bool = False) -> Pause:
-        return Pause(3.0, stood_still=False, expired=True, stopped_by_us=not leave_stopped)
-
-    def doubt(self) -> str | None:
-        return None
-
-    def changes(self) -> list[str]:
-        return []
+    def resume(self, *, leave_stopped: bool = False) -> PauseResult:
+        return PauseResult(3 * 10**9, False, expired=True, stopped_by_us=not leave_stopped)
 
 
 def test_why_a_pause_ended_is_answered_and_counted() -> None:
     ram = KnownRam(16, kinds=["random"])
-    vm: Any = Vm()
+    monitor: Any = Monitor()
+    vm = Vm("qmp:x", VmRam([], [], []), monitor)
     with serving() as service:
+        vm.on_pause = service.counters.paused
         block = service.coordinator.attach(adopt(ram.fd, "ram", "ram"))
         check = Check(
             [HeldBlock(0, block, (), vm)],

@@ -151,7 +151,8 @@ def test_the_report(qemu: BareQemu, service: ServiceProcess) -> None:
     assert report.pause is not None
     assert report.pause.stood_still
     assert steps
-    assert numbers["punches"] == 1
+    assert numbers["punches"] == numbers["pauses"] == 1
+    assert numbers["pause_seconds"] == round(report.pause.seconds, 6)
     assert numbers["punched_bytes"] == block.zero_bytes
 
 

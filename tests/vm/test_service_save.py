@@ -330,6 +330,10 @@ def test_the_longest_pause(attached: Attached, ram_file: int, running: BareQemu)
     assert answer["error"]["class"] == "SourceError"
     assert "nothing was saved" in answer["error"]["desc"]
     assert running.own_events() == ["STOP", "RESUME"]
+    numbers = attached.client.result("query-stats")["numbers"]
+    assert numbers["pauses"] == 1  # the VM was stopped, though for nothing
+    assert numbers["pause_seconds"] >= 0.2
+    assert numbers.get("saves", 0) == 0
 
 
 def test_a_service_that_is_killed_in_the_pause(
