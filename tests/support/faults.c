@@ -8,11 +8,9 @@
      FAULT_CALL     only calls of this function count
      FAULT_DOES     a signal's number; or minus an error number
      FAULT_LIVES    a folder: each file in it is one time that it may happen
-     FAULT_LOG      a file that gets the name of each call of such a process
      FAULT_PEER     in place of FAULT_DOES, only messages are counted, and one is `lost`, `late`,
                     sent `twice`, `cut` in the middle with the connection, `unsent` because that
                     ends, or its value is `empty` or an `error`, as of QMP
-     FAULT_NOT_FD   a descriptor whose messages are not meant
      FAULT_ALARM_US an interval of SIGALRM, which restarts no call
      FAULT_STEP_S   the time of day jumps ahead and back by so much
 
@@ -45,9 +43,9 @@
 enum { LATE_US = 1500000 };
 
 static atomic_long calls;
-static long at = -1, does, not_fd = -1, step_s;
+static long at = -1, does, step_s;
 static const char *peer, *call;
-static char lives[4096], log_path[4096];
+static char lives[4096];
 
 /* The system call itself: `syscall` is one of the functions below. */
 #define raw(...) ((__typeof__(&syscall))dlsym(RTLD_NEXT, "syscall"))(__VA_ARGS__)
@@ -88,14 +86,10 @@ __attribute__((constructor)) static void begin(void)
         start_alarm(text);
     if (!is_meant())
         return;
-    if ((text = getenv("FAULT_LOG")))
-        snprintf(log_path, sizeof(log_path), "%s", text);
     if ((text = getenv("FAULT_LIVES")))
         snprintf(lives, sizeof(lives), "%s", text);
     if ((text = getenv("FAULT_DOES")))
         does = atol(text);
-    if ((text = getenv("FAULT_NOT_FD")))
-        not_fd = atol(text);
     peer = getenv("FAULT_PEER");
     call = getenv("FAULT_CALL");
     if ((text = getenv("FAULT_AT")))
@@ -115,24 +109,11 @@ static int take_life(void)
     return 0;
 }
 
-/* Opened for each line: a worker closes every descriptor that it does not know. */
-static void log_call(const char *name)
-{
-    int fd = (int)raw(SYS_openat, AT_FDCWD, log_path, O_WRONLY | O_APPEND | O_CLOEXEC);
-    char line[64];
-    int size = snprintf(line, sizeof(line), "%s\n", name);
-
-    raw(SYS_write, fd, line, size);
-    raw(SYS_close, fd);
-}
-
 /* The error number with which the call is to fail, or 0. */
 static int point(const char *name)
 {
     int before = errno, error = 0;
 
-    if (*log_path)
-        log_call(name);
     if (at >= 0 && !peer && (!call || strcmp(call, name) == 0) &&
         atomic_fetch_add(&calls, 1) == at && take_life()) {
         if (does > 0)
@@ -279,8 +260,8 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
         errno = error;
         return -1;
     }
-    if (peer && at >= 0 && fd != not_fd && message->msg_iovlen == 1 &&
-        atomic_fetch_add(&messages, 1) == at && take_life())
+    if (peer && at >= 0 && message->msg_iovlen == 1 && atomic_fetch_add(&messages, 1) == at &&
+        take_life())
         return send_faulty(fd, message, flags);
     return send_real(fd, message, flags);
 }

@@ -103,17 +103,3 @@ class PeerFault:
 
     def happened(self) -> bool:
         return not self._life.exists()
-
-
-class Log:
-    """The names of the calls that a fault can be before."""
-
-    def __init__(self, path: Path, who: str) -> None:
-        self._path, self._who = path, who
-        path.touch()
-
-    def environment(self) -> dict[str, str]:
-        return preloaded(who=self._who, log=self._path)
-
-    def calls(self) -> list[str]:
-        return self._path.read_text().splitlines()

@@ -19,7 +19,6 @@ from typing import Final
 import pytest
 
 NOBODY: Final = 65534
-_LOOK: Final = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: other users are played by setuid"
@@ -116,9 +115,6 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
-
-    def is_running(self) -> bool:
-        return self.pid > 0 and os.waitid(os.P_PID, self.pid, _LOOK) is None
 
     def wait(self, seconds: float = 60.0) -> str:
         """Its error, "" where it has none; the name of the signal that killed it."""
