@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -25,19 +24,18 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from pagecheck import Answer, Coordinator, Report
 from pagecheck.coordinator import Block
 from pagecheck.errors import UsageError
+from tests.stress.any_order import run_in_any_order
 from tests.stress.budget import Budget
 from tests.support.bitmaps import Bools, bits
 from tests.support.leftovers import nothing_left
 from tests.support.processes import stop
 from tests.support.rams import PAGE, punch
 
-DEFAULT_ROUNDS = 1
 EXAMPLES = 12  # of a round
 STEPS = 30
 PAGES_MAX = 700
@@ -284,17 +282,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 def test_any_order(budget: Budget) -> None:
-    how = hypothesis.settings(
-        max_examples=EXAMPLES,
-        stateful_step_count=STEPS,
-        deadline=None,
-        database=None,
-        print_blob=False,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    for seed in budget.seeds(DEFAULT_ROUNDS):
-        try:
-            run_state_machine_as_test(hypothesis.seed(seed)(AnyOrder), settings=how)
-        except Exception as error:
-            error.add_note(f"again: pytest {__file__} --worlds 1 --seed {seed}")
-            raise
+    run_in_any_order(AnyOrder, budget, examples=EXAMPLES, steps=STEPS)

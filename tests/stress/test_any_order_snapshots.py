@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -22,18 +21,17 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     rule,
-    run_state_machine_as_test,
 )
 
 import pagecheck
 from pagecheck import Coordinator
 from pagecheck.errors import OutputError, PagecheckError, SnapshotError
+from tests.stress.any_order import run_in_any_order
 from tests.stress.budget import Budget
 from tests.support.bitmaps import bits
 from tests.support.leftovers import nothing_left
 from tests.support.rams import PAGE
 
-DEFAULT_ROUNDS = 1
 EXAMPLES = 5  # of a round
 STEPS = 25
 PAGES_MAX = 300
@@ -211,17 +209,4 @@ def zero_of(content: bytes | bytearray) -> np.ndarray:
 
 
 def test_any_order(budget: Budget) -> None:
-    how = hypothesis.settings(
-        max_examples=EXAMPLES,
-        stateful_step_count=STEPS,
-        deadline=None,
-        database=None,
-        print_blob=False,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    for seed in budget.seeds(DEFAULT_ROUNDS):
-        try:
-            run_state_machine_as_test(hypothesis.seed(seed)(Snapshots), settings=how)
-        except Exception as error:
-            error.add_note(f"again: pytest {__file__} --worlds 1 --seed {seed}")
-            raise
+    run_in_any_order(Snapshots, budget, examples=EXAMPLES, steps=STEPS)
