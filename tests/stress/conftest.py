@@ -1,8 +1,9 @@
-"""What the tests of this folder share: their time, and the places where RAM lies here."""
+"""What the tests of this folder share: their time, where RAM lies here, what commands work on."""
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from pagecheck.selftest.examine import examine
 from pagecheck.selftest.places import Place, candidates
 from tests.stress.budget import TIMEOUT_S, Budget, has_budget, share_s
+from tests.stress.victims import Site, site
 from tests.support.file_systems import mounted, overlaid
 from tests.support.service_fixtures import short_folder, start_service
 
@@ -43,6 +45,15 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Place
         found["tmp"] = examine(found["tmp"])[0] or found["shm"]  # of any kind
         found |= {place.name: place for place in _file_systems(stack, folder)}
         yield found
+
+
+@pytest.fixture(scope="module")
+def there() -> Iterator[Site]:
+    with (
+        tempfile.TemporaryDirectory(prefix="pctest-", dir="/dev/shm") as folder,
+        site(Path(folder)) as made,
+    ):
+        yield made
 
 
 def _file_systems(stack: contextlib.ExitStack, folder: Path) -> Iterator[Place]:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import errno
 import random
 import resource
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +13,7 @@ import pytest
 
 from pagecheck.shm.owner import sweep
 from tests.stress.budget import Budget
-from tests.stress.victims import VICTIMS, Site, site
+from tests.stress.victims import VICTIMS, Site
 from tests.support import command
 from tests.support.faults import COMMAND, WATCHDOG, WORKER, Fault, preloaded
 from tests.support.leftovers import ownerless
@@ -58,15 +56,6 @@ MADE_BY: Final = {
     WORKER: ["mmap", "pread", "pwrite", "lseek", "sendmsg"],
     WATCHDOG: ["connect", "sendmsg", "socketpair"],
 }
-
-
-@pytest.fixture(scope="module")
-def there() -> Iterator[Site]:
-    with (
-        tempfile.TemporaryDirectory(prefix="pctest-", dir="/dev/shm") as folder,
-        site(Path(folder)) as made,
-    ):
-        yield made
 
 
 def run(

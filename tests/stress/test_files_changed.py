@@ -8,9 +8,8 @@ import random
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +17,7 @@ import pytest
 
 from pagecheck.snapshot.verify import verify
 from tests.stress.budget import Budget
-from tests.stress.victims import VICTIMS, Site, site
+from tests.stress.victims import VICTIMS, Site
 from tests.support import command
 from tests.support.faults import COMMAND, Fault
 from tests.support.processes import state_of
@@ -60,15 +59,6 @@ FILES: Final = {
     "scan": "ram",
     "punch": "punched",
 }
-
-
-@pytest.fixture(scope="module")
-def there() -> Iterator[Site]:
-    with (
-        tempfile.TemporaryDirectory(prefix="pctest-", dir="/dev/shm") as folder,
-        site(Path(folder)) as made,
-    ):
-        yield made
 
 
 def changed_at(there: Site, name: str, change: str, at: int, folder: Path) -> command.Done | None:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import random
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.stress.budget import Budget
 from tests.stress.killing import Kill
-from tests.stress.victims import VICTIMS, Site, site
+from tests.stress.victims import VICTIMS, Site
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 ROWS = [
@@ -42,15 +40,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "number" in metafunc.fixturenames:
         rows = ROWS if metafunc.config.getoption("--worlds") else FEW
         metafunc.parametrize(("what", "who", "number"), rows, ids=map(_name, rows))
-
-
-@pytest.fixture(scope="module")
-def there() -> Iterator[Site]:
-    with (
-        tempfile.TemporaryDirectory(prefix="pctest-", dir="/dev/shm") as folder,
-        site(Path(folder)) as made,
-    ):
-        yield made
 
 
 @pytest.mark.timeout(0)  # each command has its own
