@@ -17,6 +17,7 @@ import pytest
 
 from pagecheck.shm.owner import sweep
 from tests.stress.budget import Budget
+from tests.support.example import build
 from tests.support.hostile import Witness, at_rest, figures
 from tests.support.leftovers import ownerless
 from tests.support.processes import living, start_program, state_of
@@ -25,7 +26,6 @@ from tests.support.waiting import wait_for
 
 ROUNDS: Final = 2  # if nothing else is asked for
 STALL_S: Final = 0.5
-ROOT: Final = Path(__file__).parents[2]
 SIGNALS: Final = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 
 # Checks on the connection and on a direct channel, without end; anything wrong ends it with a word.
@@ -55,12 +55,7 @@ with Client(sys.argv[1]) as client:
 @pytest.fixture(scope="module")
 def c_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example VMM, which looks at each answer itself."""
-    folder = tmp_path_factory.mktemp("example")
-    includes = f"INCLUDES=-I{ROOT / 'pagecheck/include'}"
-    made = folder / "multifd_sender"
-    command = ["make", "-s", "-C", ROOT / "examples", made, f"OUT={folder}", includes]
-    subprocess.run(command, check=True, timeout=120)
-    return made
+    return build("gcc", tmp_path_factory.mktemp("example"))
 
 
 class Clients:
