@@ -32,12 +32,10 @@ from pagecheck.snapshot.room import STATE_BYTES, require_room
 from pagecheck.snapshot.save import require_socket, unreadable
 from pagecheck.snapshot.save_report import SavedBlock, SaveReport
 from pagecheck.snapshot.saving import create_ram_files, not_written
-from pagecheck.snapshot.syncing import Syncing
 from pagecheck.snapshot.writing import (
     Written,
     bytes_stored,
-    compressed,
-    write_blocks,
+    finish_blocks,
     write_manifest,
 )
 
@@ -45,7 +43,8 @@ if TYPE_CHECKING:
     from pagecheck.model import Pause
     from pagecheck.service.replies import Attached, Checked, RemoteBlock
     from pagecheck.service.requests import Requests
-    from pagecheck.snapshot.values import Disk, Machine
+    from pagecheck.snapshot.copying import Watch
+    from pagecheck.snapshot.values import Disk, Machine, Snapshot
     from pagecheck.snapshot.vm_parts import Compress
 
 STATE_BYTES_MAX: Final = 8 << 30
@@ -157,6 +156,7 @@ class _Work:
         self._files = files
         self._size = sum(block.ram.size for block in blocks)
         self._copied = self._size * (2 if asked.live else 1)
+        self._done = self._copied  # before the pass that is next, once all is copied
         self._total = self._copied + self._size * (1 if asked.compress is None else 2)
 
     def copy(self, requests: Requests) -> Taken:
@@ -187,10 +187,46 @@ class _Work:
         if self._asked.progress is not None:
             self._asked.progress(done, self._total)
 
+    def _watch(self) -> Watch:
+        """Tells how far one more pass over the RAM files is."""
+        before = self._done
+        self._done += self._size
+        return lambda done: self._show(before + done)
+
     def finish(self, taken: Taken) -> SaveReport:
         """Writes all that goes with the RAM files."""
-        asked, made = self._asked, self._made
-        written = [
+        asked, made, written = self._asked, self._made, self._written(taken)
+        try:
+            for each in written:
+                for first, end in data_of_zero_pages(
+                    each.fd, each.zero, each.ram.pages, asked.page_size
+                ):
+                    punch(each.fd, first, end - first)
+            snapshot = write_manifest(
+                made,
+                finish_blocks(
+                    made,
+                    written,
+                    page_size=asked.page_size,
+                    compress=asked.compress,
+                    watch=self._watch,
+                    pace=Pace(asked.max_rate),
+                ),
+                created=taken.created,
+                exact=True,
+                page_size=asked.page_size,
+                machine=taken.machine,
+                state=taken.state,
+                disks=taken.disks,
+                pause=taken.pause._asdict(),
+            )
+        except OSError as error:
+            raise not_written(made.path, error) from error
+        made.finish()
+        return self._report(taken, snapshot)
+
+    def _written(self, taken: Taken) -> list[Written]:
+        return [
             Written(
                 block.ram,
                 block.regions,
@@ -204,37 +240,12 @@ class _Work:
                 self._blocks, self._files, taken.blocks, strict=True
             )
         ]
-        after, pace = self._copied, Pace(asked.max_rate)
-        try:
-            for each in written:
-                for first, end in data_of_zero_pages(
-                    each.fd, each.zero, each.ram.pages, asked.page_size
-                ):
-                    punch(each.fd, first, end - first)
-            syncing = Syncing([each.fd for each in written] if asked.compress is None else [])
-            blocks = write_blocks(made, written, lambda done: self._show(after + done), pace)
-            syncing.wait()
-            if asked.compress is not None:
-                after += self._size
-                watch = lambda done: self._show(after + done)  # noqa: E731
-                blocks = compressed(made, blocks, asked.page_size, watch, pace)
-            snapshot = write_manifest(
-                made,
-                blocks,
-                created=taken.created,
-                exact=True,
-                page_size=asked.page_size,
-                machine=taken.machine,
-                state=taken.state,
-                disks=taken.disks,
-                pause=taken.pause._asdict(),
-            )
-        except OSError as error:
-            raise not_written(made.path, error) from error
-        made.finish()
+
+    def _report(self, taken: Taken, snapshot: Snapshot) -> SaveReport:
+        asked = self._asked
         return SaveReport(
             source=asked.source,
-            directory=made.path,
+            directory=self._made.path,
             exact=True,
             engine=taken.engine,
             kernel=taken.kernel,
@@ -242,8 +253,10 @@ class _Work:
             page_size=asked.page_size,
             seconds=0.0,
             blocks=tuple(
-                SavedBlock(each.ram, each.counts, block.file, block.bytes_stored)
-                for each, block in zip(written, snapshot.blocks, strict=True)
+                SavedBlock(block.ram, counts, each.file, each.bytes_stored)
+                for block, (counts, _zero, _shared), each in zip(
+                    self._blocks, taken.blocks, snapshot.blocks, strict=True
+                )
             ),
             pause=taken.pause,
             pause_without_live=taken.pause_without_live,

@@ -24,13 +24,11 @@ from pagecheck.snapshot.pace import Pace
 from pagecheck.snapshot.room import require_room
 from pagecheck.snapshot.save_report import SavedBlock, SaveReport
 from pagecheck.snapshot.stopped import Stopped
-from pagecheck.snapshot.syncing import Syncing
 from pagecheck.snapshot.values import file_stems
 from pagecheck.snapshot.writing import (
     bytes_stored,
-    compressed,
+    finish_blocks,
     now_text,
-    write_blocks,
     write_manifest,
     written,
 )
@@ -282,18 +280,17 @@ class Saving(Taking):
     ) -> SaveReport:
         """Writes all that goes with the RAM files, which are complete."""
         directory, copying = self._directory, self._copying
-        pace = Pace(self._wanted.max_rate)
         try:
             copying.finish()
             self._require_no_writer()
-            if self._wanted.compress is None:
-                syncing = Syncing([each.fd for each in copying.files])
-                blocks = write_blocks(directory, written(copying), self._watch(), pace)
-                syncing.wait()
-            else:
-                blocks = write_blocks(directory, written(copying), self._watch(), pace)
-                page_size = self._opened.page_size
-                blocks = compressed(directory, blocks, page_size, self._watch(), pace)
+            blocks = finish_blocks(
+                directory,
+                written(copying),
+                page_size=self._opened.page_size,
+                compress=self._wanted.compress,
+                watch=self._watch,
+                pace=Pace(self._wanted.max_rate),
+            )
             snapshot = write_manifest(
                 directory,
                 blocks,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck._version import __version__
@@ -12,6 +12,7 @@ from pagecheck.snapshot import checksums, manifest
 from pagecheck.snapshot.compress import compress_block
 from pagecheck.snapshot.entries import entry
 from pagecheck.snapshot.ram_files import Zero
+from pagecheck.snapshot.syncing import Syncing
 from pagecheck.snapshot.values import (
     MANIFEST,
     Disk,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pagecheck.snapshot.directory import NewDirectory
     from pagecheck.snapshot.pace import Pace
     from pagecheck.snapshot.values import Backend
+    from pagecheck.snapshot.vm_parts import Compress
 
 STATE: Final = "state"
 
@@ -74,6 +76,30 @@ def written(copying: Copying) -> list[Written]:
         ram, report = each.block.ram, result.report
         place = (each.found.regions, each.file, each.fd)
         found.append(Written(ram, *place, backend, report.counts, report.zero))
+    return found
+
+
+def finish_blocks(
+    directory: NewDirectory,
+    blocks: Sequence[Written],
+    *,
+    page_size: int,
+    compress: Compress | None,
+    watch: Callable[[], Watch],
+    pace: Pace,
+) -> tuple[SnapshotBlock, ...]:
+    """Does all that is done to RAM files after the copy: checksums, the disk or a compression.
+
+    Args:
+        watch: makes what is called with the bytes of RAM that are done, for one pass over them.
+        pace: how fast they may be read.
+    """
+    if compress is not None:
+        found = write_blocks(directory, blocks, watch(), pace)
+        return compressed(directory, found, page_size, watch(), pace)
+    syncing = Syncing([each.fd for each in blocks])
+    found = write_blocks(directory, blocks, watch(), pace)
+    syncing.wait()
     return found
 
 
