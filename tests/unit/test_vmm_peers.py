@@ -230,6 +230,22 @@ def test_a_late_answer_is_nobody_elses(qemu: FakeQemu, monkeypatch: pytest.Monke
             monitor.execute("query-name")
 
 
+def test_an_answer_that_came_keeps_its_connection(
+    qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long after it the next command comes: the pause is as it was."""
+    waits = "m.COMMAND_S, m.ABANDON_S, m.UNREAD_S = 0.2, 0, 60"
+    in_watchdog(monkeypatch, f"import pagecheck.vmm.hold.monitor as m; {waits}")
+    late: list[bytes] = []
+    qemu.raw["slow"] = lambda asked: late.append(answer("late", asked)) or b""
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+        with pytest.raises(PeerError, match="QEMU did not answer slow in"):
+            monitor.execute("slow")
+        qemu.say(late[0])
+        assert monitor.resume().stood_still
+
+
 @pytest.mark.parametrize("lost", ["stop", "query-status", "cont"])
 def test_an_answer_that_never_comes_leaves_no_vm_stopped(
     qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch, lost: str

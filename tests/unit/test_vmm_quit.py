@@ -9,7 +9,8 @@ import pytest
 
 from pagecheck.errors import PeerError
 from pagecheck.vmm import QemuMonitor
-from tests.support.qmp import FakeQemu, fake_qemu
+from tests.support.qmp import FakeQemu, fake_qemu, in_watchdog
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -67,6 +68,22 @@ def test_it_runs_on_where_qemu_hangs_up_and_stays(qemu: FakeQemu) -> None:
         with pytest.raises(PeerError, match="the connection was lost at quit"):
             monitor.quit()
     assert qemu.status == "running"
+
+
+@pytest.mark.parametrize("before", ["running", "paused"])
+def test_it_is_as_before_where_that_is_never_answered(
+    qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    waits = "m.COMMAND_S, m.ABANDON_S = 0.2, 1"
+    in_watchdog(monkeypatch, f"import pagecheck.vmm.hold.monitor as m; {waits}")
+    qemu.status = before
+    qemu.raw["quit"] = lambda _number: b""
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+        with pytest.raises(PeerError, match="QEMU did not answer"):
+            monitor.quit()
+    wait_for(lambda: qemu.status == before, "it is as it was", 30)
+    assert ("cont" in qemu.commands) == (before == "running")
 
 
 @pytest.mark.parametrize("before", ["running", "paused"])

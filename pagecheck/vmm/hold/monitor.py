@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 COMMAND_S: Final = 10.0
 ABANDON_S: Final = 30.0  # then a command is no longer waited for, nor its connection used
+UNREAD_S: Final = 0.2  # for an answer that is there: this process may have been stopped itself
 CLOSE_S: Final = 2.0
 EVENTS: Final = 1000  # kept; of a peer that sends more the oldest are dropped
 CAUSE_CHARS: Final = 200
@@ -119,8 +120,10 @@ class Monitor:
                 not answered for so long that the connection was abandoned.
         """
         if self._in_progress is not None and clock.now_s() - self._since_s > ABANDON_S:
-            await self.close()
-            raise Lost(f"{self.name}: QEMU did not answer a command in {ABANDON_S:.0f} s")
+            done, _ = await asyncio.wait({self._in_progress}, timeout=UNREAD_S)
+            if not done:
+                await self.close()
+                raise Lost(f"{self.name}: QEMU did not answer a command in {ABANDON_S:.0f} s")
         if self._client is None:
             raise Lost(f"{self.name}: is not connected")
         deadline = clock.now_s() + COMMAND_S
