@@ -3,11 +3,11 @@
 Facts: `info ramblock` lists every block; where it lies in QEMU's memory stands there in newer
 versions only (not in 7.2). QEMU describes each block by a structure of its heap, which holds the
 listed numbers side by side, the host address 16 bytes before them and the name behind; all of them
-are in one list. A block
-without a name is not migrated by QEMU either. Danger: other memory is saved in a block's place.
-Decision: a structure counts only where all three numbers and the name are the listed ones and no
-other structure says otherwise, and only if the same search finds a block of guest RAM where QEMU's
-monitor says that it is. What is not found is an error, before the VM is stopped.
+are in one list. A block without a name is not migrated by QEMU either. Danger: other memory is
+saved in a block's place. Decision: a structure counts only where all three numbers and the name are
+the listed ones, and it is in the list that has all blocks and no other, or no other structure says
+otherwise; and only if the same search finds a block of guest RAM where QEMU's monitor says that it
+is. What is not found is an error, before the VM is stopped.
 
 Source: struct RAMBlock in QEMU's include/exec/ramblock.h; ram_block_format() in softmmu/physmem.c.
 """

@@ -107,8 +107,8 @@ class _Process:
         return _Found(at, Listed(shown, tuple(numbers)), host, next_, back)
 
     def whole_list(self, one: _Found, most: int) -> list[_Found]:
-        """The list that a structure is in, at most about twice so many; a link that no other one
-        answers ends it.
+        """The list that a structure is in, of which at most one more than that is read; a link that
+        no other one answers ends it.
         """
         found = [one]
         while len(found) <= most:
