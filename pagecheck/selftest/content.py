@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from pagecheck.selftest.world import UNIT, World
+from pagecheck.selftest.places import UNIT
+from pagecheck.selftest.world import World
 
 if TYPE_CHECKING:
     import numpy.typing as npt

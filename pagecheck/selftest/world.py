@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from pagecheck.errors import UsageError
-from pagecheck.selftest.places import Place
+from pagecheck.selftest.places import UNIT, Place
 
-UNIT: Final = 4096
 BYTES_MAX: Final = 12 << 20
 LARGE_BYTES: Final = 64 << 20  # one world in thirty
 DEATHS_MAX: Final = 4  # a channel that loses five workers without an answer is abandoned
@@ -22,6 +21,7 @@ _PAGE_SIZES: Final = (4096, 4096, 4096, 8192, 16384, 65536, 1 << 20, 2 << 20)
 _BATCHES: Final = (0, 1, 7, 64, 65, 128, 1000, 32768)
 _TAILS: Final = (0, 1, 4095, 4096, 12288)
 _RUNS: Final = (1, 1, 2, 63, 64, 500)
+_LEAST: Final = {"page_size": UNIT, "pages": 1, "run": 1}  # of other numbers it is 0
 
 
 class World(NamedTuple):
@@ -92,7 +92,7 @@ def parse(line: str) -> World:
     """The world that this line describes.
 
     Raises:
-        UsageError: a word is not NAME=VALUE of a world.
+        UsageError: a word is not NAME=VALUE of a world, or no file can have these pages.
     """
     made = World()
     try:
@@ -109,7 +109,13 @@ def parse(line: str) -> World:
             read: Any = bool(int(value)) if kind is bool else kind(value)
         except ValueError as error:
             raise UsageError(f"world {line!r}: {word!r} is not a number") from error
+        if not isinstance(read, str) and not read >= _LEAST.get(name, 0):
+            raise UsageError(f"world {line!r}: {word!r} must be at least {_LEAST.get(name, 0)}")
         made = made._replace(**{name: read})
+    if made.page_size & (made.page_size - 1) or made.start % UNIT:
+        raise UsageError(
+            f"world {line!r}: page_size must be a power of two, and start a multiple of {UNIT}"
+        )
     return made
 
 

@@ -52,6 +52,12 @@ def test_the_simplest_world_is_an_empty_line() -> None:
         ("pages=many", "'pages=many' is not a number"),
         ("saves=yes", "'saves=yes' is not a number"),
         ("place='shm", "No closing quotation"),
+        ("pages=0", "'pages=0' must be at least 1"),
+        ("page_size=3", "'page_size=3' must be at least 4096"),
+        ("page_size=12288", "page_size must be a power of two"),
+        ("start=1", "start a multiple of 4096"),
+        ("threads=-1", "'threads=-1' must be at least 0"),
+        ("zero_share=nan", "'zero_share=nan' must be at least 0"),
     ],
 )
 def test_a_line_that_is_no_world(line: str, said: str) -> None:
