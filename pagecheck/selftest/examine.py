@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pagecheck.errors import PagecheckError
+from pagecheck.errors import InternalError, PagecheckError
 from pagecheck.selftest.places import Place
 from pagecheck.selftest.trial import run_world
 from pagecheck.selftest.world import World
@@ -20,6 +20,7 @@ def examine(place: Place) -> tuple[Place | None, str]:
 
     Raises:
         Wrong: an answer was.
+        InternalError: there is a bug in pagecheck.
     """
     world = World(
         seed=1,
@@ -29,10 +30,7 @@ def examine(place: Place) -> tuple[Place | None, str]:
         pages=max(1, min(_BYTES, place.bytes_max) // place.page_size),
         hole_share=0.5,
     )
-    try:
-        run_world(world, {place.name: place})
-    except (PagecheckError, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
+    if why := _refusal(place, world):
         return None, f"cannot be used here: {why}"
     notes = []
     if place.diffs and (why := _refusal(place, world._replace(kind="diff"))):
@@ -50,6 +48,10 @@ def _refusal(place: Place, world: World) -> str:
     """Why such a world is refused; "" where it is not."""
     try:
         run_world(world, {place.name: place})
+    except InternalError:
+        raise
     except PagecheckError as error:
         return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
     return ""

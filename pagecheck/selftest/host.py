@@ -88,9 +88,13 @@ def _cpu() -> dict[str, str | None]:
 
 
 def _file_system(place: Place) -> dict[str, Any]:
-    """Kind, size and harmless options of the file system of a place."""
-    there = os.statvfs(place.folder)
-    mount = mounts.of_device(os.stat(place.folder).st_dev)
+    """Kind, size and harmless options of the file system of a place; of one that fails since, why:
+    the report is then what is wanted."""
+    try:
+        there = os.statvfs(place.folder)
+        mount = mounts.of_device(os.stat(place.folder).st_dev)
+    except OSError as error:
+        return {"error": error.strerror}
     options = {} if mount is None else {name: mount.option(name) for name in _OPTIONS}
     return {
         "kind": None if mount is None else mount.kind,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import random
-import signal
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,10 +72,11 @@ class Run:
             thread.join(PATIENCE_S)
         self._checking.clear()
         scanner.join(PATIENCE_S)
+        if any(thread.is_alive() for thread in [scanner, *checkers]):
+            others = "".join(f"; another one: {error}" for error in self._errors[:1])
+            raise Hung(f"a thread that scans or checks has not ended in {PATIENCE_S} s{others}")
         if self._errors:
             raise self._errors[0]
-        if any(thread.is_alive() for thread in [scanner, *checkers]):
-            raise Hung(f"a thread that scans or checks has not ended in {PATIENCE_S} s")
 
     def _thread(self, target: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
@@ -120,9 +120,10 @@ class Run:
             self.killed += 1
         pid = dice.choice(self.coordinator.worker_pids)
         try:
-            if psutil.Process(pid).ppid() == os.getpid():
-                os.kill(pid, signal.SIGKILL)
-        except (psutil.NoSuchProcess, ProcessLookupError):
+            worker = psutil.Process(pid)
+            if worker.ppid() == os.getpid():
+                worker.kill()  # unless it has ended, and the number is another's
+        except psutil.NoSuchProcess:
             pass  # it is being replaced already
 
     def _require_reason(self, decided: bool, notes: tuple[str, ...]) -> None:

@@ -12,7 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from pagecheck import clock
-from pagecheck.errors import PagecheckError, ResourceError, SourceError, UsageError
+from pagecheck.errors import (
+    InternalError,
+    PagecheckError,
+    ResourceError,
+    SourceError,
+    UsageError,
+)
 from pagecheck.hw.probe import probe
 from pagecheck.hw.queues import usable_queues, why_no_device
 from pagecheck.selftest import host
@@ -77,7 +83,7 @@ def selftest(
         The report; what was wrong is in it, and is not raised.
 
     Raises:
-        UsageError: an argument is invalid.
+        UsageError: an argument is invalid, or there is no such world.
         SourceError: one of the folders cannot be used.
         ResourceError: the host lacks what every world needs.
     """
@@ -115,7 +121,8 @@ class _Selftest:
         if self._is_over:
             pass
         elif one is not None:
-            self._run_world(one)
+            if one.place in self._places:
+                self._run_world(one, is_given=True)
         else:
             kernels, queues = self._try_kernels(), self._try_queues()
             self._run_worlds(Choice(list(self._places.values()), kernels, [*queues, *MODELS]))
@@ -148,7 +155,7 @@ class _Selftest:
         self._add(part, unit="worlds")
         try:
             usable, note = examine(place)
-        except Wrong as error:
+        except (Wrong, InternalError) as error:
             self._fail(part, str(error), self._again(), repeated=False)
             self._is_over = self._is_over or isinstance(error, Hung)
             return
@@ -195,7 +202,7 @@ class _Selftest:
                 return
             self._run_world(make((self._seed + number) % SEED_MAX, choice, number))
 
-    def _run_world(self, world: World) -> None:
+    def _run_world(self, world: World, *, is_given: bool = False) -> None:
         part = f"place {world.place}"
         self._worlds += 1
         self._add(part, 1)
@@ -203,6 +210,8 @@ class _Selftest:
             tried = run_world(world, self._places)
             self._sum = Tried(*(a + b for a, b in zip(self._sum, tried, strict=True)))
         except Exception as error:
+            if is_given and isinstance(error, UsageError):
+                raise UsageError(f"world {world.line()!r}: {error}") from error
             shortage = str(error) if isinstance(error, ResourceError) else explain(error)
             if shortage is not None:
                 self._add(part, -1, note=f"some were not tried: {shortage}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from pagecheck import Answer, Coordinator
-from pagecheck.errors import ResourceError, SourceError, UsageError
+from pagecheck.errors import InternalError, ResourceError, SourceError, UsageError
 from pagecheck.native import _native
-from pagecheck.selftest import round_trip
+from pagecheck.selftest import examine, host, round_trip
 from pagecheck.selftest import selftest as module
 from pagecheck.selftest.places import Place
 from pagecheck.selftest.report import SelftestReport
+from pagecheck.selftest.run import Hung
 from pagecheck.selftest.selftest import selftest
 from pagecheck.selftest.trial import run_world
 from pagecheck.selftest.world import World
@@ -145,6 +147,51 @@ def test_a_thread_that_hangs_ends_the_test(monkeypatch: pytest.MonkeyPatch) -> N
     assert not failure.repeated
 
 
+def test_a_thread_that_hangs_beside_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts for more: another world in this process would prove nothing."""
+    monkeypatch.setattr("pagecheck.selftest.run.PATIENCE_S", 0.5)
+
+    def failing(*_arguments: object) -> None:
+        raise ValueError("the check failed")
+
+    monkeypatch.setattr(Coordinator, "check", failing)
+    monkeypatch.setattr(Coordinator, "scan", lambda self, block, **how: self._stop.wait(30))
+    with pytest.raises(Hung, match=r"has not ended in 0\.5 s; another one: the check failed"):
+        run_world(World(pages=4, threads=1), PLACES)
+
+
+def test_a_bug_is_no_reason_to_leave_a_place_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: object) -> None:
+        raise InternalError("the answer has 3 bits")
+
+    monkeypatch.setattr(examine, "run_world", broken)
+    report = selftest(1, world="pages=3")
+    (failure,) = report.failures
+    assert (failure.part, failure.message) == ("place memfd", "the answer has 3 bits")
+
+
+def test_a_place_where_only_saving_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pagecheck.selftest.trial.round_trip", full)
+    place, note = examine.examine(PLACES["shm"])
+    assert place is not None
+    assert (place.saves, note) == (False, "not saved: No space left on device")
+
+
+def test_a_file_system_that_failed_is_in_the_report() -> None:
+    facts = host.facts([Place("/gone", folder="/nonexistent")])
+    assert facts["file_systems"] == {"/gone": {"error": "No such file or directory"}}
+
+
+def test_a_world_of_a_place_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That says nothing of pagecheck."""
+    monkeypatch.setattr(module, "examine", lambda _place: (None, "cannot be used here: odd"))
+    with pytest.raises(ResourceError, match="no world could be tried: cannot be used here: odd"):
+        selftest(1, world="pages=3")
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -153,6 +200,7 @@ def test_a_thread_that_hangs_ends_the_test(monkeypatch: pytest.MonkeyPatch) -> N
         ({"seed": -1}, "seed -1: must be 0 to"),
         ({"world": "place=moon"}, "place 'moon': is not one of memfd, private, shm, tmp"),
         ({"world": "moon"}, "'moon' is not NAME=VALUE"),
+        ({"world": "engine=moon"}, "world 'engine=moon': engine 'moon': not one of"),
     ],
 )
 def test_invalid_requests(how: dict[str, Any], said: str) -> None:
