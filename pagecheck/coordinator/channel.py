@@ -152,11 +152,18 @@ class Channel(WorkerSupervisor):
         that has not ended by the absolute time is killed, and replaced at the next use."""
         while not self._workerless and self.feed.occupied():
             if clock.now_ns() >= deadline_ns or not self._process.is_alive():
-                self._process.kill()
+                self._kill()
                 self._mark_dead(f"worker {self.pid} did not end an abandoned batch")
                 return
             clock.sleep_s(SETTLE_LOOK_S)
             self.feed.pump(True, 0)
+
+    @property
+    def may_write(self) -> bool:
+        """Whether its worker may have an abandoned batch in progress."""
+        if self.feed.occupied() == 0:
+            return False
+        return self.pid in self.unreaped or not self._process.wait_gone(0)
 
     def _drive(
         self,
@@ -176,7 +183,7 @@ class Channel(WorkerSupervisor):
             # Looked at even when it is late: callers with short deadlines never come further.
             failure = None if state == _native.PUMP_NEED_MORE else self._failure(state)
             if failure is not None:
-                self._process.kill()
+                self._kill()
                 broken = state in (_native.PUMP_BROKEN, _native.PUMP_GONE)
                 victim = self._mark_dead(failure, broken=broken)
             if stop.is_set() or clock.now_ns() >= deadline_ns:

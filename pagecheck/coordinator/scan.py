@@ -322,7 +322,7 @@ def copying(
 
 def settle_sink(pool: Pool, sink: Sink, *, early: bool) -> None:
     """After a scan, or what was done of it. Where a worker cannot be reached, since its channel is
-    somebody else's by now, the sink stays stopped and in use.
+    somebody else's by now, or does not end, the sink stays stopped and in use.
 
     Args:
         early: the scan may have left batches behind that are not answered.
@@ -339,7 +339,7 @@ def settle_sink(pool: Pool, sink: Sink, *, early: bool) -> None:
 def _may_write(channel: Channel) -> bool:
     """Whether a worker may have a batch of an earlier scan in progress."""
     try:
-        return channel.feed.occupied() > 0
+        return channel.may_write
     except RuntimeError:  # after an interrupt a feeder thread may still be in it
         return True
 

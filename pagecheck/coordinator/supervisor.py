@@ -170,10 +170,13 @@ class WorkerSupervisor:
             raise
         return ring, process
 
-    def _discard_current(self) -> None:
-        """Ends the worker and keeps what it counted. May be called twice."""
+    def _kill(self) -> None:
         if not self._process.kill():
             self.unreaped.add(self.pid)
+
+    def _discard_current(self) -> None:
+        """Ends the worker and keeps what it counted. May be called twice."""
+        self._kill()
         self._process.close()
         with self._swap:
             counted = self._ring.statistics()
@@ -224,8 +227,7 @@ class WorkerSupervisor:
         return known and not self.stale and not self._workerless and self._awaited is None
 
     def forget_detached(self, deadline_ns: int) -> None:
-        """Makes the worker unmap and close the blocks that were detached; raises as
-        `ensure_attached`."""
+        """Makes the worker close the blocks that were detached; raises as `ensure_attached`."""
         self._reach(None, deadline_ns)
 
     def _reach(self, block: Block | None, deadline_ns: int) -> None:

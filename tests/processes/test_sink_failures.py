@@ -266,6 +266,29 @@ def test_one_scan_at_a_time(large_ram: KnownRam) -> None:
         assert_whole(c.scan_block(block), large_ram, sink)
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_worker_that_is_killed_when_the_scan_has_ended(
+    large_ram: KnownRam, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """The block is scanned again once it is gone, and not before."""
+    with memfd() as sink, Coordinator(1, batch_pages=8192) as c:
+        os.ftruncate(sink.fd, large_ram.size)
+        block = c.attach(large_ram.source, copy_to=sink.fd, copy_update=True)
+        scan = Background(lambda: c.scan_block(block, deadline=1.0))
+        pid = catch_in_progress(c)
+        with monkeypatch.context() as patch:
+            if not ends:
+                patch.setattr(Process, "wait_ended", lambda *_: False)
+            assert scan.result().report.counts.undecided > 0
+            if not ends:
+                with pytest.raises(UsageError, match="ended early and may yet"):
+                    c.scan_block(block)
+        if not ends:
+            c.detach(block)
+            block = c.attach(large_ram.source, copy_to=sink.fd, copy_update=True)
+        assert_whole(c.scan_block(block), large_ram, sink)
+
+
 def test_a_batch_that_nobody_can_wait_for(
     large_ram: KnownRam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
