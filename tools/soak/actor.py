@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pagecheck import PagecheckError
+from pagecheck.selftest.wrong import Wrong
 from tools.bench.data import ROOT
-from tools.soak.roles import LOADS, RAM_PAGES, ROLES, Actor, Turn, WrongAnswerError
+from tools.soak.roles import LOADS, RAM_PAGES, ROLES, Actor, Turn
 
 
 class Done(NamedTuple):
@@ -41,7 +42,7 @@ def _turn(role: str, actor: Actor, seconds: float) -> Done:
     error = None
     try:
         {**ROLES, **LOADS}[role](actor, turn)
-    except (WrongAnswerError, PagecheckError, OSError) as caught:
+    except (Wrong, PagecheckError, OSError) as caught:
         error = f"{type(caught).__name__}: {caught}"
     waits = np.array(turn.waits or [0.0]) * 1e6
     found = [float(x) for x in np.percentile(waits, [50, 99, 99.9, 100])]

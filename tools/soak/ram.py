@@ -44,10 +44,3 @@ class KnownRam:
             self.zero[-hole_pages:] = True
             os.ftruncate(self.fd, (pages - hole_pages) * PAGE)
             os.ftruncate(self.fd, pages * PAGE)
-
-
-def bits(words: memoryview | bytes, pages: int) -> NDArray[np.bool_]:
-    """The first `pages` bits of a bitmap of little-endian 64-bit words."""
-    return np.unpackbits(np.frombuffer(words, np.uint8), count=pages, bitorder="little").astype(
-        np.bool_
-    )

@@ -17,15 +17,13 @@ import numpy as np
 import pagecheck
 from pagecheck import Client, PagecheckError
 from pagecheck.errors import LimitError, PeerError
-from tools.soak.ram import PAGE, KnownRam, bits
+from pagecheck.selftest.run import bits
+from pagecheck.selftest.wrong import require, require_same
+from tools.soak.ram import PAGE, KnownRam
 
 BATCH_PAGES: Final = 128
 PACE_S: Final = 0.001
 RAM_PAGES: Final = 4096
-
-
-class WrongAnswerError(Exception):
-    """An answer differs from the truth."""
 
 
 class Turn:
@@ -66,11 +64,6 @@ class Actor:
         self.numbers = np.random.default_rng(seed)
         self.ram = KnownRam(pages, seed)
 
-    def require(self, right: bool, what: str) -> None:
-        """Raises WrongAnswerError unless it is right."""
-        if not right:
-            raise WrongAnswerError(what)
-
 
 def channel(actor: Actor, turn: Turn, pace_s: float = PACE_S) -> None:
     """A VMM: a batch of pages at a time through a direct channel."""
@@ -88,7 +81,7 @@ def channel(actor: Actor, turn: Turn, pace_s: float = PACE_S) -> None:
                 opened = client.open_channel()
                 continue
             right = answer.decided.all() and (answer.zero == actor.ram.zero[pages]).all()
-            actor.require(bool(right), f"a batch: {pages.tolist()}")
+            require(bool(right), f"a batch: {pages.tolist()}")
             time.sleep(pace_s)
         opened.close()
 
@@ -110,7 +103,7 @@ def command(actor: Actor, turn: Turn) -> None:
             zero = bits(found.blocks[0].zero, actor.ram.pages)
             truth = np.zeros(actor.ram.pages, np.bool_)
             truth[first : first + count] = actor.ram.zero[first : first + count]
-            actor.require(np.array_equal(zero, truth), f"pages {first} and {count - 1} more")
+            require_same(f"pages {first} and {count - 1} more", zero, truth)
             client.detach(block)
 
 
@@ -122,7 +115,7 @@ def whole(actor: Actor, turn: Turn) -> None:
             with turn.timed():
                 found = client.check([block])
             zero = bits(found.blocks[0].zero, actor.ram.pages)
-            actor.require(np.array_equal(zero, actor.ram.zero), "a whole block")
+            require_same("a whole block", zero, actor.ram.zero)
 
 
 def scan(actor: Actor, turn: Turn) -> None:
@@ -135,7 +128,7 @@ def scan(actor: Actor, turn: Turn) -> None:
             alone = pagecheck.scan(path, channels=1, engine="cpu")
             for each in (report, alone):
                 zero = bits(each.blocks[0].zero, actor.ram.pages)
-                actor.require(np.array_equal(zero, actor.ram.zero), "a scan")
+                require_same("a scan", zero, actor.ram.zero)
 
 
 def save(actor: Actor, turn: Turn) -> None:
@@ -148,7 +141,7 @@ def save(actor: Actor, turn: Turn) -> None:
                 pagecheck.save(raw, snapshot, channels=1, engine="cpu")
                 pagecheck.verify(snapshot)
                 pagecheck.restore(snapshot, str(back), channels=1)
-            actor.require(back.read_bytes() == raw.read_bytes(), "a restored file")
+            require(back.read_bytes() == raw.read_bytes(), "a restored file")
             shutil.rmtree(snapshot)
             back.unlink()
     finally:
