@@ -57,6 +57,11 @@ class StallingFs:
         self._path = f"/proc/{process.pid}/root{folder}/ram"
 
     @property
+    def pid(self) -> int:
+        """Its program, in whose mount namespace it is."""
+        return self._process.pid
+
+    @property
     def path(self) -> str:
         """The file, as other processes may name it."""
         return self._path
