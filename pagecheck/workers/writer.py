@@ -31,6 +31,8 @@ def write_as(uid: int, gid: int) -> None:
         EngineError: this process may not do so.
     """
     libc = ctypes.CDLL(None, use_errno=True)
+    # They answer with the id before.
+    libc.setfsuid.restype = libc.setfsgid.restype = ctypes.c_uint32
     libc.setfsgid(gid)
     libc.setfsuid(uid)  # which takes the capabilities over files away, too
     if libc.setfsuid(-1) != uid or libc.setfsgid(-1) != gid:

@@ -23,14 +23,15 @@ def status() -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
-def test_what_is_left() -> None:
+@pytest.mark.parametrize("uid", [NOBODY, (1 << 31) - 1, (1 << 31) + 1, (1 << 32) - 2])
+def test_what_is_left(uid: int) -> None:
     def work() -> None:
         before = int(status()["CapEff"], 16)
-        write_as(NOBODY, NOBODY - 1)
+        write_as(uid, uid - 1)
         after = status()
         assert [after[name].split() for name in ("Uid", "Gid")] == [
-            ["0", "0", "0", str(NOBODY)],
-            ["0", "0", "0", str(NOBODY - 1)],
+            ["0", "0", "0", str(uid)],
+            ["0", "0", "0", str(uid - 1)],
         ]
         effective = int(after["CapEff"], 16)
         assert not effective & (1 << CAP_SYS_RESOURCE)
