@@ -188,10 +188,10 @@ class Coordinator:
         return self._pool is not None and self._pool.is_lost
 
     @property
-    def may_yet_write(self) -> bool:
-        """Whether a worker that was killed has not ended, which may be amid a write."""
+    def may_yet_write(self) -> frozenset[int]:
+        """The workers that were killed and have not ended, each of which may be amid a write."""
         killed = {pid for pool in self._pools for each in pool.channels for pid in each.unreaped}
-        return bool(killed) and not left_behind().isdisjoint(killed)
+        return left_behind() & killed if killed else frozenset()
 
     def statistics(self) -> list[ChannelReport]:
         """What each channel works with and has counted since it was started."""

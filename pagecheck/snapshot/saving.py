@@ -75,6 +75,7 @@ class Taking(ABC):
         self._where = where
         self._scanner = scanner
         self._wanted = wanted
+        self._left_before = scanner.may_yet_write  # they know nothing of these files
         self._bytes_done = 0
         self._ahead = False  # whether RAM is copied before the pause as well
         self._ahead_s: float | None = None  # what that took where it was asked for
@@ -184,7 +185,7 @@ class Taking(ABC):
         return sum(found.ram.size for found in self._opened.blocks)
 
     def _require_no_writer(self) -> None:
-        if self._scanner.may_yet_write:
+        if self._scanner.may_yet_write - self._left_before:
             raise OutputError(
                 f"{self._where}: a worker that writes there was left behind, and may write yet; "
                 "nothing was saved: see to the disk, and save again"
