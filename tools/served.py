@@ -28,11 +28,8 @@ class Served(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(*options: str) -> Iterator[Served]:
+def served() -> Iterator[Served]:
     """A service that answers, until the block ends.
-
-    Args:
-        options: further ones of `pagecheck serve`.
 
     Raises:
         PagecheckError: it does not answer in time.
@@ -40,16 +37,25 @@ def served(*options: str) -> Iterator[Served]:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/socket"
-        command = [sys.executable, "-m", "pagecheck", "serve", "--socket", path, *options]
+        command = [sys.executable, "-m", "pagecheck", "serve", "--socket", path]
         process = subprocess.Popen(command)
         try:
             _await_greeting(path)
             yield Served(path, process.pid)
         finally:
-            process.terminate()
-            code = process.wait(END_S)
+            code = _ended(process)
         if code != 0:
             raise RuntimeError(f"pagecheck serve ended with {code}")
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Ends it; its exit code."""
+    process.terminate()
+    try:
+        return process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _await_greeting(path: str) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
+import psutil
+import pytest
+
+from tools.soak.actor import ActorProcess
 from tools.soak.load import load
 from tools.soak.rest import Rest, growth
 from tools.soak.run import soak
@@ -28,6 +34,18 @@ def test_a_full_service_refuses_and_the_others_go_on(tmp_path: Path) -> None:
     client, channel = found.refused
     assert client.startswith("client 33: LimitError: 32 clients are connected")
     assert channel.startswith("channel 17: LimitError: 16 channels are open")
+
+
+def test_an_actor_that_hangs_is_named_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ActorProcess("scan", "no-socket", tmp_path, 1, 64) as actor:
+        monkeypatch.setattr("tools.soak.actor.ANSWER_S", 0.1)
+        os.kill(actor.pid, signal.SIGSTOP)
+        actor.start(0.1)
+        with pytest.raises(RuntimeError, match="the actor scan did not answer"):
+            actor.result()
+    assert not psutil.pid_exists(actor.pid)
 
 
 def test_what_grew_is_named() -> None:

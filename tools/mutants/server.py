@@ -12,11 +12,11 @@ import gc
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -61,19 +61,13 @@ def _run(arguments: list[str], limit_s: float, output: BinaryIO) -> int | None:
             os._exit(status)
     with contextlib.suppress(OSError):  # it has done so itself
         os.setpgid(child, child)
-    until = time.monotonic() + limit_s
-    code: int | None = None
-    while code is None and time.monotonic() < until:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-        else:
-            time.sleep(0.02)
+    pidfd = os.pidfd_open(child)
+    has_ended = bool(select.select([pidfd], [], [], limit_s)[0])
+    os.close(pidfd)
     with contextlib.suppress(ProcessLookupError):  # what the tests started ends with them
         os.killpg(child, signal.SIGKILL)
-    if code is None:
-        os.waitpid(child, 0)
-    return code
+    status = os.waitpid(child, 0)[1]
+    return os.waitstatus_to_exitcode(status) if has_ended else None
 
 
 def _empty(folder: Path) -> None:

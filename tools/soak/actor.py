@@ -7,10 +7,11 @@ connects anew, does what its role does that long, and answers with one line of J
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from pagecheck import PagecheckError
 from pagecheck.selftest.wrong import Wrong
 from tools.bench.data import ROOT
 from tools.soak.roles import LOADS, RAM_PAGES, ROLES, Actor, Turn
+
+ANSWER_S: Final = 120
+"""What an actor may take to begin, and beyond its turn to answer."""
 
 
 class Done(NamedTuple):
@@ -73,21 +77,26 @@ class ActorProcess:
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.pid = self._process.pid
+        self._turn_s = 0.0
         self._line()
 
     def start(self, seconds: float) -> None:
         """Begins a turn."""
+        self._turn_s = seconds
         stdin: Any = self._process.stdin
         print(seconds, file=stdin, flush=True)
 
     def result(self) -> Done:
-        """Waits for the end of the turn."""
+        """Waits for the end of the turn; an actor that is late is ended, and a RuntimeError."""
         role, things, again, percentiles, error = json.loads(self._line())
         return Done(role, things, again, tuple(percentiles), error)
 
     def _line(self) -> str:
         stdout = self._process.stdout
         assert stdout is not None
+        if not select.select([stdout], [], [], self._turn_s + ANSWER_S)[0]:
+            self._process.kill()
+            raise RuntimeError(f"the actor {self.role} did not answer")
         line = stdout.readline()
         if not line:
             raise RuntimeError(f"the actor {self.role} ended with {self._process.wait()}")
