@@ -275,7 +275,7 @@ def test_a_worker_that_is_killed_when_the_scan_has_ended(
         os.ftruncate(sink.fd, large_ram.size)
         block = c.attach(large_ram.source, copy_to=sink.fd, copy_update=True)
         scan = Background(lambda: c.scan_block(block, deadline=1.0))
-        pid = catch_in_progress(c)
+        catch_in_progress(c)
         with monkeypatch.context() as patch:
             if not ends:
                 patch.setattr(Process, "wait_ended", lambda *_: False)

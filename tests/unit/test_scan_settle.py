@@ -8,17 +8,18 @@ import pytest
 from pagecheck.coordinator.scan import settle_sink
 
 
-class Feed:
-    """Says how many batches are in progress; None: another thread is in it."""
+class Channel:
+    """Has so many batches in progress; None: another thread is in its feed."""
 
     def __init__(self, *answers: int | None) -> None:
         self._answers = list(answers)
 
-    def occupied(self) -> int:
+    @property
+    def may_write(self) -> bool:
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if answer is None:
             raise RuntimeError("feed is in use by another thread")
-        return answer
+        return answer > 0
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_what_may_write_is_stopped(
         stop=lambda: seen.append("stopped"), release=lambda: seen.append("released")
     )
     pool: Any = SimpleNamespace(
-        channels=[SimpleNamespace(feed=Feed(0)), SimpleNamespace(feed=Feed(*answers))],
+        channels=[Channel(0), Channel(*answers)],
         visit_idle=lambda *_: seen.append("visited"),
     )
     settle_sink(pool, sink, early=early)
