@@ -34,7 +34,7 @@ $(PACKAGE): setup.cfg setup.py pyproject.toml $(wildcard pagecheck/native/*/*.[c
 	@touch $@
 
 $(TOOLS): $(PACKAGE)
-	@$(PIP) --config-settings editable_mode=compat -e '.[test,dev]'
+	@$(PIP) --config-settings editable_mode=compat -e '.[test,dev,survey,test-survey]'
 	@touch $@
 
 demo: $(PACKAGE)

@@ -51,10 +51,15 @@ MAY_IMPORT = {
         *("coordinator", "snapshot", "vmm", "hw", "shm", "native", "report", "shortage"),
         "_version",
     },
+    "picture": {"native", "shm", "report", "printable", "snapshot", "oneshot"},
+    "survey": {
+        *("oneshot", "coordinator", "snapshot", "vmm", "shm", "native", "plan", "report"),
+        *("sources", "formats", "picture", "child", "printable", "shortage", "_version"),
+    },
     "include": set(),
     "cli": {
         *("oneshot", "service", "snapshot", "native", "hw", "report", "vmm", "selftest"),
-        *("printable", "shortage", "include", "_version"),
+        *("printable", "shortage", "include", "_version", "survey", "picture"),
     },
     "__init__": {
         *("service", "coordinator", "oneshot", "report", "snapshot", "vmm", "_version"),

@@ -1,0 +1,1 @@
+"""Pictures of memory: where its zero, normal and undecided pages lie."""

@@ -1,0 +1,1 @@
+"""Many memory files at once: rows, tables, stores and clusters."""

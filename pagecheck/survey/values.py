@@ -1,0 +1,120 @@
+"""What a survey is about and what it finds: memory files, their pieces, their rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pagecheck.model import Counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TargetKind = Literal["file", "snapshot", "object"]
+
+
+class Target(NamedTuple):
+    """One memory file, wherever it lies.
+
+    Attributes:
+        path: its name in rows: an absolute path, or a URL without credentials.
+        kind: a file that the kernel opens, a directory that `save` made, or an object of a store.
+        size: bytes of RAM.
+        allocated: bytes that it occupies; None where the store does not tell.
+        identity: what changes when its bytes do: device, inode, size and times, or the ETag.
+    """
+
+    path: str
+    kind: TargetKind
+    size: int
+    allocated: int | None
+    identity: str
+
+
+class Piece(NamedTuple):
+    """A range of a target that is checked in one go, by one process.
+
+    Attributes:
+        start, length: bytes; multiples of the page size, the target's end aside.
+    """
+
+    target: Target
+    start: int
+    length: int
+
+
+class Found(NamedTuple):
+    """What a piece holds.
+
+    Attributes:
+        counts: of its pages; `zero` has the holes in it, as everywhere.
+        bytes_checked: bytes that were read.
+        seconds: what it took, without waiting for its turn.
+    """
+
+    piece: Piece
+    counts: Counts
+    bytes_checked: int
+    seconds: float
+
+
+class Row(NamedTuple):
+    """A line of a survey; the first ten are the members of its JSON line.
+
+    Attributes:
+        path: as of its target, or as the user gave it where there is none.
+        bytes: of RAM.
+        allocated: bytes that it occupies; None where that is not known.
+        pages: zero + normal + undecided; `hole` are those of the zero pages that were not read.
+        seconds: checking time, added over its pieces.
+        error: why there is no answer, in one line; the numbers are 0 then.
+        kind, identity: of the target; None where there is none.
+        bytes_checked: bytes that were read.
+    """
+
+    path: str
+    bytes: int
+    allocated: int | None
+    pages: int
+    zero: int
+    hole: int
+    normal: int
+    undecided: int
+    seconds: float
+    error: str | None = None
+    kind: TargetKind | None = None
+    identity: str | None = None
+    bytes_checked: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Its JSON line."""
+        return dict(list(self._asdict().items())[:10])
+
+
+def row_of(target: Target, found: Iterable[Found]) -> Row:
+    """The row of a target whose pieces were all checked."""
+    pieces = list(found)
+    counts = Counts.sum(each.counts for each in pieces)
+    return Row(
+        target.path,
+        target.size,
+        target.allocated,
+        counts.pages,
+        counts.zero,
+        counts.hole,
+        counts.normal,
+        counts.undecided,
+        sum(each.seconds for each in pieces),
+        kind=target.kind,
+        identity=target.identity,
+        bytes_checked=sum(each.bytes_checked for each in pieces),
+    )
+
+
+def row_of_error(path: str, error: str, target: Target | None = None) -> Row:
+    """The row of what could not be answered."""
+    size, allocated, kind, identity = (
+        (target.size, target.allocated, target.kind, target.identity)
+        if target
+        else (0, None, None, None)
+    )
+    return Row(path, size, allocated, 0, 0, 0, 0, 0, 0.0, error=error, kind=kind, identity=identity)
