@@ -19,8 +19,7 @@ from pagecheck import clock
 from pagecheck.coordinator.settings import usable_cpus
 from pagecheck.errors import OutputError, SnapshotError, UsageError
 from pagecheck.printable import printable
-from pagecheck.report.publish import new_name
-from pagecheck.snapshot.clone_files import bound_socket, create_empty, remove_folder
+from pagecheck.snapshot.clone_files import bound_socket, create_empty, new_folder, remove_folder
 from pagecheck.snapshot.directory import require_outside
 from pagecheck.snapshot.incoming import IncomingQemu
 from pagecheck.snapshot.overlays import Disk
@@ -139,9 +138,8 @@ class Clones:
     def _made(self, folder: str | None) -> str:
         """A folder that exists; a new one is removed at the end."""
         try:
-            if folder is None:  # `tempfile` would take longer to load than all this
-                place = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
-                folder = os.path.join(place, new_name("pagecheck-clones-"))
+            if folder is None:
+                folder = new_folder(self._stack)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
                 self._stack.callback(remove_folder, folder)

@@ -1,0 +1,108 @@
+"""The folder that clones have for themselves, and what a killed one leaves of it."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagecheck.snapshot.clone_files import bound_socket, create_empty, new_folder
+
+KILLED = """
+import contextlib, os, signal
+from pagecheck.snapshot.clone_files import bound_socket, create_empty, new_folder
+undo = contextlib.ExitStack()
+folder = new_folder(undo)
+bound_socket(folder + "/clone1.qmp", undo)
+create_empty(folder + "/clone1-disk.qcow2", undo)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="pctest-") as short:  # for names of sockets
+        monkeypatch.setenv("TMPDIR", short)
+        yield Path(short)
+
+
+def left_by_a_killed_one(place: Path) -> Path:
+    before = set(place.iterdir())
+    command = [sys.executable, "-c", KILLED]
+    assert subprocess.run(command, check=False, timeout=30).returncode == -9
+    (folder,) = set(place.iterdir()) - before
+    return folder
+
+
+def test_it_goes_with_its_owner(place: Path) -> None:
+    with contextlib.ExitStack() as undo:
+        folder = Path(new_folder(undo))
+        create_empty(str(folder / "clone1-disk.qcow2"), undo)
+        bound_socket(str(folder / "clone1.qmp"), undo).close()
+        assert list(place.iterdir()) == [place / folder.name]
+    assert list(place.iterdir()) == []
+
+
+def test_what_a_killed_one_left_is_removed(place: Path) -> None:
+    folder = left_by_a_killed_one(place)
+    assert sorted(each.name for each in folder.iterdir()) == ["clone1-disk.qcow2", "clone1.qmp"]
+    with contextlib.ExitStack() as undo:
+        assert new_folder(undo) != str(folder)
+        assert not folder.exists()
+
+
+def test_what_has_an_owner_stays(place: Path) -> None:
+    with contextlib.ExitStack() as undo, contextlib.ExitStack() as other:
+        folders = {new_folder(undo), new_folder(other)}
+        assert {each.name for each in place.iterdir()} == {Path(each).name for each in folders}
+
+
+def test_a_vm_that_goes_on_keeps_its_files(place: Path) -> None:
+    """Its socket is not connected to, of which a QEMU has one that others may wait for."""
+    folder = left_by_a_killed_one(place)
+    (folder / "clone1.qmp").unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "clone1.qmp"))
+        listener.listen(0)
+        listener.setblocking(False)
+        with contextlib.ExitStack() as undo:
+            new_folder(undo)
+        assert (folder / "clone1-disk.qcow2").exists()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    with contextlib.ExitStack() as undo:
+        new_folder(undo)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "clone1", "clone1.qmp.txt"])
+def test_what_is_not_ours_stays(place: Path, name: str) -> None:
+    folder = left_by_a_killed_one(place)
+    (folder / name).write_text("mine")
+    with contextlib.ExitStack() as undo:
+        new_folder(undo)
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_links_and_folders_of_others_stay(
+    place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "clone1.qcow2").touch()
+    (place / "pagecheck-clones-link").symlink_to(elsewhere)
+    somebody = place / "pagecheck-clones-somebody"
+    somebody.mkdir()
+    (somebody / "clone1.qcow2").touch()
+    if os.geteuid() == 0:
+        os.chown(somebody, 65534, 65534)
+    else:
+        somebody.joinpath("kept").touch()
+    with contextlib.ExitStack() as undo:
+        new_folder(undo)
+    assert (elsewhere / "clone1.qcow2").exists()
+    assert (somebody / "clone1.qcow2").exists()
