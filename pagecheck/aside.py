@@ -287,11 +287,13 @@ def _restored(report: Report) -> Report:
 
 
 def _with_words(block: BlockReport, make: Callable[[Any], Any]) -> BlockReport:
-    unchanged = None if block.unchanged is None else make(block.unchanged)
+    bitmaps = ("zero", "normal", "unchanged", "hole")
+    given = {name: getattr(block, name) for name in bitmaps}
+    made: dict[str, Any] = {
+        name: None if words is None else make(words) for name, words in given.items()
+    }
     return block._replace(
-        zero=make(block.zero),
-        normal=make(block.normal),
-        unchanged=unchanged,
+        **made,
         files=dict(block.files),
     )
 

@@ -370,7 +370,14 @@ def block_report(
     block: Block, bitmaps: BlockBitmaps, counts: Counts, *, diff: bool = False
 ) -> BlockReport:
     """What is reported of the block."""
-    unchanged = bitmaps.hole.toreadonly() if diff else None
+    zero, normal, hole = (
+        words.toreadonly() for words in (bitmaps.zero, bitmaps.normal, bitmaps.hole)
+    )
     return BlockReport(
-        block.ram, counts, bitmaps.zero.toreadonly(), bitmaps.normal.toreadonly(), unchanged
+        block.ram,
+        counts,
+        zero,
+        normal,
+        unchanged=hole if diff else None,
+        hole=None if diff else hole,
     )

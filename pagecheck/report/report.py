@@ -30,6 +30,8 @@ class BlockReport(NamedTuple):
             They stay valid as long as the report lives.
         files: paths of the bitmap files that were written, by `zero`, `normal`, `unchanged`.
         regions: where its parts lie in guest-physical memory; empty where that was not asked for.
+        hole: bitmap of the zero pages that were not read, since the file never allocated them; None
+            for a diff snapshot, and where it is not known.
     """
 
     block: RamBlock
@@ -39,6 +41,7 @@ class BlockReport(NamedTuple):
     unchanged: memoryview | None = None
     files: Mapping[str, str] = NO_FILES
     regions: tuple[Region, ...] = ()
+    hole: memoryview | None = None
 
     def to_json(self) -> dict[str, Any]:
         """This block's entry in the JSON report."""
@@ -67,6 +70,7 @@ def forgotten(block: BlockReport) -> BlockReport:
         zero=words,
         normal=words,
         unchanged=None if block.unchanged is None else words,
+        hole=None if block.hole is None else words,
     )
 
 

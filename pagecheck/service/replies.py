@@ -306,7 +306,13 @@ class _Bitmaps:
             raise given.wrong("its bitmaps contradict each other")
         counts = self._counts(given.object("counts"), pages, zero, normal, third)
         return BlockReport(
-            block.ram, counts, zero, normal, third.get("unchanged"), regions=block.regions
+            block.ram,
+            counts,
+            zero,
+            normal,
+            third.get("unchanged"),
+            regions=block.regions,
+            hole=third.get("hole"),
         )
 
     def _counts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from typing import NoReturn
@@ -20,3 +21,9 @@ def needs_program(name: str, package: str) -> None:
     """The same for a program that is not in PATH."""
     if shutil.which(name) is None:
         unavailable(f"no {name}: apt-get install {package}")
+
+
+def needs_library(name: str, extra: str) -> None:
+    """The same for a library that one of pagecheck's extras brings."""
+    if importlib.util.find_spec(name) is None:
+        unavailable(f"no {name}: pip install 'pagecheck[{extra}]'")
