@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pagecheck.snapshot.save_report import SaveReport
     from pagecheck.snapshot.values import Snapshot
     from pagecheck.snapshot.verify import VerifyReport, verify
+    from pagecheck.survey.api import survey
     from pagecheck.vmm.find.explain import ExplainedMapping, explain
     from pagecheck.vmm.find.listing import RunningVm, list_vms
 
@@ -61,6 +62,7 @@ __all__ = [
     "restore",
     "save",
     "scan",
+    "survey",
     "verify",
 ]
 
@@ -94,6 +96,7 @@ _HOMES = {
     "restore": "pagecheck.snapshot.restore",
     "save": "pagecheck.snapshot.save",
     "scan": "pagecheck.oneshot",
+    "survey": "pagecheck.survey.api",
     "verify": "pagecheck.snapshot.verify",
 }
 

@@ -23,6 +23,7 @@ from pagecheck.cli.scan import scan
 from pagecheck.cli.selftest import selftest
 from pagecheck.cli.serve import serve
 from pagecheck.cli.status import status
+from pagecheck.cli.survey import survey
 from pagecheck.cli.verify import verify
 from pagecheck.cli.vms import vms
 from pagecheck.errors import EngineError, UsageError
@@ -82,6 +83,7 @@ for _command in (
     restore,
     clone,
     punch,
+    survey,
     verify,
     info,
     vms,

@@ -205,14 +205,18 @@ class ProgressBar:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
-    def __call__(self, done: int, total: int) -> None:
-        """Shows that `done` of `total` bytes are answered."""
+    def __call__(self, done: int, total: int, also: str = "") -> None:
+        """Shows that `done` of `total` bytes are answered.
+
+        Args:
+            also: said before that.
+        """
         if self._bar is None:
             if clock.now_s() - self._started < 1.0:
                 return
             self._open(total)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done)
+            self._bar.update(self._task, completed=done, total=total, also=also)
 
     def _open(self, total: int) -> None:
         from rich.console import Console
@@ -220,12 +224,14 @@ class ProgressBar:
             BarColumn,
             DownloadColumn,
             Progress,
+            TextColumn,
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
 
         self._bar = Progress(
             self._doing,
+            TextColumn("{task.fields[also]}"),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
@@ -233,7 +239,7 @@ class ProgressBar:
             console=Console(file=self._stream),
             transient=True,
         )
-        self._task = self._bar.add_task(self._doing, total=total)
+        self._task = self._bar.add_task(self._doing, total=total, also="")
         self._bar.start()
 
     def __enter__(self) -> ProgressBar:

@@ -96,7 +96,7 @@ class NewDirectory:
             with _refusals(self.path):
                 self._folder = _open_around(self.path, folder)
                 self._require_free()
-                if _is_snapshot(self._folder):
+                if is_snapshot(self._folder):
                     raise _in_a_snapshot(self.path)
                 remove_leftovers(self._folder)
                 self._make()
@@ -317,7 +317,7 @@ def _locked_marker(folder: int) -> int:
     return fd
 
 
-def _is_snapshot(folder: int) -> bool:
+def is_snapshot(folder: int) -> bool:
     """Whether there is a manifest in a directory; one that we may not read is none of ours.
 
     Raises:

@@ -111,15 +111,22 @@ def verify_in(
     started = clock.now_s()
     pace = Pace(max_rate)
     snapshot = manifest.read_in(folder)
-    files = {MANIFEST: os.stat(MANIFEST, dir_fd=folder.fd).st_size, **snapshot.files()}
-    _require_files(folder, files)
+    files = require_files(folder, snapshot)
     require_memory(folder, snapshot)
     _Work(folder, snapshot, progress, pace, threads).check(also)
     return VerifyReport(snapshot, len(files), sum(files.values()), clock.now_s() - started)
 
 
-def _require_files(folder: Folder, files: dict[str, int]) -> None:
-    """Every file is there, is a regular one and has its size, and there is no other."""
+def require_files(folder: Folder, snapshot: Snapshot) -> dict[str, int]:
+    """Every file is there, is a regular one and has its size, and there is no other.
+
+    Returns:
+        The size of each by name, the manifest's too.
+
+    Raises:
+        SnapshotError: it is not so.
+    """
+    files = {MANIFEST: os.stat(MANIFEST, dir_fd=folder.fd).st_size, **snapshot.files()}
     there = set(folder.names())
     for name, size in files.items():
         if name not in there:
@@ -139,6 +146,7 @@ def _require_files(folder: Folder, files: dict[str, int]) -> None:
         raise SnapshotError(
             f"{folder.path_of(min(others))}: does not belong to the snapshot; move it away"
         )
+    return files
 
 
 class _Work:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pagecheck.model import Counts
+from pagecheck.coordinator.settings import Engine
+from pagecheck.model import Counts, Format, Holes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +22,7 @@ class Target(NamedTuple):
         kind: a file that the kernel opens, a directory that `save` made, or an object of a store.
         size: bytes of RAM.
         allocated: bytes that it occupies; None where the store does not tell.
-        identity: what changes when its bytes do: device, inode, size and times, or the ETag.
+        identity: what changes when its bytes do: inode, size and times, or the ETag.
     """
 
     path: str
@@ -42,6 +44,25 @@ class Piece(NamedTuple):
     length: int
 
 
+class Options(NamedTuple):
+    """How pieces are checked; `Coordinator` and `Coordinator.attach` document the fields.
+
+    Attributes:
+        max_rate: bytes per second that may be read; a runner gives each checker its share.
+    """
+
+    page_size: int = 4096
+    engine: Engine = "auto"
+    wq: tuple[str, ...] = ()
+    fallback: bool = False
+    kernel: str | None = None
+    nice: int = 0
+    stall: float = 30.0
+    holes: Holes = "trust"
+    format: Format = "auto"
+    max_rate: int | None = None
+
+
 class Found(NamedTuple):
     """What a piece holds.
 
@@ -49,12 +70,27 @@ class Found(NamedTuple):
         counts: of its pages; `zero` has the holes in it, as everywhere.
         bytes_checked: bytes that were read.
         seconds: what it took, without waiting for its turn.
+        settled: False where it may have been written meanwhile.
+        note: why pages are undecided, or a doubt about the file; one line.
     """
 
     piece: Piece
     counts: Counts
     bytes_checked: int
     seconds: float
+    settled: bool = True
+    note: str | None = None
+
+
+class Failed(NamedTuple):
+    """A piece without an answer.
+
+    Attributes:
+        error: why, in one line that does not name the target.
+    """
+
+    piece: Piece
+    error: str
 
 
 class Row(NamedTuple):
@@ -67,8 +103,10 @@ class Row(NamedTuple):
         pages: zero + normal + undecided; `hole` are those of the zero pages that were not read.
         seconds: checking time, added over its pieces.
         error: why there is no answer, in one line; the numbers are 0 then.
-        kind, identity: of the target; None where there is none.
+        kind: of the target; None where there is none.
+        identity: of the target; None where its bytes may have changed while they were checked.
         bytes_checked: bytes that were read.
+        note: why pages are undecided, or a doubt about the file.
     """
 
     path: str
@@ -84,10 +122,25 @@ class Row(NamedTuple):
     kind: TargetKind | None = None
     identity: str | None = None
     bytes_checked: int = 0
+    note: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Its JSON line."""
         return dict(list(self._asdict().items())[:10])
+
+
+def identity_of(status: os.stat_result) -> str:
+    """What changes when the bytes of a file do. Its device is left out: that of many file systems
+    is another one after a boot."""
+    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+
+
+def one_line(error: BaseException, path: str) -> str:
+    """An error about a path, in one line that does not begin with it."""
+    text = " ".join(str(error).split())
+    for begin in (path, os.path.basename(path)):
+        text = text.removeprefix(f"{begin}: ")
+    return text
 
 
 def row_of(target: Target, found: Iterable[Found]) -> Row:
@@ -105,8 +158,9 @@ def row_of(target: Target, found: Iterable[Found]) -> Row:
         counts.undecided,
         sum(each.seconds for each in pieces),
         kind=target.kind,
-        identity=target.identity,
+        identity=target.identity if all(each.settled for each in pieces) else None,
         bytes_checked=sum(each.bytes_checked for each in pieces),
+        note=next((each.note for each in pieces if each.note is not None), None),
     )
 
 

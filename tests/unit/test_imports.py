@@ -62,7 +62,8 @@ MAY_IMPORT = {
         *("printable", "shortage", "include", "_version", "survey", "picture"),
     },
     "__init__": {
-        *("service", "coordinator", "oneshot", "report", "snapshot", "vmm", "_version"),
+        *("service", "coordinator", "oneshot", "report", "snapshot", "survey", "vmm"),
+        "_version",
     },
     "__main__": {"cli"},
 }

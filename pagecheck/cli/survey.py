@@ -1,0 +1,181 @@
+"""`pagecheck survey`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from pagecheck.cli import survey_table
+from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, verbose
+from pagecheck.cli.signals import Terminated, raise_pending
+from pagecheck.cli.streams import log_to_stderr, require_reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pagecheck.survey.run import Progress, Runner
+    from pagecheck.survey.values import Options, Row
+
+_CODES: Final = """
+\b
+Exit codes:
+  0    every page of every file was decided
+  1    a file has an error, or pages that stayed undecided
+  2    an invalid request, or DIR cannot be written
+  3    the engine or kernel is not supported, too few workers start, or a
+       package is missing (pip install 'pagecheck[survey]')
+  4    a shortage (/dev/shm, memory, open files, processes), or a bug in
+       pagecheck
+  130  interrupted (SIGINT)       143  terminated (SIGTERM)
+  129  hung up (SIGHUP)           141  output pipe closed (SIGPIPE)
+What was answered before an interrupt is printed, and kept in DIR.
+"""
+
+_WORKERS: Final = (
+    *ENGINE,
+    channels("Files that are checked at a time, each by a worker. Default: one per usable CPU."),
+)
+
+_OPTIONS: Final = (
+    click.Option(
+        ["--page-size"], type=SIZE, default="4K", show_default=True, help="Bytes per page."
+    ),
+    click.Option(
+        ["--holes"],
+        type=click.Choice(["trust", "read"]),
+        default="trust",
+        show_default=True,
+        help="read: read the pages even where the file system reports a hole.",
+    ),
+    click.Option(
+        ["--format"],
+        type=click.Choice(["auto", "raw"]),
+        default="auto",
+        show_default=True,
+        help="raw: take any file for raw RAM; else what certainly is none is a row that says so.",
+    ),
+    click.Option(["--max-rate"], type=SIZE, metavar="BYTES/S", help="Read no faster than this."),
+    *_WORKERS,
+    click.Option(
+        ["--out"],
+        type=str,  # click.Path would look at it, and might wait for its file system
+        metavar="DIR",
+        help="Write survey.csv, survey.parquet (needs pyarrow) and survey.jsonl there.",
+    ),
+    click.Option(
+        ["--resume"],
+        is_flag=True,
+        help="Continue the survey in DIR of --out: files that it has answered, and that did not "
+        "change since, are not checked again.",
+    ),
+    click.Option(
+        ["--json", "as_json"], is_flag=True, help="Print a line of JSON for each file as it comes."
+    ),
+    QUIET,
+    verbose("Log progress to stderr."),
+)
+
+
+@click.command(
+    params=[
+        click.Argument(["paths"], nargs=-1, required=True, metavar="PATH..."),
+        *_OPTIONS,
+    ],
+    epilog=_CODES,
+    short_help="Count the zero pages of many memory files.",
+)
+def survey(
+    paths: tuple[str, ...],
+    *,
+    out: str | None,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **given: Any,
+) -> int:
+    """Count the zero pages of many files of raw guest RAM, several at a time.
+
+    PATH is a file, a folder with all that is below it, a directory that "pagecheck save" made, or a
+    pattern in quotes. Each memory file is a row; one that cannot be checked is a row with its
+    reason. Links in folders are not followed, and nothing but regular files is opened.
+
+    With --out, each row is kept as it comes, whatever ends the survey; --resume continues it, and
+    checks only what is new or has changed since.
+
+    \b
+    Examples:
+      pagecheck survey /snapshots
+      pagecheck survey --json '/snapshots/*/mem' | jq 'select(.zero * 2 > .pages) | .path'
+      pagecheck survey --out /var/tmp/survey /snapshots
+      pagecheck survey --out /var/tmp/survey --resume /snapshots
+    """
+    from pagecheck.survey.run import run_survey
+
+    log_to_stderr(verbose=verbose)
+    if not quiet or as_json:
+        require_reader()
+    workers, options = _options(given)
+    rows: list[Row] = []
+
+    def show(row: Row) -> None:
+        rows.append(row)
+        if as_json:
+            print(json.dumps(row.to_json()), flush=True)
+
+    runner = _runner(options, workers)
+    try:
+        with _bar(hidden=quiet or (as_json and sys.stdout.isatty())) as watch:
+            summary = run_survey(paths, runner, out=out, resume=resume, on_row=show, progress=watch)
+    except Terminated:
+        if rows and not as_json and not quiet:
+            _print_some(rows)
+        raise
+    if not as_json and not quiet:
+        print(survey_table.table(summary.rows, summary.total))
+        print(survey_table.sentences(summary))
+    return 1 if summary.failed or summary.total.undecided else 0
+
+
+def _options(given: dict[str, Any]) -> tuple[dict[str, Any], Options]:
+    """What is the runner's to know, and how pieces are checked."""
+    from pagecheck.survey.values import Options
+
+    workers = {name: given.pop(name) for name in ("channels",)}
+    return workers, Options(**given)
+
+
+def _runner(options: Options, workers: dict[str, Any]) -> Runner:
+    from pagecheck.survey.local import LocalRunner
+
+    return LocalRunner(options, workers["channels"])
+
+
+@contextlib.contextmanager
+def _bar(*, hidden: bool) -> Iterator[Callable[[Progress], None]]:
+    """What is called with how far the survey is; a terminal shows it."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda _progress: raise_pending()
+        return
+    from pagecheck.cli.present import ProgressBar
+
+    with ProgressBar(doing="surveying") as shown:
+
+        def watch(progress: Progress) -> None:
+            raise_pending()
+            shown(progress.bytes, progress.bytes_total, survey_table.far(progress))
+
+        yield watch
+
+
+def _print_some(rows: Sequence[Row]) -> None:
+    """What was answered before an interrupt."""
+    from pagecheck.survey.run import total_of
+
+    known = sorted(rows, key=lambda row: row.path)
+    print(survey_table.table(known, total_of(known)))
+    print(f"interrupted: these {len(known):,} files only")

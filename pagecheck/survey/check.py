@@ -1,0 +1,165 @@
+"""Pieces of memory files, checked by one coordinator that stays for all of them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+
+from pagecheck import clock
+from pagecheck.coordinator.coordinator import Coordinator
+from pagecheck.errors import (
+    PagecheckError,
+    SnapshotError,
+    SourceError,
+    StorageStalled,
+    UsageError,
+)
+from pagecheck.plan import make_block
+from pagecheck.shm.ram import open_source
+from pagecheck.shm.rest import EVIDENT
+from pagecheck.shortage import is_limit
+from pagecheck.survey import saved
+from pagecheck.survey.values import Failed, Found, Options, identity_of, one_line
+
+if TYPE_CHECKING:
+    from pagecheck.coordinator.block import Block
+    from pagecheck.coordinator.scan import ScanResult
+    from pagecheck.survey.values import Piece, Target
+
+_DEFAULTS: Final = Options()
+_OF_THE_FILE: Final = (SourceError, SnapshotError, StorageStalled)
+
+
+class Checker:
+    """Checks one piece after the other; a context manager that ends its workers.
+
+    Attributes:
+        options: how pieces are checked.
+        coordinator: whose workers check.
+    """
+
+    def __init__(self, options: Options = _DEFAULTS, channels: int | None = 1) -> None:
+        """Starts the workers.
+
+        Args:
+            channels: how many; None: as many as this machine has CPUs for.
+
+        Raises:
+            UsageError, EngineError, ResourceError: as `Coordinator`.
+        """
+        self.options = options
+        self._closed = threading.Event()
+        self._free_s = 0.0
+        self.coordinator = Coordinator(
+            channels,
+            options.engine,
+            wq=options.wq,
+            fallback=options.fallback,
+            kernel=options.kernel,
+            nice=options.nice,
+            stall=options.stall,
+        )
+
+    def check(self, piece: Piece) -> Found:
+        """Decides the pages of a piece; one thread at a time.
+
+        Raises:
+            SourceError: the file cannot be used, or is another one than was found.
+            SnapshotError: a snapshot is damaged.
+            PagecheckError: there is a shortage, or no worker is left.
+        """
+        if piece.target.kind == "snapshot":
+            return saved.check(piece)
+        self._wait()
+        started = clock.now_s()
+        if piece.target.kind == "object":
+            from pagecheck.survey import stores
+
+            found = stores.check_object(self.coordinator, piece, self.options)
+        else:
+            found = self._check_file(piece)
+        if self.options.max_rate is not None:
+            self._free_s = started + found.bytes_checked / self.options.max_rate
+        return found
+
+    def _wait(self) -> None:
+        """A scan keeps to the rate by itself; this is for many that are shorter than a batch."""
+        while (left := self._free_s - clock.now_s()) > 0 and not self._closed.wait(left):
+            pass
+
+    def _check_file(self, piece: Piece) -> Found:
+        started = clock.now_s()
+        block = self._attach(piece)
+        try:
+            result = self.coordinator.scan_block(block, max_rate=self.options.max_rate)
+            settled = _is_settled(block, piece.target, result)
+        finally:
+            self.coordinator.detach(block)
+        if self._closed.is_set():  # what was not looked at is undecided, and means nothing
+            raise _closed()
+        note = result.notes[0] if result.notes else None
+        counts, seconds = result.report.counts, clock.now_s() - started
+        return Found(piece, counts, result.bytes_checked, seconds, settled=settled, note=note)
+
+    def _attach(self, piece: Piece) -> Block:
+        target, page_size = piece.target, self.options.page_size
+        source = open_source(target.path, self.options.format)
+        try:
+            status = os.fstat(source.fd)
+            if status.st_ino != int(target.identity.partition(":")[0]):
+                raise SourceError(f"{target.path}: was replaced by another file meanwhile")
+            if status.st_size < piece.start + piece.length:
+                raise SourceError(f"{target.path}: was cut to {status.st_size} bytes meanwhile")
+            make_block(source.name, target.size, page_size)  # all of it is whole pages
+        except BaseException:
+            source.close()
+            raise
+        # One pass: for the CPU, reading costs less than mapping; a device reads what is mapped.
+        return self.coordinator.attach(
+            source,
+            page_size=page_size,
+            offset=piece.start,
+            length=piece.length,
+            holes=self.options.holes,
+            access="auto" if self.coordinator.engine == "dsa" else "read",
+        )
+
+    def close(self) -> None:
+        """Ends the workers within about a second; from any thread. A check that is in progress
+        ends early, and raises."""
+        self._closed.set()
+        self.coordinator.close()
+
+    def __enter__(self) -> Checker:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+def attempt(checker: Checker, piece: Piece) -> Found | Failed:
+    """Checks a piece; where that is the fault of its file, says so.
+
+    Raises:
+        PagecheckError: it is not: there is a shortage, no worker is left, or we were stopped.
+    """
+    path = piece.target.path
+    try:
+        return checker.check(piece)
+    except _OF_THE_FILE as error:
+        return Failed(piece, one_line(error, path))
+    except OSError as error:
+        if is_limit(error):
+            raise
+        return Failed(piece, one_line(SourceError(error.strerror or str(error)), path))
+
+
+def _is_settled(block: Block, target: Target, result: ScanResult) -> bool:
+    """Whether nobody wrote to the file meanwhile, as far as its times and the kernel tell."""
+    same = identity_of(os.fstat(block.source.fd)) == target.identity
+    return same and result.why_live not in EVIDENT
+
+
+def _closed() -> PagecheckError:
+    return UsageError("the survey was stopped")

@@ -1,0 +1,144 @@
+"""The memory files below the paths that a user gives.
+
+Danger: a folder may hold pipes that block whoever opens them, links that lead out of it or around
+in circles, and files that are found twice. Decision: nothing but folders and manifests is opened
+here; a link is followed where the user named it, not where a folder has it; a file of several names
+is taken once, as du(1) does. Of a folder every regular file is taken: what holds no RAM is a row
+that says so.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from pagecheck.errors import PagecheckError
+from pagecheck.shm.hints import of_error, of_kind
+from pagecheck.survey import saved
+from pagecheck.survey.values import Target, identity_of, one_line, row_of_error
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from pagecheck.survey.values import Row
+
+_GLOB: Final = frozenset("*?[")
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names something in a store, such as s3://bucket/prefix."""
+    scheme, separator, _ = path.partition("://")
+    return bool(separator) and scheme.isascii() and scheme.replace("+", "").isalnum()
+
+
+def find(
+    paths: Sequence[str], *, leave_out: Collection[tuple[int, int]] = ()
+) -> Iterator[Target | Row]:
+    """The memory files below the paths, each once.
+
+    Args:
+        paths: files, folders, directories of snapshots, patterns (`*`, `?`, `[`) and URLs.
+        leave_out: device and inode of folders that are not looked into.
+
+    Yields:
+        In the order of the paths, those of a folder by name; a Row for what has none but an error.
+    """
+    yield from _Search(leave_out).paths(paths)
+
+
+class _Search:
+    def __init__(self, leave_out: Collection[tuple[int, int]]) -> None:
+        self._leave_out = leave_out
+        self._paths: set[str] = set()
+        self._linked: set[tuple[int, int]] = set()
+
+    def paths(self, paths: Sequence[str]) -> Iterator[Target | Row]:
+        for path in paths:
+            if is_url(path):
+                from pagecheck.survey import stores
+
+                yield from (each for each in stores.targets(path) if self._is_new(each.path))
+                continue
+            for each in _matches(path):
+                yield from self._named(os.path.abspath(each))
+
+    def _is_new(self, path: str) -> bool:
+        if path in self._paths:
+            return False
+        self._paths.add(path)
+        return True
+
+    def _named(self, path: str) -> Iterator[Target | Row]:
+        """What a user named."""
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError) as error:
+            if self._is_new(path):
+                yield row_of_error(path, _why_not(path, error))
+            return
+        if stat.S_ISDIR(status.st_mode):
+            yield from self._folder(path)
+        elif self._is_new(path):
+            if stat.S_ISREG(status.st_mode):
+                yield from self._file(path, status)
+            else:
+                yield row_of_error(path, of_kind(path, status.st_mode))
+
+    def _file(self, path: str, status: os.stat_result) -> Iterator[Target]:
+        key = (status.st_dev, status.st_ino)
+        if status.st_nlink > 1:
+            if key in self._linked:
+                return
+            self._linked.add(key)
+        size, allocated = status.st_size, status.st_blocks * 512
+        yield Target(path, "file", size, allocated, identity_of(status))
+
+    def _folder(self, top: str) -> Iterator[Target | Row]:
+        """Everything below a folder, by name."""
+        todo = [top]
+        while todo:
+            path = todo.pop()
+            if not self._is_new(path):
+                continue
+            try:
+                status = os.lstat(path) if path != top else os.stat(path)
+                if stat.S_ISREG(status.st_mode):
+                    yield from self._file(path, status)
+                if not stat.S_ISDIR(status.st_mode):
+                    continue
+                if (status.st_dev, status.st_ino) in self._leave_out:
+                    continue
+                if saved.is_one(path):
+                    yield saved.target(path)
+                    continue
+                with os.scandir(path) as entries:
+                    names = [each.name for each in entries if _may_count(each)]
+            except PagecheckError as error:
+                yield row_of_error(path, one_line(error, path))
+            except OSError as error:
+                yield row_of_error(path, _why_not(path, error))
+            else:
+                todo += [os.path.join(path, name) for name in sorted(names, reverse=True)]
+
+
+def _may_count(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a regular file or a folder; the kernel tells without being asked again."""
+    return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+
+
+def _matches(path: str) -> list[str]:
+    """What a pattern stands for; a path that is there, or no pattern, for itself."""
+    if not _GLOB & set(path) or os.path.lexists(path):
+        return [path]
+    import glob
+
+    return sorted(glob.glob(path, recursive=True)) or [path]
+
+
+def _why_not(path: str, error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    more = of_error(path, error)
+    why = error.strerror or str(error)
+    return f"cannot be looked at: {why}" + (f"; {more}" if more else "")
