@@ -78,7 +78,7 @@ def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
     started = clock.now_s()
     deadline = options["deadline"]
     until = None if deadline is None else started + deadline + SOON_S
-    child = _Child("pagecheck.oneshot", "scan", options)
+    child = Child("pagecheck.oneshot", "scan", options)
     blocks: list[RamBlock] = []
     answered = False
     try:
@@ -115,7 +115,7 @@ def save(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
         StorageStalled: the longest pause passed, and the file system did not answer.
         PagecheckError: as `pagecheck.save`.
     """
-    child = _Child("pagecheck.snapshot.save", "save", options)
+    child = Child("pagecheck.snapshot.save", "save", options)
     answered = False
     until = None
     try:
@@ -148,8 +148,8 @@ def save(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
             )
 
 
-class _Child:
-    """The child that scans or saves."""
+class Child:
+    """The child that works in our place."""
 
     def __init__(self, module: str, function: str, options: dict[str, Any]) -> None:
         """Starts it.

@@ -17,8 +17,8 @@ from pagecheck.cli.streams import log_to_stderr, require_reader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pagecheck.survey.run import Progress, Runner
     from pagecheck.survey.values import Options, Row
+    from pagecheck.survey.work import Progress, Runner
 
 _CODES: Final = """
 \b

@@ -11,8 +11,9 @@ from pagecheck.survey.tables import rate, save_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pagecheck.survey.run import Progress, Summary
+    from pagecheck.survey.run import Summary
     from pagecheck.survey.values import Row
+    from pagecheck.survey.work import Progress
 
 _HEAD = ("file", "size", "allocated", "pages", "zero", "of which holes", "normal", "undecided")
 _MORE = ("zero share", "a save", "time", "GB/s")

@@ -230,7 +230,7 @@ def _scan(
 
     job = Job(block, begin, work.take, stop, options.deadline_ns, pause=work.pause)
     with copying(pool, block, options, stop), contextlib.closing(work):
-        outcomes = pool.run(job, len(pool.channels), watch)
+        outcomes = pool.run(job, len(pool.channels), watch if options.progress else None)
     if work.error is not None:
         raise work.error
     why_live = rest.end()

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from pagecheck.coordinator.settings import Engine
     from pagecheck.model import Format, Holes
-    from pagecheck.survey.run import Progress, Summary
+    from pagecheck.survey.run import Summary
     from pagecheck.survey.values import Row
+    from pagecheck.survey.work import Progress
 
 
 def survey(

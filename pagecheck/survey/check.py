@@ -23,6 +23,8 @@ from pagecheck.survey import saved
 from pagecheck.survey.values import Failed, Found, Options, identity_of, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pagecheck.coordinator.block import Block
     from pagecheck.coordinator.scan import ScanResult
     from pagecheck.survey.values import Piece, Target
@@ -61,8 +63,11 @@ class Checker:
             stall=options.stall,
         )
 
-    def check(self, piece: Piece) -> Found:
+    def check(self, piece: Piece, moved: Callable[[], None] | None = None) -> Found:
         """Decides the pages of a piece; one thread at a time.
+
+        Args:
+            moved: called where a file's check goes on.
 
         Raises:
             SourceError: the file cannot be used, or is another one than was found.
@@ -78,7 +83,7 @@ class Checker:
 
             found = stores.check_object(self.coordinator, piece, self.options)
         else:
-            found = self._check_file(piece)
+            found = self._check_file(piece, moved)
         if self.options.max_rate is not None:
             self._free_s = started + found.bytes_checked / self.options.max_rate
         return found
@@ -88,11 +93,15 @@ class Checker:
         while (left := self._free_s - clock.now_s()) > 0 and not self._closed.wait(left):
             pass
 
-    def _check_file(self, piece: Piece) -> Found:
+    def _check_file(self, piece: Piece, moved: Callable[[], None] | None) -> Found:
         started = clock.now_s()
         block = self._attach(piece)
         try:
-            result = self.coordinator.scan_block(block, max_rate=self.options.max_rate)
+            result = self.coordinator.scan_block(
+                block,
+                max_rate=self.options.max_rate,
+                progress=None if moved is None else _where_it_goes_on(moved),
+            )
             settled = _is_settled(block, piece.target, result)
         finally:
             self.coordinator.detach(block)
@@ -138,15 +147,20 @@ class Checker:
         self.close()
 
 
-def attempt(checker: Checker, piece: Piece) -> Found | Failed:
+def attempt(
+    checker: Checker, piece: Piece, moved: Callable[[], None] | None = None
+) -> Found | Failed:
     """Checks a piece; where that is the fault of its file, says so.
+
+    Args:
+        moved: as of `Checker.check`.
 
     Raises:
         PagecheckError: it is not: there is a shortage, no worker is left, or we were stopped.
     """
     path = piece.target.path
     try:
-        return checker.check(piece)
+        return checker.check(piece, moved)
     except _OF_THE_FILE as error:
         return Failed(piece, one_line(error, path))
     except OSError as error:
@@ -159,6 +173,18 @@ def _is_settled(block: Block, target: Target, result: ScanResult) -> bool:
     """Whether nobody wrote to the file meanwhile, as far as its times and the kernel tell."""
     same = identity_of(os.fstat(block.source.fd)) == target.identity
     return same and result.why_live not in EVIDENT
+
+
+def _where_it_goes_on(moved: Callable[[], None]) -> Callable[[int, int], None]:
+    last = -1
+
+    def progress(done: int, _total: int) -> None:
+        nonlocal last
+        if done != last:
+            last = done
+            moved()
+
+    return progress
 
 
 def _closed() -> PagecheckError:

@@ -4,26 +4,37 @@ Danger: a folder may hold pipes that block whoever opens them, links that lead o
 in circles, and files that are found twice. Decision: nothing but folders and manifests is opened
 here; a link is followed where the user named it, not where a folder has it; a file of several names
 is taken once, as du(1) does. Of a folder every regular file is taken: what holds no RAM is a row
-that says so.
+that says so. What lies on a file system that may never answer is left to others, by the mount table
+alone.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.errors import PagecheckError
+from pagecheck.shm import mounts
 from pagecheck.shm.hints import of_error, of_kind
 from pagecheck.survey import saved
 from pagecheck.survey.values import Target, identity_of, one_line, row_of_error
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from pagecheck.survey.values import Row
 
-_GLOB: Final = frozenset("*?[")
+_GLOB: Final = re.compile(r"[*?[]")
+# What is mounted in a folder and has no files of anybody's.
+_KERNEL: Final = frozenset(
+    [
+        *("autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts"),
+        *("efivarfs", "fusectl", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs"),
+        *("selinuxfs", "sysfs", "tracefs"),
+    ]
+)
 
 
 def is_url(path: str) -> bool:
@@ -33,23 +44,35 @@ def is_url(path: str) -> bool:
 
 
 def find(
-    paths: Sequence[str], *, leave_out: Collection[tuple[int, int]] = ()
+    paths: Sequence[str],
+    *,
+    leave_out: Collection[tuple[int, int]] = (),
+    on_far: Callable[[str, str], None] | None = None,
 ) -> Iterator[Target | Row]:
     """The memory files below the paths, each once.
 
     Args:
         paths: files, folders, directories of snapshots, patterns (`*`, `?`, `[`) and URLs.
         leave_out: device and inode of folders that are not looked into.
+        on_far: called with each path on a file system that may stall, and its kind, in the place
+            of looking there; None: it is looked at.
 
     Yields:
         In the order of the paths, those of a folder by name; a Row for what has none but an error.
     """
-    yield from _Search(leave_out).paths(paths)
+    yield from _Search(leave_out, on_far).paths(paths)
 
 
 class _Search:
-    def __init__(self, leave_out: Collection[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        leave_out: Collection[tuple[int, int]],
+        on_far: Callable[[str, str], None] | None,
+    ) -> None:
         self._leave_out = leave_out
+        self._on_far = on_far
+        self._mounts = mounts.read()
+        self._kinds = {each.point: each.kind for each in self._mounts}
         self._paths: set[str] = set()
         self._linked: set[tuple[int, int]] = set()
 
@@ -60,8 +83,19 @@ class _Search:
 
                 yield from (each for each in stores.targets(path) if self._is_new(each.path))
                 continue
+            path = os.path.abspath(path)
+            if self._is_far(path, mounts.may_stall(_fixed(path), self._mounts)):
+                continue
             for each in _matches(path):
-                yield from self._named(os.path.abspath(each))
+                yield from self._named(each)
+
+    def _is_far(self, path: str, kind: str | None) -> bool:
+        """Whether a path is left to others, which are told of it."""
+        if kind is None or self._on_far is None:
+            return False
+        if self._is_new(path):
+            self._on_far(path, kind)
+        return True
 
     def _is_new(self, path: str) -> bool:
         if path in self._paths:
@@ -85,6 +119,11 @@ class _Search:
             else:
                 yield row_of_error(path, of_kind(path, status.st_mode))
 
+    def _mounted(self, path: str) -> str | None:
+        """The kind of the file system that is mounted there, if it may stall."""
+        kind = self._kinds.get(path)
+        return None if kind in mounts.NEVER_STALL else kind
+
     def _file(self, path: str, status: os.stat_result) -> Iterator[Target]:
         key = (status.st_dev, status.st_ino)
         if status.st_nlink > 1:
@@ -96,10 +135,11 @@ class _Search:
 
     def _folder(self, top: str) -> Iterator[Target | Row]:
         """Everything below a folder, by name."""
-        todo = [top]
+        real, todo = os.path.realpath(top), [top]
         while todo:
             path = todo.pop()
-            if not self._is_new(path):
+            kind = self._mounted(f"{real}{path.removeprefix(top)}") if path != top else None
+            if kind in _KERNEL or self._is_far(path, kind) or not self._is_new(path):
                 continue
             try:
                 status = os.lstat(path) if path != top else os.stat(path)
@@ -127,9 +167,15 @@ def _may_count(entry: os.DirEntry[str]) -> bool:
     return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
 
 
+def _fixed(path: str) -> str:
+    """The folder in which a pattern begins to be one; of any other path, itself."""
+    found = _GLOB.search(path)
+    return path if found is None else os.path.dirname(path[: found.start()])
+
+
 def _matches(path: str) -> list[str]:
     """What a pattern stands for; a path that is there, or no pattern, for itself."""
-    if not _GLOB & set(path) or os.path.lexists(path):
+    if not _GLOB.search(path) or os.path.lexists(path):
         return [path]
     import glob
 

@@ -46,6 +46,7 @@ class Journal:
 
     Attributes:
         key: device and inode of the folder.
+        rows: what an earlier survey has answered, by path.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Journal:
         self._with_parquet = with_parquet
         self._folder = self._fd = -1
         self._synced_s = clock.now_s()
-        self._rows: dict[str, Row] = {}
+        self.rows: dict[str, Row] = {}
         try:
             with self._refusals():
                 os.makedirs(self._path, exist_ok=True)
@@ -111,7 +112,7 @@ class Journal:
                     f"continue it, or remove {JOURNAL} there"
                 )
         if not resume or not size:
-            self._rows.clear()
+            self.rows.clear()
             os.ftruncate(self._fd, 0)
             self._write({_MAGIC: VERSION, **made_with})
 
@@ -138,7 +139,7 @@ class Journal:
                 finished = found is not None and found.get("finished") is True
                 row = None if finished or found is None else _row(found)
                 if row is not None:
-                    self._rows[row.path] = row
+                    self.rows[row.path] = row
         if not end:
             raise self._foreign(JOURNAL)
         if made_with is not None:
@@ -156,10 +157,8 @@ class Journal:
 
     def answered(self, target: Target) -> Row | None:
         """The row that an earlier survey has for a target, if it still holds."""
-        row = self._rows.get(target.path)
-        if row is None or row.error is not None or row.undecided or row.identity is None:
-            return None
-        return row if (row.kind, row.identity) == (target.kind, target.identity) else None
+        row = self.rows.get(target.path)
+        return row if row is not None and row.holds_for(target) else None
 
     def add(self, row: Row) -> None:
         """Keeps a row.

@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.errors import UsageError
 from pagecheck.logs import Log
 from pagecheck.plan import check_page_size, require_rate
-from pagecheck.survey.find import find
-from pagecheck.survey.values import Failed, Found, Row, row_of, row_of_error
+from pagecheck.survey.values import Row, row_of_error
+from pagecheck.survey.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Iterable, Sequence
 
     from pagecheck.survey.journal import Journal
-    from pagecheck.survey.values import Options, Piece, Target
+    from pagecheck.survey.values import Options
+    from pagecheck.survey.work import Progress, Runner
 
 log = Log(__name__)
 
@@ -28,52 +28,6 @@ _SUMMED: Final = (
     *("bytes", "allocated", "pages", "zero", "hole", "normal", "undecided", "seconds"),
     "bytes_checked",
 )
-
-
-class Runner(Protocol):
-    """Whoever checks pieces: the CPUs of this machine, or a cluster; a context manager, whose end
-    ends all work within about a second, also in the middle of `run`.
-
-    Attributes:
-        options: how it checks them.
-        piece_bytes: how much of a file it wants at a time.
-    """
-
-    options: Options
-    piece_bytes: int
-
-    @property
-    def name(self) -> str:
-        """For people, such as "2 channels"."""
-
-    def run(self, pieces: Iterable[Piece], watch: Callable[[], None]) -> Iterator[Found | Failed]:
-        """Checks all pieces, which it takes as it needs them, and yields one answer for each, in
-        any order; calls `watch` several times a second, whose exceptions end it."""
-
-    def __enter__(self) -> Any:
-        """Makes it ready."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends it."""
-
-
-class Progress(NamedTuple):
-    """How far a survey is.
-
-    Attributes:
-        files, files_total: that were answered, and that were found.
-        bytes, bytes_total: of their RAM.
-    """
-
-    files: int
-    files_total: int
-    bytes: int
-    bytes_total: int
 
 
 class Summary(NamedTuple):
@@ -141,12 +95,14 @@ def run_survey(
             if out is None
             else stack.enter_context(_journal(out, runner.options, resume=resume))
         )
-        work = _Work(journal, on_row, progress)
-        targets = work.found([os.fsdecode(each) for each in paths])
-        if targets:
-            with runner:
-                for result in runner.run(work.pieces(targets, runner.piece_bytes), work.watch):
-                    work.add(result)
+        work = Work(on_row, progress, journal)
+        far: dict[str, str] = {}
+        on_far = far.__setitem__ if runner.here else None
+        work.check(work.found([os.fsdecode(each) for each in paths], on_far), runner)
+        if far:
+            from pagecheck.survey.apart import survey_apart
+
+            survey_apart(far, runner, work, journal.rows if journal else {})
         rows = tuple(sorted(work.rows, key=lambda row: row.path))
         if journal is not None:
             journal.finish(rows)
@@ -161,108 +117,3 @@ def _journal(out: str | os.PathLike[str], options: Options, *, resume: bool) -> 
     if not with_parquet:
         log.warning("%s", NO_PARQUET)
     return Journal(out, options, resume=resume, with_parquet=with_parquet)
-
-
-class _Work:
-    """What was found and answered so far.
-
-    Attributes:
-        rows: in the order in which they came.
-        reused: how many of them an earlier survey had.
-        bytes_checked: that were read for the others.
-    """
-
-    def __init__(
-        self,
-        journal: Journal | None,
-        on_row: Callable[[Row], None] | None,
-        progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self.rows: list[Row] = []
-        self.reused = self.bytes_checked = 0
-        self._journal = journal
-        self._on_row = on_row
-        self._progress = progress
-        self._open: dict[str, _Answers] = {}
-        self._files = self._bytes = self._bytes_done = 0
-
-    def found(self, paths: Sequence[str]) -> list[Target]:
-        """What is to be checked of what is found below the paths."""
-        targets = []
-        for each in find(paths, leave_out=[self._journal.key] if self._journal else ()):
-            self._files += 1
-            if isinstance(each, Row):
-                self._emit(each)
-            elif (known := self._journal.answered(each) if self._journal else None) is not None:
-                self.reused += 1
-                self._emit(known, is_new=False)
-            else:
-                self._bytes += each.size
-                targets.append(each)
-            self.watch()
-        return targets
-
-    def pieces(self, targets: Iterable[Target], piece_bytes: int) -> Iterator[Piece]:
-        """The pieces of all targets."""
-        for target in targets:
-            pieces = pieces_of(target, piece_bytes)
-            self._open[target.path] = _Answers(len(pieces))
-            yield from pieces
-
-    def add(self, result: Found | Failed) -> None:
-        """Takes an answer; the last one of a target makes its row."""
-        target = result.piece.target
-        answers = self._open[target.path]
-        self._bytes_done += result.piece.length
-        answers.add(result)
-        if answers.missing == 0:
-            del self._open[target.path]
-            self._emit(
-                row_of(target, answers.found)
-                if answers.error is None
-                else row_of_error(target.path, answers.error, target)
-            )
-
-    def watch(self) -> None:
-        """Says how far it is."""
-        if self._progress is not None:
-            done = Progress(len(self.rows), self._files, self._bytes_done, self._bytes)
-            self._progress(done)
-
-    def _emit(self, row: Row, *, is_new: bool = True) -> None:
-        self.rows.append(row)
-        if is_new:
-            self.bytes_checked += row.bytes_checked
-            if self._journal is not None:
-                self._journal.add(row)
-        if self._on_row is not None:
-            self._on_row(row)
-
-
-class _Answers:
-    """What is known of one target.
-
-    Attributes:
-        missing: pieces without an answer.
-        error: the first of a piece that failed.
-    """
-
-    def __init__(self, pieces: int) -> None:
-        self.missing = pieces
-        self.found: list[Found] = []
-        self.error: str | None = None
-
-    def add(self, result: Found | Failed) -> None:
-        """Takes the answer of a piece."""
-        self.missing -= 1
-        if isinstance(result, Found):
-            self.found.append(result)
-        else:
-            self.error = self.error or result.error
-
-
-def pieces_of(target: Target, piece_bytes: int) -> list[Piece]:
-    """What is checked in one go each; at least one."""
-    from pagecheck.survey.split import pieces
-
-    return pieces(target, piece_bytes)

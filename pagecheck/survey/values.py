@@ -128,6 +128,12 @@ class Row(NamedTuple):
         """Its JSON line."""
         return dict(list(self._asdict().items())[:10])
 
+    def holds_for(self, target: Target) -> bool:
+        """Whether it is an answer about the target, and the target has not changed since."""
+        if self.error is not None or self.undecided or self.identity is None:
+            return False
+        return (self.kind, self.identity) == (target.kind, target.identity)
+
 
 def identity_of(status: os.stat_result) -> str:
     """What changes when the bytes of a file do. Its device is left out: that of many file systems
@@ -141,6 +147,17 @@ def one_line(error: BaseException, path: str) -> str:
     for begin in (path, os.path.basename(path)):
         text = text.removeprefix(f"{begin}: ")
     return text
+
+
+def why_stalled(stall: float, kind: str | None = None) -> str:
+    """The error of a file whose file system is silent.
+
+    Args:
+        stall: seconds.
+        kind: of the file system, where it is known.
+    """
+    of_kind = f" ({kind})" if kind else ""
+    return f"its file system{of_kind} did not answer for {stall:g} s"
 
 
 def row_of(target: Target, found: Iterable[Found]) -> Row:

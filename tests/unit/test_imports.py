@@ -53,8 +53,8 @@ MAY_IMPORT = {
     },
     "picture": {"native", "shm", "report", "printable", "snapshot", "oneshot"},
     "survey": {
-        *("oneshot", "coordinator", "snapshot", "vmm", "shm", "native", "plan", "report"),
-        *("sources", "formats", "picture", "child", "printable", "shortage", "_version"),
+        *("aside", "oneshot", "coordinator", "snapshot", "vmm", "shm", "native", "plan"),
+        *("report", "sources", "formats", "picture", "child", "printable", "shortage", "_version"),
     },
     "include": set(),
     "cli": {

@@ -1,0 +1,69 @@
+"""Files on file systems that may never answer."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pagecheck.survey.find import find
+from pagecheck.survey.values import Row
+from tests.support.command import pagecheck, tagged_processes
+from tests.support.file_systems import mounted
+from tests.support.stalling_fs import FILE_BYTES, stalling_fs
+from tests.support.waiting import wait_for
+from tests.survey.files import PAGE, memory
+
+
+def rows(done) -> dict[str, dict]:
+    return {row["path"]: row for row in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.fixture
+def near(tmp_path: Path) -> Path:
+    return memory(tmp_path / "near", "nz")
+
+
+@pytest.mark.parametrize("operation", ["LOOKUP", "GETATTR", "OPEN", "READ"])
+def test_a_file_that_does_not_come_is_a_row(near: Path, operation: str) -> None:
+    with stalling_fs(frozenset({operation})) as fs:
+        done = pagecheck("survey", "--json", "--stall", "1", near, fs.path, timeout=30)
+        found = rows(done)
+        assert done.returncode == 1, done.stderr
+        assert found[str(near)]["error"] is None
+        assert "did not answer for 1 s" in found[fs.path]["error"]
+    wait_for(lambda: not tagged_processes(), "the end of what was left")
+
+
+def test_a_file_that_comes_is_checked(near: Path, tmp_path: Path) -> None:
+    with stalling_fs(frozenset()) as fs:
+        for _ in range(2):
+            words = ("survey", "--json", "--out", tmp_path / "out", "--resume", near, fs.path)
+            done = pagecheck(*words, timeout=30)
+            assert (done.returncode, done.stderr) == (0, "")
+            row = rows(done)[fs.path]
+            assert (row["pages"], row["zero"]) == (FILE_BYTES // PAGE, FILE_BYTES // PAGE)
+
+
+def test_where_nothing_answers_nothing_more_is_tried(tmp_path: Path) -> None:
+    with stalling_fs(frozenset({"OPEN"})) as fs:
+        folder = os.path.dirname(fs.path)
+        words = [f"{folder}/./ram", *(f"{folder}/none{number}" for number in range(3))]
+        done = pagecheck("survey", "--json", "--stall", "1", *words, timeout=30)
+        assert len(done.stdout.splitlines()) == 4
+    wait_for(lambda: not tagged_processes(), "the end of what was left")
+
+
+def test_mounts_in_a_folder_are_left_to_others_or_out(tmp_path: Path) -> None:
+    memory(tmp_path / "ram", "n")
+    with mounted(tmp_path, "tmpfs", "64K") as inside:
+        memory(inside / "ram", "n")
+        os.makedirs(tmp_path / "proc")
+        far: list[tuple[str, str]] = []
+        found = [each.path for each in find([str(tmp_path)], on_far=lambda *each: far.append(each))]
+        assert found == [str(tmp_path / "ram"), str(inside / "ram")]
+        assert far == []
+    far = []
+    rest = list(find(["/sys/kernel/mm"], on_far=lambda *each: far.append(each)))
+    assert (rest, far) == ([], [("/sys/kernel/mm", "sysfs")])
+    assert not [each for each in find([str(tmp_path)]) if isinstance(each, Row)]
