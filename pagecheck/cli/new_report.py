@@ -1,4 +1,4 @@
-"""A JSON report in a new file; no file is replaced."""
+"""A report in a new file; no file is replaced."""
 
 from __future__ import annotations
 
@@ -15,44 +15,57 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def new_report(path: str | None) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Makes the file before the work that it reports; it is removed where that work fails.
+    """A new file for a JSON document: see `new_file`.
+
+    Yields:
+        What writes the document.
+    """
+    with new_file(path) as write:
+        yield lambda document: write(json.dumps(document, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def new_file(path: str | None) -> Iterator[Callable[[str], None]]:
+    """Finds out before the work that a file can be made for what it reports. The file has its name
+    once it is whole.
 
     Args:
         path: None: there is none, and nothing is written.
 
     Yields:
-        What writes the document.
+        What writes the whole text, and gives the file its name.
 
     Raises:
         OutputError: the file exists, or cannot be written.
     """
     if path is None:
-        yield lambda _document: None
+        yield lambda _text: None
         return
+    from pagecheck.report.publish import Draft, sync
+
+    folder, name = os.path.split(path)
+    with contextlib.ExitStack() as stack:
+        with _refusals(path):
+            fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            if not name or os.path.lexists(path):
+                raise FileExistsError
+            draft = stack.enter_context(Draft(fd))
+
+        def write(text: str) -> None:
+            with _refusals(path):
+                draft.write(text.encode())
+                draft.publish(name)
+                sync(fd)
+
+        yield write
+
+
+@contextlib.contextmanager
+def _refusals(path: str) -> Iterator[None]:
     try:
-        file = open(path, "x")  # noqa: SIM115  # it is closed below
+        yield
     except FileExistsError as error:
         raise OutputError(f"{path}: exists; give a new name, nothing is replaced") from error
     except OSError as error:
-        raise _unwritable(path, error) from error
-
-    def write(document: dict[str, Any]) -> None:
-        try:
-            json.dump(document, file, indent=1)
-            file.write("\n")
-            file.flush()
-        except OSError as error:
-            raise _unwritable(path, error) from error
-
-    try:
-        yield write
-    except BaseException:
-        os.unlink(path)
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            file.close()
-
-
-def _unwritable(path: str, error: OSError) -> OutputError:
-    return OutputError(f"{path}: cannot write: {error.strerror}")
+        raise OutputError(f"{path}: cannot write: {error.strerror}") from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pagecheck.cli import survey_table
+from pagecheck.cli.new_report import new_file
 from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, verbose
 from pagecheck.cli.signals import Terminated, raise_pending
 from pagecheck.cli.streams import log_to_stderr, require_reader
@@ -73,6 +74,13 @@ _OPTIONS: Final = (
         "change since, are not checked again.",
     ),
     click.Option(
+        ["--html"],
+        type=str,
+        metavar="FILE",
+        help="Write all rows, with small pictures of where their pages lie, as one page for a "
+        "browser: to be sorted, filtered and printed. FILE must be new.",
+    ),
+    click.Option(
         ["--json", "as_json"], is_flag=True, help="Print a line of JSON for each file as it comes."
     ),
     QUIET,
@@ -93,6 +101,7 @@ def survey(
     *,
     out: str | None,
     resume: bool,
+    html: str | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -113,13 +122,14 @@ def survey(
       pagecheck survey --json '/snapshots/*/mem' | jq 'select(.zero * 2 > .pages) | .path'
       pagecheck survey --out /var/tmp/survey /snapshots
       pagecheck survey --out /var/tmp/survey --resume /snapshots
+      pagecheck survey --html survey.html /snapshots
     """
     from pagecheck.survey.run import run_survey
 
     log_to_stderr(verbose=verbose)
     if not quiet or as_json:
         require_reader()
-    workers, options = _options(given)
+    workers, options = _options(given, pictures=html is not None)
     rows: list[Row] = []
 
     def show(row: Row) -> None:
@@ -128,25 +138,36 @@ def survey(
             print(json.dumps(row.to_json()), flush=True)
 
     runner = _runner(options, workers)
-    try:
-        with _bar(hidden=quiet or (as_json and sys.stdout.isatty())) as watch:
-            summary = run_survey(paths, runner, out=out, resume=resume, on_row=show, progress=watch)
-    except Terminated:
-        if rows and not as_json and not quiet:
-            _print_some(rows)
-        raise
-    if not as_json and not quiet:
-        print(survey_table.table(summary.rows, summary.total))
-        print(survey_table.sentences(summary))
+    with new_file(html) as write_page:
+        try:
+            with _bar(hidden=quiet or (as_json and sys.stdout.isatty())) as watch:
+                summary = run_survey(
+                    paths, runner, out=out, resume=resume, on_row=show, progress=watch
+                )
+        except Terminated:
+            if rows and not as_json and not quiet:
+                _print_some(rows)
+            if rows and html is not None:
+                from pagecheck.survey.report import page_of_some
+
+                write_page(page_of_some(rows, runner.name))
+            raise
+        if not as_json and not quiet:
+            print(survey_table.table(summary.rows, summary.total))
+            print(survey_table.sentences(summary))
+        if html is not None:
+            from pagecheck.survey.report import page
+
+            write_page(page(summary))
     return 1 if summary.failed or summary.total.undecided else 0
 
 
-def _options(given: dict[str, Any]) -> tuple[dict[str, Any], Options]:
+def _options(given: dict[str, Any], *, pictures: bool) -> tuple[dict[str, Any], Options]:
     """What is the runner's to know, and how pieces are checked."""
     from pagecheck.survey.values import Options
 
     workers = {name: given.pop(name) for name in ("channels",)}
-    return workers, Options(**given)
+    return workers, Options(**given, pictures=pictures)
 
 
 def _runner(options: Options, workers: dict[str, Any]) -> Runner:

@@ -20,6 +20,7 @@ from pagecheck.shm.ram import open_source
 from pagecheck.shm.rest import EVIDENT
 from pagecheck.shortage import is_limit
 from pagecheck.survey import saved
+from pagecheck.survey.strips import strip_of
 from pagecheck.survey.values import Failed, Found, Options, identity_of, one_line
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from pagecheck.coordinator.block import Block
     from pagecheck.coordinator.scan import ScanResult
+    from pagecheck.picture.strip import Strip
+    from pagecheck.report.report import BlockReport
     from pagecheck.survey.values import Piece, Target
 
 _DEFAULTS: Final = Options()
@@ -75,7 +78,7 @@ class Checker:
             PagecheckError: there is a shortage, or no worker is left.
         """
         if piece.target.kind == "snapshot":
-            return saved.check(piece)
+            return saved.check(piece, pictures=self.options.pictures)
         self._wait()
         started = clock.now_s()
         if piece.target.kind == "object":
@@ -107,9 +110,20 @@ class Checker:
             self.coordinator.detach(block)
         if self._closed.is_set():  # what was not looked at is undecided, and means nothing
             raise _closed()
-        note = result.notes[0] if result.notes else None
-        counts, seconds = result.report.counts, clock.now_s() - started
-        return Found(piece, counts, result.bytes_checked, seconds, settled=settled, note=note)
+        return Found(
+            piece,
+            result.report.counts,
+            result.bytes_checked,
+            clock.now_s() - started,
+            settled=settled,
+            note=result.notes[0] if result.notes else None,
+            strip=self._strip(piece, result.report),
+        )
+
+    def _strip(self, piece: Piece, report: BlockReport) -> Strip | None:
+        if not self.options.pictures:
+            return None
+        return strip_of(report, piece.target.size, piece.start)
 
     def _attach(self, piece: Piece) -> Block:
         target, page_size = piece.target, self.options.page_size

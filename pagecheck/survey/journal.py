@@ -286,7 +286,7 @@ def _loaded(line: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-_TEXTS: Final = ("path", "error", "kind", "identity", "note")
+_TEXTS: Final = ("path", "error", "kind", "identity", "note", "picture")
 
 
 def _row(found: dict[str, Any]) -> Row | None:

@@ -14,9 +14,10 @@ from pagecheck.model import Counts
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.directory import is_snapshot
 from pagecheck.snapshot.files import Folder
-from pagecheck.snapshot.info import bytes_on_disk
+from pagecheck.snapshot.info import bitmaps, bytes_on_disk
 from pagecheck.snapshot.values import MANIFEST
 from pagecheck.snapshot.verify import require_files
+from pagecheck.survey.strips import strip_of_saved
 from pagecheck.survey.values import Found, Target, identity_of
 
 if TYPE_CHECKING:
@@ -50,8 +51,11 @@ def target(path: str) -> Target:
         return Target(path, "snapshot", size, bytes_on_disk(folder, snapshot), identity_of(status))
 
 
-def check(piece: Piece) -> Found:
+def check(piece: Piece, *, pictures: bool = False) -> Found:
     """What its manifest says.
+
+    Args:
+        pictures: also where its pages lie, from its bitmaps.
 
     Raises:
         SnapshotError: as `target`, or a file is missing or has another size.
@@ -61,7 +65,8 @@ def check(piece: Piece) -> Found:
     with Folder(piece.target.path) as folder:
         snapshot = manifest.read_in(folder)
         require_files(folder, snapshot)
+        strip = strip_of_saved(snapshot, bitmaps(folder, snapshot)) if pictures else None
     zero = sum(block.zero for block in snapshot.blocks)
     normal = sum(block.normal for block in snapshot.blocks)
     counts = Counts(zero + normal, zero=zero, hole=zero, normal=normal)
-    return Found(piece, counts, 0, clock.now_s() - started)
+    return Found(piece, counts, 0, clock.now_s() - started, strip=strip)

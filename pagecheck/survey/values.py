@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pagecheck.coordinator.settings import Engine
 from pagecheck.model import Counts, Format, Holes
+from pagecheck.survey.strips import picture_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from pagecheck.picture.strip import Strip
 
 TargetKind = Literal["file", "snapshot", "object"]
 
@@ -49,6 +52,7 @@ class Options(NamedTuple):
 
     Attributes:
         max_rate: bytes per second that may be read; a runner gives each checker its share.
+        pictures: whether rows have small pictures of where their pages lie.
     """
 
     page_size: int = 4096
@@ -61,6 +65,7 @@ class Options(NamedTuple):
     holes: Holes = "trust"
     format: Format = "auto"
     max_rate: int | None = None
+    pictures: bool = False
 
 
 class Found(NamedTuple):
@@ -72,6 +77,7 @@ class Found(NamedTuple):
         seconds: what it took, without waiting for its turn.
         settled: False where it may have been written meanwhile.
         note: why pages are undecided, or a doubt about the file; one line.
+        strip: where its pages lie; None where no picture was asked for.
     """
 
     piece: Piece
@@ -80,6 +86,7 @@ class Found(NamedTuple):
     seconds: float
     settled: bool = True
     note: str | None = None
+    strip: Strip | None = None
 
 
 class Failed(NamedTuple):
@@ -107,6 +114,7 @@ class Row(NamedTuple):
         identity: of the target; None where its bytes may have changed while they were checked.
         bytes_checked: bytes that were read.
         note: why pages are undecided, or a doubt about the file.
+        picture: where its pages lie, as of `strips.picture_of`; None where it was not asked for.
     """
 
     path: str
@@ -123,6 +131,7 @@ class Row(NamedTuple):
     identity: str | None = None
     bytes_checked: int = 0
     note: str | None = None
+    picture: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Its JSON line."""
@@ -178,6 +187,7 @@ def row_of(target: Target, found: Iterable[Found]) -> Row:
         identity=target.identity if all(each.settled for each in pieces) else None,
         bytes_checked=sum(each.bytes_checked for each in pieces),
         note=next((each.note for each in pieces if each.note is not None), None),
+        picture=picture_of([each.strip for each in pieces]),
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 from pathlib import Path
 
@@ -160,3 +161,30 @@ def test_help_says_what_it_needs() -> None:
     text = pagecheck("survey", "--help").stdout
     for word in ("--resume", "--out", "--json", "Exit codes", "Examples"):
         assert word in text
+
+
+def test_a_page_for_a_browser(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "survey.html"
+    done = pagecheck("survey", "--html", page, "--quiet", folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    (text,) = re.findall('id="data">(.*?)</script>', page.read_text())
+    data = json.loads(text)
+    rows = [dict(zip(data["fields"], each, strict=True)) for each in data["rows"]]
+    assert [(row["path"], row["pages"]) for row in rows] == [
+        (str(folder / "a"), 4),
+        (str(folder / "b"), 2),
+    ]
+    assert [row["picture"] for row in rows] == ["iccc", "fi"]
+    assert_fails(pagecheck("survey", "--html", page, folder), 2, f"{page}: exists")
+    assert_fails(pagecheck("survey", "--html", tmp_path / "no" / "x", folder), 2, "cannot write")
+
+
+def test_pictures_are_kept_for_a_survey_that_is_resumed(folder: Path, tmp_path: Path) -> None:
+    pages = []
+    for number in range(2):
+        pages.append(tmp_path / f"{number}.html")
+        made = ("--out", tmp_path / "out", "--resume", "--html", pages[-1], folder)
+        assert pagecheck("survey", "--quiet", *made).returncode == 0
+    first, second = (re.findall(r'"[cfi]+"\]', page.read_text()) for page in pages)
+    assert first == second == ['"iccc"]', '"fi"]']
+    assert "2 rows from an earlier survey" in pages[1].read_text()

@@ -1,0 +1,114 @@
+"""`survey --html FILE`: all rows on one page that needs no network, for people to sort and filter.
+
+Danger: names and errors come from outside. They are shown escaped as in a terminal, travel as JSON
+whose characters cannot end their element, and reach the page as text only; a policy in the page
+forbids every script but its own, and every request.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import string
+import time
+from html import escape
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+from pagecheck._version import __version__
+from pagecheck.picture.palette import STEPS
+from pagecheck.picture.states import PAGES
+from pagecheck.printable import printable
+from pagecheck.survey.strips import LOOKS
+from pagecheck.survey.tables import save_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pagecheck.survey.run import Summary
+    from pagecheck.survey.values import Row
+
+FIELDS: Final = (
+    *("path", "bytes", "allocated", "pages", "zero", "hole", "normal", "undecided"),
+    *("save", "seconds", "checked", "error", "note", "picture"),
+)
+_NOT_IN_ROWS: Final = ("unchanged",)
+
+
+def page(summary: Summary) -> str:
+    """The page of a survey."""
+    reused = f", {summary.reused:,} rows from an earlier survey" if summary.reused else ""
+    return _html(summary.rows, f"with {summary.runner}, in {summary.seconds:,.1f} s{reused}")
+
+
+def page_of_some(rows: Sequence[Row], runner: str) -> str:
+    """The page of a survey that was interrupted."""
+    notice = f"The survey was interrupted: these {len(rows):,} files are not all."
+    return _html(rows, f"with {runner}", notice)
+
+
+def _html(rows: Iterable[Row], how: str, notice: str = "") -> str:
+    style, script = _part("report.css") + _colours(), _part("report.js")
+    made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    made = f"{made}, by pagecheck {__version__} {how}"
+    return string.Template(_part("report.html")).substitute(
+        policy=(
+            f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+            "base-uri 'none'; form-action 'none'"
+        ),
+        version=escape(__version__),
+        made=escape(printable(made)),
+        notice=f'<p class="notice">{escape(printable(notice))}</p>' if notice else "",
+        style=style,
+        data=_json(
+            {
+                "states": [[s.name, s.words] for s in PAGES if s.name not in _NOT_IN_ROWS],
+                "looks": LOOKS,
+                "steps": STEPS,
+                "fields": FIELDS,
+                "rows": [_values(row) for row in rows],
+            }
+        ),
+        script=script,
+    )
+
+
+def _part(name: str) -> str:
+    return (resources.files("pagecheck.survey") / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _json(value: Any) -> str:
+    """JSON of ASCII characters that ends no element and begins none, wherever it stands in HTML."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _values(row: Row) -> list[Any]:
+    return [
+        printable(row.path),
+        *(row.bytes, row.allocated, row.pages, row.zero, row.hole, row.normal, row.undecided),
+        *(save_bytes(row), round(row.seconds, 6), row.bytes_checked),
+        *(None if text is None else printable(text) for text in (row.error, row.note)),
+        row.picture,
+    ]
+
+
+def _colours() -> str:
+    """The rules for what is filled with the colour of a look, on light ground and on dark."""
+    return (
+        f"{_fills(light=True)}\n@media screen and (prefers-color-scheme: dark) {{\n"
+        f"{_fills(light=False)}\n}}\n"
+    )
+
+
+def _fills(*, light: bool) -> str:
+    colours = [colour for state in PAGES for colour in (state.light if light else state.dark)]
+    return "\n".join(
+        f".look-{name} {{ fill: {colour}; }}" for name, colour in zip(LOOKS, colours, strict=True)
+    )

@@ -1,0 +1,256 @@
+"""`survey --html` in a browser: sorted, filtered, in pages, printed, by keyboard, hostile names."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pagecheck.model import Counts, RamBlock
+from pagecheck.picture.states import PAGES
+from pagecheck.picture.strip import Strip
+from pagecheck.printable import printable
+from pagecheck.report.report import BlockReport
+from pagecheck.survey import report
+from pagecheck.survey.run import Summary
+from pagecheck.survey.strips import picture_of
+from pagecheck.survey.tables import save_bytes
+from pagecheck.survey.values import Row, row_of_error
+
+PAGE = 4096
+HOSTILE = [
+    "/a/</script><script>document.title = 'taken'</script>",
+    "/a/<img src=x onerror=\"document.title = 'taken'\">",
+    "/a/&lt;b&gt; \"quoted\" 'twice' `$(reboot)` ${script} $script",
+    "/a/line\nfeed\ttab\x1b[31mred\x00nul",
+    "/a/\u2028\u2029separators",
+    "/a/\u202egnp.ram",
+    "/a/bytes-\udcff\udcfe",
+    "/a/=cmd|' /C calc'!A0",
+    "/a/<!-- ]]> -->",
+    "/a/" + "long" * 60,
+    "/a/שלום.ram",
+]
+
+
+def row(path: str, pages: int, zero: int, hole: int = 0, undecided: int = 0, **given) -> Row:
+    counts = {"pages": pages, "zero": zero, "hole": hole, "undecided": undecided}
+    normal = pages - zero - undecided
+    made = Row(path, pages * PAGE, None, normal=normal, seconds=0.5, **counts)
+    return made._replace(bytes_checked=(pages - hole) * PAGE, **given)
+
+
+def made_up(files: int) -> list[Row]:
+    """Rows with every value different, and a tenth of them with errors or undecided pages."""
+    draw = random.Random(files)
+    rows = []
+    for number in range(files):
+        pages = draw.randrange(100, 1_000_000)
+        zero = draw.randrange(pages)
+        name = f"/snapshots/{draw.choice('abc')}/vm-{number}.ram"
+        if number % 20 == 3:
+            rows.append(row_of_error(name, f"cannot be read: fault {number}"))
+            continue
+        rows.append(
+            row(
+                name,
+                pages,
+                zero,
+                hole=draw.randrange(zero + 1),
+                undecided=draw.randrange(pages - zero) if number % 20 == 7 else 0,
+                allocated=draw.randrange(pages) * PAGE,
+                seconds=draw.random(),
+            )
+        )
+    return rows
+
+
+def written(folder: Path, rows: list[Row], *, interrupted_by: str | None = None) -> Path:
+    """The page of some rows."""
+    path = folder / "report.html"
+    path.write_text(
+        report.page(Summary(tuple(rows), 12.5, "2 channels", 0))
+        if interrupted_by is None
+        else report.page_of_some(rows, interrupted_by)
+    )
+    return path
+
+
+def names(page) -> list[str]:
+    """Those of the rows that are shown, from the top."""
+    return page.locator("#files tbody th bdi").all_text_contents()
+
+
+def shown(page) -> str:
+    return page.locator("#shown").text_content()
+
+
+def test_looks_right_everywhere(visit, look, tmp_path: Path) -> None:
+    rows = [*made_up(50), *(row(name, 64, 32) for name in HOSTILE)]
+    rows[0] = rows[0]._replace(picture=picture_of([strip_of(rows[0].pages)]))
+    seen = visit(written(tmp_path, rows, interrupted_by="2 channels"), *look)
+    seen.shot("report")
+    assert seen.serious() == []
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= look[0]
+    assert seen.reached_by_tab() == seen.can_be_used()
+
+
+COLUMNS = {
+    "Size": lambda row: row.bytes,
+    "Allocated": lambda row: row.allocated,
+    "Pages": lambda row: row.pages,
+    "Zero": lambda row: row.zero,
+    "of which holes": lambda row: row.hole,
+    "Normal": lambda row: row.normal,
+    "Undecided": lambda row: row.undecided,
+    "Zero share": lambda row: row.zero / row.pages,
+    "A save would weigh": save_bytes,
+    "Time": lambda row: row.seconds,
+    "Rate": lambda row: row.bytes_checked / row.seconds,
+}
+
+
+def test_sorts_by_every_column(visit, tmp_path: Path) -> None:
+    rows = made_up(90)
+    page = visit(written(tmp_path, rows)).page
+    by_number = sorted(rows, key=lambda each: int(each.path.split("-")[1][:-4]))
+    by_name = [r.path for r in sorted(by_number, key=lambda each: each.path.split("vm")[0])]
+    assert names(page) == by_name
+    assert {page.locator("#files thead button", has_text=head).count() for head in COLUMNS} >= {1}
+    answered = [each for each in rows if each.error is None]
+    for head, value in COLUMNS.items():
+        button = page.get_by_role("button", name=head, exact=True)
+        for order in ("descending", "ascending"):
+            button.press("Enter" if order == "ascending" else "Space")
+            assert page.locator("[aria-sort]:not([aria-sort=none])").all_text_contents() == [head]
+            assert page.locator(f"[aria-sort={order}]").count() == 1
+            got = [value(next(r for r in answered if r.path == n)) for n in names(page)[:-5]]
+            assert got == sorted(map(value, answered), reverse=order == "descending"), head
+            errors = page.locator("#files tbody tr:has(td.error) bdi").all_text_contents()
+            assert names(page)[-5:] == errors  # whatever the order
+
+
+def test_filters_by_text_and_state(visit, tmp_path: Path) -> None:
+    rows = made_up(200)
+    page = visit(written(tmp_path, rows)).page
+    assert shown(page) == "200 of 200 files; rows 1 to 100 are shown"
+    page.get_by_label("Name, note or error contains").fill("/B/vm-1")
+    wanted = [each for each in rows if "/b/vm-1" in each.path]
+    assert sorted(names(page)) == sorted(each.path for each in wanted)
+    assert shown(page) == f"{len(wanted)} of 200 files; rows 1 to {len(wanted)} are shown"
+    total = sum(each.pages for each in wanted)
+    assert f"{total:,} pages" in page.locator("#totals").text_content()
+    page.get_by_label("State").select_option("not answered")
+    wanted = [each for each in wanted if each.error is not None]
+    assert sorted(names(page)) == sorted(each.path for each in wanted)
+    page.get_by_label("Name, note or error contains").fill("fault 43")
+    assert names(page) == [rows[43].path]
+    page.get_by_role("button", name="Clear filters").click()
+    assert shown(page).startswith("200 of 200")
+    page.get_by_label("State").select_option("with undecided pages")
+    assert sorted(names(page)) == sorted(each.path for each in rows if each.undecided)
+    page.get_by_label("State").select_option("every page decided")
+    assert shown(page).startswith("180 of 200")
+    page.get_by_label("Name, note or error contains").fill("nothing has this name")
+    assert shown(page) == "0 of 200 files"
+
+
+def test_ten_thousand_rows_stay_usable(visit, tmp_path: Path) -> None:
+    rows = made_up(10_000)
+    page = visit(written(tmp_path, rows)).page
+    assert shown(page) == "10,000 of 10,000 files; rows 1 to 100 are shown"
+    assert page.locator("#place").text_content() == "page 1 of 100"
+    seen = set(names(page))
+    page.get_by_role("button", name="Previous").press("Enter")
+    assert set(names(page)) == seen  # there is none before
+    assert page.evaluate("document.activeElement.id") == "previous"
+    page.get_by_role("button", name="Next").click()
+    assert len(seen | set(names(page))) == 200
+    page.get_by_role("button", name="Last").click()
+    assert shown(page).endswith("rows 9,901 to 10,000 are shown")
+    page.get_by_label("Rows on a page").select_option("2000")
+    assert len(names(page)) == 2000
+    page.get_by_label("Name, note or error contains").fill("vm-9999.")
+    assert names(page) == [rows[9999].path]
+    assert page.locator("#pages").is_hidden()
+
+
+def test_prints_every_row_that_was_found(visit, tmp_path: Path) -> None:
+    page = visit(written(tmp_path, made_up(300)), scheme="dark").page
+    page.get_by_label("State").select_option("every page decided")
+    page.evaluate(
+        "addEventListener('beforeprint', () => { window.printed = "
+        "document.querySelectorAll('#files tbody tr').length })"
+    )
+    assert page.pdf().startswith(b"%PDF")
+    assert page.evaluate("window.printed") == 270
+    assert len(names(page)) == 100
+    page.emulate_media(media="print")
+    assert page.get_by_label("State").is_hidden()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_hostile_names_are_text(visit, tmp_path: Path) -> None:
+    rows = [row(name, 64, 32) for name in HOSTILE]
+    rows += [row_of_error(f"{name} error", name) for name in HOSTILE]
+    page = visit(written(tmp_path, rows, interrupted_by=HOSTILE[0])).page
+    assert set(names(page)) == {printable(each.path) for each in rows}
+    errors = page.locator("#files td.error").all_text_contents()
+    assert set(errors) == {f"not answered: {printable(name)}" for name in HOSTILE}
+    assert f"with {HOSTILE[0]}" in page.locator("header").text_content()
+    assert page.title() == "Survey of memory files"
+    assert page.locator("img, body script:not(#data)").count() == 1
+
+
+def test_a_script_put_into_the_page_does_not_run(visit, tmp_path: Path) -> None:
+    path = written(tmp_path, [row("/a", 64, 32)])
+    text = path.read_text()
+    path.write_text(text.replace("<main>", "<main><script>document.title = 'taken'</script>"))
+    seen = visit(path)
+    assert seen.page.title() == "Survey of memory files"
+    seen.expected_fault("Content Security Policy")
+
+
+def strip_of(pages: int, normal: range = range(0), hole: range = range(0)) -> Strip:
+    """The strip of a memory that is zero but for these pages."""
+    bits = {}
+    for name, chosen in (("normal", normal), ("hole", hole)):
+        bits[name] = np.zeros(-(-pages // 64) * 64, bool)
+        bits[name][list(chosen)] = True
+    bits["zero"] = ~bits["normal"]
+    bits["zero"][pages:] = False
+    words = {
+        name: memoryview(np.packbits(each, bitorder="little").tobytes())
+        for name, each in bits.items()
+    }
+    strip = Strip(pages)
+    block = RamBlock("ram", pages * PAGE, PAGE)
+    strip.add(BlockReport(block, Counts(pages), **words))
+    return strip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_show_where_pages_lie(visit, tmp_path: Path, scheme: str) -> None:
+    strip = strip_of(1024, normal=range(256, 512), hole=range(768, 1024))
+    rows = [row("/a", 1024, 768, hole=256, picture=picture_of([strip])), row("/b", 64, 64)]
+    page = visit(written(tmp_path, rows), scheme=scheme).page
+    (picture,) = page.locator("#files td svg").all()
+    box = picture.bounding_box()
+    colours = page.evaluate(
+        "(places) => places.map((at) => getComputedStyle(document.elementFromPoint(...at)).fill)",
+        [[box["x"] + box["width"] * eighth / 8, box["y"] + 5] for eighth in (1, 3, 5, 7)],
+    )
+    of = {state.name: getattr(state, scheme)[-1] for state in PAGES}
+    wanted = [of[name] for name in ("zero", "normal", "zero", "hole")]
+    assert colours == [f"rgb{tuple(bytes.fromhex(each[1:]))}" for each in wanted]
+    said = picture.get_attribute("aria-label")
+    assert said.startswith("zero 50.0 %, hole (zero, not allocated) 25.0 %, normal 25.0 %")
+
+
+@pytest.mark.parametrize("rows", [[], [row_of_error("/a", "is not there")]], ids=["no", "error"])
+def test_surveys_that_found_nothing(visit, tmp_path: Path, rows: list[Row]) -> None:
+    page = visit(written(tmp_path, rows)).page
+    assert shown(page).startswith(f"{len(rows)} of {len(rows)} files")
+    assert "NaN" not in page.locator("body").text_content()
