@@ -16,6 +16,7 @@ from pagecheck.cli.hardware import devices, kernels
 from pagecheck.cli.info import info
 from pagecheck.cli.options import EXIT_CODES
 from pagecheck.cli.outcome import outcome
+from pagecheck.cli.picture import picture
 from pagecheck.cli.punch import punch
 from pagecheck.cli.restore import restore
 from pagecheck.cli.save import save
@@ -86,6 +87,7 @@ for _command in (
     survey,
     verify,
     info,
+    picture,
     vms,
     serve,
     status,

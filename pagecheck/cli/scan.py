@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 _OPTIONS: Final = (*WORKERS, *PAGES, *VM, *MAPPINGS, *VIA, *OUTPUT)
 
 
-def _complete(_context: click.Context, _source: click.Parameter, incomplete: str) -> list[Any]:
+def complete(_context: click.Context, _source: click.Parameter, incomplete: str) -> list[Any]:
+    """Sources that the argument of a command can be."""
     from pagecheck.cli.completion import complete_source
 
     return complete_source(incomplete)
 
 
 @click.command(
-    params=[click.Argument(["source"], shell_complete=_complete), *_OPTIONS],
+    params=[click.Argument(["source"], shell_complete=complete), *_OPTIONS],
     epilog=EXIT_CODES,
     short_help="Find the zero pages of a RAM snapshot or a running VM.",
 )
@@ -78,7 +79,7 @@ def scan(
         if options["via"] is not None:
             raise click.UsageError("--explain looks from here; drop it or --via")
         _explain(source, as_json=as_json)
-    run = _scanner(options.pop("via"), options.pop("via_uid"), options)
+    run = scanner(options.pop("via"), options.pop("via_uid"), options)
     shown = Shown(ranges=ranges, as_json=as_json, quiet=quiet, verbose=verbose)
     return perform(run, source, options, shown)
 
@@ -100,9 +101,7 @@ def _explain(source: str, *, as_json: bool) -> None:
     show(explain(source), as_json=as_json)
 
 
-def _scanner(
-    via: str | None, via_uid: int | None, options: dict[str, Any]
-) -> Callable[..., Report]:
+def scanner(via: str | None, via_uid: int | None, options: dict[str, Any]) -> Callable[..., Report]:
     """Who scans: this program, or a service, which has its own workers."""
     if not require_service(via, via_uid, options, WORKERS):
         from pagecheck.oneshot import scan as embedded

@@ -60,6 +60,21 @@ def require_outside(path: str, directory: str | os.PathLike[str]) -> None:
                 raise _in_a_snapshot(path)
 
 
+def require_no_snapshot(folder: int, path: str) -> None:
+    """Refuses to make something right in the directory of a snapshot, of whichever.
+
+    Args:
+        folder: descriptor of the directory.
+        path: of what is going to be made there.
+
+    Raises:
+        OutputError: it is one.
+        OSError: that cannot be found out.
+    """
+    if is_snapshot(folder):
+        raise _in_a_snapshot(path)
+
+
 def _in_a_snapshot(path: str) -> OutputError:
     return OutputError(
         f"{printable(path)}: is in the directory of a snapshot, which must stay as it is; choose a "
@@ -96,8 +111,7 @@ class NewDirectory:
             with _refusals(self.path):
                 self._folder = _open_around(self.path, folder)
                 self._require_free()
-                if is_snapshot(self._folder):
-                    raise _in_a_snapshot(self.path)
+                require_no_snapshot(self._folder, self.path)
                 remove_leftovers(self._folder)
                 self._make()
         except BaseException:

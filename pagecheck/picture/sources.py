@@ -1,0 +1,168 @@
+"""Memories to make pictures of: what a scan finds, a snapshot's directory, a folder of bitmaps.
+
+Directories are not scanned: a snapshot's manifest and the files of `pagecheck scan --out` say which
+pages are zero. Danger: both may be anybody's. Decision: what is read is checked as far as it has
+checksums, and counted anew from the bitmaps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from pagecheck.errors import SourceError, UsageError
+from pagecheck.model import Counts, RamBlock, Region, is_vm_source
+from pagecheck.picture.memory import Memory, of_bitmap, of_report, spans_of
+from pagecheck.picture.states import PAGES
+from pagecheck.printable import printable
+from pagecheck.report.bitmap_files import KINDS
+from pagecheck.report.ledger import REPORT, REPORT_BYTES_MAX, entry_of, listed, read_regular
+from pagecheck.report.report import BlockReport, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pagecheck.report.ledger import Files
+    from pagecheck.snapshot.values import Snapshot
+
+REGIONS_MAX: Final = 4096  # a machine has some ten; a manifest may have any number
+_HINT: Final = "a hint: the RAM may have changed meanwhile"
+
+
+def is_directory(source: str) -> bool:
+    """Whether a source is a directory, which is read, not scanned."""
+    if is_vm_source(source) or source.startswith(("fd:", "shm:")):
+        return False
+    try:
+        return stat.S_ISDIR(os.stat(source).st_mode)
+    except (OSError, ValueError):
+        return False  # whoever opens it says why it cannot be opened
+
+
+def of_directory(path: str) -> Memory:
+    """The memory in a directory that `save` or `scan --out` made.
+
+    Raises:
+        SourceError: it is neither, or cannot be read.
+        SnapshotError: it is a snapshot that is damaged, or of an unknown version.
+    """
+    from pagecheck.snapshot import manifest
+    from pagecheck.snapshot.files import Folder
+    from pagecheck.snapshot.info import bitmaps
+    from pagecheck.snapshot.values import MANIFEST
+
+    with Folder(path) as folder:
+        names = folder.names()
+        if MANIFEST in names:
+            snapshot = manifest.read_in(folder)
+            return _of_snapshot(path, snapshot, bitmaps(folder, snapshot))
+        if REPORT in names:
+            return of_report(_hinted(_report_of(folder.fd, folder.path)))
+    raise SourceError(
+        f"{printable(path)}: is a directory without {MANIFEST} of a save and without {REPORT} of a "
+        "scan; name a snapshot's directory, the folder of --out, or a file of raw RAM"
+    )
+
+
+def of_scan(source: str, scan: Callable[..., Report], options: dict[str, Any]) -> Memory:
+    """The memory that a scan finds, with guest-physical addresses where QEMU tells them.
+
+    Args:
+        scan: `pagecheck.scan`, or what scans as it does.
+        options: its arguments by name.
+    """
+    if source.startswith("qmp:"):
+        with contextlib.suppress(UsageError):  # where addresses are unknown, or for another reason
+            return of_report(_hinted(scan(source, gpa=True, **options)))
+    return of_report(_hinted(scan(source, **options)))
+
+
+def _hinted(report: Report) -> Report:
+    if report.answer != "live":
+        return report
+    return report._replace(notes=(f"{report.source}: {_HINT}", *report.notes))
+
+
+def _of_snapshot(path: str, snapshot: Snapshot, zeros: list[bytes]) -> Memory:
+    size = snapshot.page_bytes
+    blocks = tuple(
+        of_bitmap(block.name, zero, block.size // size)
+        for block, zero in zip(snapshot.blocks, zeros, strict=True)
+    )
+    notes = [] if snapshot.exact else [f"{path}: {_HINT}"]
+    pieces = [[(r.gpa, r.size, r.offset) for r in block.regions] for block in snapshot.blocks]
+    if sum(map(len, pieces)) > REGIONS_MAX:
+        pieces = [[] for _ in pieces]
+        notes.append(f"{path}: has too many regions to show; offsets in blocks are shown")
+    if not blocks:
+        raise SourceError(f"{printable(path)}: is a snapshot without RAM; there is nothing to show")
+    spans = spans_of([each.pages for each in blocks], pieces, size)
+    return Memory(path, size, PAGES, blocks, spans, tuple(notes))
+
+
+def _report_of(folder: int, path: str) -> Report:
+    """The report that is in the folder of `scan --out`, with its bitmaps.
+
+    Raises:
+        SourceError: it is not, or no longer, as it was written.
+    """
+    text = read_regular(folder, REPORT, REPORT_BYTES_MAX)
+    files = None if text is None else listed(text)
+    if text is None or files is None:
+        raise _changed(path, REPORT)
+    document = json.loads(text)
+    try:
+        blocks = tuple(_block(folder, path, each, files, document) for each in document["blocks"])
+        if not blocks:
+            raise _changed(path, REPORT)
+        return Report(
+            path,
+            document["answer"],
+            document["engine"],
+            document["kernel"],
+            document["channels"],
+            document["page_size"],
+            document["seconds"],
+            document["startup_seconds"],
+            document["bytes_checked"],
+            blocks,
+            tuple(map(str, document["notes"])),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _changed(path, REPORT) from error
+
+
+def _block(
+    folder: int, path: str, members: dict[str, Any], files: Files, document: dict[str, Any]
+) -> BlockReport:
+    block = RamBlock(members["name"], members["bytes"], document["page_size"])
+    if block.page_size < 1 or block.pages < 1:
+        raise ValueError
+    size = -(-block.pages // 64) * 8
+    zero, normal, unchanged = (
+        _words(folder, path, block.name, kind, size, files) if kind in members["files"] else None
+        for kind in KINDS
+    )
+    if zero is None or normal is None:
+        raise ValueError
+    counts = Counts(**{name: int(members[name]) for name in Counts._fields})
+    regions = tuple(Region(**each) for each in members["regions"])
+    return BlockReport(block, counts, zero, normal, unchanged, regions=regions)
+
+
+def _words(folder: int, path: str, block: str, kind: str, size: int, files: Files) -> memoryview:
+    """A bitmap, if it is still the one that the report lists."""
+    name = f"{quote(os.fsencode(block), safe='')}.{kind}"
+    data = read_regular(folder, name, size)
+    if data is None or len(data) != size or entry_of(data) not in files.get(name, ()):
+        raise _changed(path, name)
+    return memoryview(data)
+
+
+def _changed(path: str, name: str) -> SourceError:
+    where = printable(os.path.join(path, name))
+    return SourceError(f"{where}: is not, or no longer, as 'pagecheck scan --out' wrote it")
