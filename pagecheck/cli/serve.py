@@ -81,6 +81,19 @@ _OUTPUT: Final = (
         help="Serve Prometheus metrics there, such as 127.0.0.1:9753.",
     ),
     click.Option(
+        ["--http", "page"],
+        metavar="HOST:PORT",
+        help="Serve a page for browsers there, such as 127.0.0.1:9754: workers, queues, clients, "
+        "VMs on hold, rates, and pictures of the last scans. It has no login: every user of this "
+        "host reaches a loopback address.",
+    ),
+    click.Option(
+        ["--http-names", "page_names"],
+        is_flag=True,
+        help="Show on the page, too, which processes and users the clients are, and the names of "
+        "VMs and blocks.",
+    ),
+    click.Option(
         ["--print-capabilities"],
         is_flag=True,
         help="Print what this service can do as JSON and exit.",
@@ -106,6 +119,8 @@ def serve(
     max_memory: int | None,
     max_pause: float,
     metrics: str | None,
+    page: str | None,
+    page_names: bool,
     print_capabilities: bool,
     verbose: bool,
     **engine: Any,
@@ -121,6 +136,7 @@ def serve(
     Examples:
       pagecheck serve --socket /run/pagecheck.sock
       pagecheck serve --socket /run/pagecheck.sock --metrics 127.0.0.1:9753
+      pagecheck serve --socket /run/pagecheck.sock --http 127.0.0.1:9754
       pagecheck serve --fd 3 3<>...          (a launcher's listening socket)
     """
     if print_capabilities:
@@ -129,13 +145,17 @@ def serve(
         print(json.dumps({"protocol": PROTOCOL, "features": list(CAPABILITIES)}))
         return 0
     log_to_stderr(verbose=verbose)
+    from pagecheck.errors import UsageError
     from pagecheck.service.log_limit import limit_log
     from pagecheck.service.policy import NO_POLICY, load_policy
     from pagecheck.service.run import Where, run_service
 
     limits = _limits(max_clients, max_channels, max_pause, max_memory, max_block_size)
     rules = NO_POLICY if policy is None else load_policy(policy)
-    where = Where(os.fspath(path) if path else None, fd, allowed_uids, metrics, rules)
+    if page_names and page is None:
+        raise UsageError("--http-names: goes with --http")
+    listens = os.fspath(path) if path else None
+    where = Where(listens, fd, allowed_uids, metrics, rules, page, page_names)
     limit_log()
     run_service(where, limits, **engine)
     return 0

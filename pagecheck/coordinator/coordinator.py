@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pagecheck.coordinator.check import Checker
     from pagecheck.coordinator.scan import Progress, ScanResult
     from pagecheck.coordinator.select import Selection
+    from pagecheck.coordinator.states import ChannelState
     from pagecheck.coordinator.worker import WorkerProcess
     from pagecheck.model import Access, Format, Holes, Kind
     from pagecheck.report.report import Answer, Report
@@ -198,6 +199,17 @@ class Coordinator:
         from pagecheck.coordinator import counting
 
         return counting.look(self._pool) if self._pool is not None else []
+
+    def states(self) -> list[ChannelState]:
+        """What each channel does at this moment."""
+        from pagecheck.coordinator.states import states
+
+        return states(self._pool) if self._pool is not None else []
+
+    @property
+    def waiting(self) -> int:
+        """Threads that wait for a channel at this moment."""
+        return self._pool.waiting if self._pool is not None else 0
 
     @property
     def kernel(self) -> str | None:

@@ -281,6 +281,20 @@ class Pool:
         """Whether no channel will ever be leased again."""
         return len(self._lost) == len(self.channels)
 
+    @property
+    def waiting(self) -> int:
+        """Threads that wait for a channel."""
+        return len(self._high) + len(self._low)
+
+    def state_of(self, channel: Channel) -> str:
+        """`idle`, `working`, `resting` after a shortage, or `lost` for good; looks without the
+        lock."""
+        if channel in self._lost:
+            return "lost"
+        if channel in self._resting:
+            return "resting"
+        return "idle" if channel in self._idle else "working"
+
     def _wake(self) -> None:
         """Lets channels whose rest is over be leased again, after the others."""
         now_ns = clock.now_ns()

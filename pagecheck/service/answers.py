@@ -92,6 +92,15 @@ class Answers:
             raise
         return memory
 
+    def count(self, owner: object, size: int) -> None:
+        """Counts other memory of that many bytes as if it were an answer, for good.
+
+        Args:
+            owner: whom it counts for; any object that represents it.
+        """
+        with self._lock:
+            self._sums[owner] += size
+
     def bytes_kept(self, client: object | None = None) -> int:
         """Bytes that are kept now, by one client or, with None, by all."""
         with self._lock:

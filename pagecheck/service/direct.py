@@ -46,7 +46,7 @@ class DirectChannel:
         number: its client's number for it.
         fd: the ring's memory, for the client.
         size: bytes of it.
-        engine, kernel: what the worker decides with.
+        engine, kernel, queue: what the worker decides with; no queue is None.
         replaced: workers that died while it was opened.
         on_lost: called when the worker died or hung.
     """
@@ -94,6 +94,7 @@ class DirectChannel:
             raise
         self.engine: str = reply.get("engine", "cpu")
         self.kernel: str | None = reply.get("kernel")
+        self.queue: str | None = reply.get("queue")
 
     def _started(
         self,

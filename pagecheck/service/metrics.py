@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -17,14 +16,16 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from pagecheck._version import __version__
-from pagecheck.errors import ResourceError, UsageError
+from pagecheck.child.process import reap_left_behind
 from pagecheck.native import _native
-from pagecheck.service.scrapes import Page, ScrapeServer
+from pagecheck.service.http import Page, Request
+from pagecheck.service.now import channels, holds, queues
 from pagecheck.shm.layout import statistic, statistic_array
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
+    from pagecheck.service.http import Routes
     from pagecheck.service.service import Service
 
 FIRST_BUCKET_S: Final = _native.LATENCY_FIRST_NS / 1e9
@@ -113,6 +114,7 @@ class ServiceCollector(Collector):
 
     def _now(self) -> Iterable[Metric]:
         service = self._service
+        held = holds(service)
         clients = service.clients.all()
         blocks = [held for each in clients for held in list(each.resources.blocks.values())]
         gauges = (
@@ -122,10 +124,27 @@ class ServiceCollector(Collector):
             ("answer_bytes", "Memory of answers that are kept.", service.answers.bytes_kept()),
             ("channels", "Direct channels.", sum(len(each.resources.channels) for each in clients)),
             ("workers", "Workers for checks by command.", service.coordinator.channels),
+            ("vms_on_hold", "VMs that are stopped by the service.", len(held)),
+            (
+                "vm_hold_seconds",
+                "For how long the longest of them has been stopped.",
+                max((each.seconds for each in held), default=0.0),
+            ),
+            (
+                "vm_hold_limit_seconds",
+                "The longest that a VM may be stopped.",
+                service.limits.pause_seconds,
+            ),
+            (
+                "left_processes",
+                "Watchdogs of VMs that are not continued, and workers that do not end.",
+                reap_left_behind(),
+            ),
             ("start_time_seconds", "When the service was started.", service.started),
         )
         for name, text, value in gauges:
             yield GaugeMetricFamily(f"pagecheck_{name}", text, value=value)
+        yield self._queues()
         yield CounterMetricFamily(
             "pagecheck_worker_restarts",
             "Workers that died or hung and were replaced.",
@@ -138,49 +157,22 @@ class ServiceCollector(Collector):
         }
         yield InfoMetricFamily("pagecheck_build", "What runs here.", value=build)
 
-
-def parse_address(address: str) -> tuple[str, int]:
-    """HOST:PORT or [V6]:PORT as host and port.
-
-    Raises:
-        UsageError: it is invalid.
-    """
-    host, _, port = address.rpartition(":")
-    try:
-        if not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
-            raise ValueError
-        if host.startswith("[") and host.endswith("]"):
-            return str(ipaddress.IPv6Address(host[1:-1])), int(port)
-        return str(ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host)), int(port)
-    except ValueError as error:
-        raise UsageError(
-            f"--metrics {address}: not an address; write such as 127.0.0.1:9753 or [::1]:9753"
-        ) from error
+    def _queues(self) -> Metric:
+        family = GaugeMetricFamily(
+            "pagecheck_queues", "Channels with a work queue, by what it does.", labels=["state"]
+        )
+        for state, count in queues(channels(self._service)).items():
+            family.add_metric([state], count)
+        return family
 
 
-def start_metrics(service: Service, address: tuple[str, int]) -> tuple[ScrapeServer, str]:
-    """Serves the metrics over HTTP.
-
-    Args:
-        address: host and port; port 0 takes a free one.
-
-    Returns:
-        The server, which the caller closes, and the address that it listens on.
-
-    Raises:
-        ResourceError: it cannot be listened on.
-    """
-    host, port = address
-    shown = f"[{host}]" if ":" in host else host
+def metrics_routes(service: Service) -> Routes:
+    """The metrics, for `HttpServer`."""
     registry = CollectorRegistry()
     registry.register(ServiceCollector(service))
 
-    def compute(accept: str) -> Page:
-        encode, media_type = choose_encoder(accept)
+    def compute(request: Request) -> Page:
+        encode, media_type = choose_encoder(request.value("accept"))
         return Page(media_type, encode(registry))
 
-    try:
-        server = ScrapeServer(address, compute)
-    except OSError as error:
-        raise ResourceError(f"--metrics {shown}:{port}: cannot listen: {error.strerror}") from error
-    return server, f"{shown}:{server.port}"
+    return {"/": compute, "/metrics": compute}

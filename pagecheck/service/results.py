@@ -87,6 +87,8 @@ class Check:
                 service.coordinator, parts, self._request(service, selection), pauser, self.progress
             )
             memory.seal(read_only=True)
+            if not self.selects:
+                service.scanned(self.client, report)
             service.counters.add("checks")
             service.counters.add("holes", report.total.hole)
             fd, memory.fd = memory.fd, -1

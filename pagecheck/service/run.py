@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pagecheck.coordinator import Coordinator
 from pagecheck.errors import UsageError
 from pagecheck.service.activation import listen
+from pagecheck.service.endpoints import endpoints
 from pagecheck.service.limits import Limits
 from pagecheck.service.policy import NO_POLICY, Policy
 from pagecheck.service.server import serve
@@ -32,6 +33,8 @@ class Where(NamedTuple):
         allowed_uids: users beside root and our own.
         metrics: HOST:PORT for Prometheus, or None.
         policy: what clients may do beyond their own rights; those whom it names are let in, too.
+        page: HOST:PORT for the page, or None.
+        page_names: the page shows who the clients are and what they call their VMs and blocks.
     """
 
     path: str | None
@@ -39,6 +42,8 @@ class Where(NamedTuple):
     allowed_uids: Sequence[int] = ()
     metrics: str | None = None
     policy: Policy = NO_POLICY
+    page: str | None = None
+    page_names: bool = False
 
 
 def run_service(where: Where, limits: Limits, **engine: Any) -> None:
@@ -54,11 +59,7 @@ def run_service(where: Where, limits: Limits, **engine: Any) -> None:
     _raise_descriptor_limit()
     if engine.get("engine") == "none":
         raise UsageError("engine none: the service cannot work without an engine")
-    address = None
-    if where.metrics is not None:
-        from pagecheck.service.metrics import parse_address, start_metrics
-
-        address = parse_address(where.metrics)
+    offered = endpoints(where.metrics, where.page, names=where.page_names)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(
             listen(where.path, where.fd, for_others=bool(where.allowed_uids or where.policy.rules))
@@ -67,10 +68,8 @@ def run_service(where: Where, limits: Limits, **engine: Any) -> None:
         assert coordinator.settings is not None
         service = Service(coordinator, coordinator.settings, limits, where.policy)
         stack.callback(service.close)
-        if address is not None:
-            scrapes, shown = start_metrics(service, address)
-            stack.callback(scrapes.close)
-            log.info("metrics on http://%s/metrics", shown)
+        for each in offered:
+            stack.callback(each.start(service).close)
         serve(listener, service, frozenset(where.allowed_uids))
 
 

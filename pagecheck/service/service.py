@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from pagecheck.coordinator import Block, Coordinator
     from pagecheck.coordinator.settings import Settings
+    from pagecheck.report.report import Report
     from pagecheck.service.limits import Limits
+    from pagecheck.service.page.recent import Recent
 
 CLOSE_S: Final = 1.0
 
@@ -36,6 +38,7 @@ class Service:
     Attributes:
         clients: those that are connected.
         saves: for those that run.
+        recent: the last scans, where a page shows them.
         ending: set when clients are to be disconnected.
     """
 
@@ -59,6 +62,7 @@ class Service:
         self.clients = Registry(limits.clients)
         self.answers = Answers(limits.memory_bytes, limits.memory_all_bytes)
         self.saves = SavePlaces()
+        self.recent: Recent | None = None
         self.ending = threading.Event()
         self.started = time.time()
         self._settings = settings
@@ -111,6 +115,17 @@ class Service:
         """Ends the supervision of channels; clients are to be disconnected. May be called twice."""
         self.ending.set()
         self._supervisor.join(CLOSE_S)
+
+    def scanned(self, client: object, report: Report) -> None:
+        """Keeps a scan of whole blocks for the page, if there is one.
+
+        Args:
+            client: as of `ClientResources.client`.
+        """
+        if self.recent is not None:
+            clients = self.clients.all()
+            number = next((each.number for each in clients if each.resources.client is client), 0)
+            self.recent.add(number, report)
 
     def describe(self, *, everyone: bool) -> dict[str, Any]:
         """What `query-stats` answers.

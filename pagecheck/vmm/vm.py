@@ -172,6 +172,11 @@ class Vm:
         """The process behind its socket; 0 where there is none, or it cannot be seen from here."""
         return 0 if self._monitor is None else self._monitor.peer_pid
 
+    @property
+    def held(self) -> tuple[float, float] | None:
+        """Since when and for how long it is stopped by us; see `VmmMonitor.held`."""
+        return None if self._monitor is None else self._monitor.held
+
     def why_moved(self) -> str | None:
         """Why RAM may have changed in the last pause, where no VMM says so; or None."""
         return None if self._monitor is None else self._monitor.why_moved or None

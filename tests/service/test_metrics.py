@@ -194,7 +194,7 @@ def test_names_follow_the_conventions(address: str) -> None:
         assert helps[name].endswith(".")
     for family in text_string_to_metric_families(text):
         labels = {label for sample in family.samples for label in sample.labels}
-        assert labels <= {"engine", "result", "le", "version", "kernel"}
+        assert labels <= {"engine", "result", "le", "version", "kernel", "state"}
 
 
 def test_metrics_end_with_the_service(measured: ServiceProcess, address: str) -> None:

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "oneshot": {"aside", "coordinator", "sources", "shm", "plan", "report"},
     "service": {
         *("coordinator", "vmm", "shm", "native", "plan", "report", "_version", "shortage", "child"),
-        *("snapshot", "sources", "printable"),
+        *("snapshot", "sources", "printable", "picture"),
     },
     "snapshot": {
         *("aside", "child", "coordinator", "oneshot", "vmm", "shm", "native", "plan", "report"),

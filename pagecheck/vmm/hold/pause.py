@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
+from pagecheck import clock
 from pagecheck.child.process import ChildDied, ChildEnded
 from pagecheck.child.signals import signals_held
 from pagecheck.errors import (
@@ -77,6 +78,7 @@ class VmmMonitor:
         self._one = threading.RLock()
         self._closed = False
         self._held = False  # the VM is stopped by us, as far as we know
+        self._bound = (0.0, 0.0)  # when the last pause began, and its longest time in seconds
         self._lost: SourceError | None = None  # the guard found the watchdog dead in this pause
         self._reported = False  # that a watchdog stays
         self._known: list[int] | None = None  # who listens on the socket
@@ -98,6 +100,12 @@ class VmmMonitor:
         assert self._known is not None
         _pid, device, inode = self._known
         return device, inode
+
+    @property
+    def held(self) -> tuple[float, float] | None:
+        """When the VM was stopped by us (`clock.now_s`) and for how many seconds at most; None
+        where it is not, as far as we know. Waits for nobody."""
+        return self._bound if self._held else None
 
     def _start(self, *, force: bool) -> WatchdogProcess:
         """Starts a watchdog. One that is killed meanwhile has stopped nothing yet: another one is
@@ -160,6 +168,7 @@ class VmmMonitor:
             raise UsageError(f"{self.name}: cannot pause for {max_seconds} s; give more than 0")
         with self._one:
             self._lost, self._reported = None, False
+            self._bound = (clock.now_s(), max_seconds)
             if not self._held:
                 # A watchdog that dies of this has stopped a VM that was running, and no other.
                 self._held = bool(self._ask({"status": {}})["runs"])

@@ -1,4 +1,4 @@
-"""The metrics' address has no login: whoever reaches it costs the service next to nothing."""
+"""Metrics and page have no login: whoever reaches them costs the service next to nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pagecheck.service import scrapes
-from pagecheck.service.scrapes import CONNECTIONS, REQUEST_BYTES, Page, ScrapeServer
+from pagecheck.service import http
+from pagecheck.service.http import CONNECTIONS, HEADERS, REQUEST_BYTES, HttpServer, Page
 from tests.service.test_metrics import Scraped, address_of
 from tests.support.hostile import at_rest, fds, figures, greeted, threads
 from tests.support.known_ram import KnownRam
@@ -68,24 +68,30 @@ def test_half_requests_take_no_descriptor_and_no_thread(start_service, sent: byt
 
 
 @pytest.fixture
-def server() -> Iterator[Callable[..., ScrapeServer]]:
+def server() -> Iterator[Callable[..., HttpServer]]:
     with contextlib.ExitStack() as stack:
 
-        def start(compute: Callable[[str], Page] | None = None) -> ScrapeServer:
-            found = ScrapeServer(
-                ("127.0.0.1", 0), compute or (lambda accept: Page("text/x", accept.encode()))
-            )
+        def start(compute: Callable[[str], Page | None] | None = None) -> HttpServer:
+            answer = compute or (lambda accept: Page("text/x", accept.encode()))
+
+            def route(request: http.Request) -> Page | None:
+                return answer(request.value("accept"))
+
+            routes = dict.fromkeys(("/", "/metrics", "/folder/"), route)
+            found = HttpServer(("127.0.0.1", 0), routes)
             stack.callback(found.close)
             return found
 
         yield start
 
 
-def ask(server: ScrapeServer, sent: bytes) -> tuple[str, bytes]:
+def ask(server: HttpServer, sent: bytes) -> tuple[str, bytes]:
     """The status and the body of one answer."""
     with connections(server.port, 1, sent) as (each,):
         head, _, body = read_all(each).partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
+    assert HEADERS in f"{head.decode()}\r\n"
+    assert ("Allow: GET, HEAD" in lines) == ("405" in lines[0])
     assert f"Content-Length: {len(body)}" in lines or b"HEAD" in sent
     return lines[0].removeprefix("HTTP/1.1 "), body
 
@@ -97,8 +103,16 @@ def ask(server: ScrapeServer, sent: bytes) -> tuple[str, bytes]:
         (b"GET /metrics?x=y HTTP/1.0\naccept:a\n\n", "200 OK", b"a"),
         (b"GET / HTTP/1.1\r\n\r\n", "200 OK", b""),
         (b"HEAD /metrics HTTP/1.1\r\nAccept: long\r\n\r\n", "200 OK", b""),
+        (b"GET /folder/a/../b HTTP/1.1\r\nAccept: f\r\n\r\n", "404 Not Found", b""),
+        (b"GET /folder/a?b=/../c HTTP/1.1\r\nAccept: f\r\n\r\n", "200 OK", b"f"),
+        (b"GET /unknown HTTP/1.1\r\n\r\n", "404 Not Found", b""),
+        (b"GET http://x/metrics HTTP/1.1\r\n\r\n", "404 Not Found", b""),
+        (b"GET //metrics HTTP/1.1\r\n\r\n", "404 Not Found", b""),
+        (b"GET /metrics HTTP/1.1\r\n\r\nAccept: body\r\n\r\n", "200 OK", b""),
         (b"GET /etc/passwd HTTP/1.1\r\n\r\n", "404 Not Found", b""),
         (b"POST /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed", b""),
+        (b"OPTIONS / HTTP/1.1\r\n\r\n", "405 Method Not Allowed", b""),
+        (b"get / HTTP/1.1\r\n\r\n", "405 Method Not Allowed", b""),
         (b"\x16\x03\x01\n\n", "400 Bad Request", b""),
         (b"\r\n\r\n", "400 Bad Request", b""),
         (b"GET /metrics\r\n\r\n", "400 Bad Request", b""),
@@ -107,6 +121,10 @@ def ask(server: ScrapeServer, sent: bytes) -> tuple[str, bytes]:
 )
 def test_requests_of_every_kind(server, sent: bytes, status: str, body: bytes) -> None:
     assert ask(server(), sent) == (status, body)
+
+
+def test_a_route_may_know_nothing(server) -> None:
+    assert ask(server(lambda _accept: None), WHOLE) == ("404 Not Found", b"")
 
 
 def test_a_bug_is_no_end(server) -> None:
@@ -123,13 +141,13 @@ def test_a_bug_is_no_end(server) -> None:
 
 
 def test_half_a_request_is_hung_up_on(server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrapes, "REQUEST_S", 0.05)
+    monkeypatch.setattr(http, "REQUEST_S", 0.05)
     with connections(server().port, 1, HALF) as (each,):
         assert read_all(each) == b""
 
 
 def test_who_does_not_read_is_hung_up_on(server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrapes, "REQUEST_S", 0.05)
+    monkeypatch.setattr(http, "REQUEST_S", 0.05)
     body = bytes(1 << 26)
     found = server(lambda _accept: Page("a/b", body))
     with connections(found.port, 1, WHOLE) as (each,):

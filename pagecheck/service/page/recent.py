@@ -1,0 +1,118 @@
+"""The last scans that clients asked for, with a small picture of each, for the page.
+
+Danger: a client may scan without end, and what is kept of it is memory of the service's. Decision:
+a picture is made after its scan, from bitmaps that are there, at most ten a second; a few are kept,
+of bounded size, and that much counts as memory of answers. A failure here is nobody's but the
+page's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pagecheck import clock
+from pagecheck.picture.small import small_png
+from pagecheck.picture.strip import Strip
+from pagecheck.service.page.texts import name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pagecheck.model import Counts
+    from pagecheck.report.report import BlockReport, Report
+
+SCANS: Final = 16
+PICTURE_BYTES: Final = 4096
+KEPT_BYTES: Final = SCANS * (PICTURE_BYTES + 4096)  # with the texts of each
+PERIOD_S: Final = 0.1
+CELLS: Final = 128
+WIDTH, HEIGHT = 256, 14
+
+log = logging.getLogger(__name__)
+
+
+class Scan(NamedTuple):
+    """One scan that is over.
+
+    Attributes:
+        number: counts up; its picture is asked for by it.
+        at: when it ended, in seconds since 1970.
+        source: what was scanned, as the client named it.
+        answer: of a report.
+        picture: a PNG; None where it could not be made.
+    """
+
+    number: int
+    at: float
+    client: int
+    source: str
+    answer: str
+    counts: Counts
+    checked: int
+    seconds: float
+    picture: bytes | None
+
+
+class Recent:
+    """Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._scans: deque[Scan] = deque(maxlen=SCANS)
+        self._number = 0
+        self._next_s = 0.0
+
+    def all(self) -> list[Scan]:
+        """The last ones, the latest first."""
+        with self._lock:
+            return list(reversed(self._scans))
+
+    def picture(self, number: int) -> bytes | None:
+        """The picture of one of them."""
+        return next((each.picture for each in self.all() if each.number == number), None)
+
+    def add(self, client: int, report: Report) -> None:
+        """Keeps a scan, unless the last one was less than `PERIOD_S` ago.
+
+        Args:
+            client: the number of the client that asked.
+            report: what was found; only looked at here.
+        """
+        with self._lock:
+            if clock.now_s() < self._next_s:
+                return
+            self._next_s = clock.now_s() + PERIOD_S
+            self._number += 1
+            number = self._number
+        scan = Scan(
+            number,
+            time.time(),
+            client,
+            name(report.source),
+            report.answer,
+            report.total,
+            report.bytes_checked,
+            report.seconds,
+            _picture(report.blocks),
+        )
+        with self._lock:
+            self._scans.append(scan)
+
+
+def _picture(blocks: Sequence[BlockReport]) -> bytes | None:
+    """All blocks, one after the other."""
+    try:
+        strip = Strip(sum(each.block.pages for each in blocks), CELLS)
+        first = 0
+        for each in blocks:
+            strip.add(each, first)
+            first += each.block.pages
+        picture = small_png(strip.cells, WIDTH, HEIGHT)
+    except Exception:
+        log.exception("the picture of a scan")
+        return None
+    return picture if len(picture) <= PICTURE_BYTES else None

@@ -1,0 +1,124 @@
+"""Who answers what of the page: the HTML, what its script asks for, the pictures, our own files.
+
+Danger: a page of somebody else's, whose name is made to lead to our address, would be the same
+origin to a browser and could read ours (DNS rebinding). Decision: the header Host names an address,
+which no name can stand for, or localhost.
+Danger: many readers. Decision: what there is to see is computed at most four times a second.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+from pagecheck import clock
+from pagecheck.service.http import Page, Request, Routes
+from pagecheck.service.page.html import members, page
+from pagecheck.service.page.rates import Rates
+from pagecheck.service.page.recent import KEPT_BYTES, Recent
+from pagecheck.service.page.tables import Shown, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pagecheck.service.service import Service
+
+FRESH_S: Final = 0.25
+HTML: Final = "text/html; charset=utf-8"
+TEXT: Final = "text/plain; charset=utf-8"
+NUMBER_CHARS: Final = 18
+HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]+))(?::[0-9]+)?")
+
+
+def page_routes(service: Service, host: str, *, names: bool) -> Routes:
+    """The page, for `HttpServer`; from now on the service keeps its last scans for it.
+
+    Args:
+        host: the IP address that is listened on.
+        names: show who the clients are, and what they call their VMs and blocks.
+    """
+    recent = service.recent = Recent()
+    service.answers.count(recent, KEPT_BYTES)
+    look = _Look(service, recent, names=names)
+    own = files("pagecheck.service.page")
+    css, js = (own.joinpath(each).read_bytes() for each in ("page.css", "page.js"))
+
+    def picture(request: Request) -> Page | None:
+        number, dot, kind = request.path.removeprefix("/picture/").partition(".")
+        right = number.isascii() and number.isdigit() and len(number) <= NUMBER_CHARS
+        found = recent.picture(int(number)) if right and dot + kind == ".png" else None
+        return None if found is None else Page("image/png", found)
+
+    routes: dict[str, Callable[[Request], Page | None]] = {
+        "/": lambda _request: Page(HTML, page(look()).encode()),
+        "/data.json": lambda _request: Page("application/json", _json(look())),
+        "/page.css": lambda _request: Page("text/css; charset=utf-8", css),
+        "/page.js": lambda _request: Page("text/javascript; charset=utf-8", js),
+        "/picture/": picture,
+    }
+    return {path: for_host(host, route) for path, route in routes.items()}
+
+
+class _Look:
+    """What is shown, not older than `FRESH_S`."""
+
+    def __init__(self, service: Service, recent: Recent, *, names: bool) -> None:
+        self._service = service
+        self._recent = recent
+        self._names = names
+        self._rates = Rates()
+        self._until = 0.0
+        self._shown: Shown | None = None
+
+    def __call__(self) -> Shown:
+        if self._shown is None or clock.now_s() >= self._until:
+            self._shown = shown(self._service, self._recent, self._rates, names=self._names)
+            self._until = clock.now_s() + FRESH_S
+        return self._shown
+
+
+def _json(look: Shown) -> bytes:
+    return json.dumps(members(look), separators=(",", ":")).encode()
+
+
+def for_host(
+    host: str, route: Callable[[Request], Page | None]
+) -> Callable[[Request], Page | None]:
+    """A route for requests that are meant for us.
+
+    Args:
+        host: the IP address that is listened on.
+    """
+
+    def answer(request: Request) -> Page | None:
+        hosts = request.values("host")
+        if len(hosts) == 1 and is_ours(hosts[0], host):
+            return route(request)
+        said = f"Open it by its address, such as http://{host}:PORT/, or by localhost.\n"
+        return Page(TEXT, said.encode(), "403 Forbidden")
+
+    return answer
+
+
+def is_ours(given: str, host: str) -> bool:
+    """Whether a header Host can be meant for us.
+
+    Args:
+        given: its value; the port in it is not looked at, for it may be forwarded.
+        host: the IP address that is listened on.
+    """
+    found = HOST.fullmatch(given)
+    if found is None:
+        return False
+    name = found[1] or found[2]
+    if name.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    ours = ipaddress.ip_address(host)
+    return address.is_loopback or address == ours or ours.is_unspecified
