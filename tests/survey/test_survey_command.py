@@ -107,7 +107,8 @@ def test_what_was_answered_before_an_interrupt_is_printed(
     for each in range(300):
         memory(folder / f"ram{each:03}", "n")
     out = tmp_path / "out"
-    running = start("survey", "--max-rate", "64K", "--out", out, folder)
+    page = tmp_path / "survey.html"
+    running = start("survey", "--max-rate", "64K", "--out", out, "--html", page, folder)
     journal = out / "survey.jsonl"
     while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
         assert running.poll() is None
@@ -117,6 +118,8 @@ def test_what_was_answered_before_an_interrupt_is_printed(
     assert said == f"pagecheck: {'interrupted' if code == 130 else 'ended by a signal'}\n"
     assert "total" in printed
     assert printed.splitlines()[-1].startswith("interrupted: these ")
+    (told,) = re.findall(r"The survey was interrupted: these (\d+) files", page.read_text())
+    assert f"these {told} files" in printed
     done = pagecheck("survey", "--out", out, "--resume", folder)
     assert done.returncode == 0
     assert "answered by an earlier survey" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -9,15 +10,17 @@ import numpy as np
 import pytest
 
 from pagecheck.model import Counts, RamBlock
+from pagecheck.picture.palette import STEPS
 from pagecheck.picture.states import PAGES
 from pagecheck.picture.strip import Strip
 from pagecheck.printable import printable
 from pagecheck.report.report import BlockReport
 from pagecheck.survey import report
 from pagecheck.survey.run import Summary
-from pagecheck.survey.strips import picture_of
+from pagecheck.survey.strips import LOOKS, picture_of
 from pagecheck.survey.tables import save_bytes
 from pagecheck.survey.values import Row, row_of_error
+from tests.support.command import pagecheck
 
 PAGE = 4096
 HOSTILE = [
@@ -247,6 +250,37 @@ def test_pictures_show_where_pages_lie(visit, tmp_path: Path, scheme: str) -> No
     assert colours == [f"rgb{tuple(bytes.fromhex(each[1:]))}" for each in wanted]
     said = picture.get_attribute("aria-label")
     assert said.startswith("zero 50.0 %, hole (zero, not allocated) 25.0 %, normal 25.0 %")
+
+
+def test_the_command_s_own_page(visit, tmp_path: Path) -> None:
+    """Files of hostile names on a real file system, against numpy."""
+    folder, wanted = tmp_path / "ram", {}
+    folder.mkdir()
+    draw = np.random.default_rng(1)
+    for name in HOSTILE:
+        states = draw.choice(["hole", "zero", "normal"], 96)
+        plain = name.removeprefix("/a/").replace("/", "|").replace("\0", "")
+        path = os.fsencode(folder) + b"/" + os.fsencode(plain)
+        with open(path, "wb") as file:
+            file.truncate(len(states) * PAGE)
+            for page in np.flatnonzero(states != "hole"):
+                content = bytes(PAGE - 1) + bytes([states[page] == "normal"])
+                os.pwrite(file.fileno(), content, page * PAGE)
+        wanted[printable(os.fsdecode(path))] = states
+    done = pagecheck("survey", "--quiet", "--html", tmp_path / "page.html", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    page = visit(tmp_path / "page.html").page
+    assert set(names(page)) == wanted.keys()
+    looks = {f"look-{LOOKS[number * STEPS + 2]}": state.name for number, state in enumerate(PAGES)}
+    drawn = page.evaluate(
+        """() => [...document.querySelectorAll("#files tbody tr")].map((row) => [
+            row.querySelector("bdi").textContent,
+            [...row.querySelectorAll("rect")].map((each) => [
+                each.getAttribute("class"), +each.getAttribute("width")])])"""
+    )
+    for name, runs in drawn:
+        cells = [looks[look] for look, width in runs for _ in range(width)]
+        assert cells == list(wanted[name])
 
 
 @pytest.mark.parametrize("rows", [[], [row_of_error("/a", "is not there")]], ids=["no", "error"])
