@@ -130,6 +130,27 @@ def test_a_worker_that_is_replaced_is_shown(shown: ServiceProcess, known_ram: Kn
         assert "warn" in [each["mood"] for each in web.data()["tables"]["channels"]]
 
 
+def test_a_queue_is_shown_and_measured(start_service: StartService, known_ram: KnownRam) -> None:
+    """By the software device: one that works, then one that neither answers nor closes."""
+    states = ("up", "full", "draining", "abandoned")
+    lost = "draining: a record did not come"
+    for faults, state in (("", "up"), ("faults=stuck-close", lost)):
+        options = ("-v", "--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+        service = start_service(*options, "--engine", "dsa", "--wq", f"model:{faults}")
+        web = Web(service)
+        with attached(service, known_ram) as client:
+            client.result("check", {"block": 0})
+            client.result("open-channel")
+            measured = Scraped(address_of(service))
+            (row,) = web.rows("queues")
+        assert row["Queue"] == f"model:{faults}"
+        assert row["Channels"] == "2"
+        assert state in row["State"]
+        assert measured("queues", state=state.partition(":")[0]) >= 1
+        assert sum(measured("queues", state=each) for each in states) == 2
+        assert service.stop() == 0
+
+
 def test_a_vm_on_hold_is_shown_and_measured(
     start_service: StartService, short_folder: Path
 ) -> None:

@@ -93,13 +93,13 @@ def _section(table: Table) -> str:
         for column in table.columns
     )
     rows = "".join(_row(table, row) for row in table.rows)
-    hidden = (" hidden", "") if not table.rows else ("", " hidden")
+    no_table, no_words = ("", " hidden") if table.rows else (" hidden", "")
     return (
         f'<section id="{key}" aria-labelledby="{key}-title">\n'
         f'<h2 id="{key}-title">{title}</h2>\n<p class="note">{_text(table.note)}</p>\n'
         f"{_legend() if key == 'scans' else ''}"
-        f'<p class="empty"{hidden[1]}>{_text(table.empty)}</p>\n'
-        f'<div class="wide" role="region" aria-labelledby="{key}-title" tabindex="0"{hidden[0]}>'
+        f'<p class="empty"{no_words}>{_text(table.empty)}</p>\n'
+        f'<div class="wide" role="region" aria-label="Table: {title}" tabindex="0"{no_table}>'
         f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
         "</section>\n"
     )

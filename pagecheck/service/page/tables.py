@@ -87,7 +87,7 @@ def shown(service: Service, recent: Recent, rates: Rates, *, names: bool) -> Sho
     ]
     facts = _facts(service, clients)
     return Shown(
-        texts.moment(time.time()),
+        f"{texts.moment(time.time())} UTC",
         facts,
         [_bounded(each) for each in tables],
         checked / seconds if seconds else None,
@@ -290,7 +290,7 @@ def _scans(recent: Recent, *, names: bool) -> Table:
         "Last scans",
         "Of whole blocks, by command; each picture is the memory from its first page to its last.",
         (
-            *("Scan", "Ended", "By", *(["Source"] if names else []), "Answer", "Picture"),
+            *("Scan", "Ended (UTC)", "By", *(["Source"] if names else []), "Answer", "Picture"),
             *("#Pages", "#Zero", "#of which holes", "#Normal", "#Undecided", "#Took", "#Checked"),
         ),
         "No scan has ended yet.",

@@ -62,8 +62,8 @@ def share(part: int, whole: int) -> str:
 
 
 def moment(since_1970: float) -> str:
-    """A time of day with its date, in UTC."""
-    return f"{datetime.fromtimestamp(since_1970, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    """A date and the time of day, in UTC."""
+    return f"{datetime.fromtimestamp(since_1970, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def name(text: str) -> str:
