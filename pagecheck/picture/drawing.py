@@ -139,6 +139,8 @@ class _Page:
             self._write(_GAP, _GAP + number * _LINE, text, faint=number > 0)
         corner = (_GAP + left, top)
         self.image.paste(Image.fromarray(self._map()), corner)
+        (x, y), end = corner, (corner[0] + map_width, corner[1] + map_height)
+        self._pen.rectangle((x - 1, y - 1, *end), outline=self._ink.faint)
         for label in labels:
             self._label(label, corner, map_width, map_height)
         for number, state in enumerate(legend):
@@ -210,7 +212,7 @@ def labels_of(cells: Cells, layout: Layout, scale: int) -> Iterator[Label]:
     Args:
         scale: pixels of a cell, each way.
     """
-    labels = _of_rows(cells, layout) if layout.name == "rows" else _of_squares(cells, layout)
+    labels = _of_rows(cells, layout, scale) if layout.name == "rows" else _of_squares(cells, layout)
     last: dict[str, int] = {}
     for each in labels:
         apart = _LINE if each.edge in ("left", "right") else MAP_PIXELS // _SQUARES
@@ -220,11 +222,15 @@ def labels_of(cells: Cells, layout: Layout, scale: int) -> Iterator[Label]:
             yield each
 
 
-def _of_rows(cells: Cells, layout: Layout) -> Iterator[Label]:
-    """The address of the first cell of each row; where a span begins, the block at the right."""
+def _of_rows(cells: Cells, layout: Layout, scale: int) -> Iterator[Label]:
+    """The address of the first cell of each row that has room for it, from the begin of its span a
+    power of two of rows apart; where a span begins, the block at the right."""
     memory = cells.memory
+    step = 1
+    while step * scale < _LINE:
+        step *= 2
     for span, begin, end in zip(memory.spans, cells.starts, cells.starts[1:], strict=False):
-        for cell in range(begin, end, layout.width):
+        for cell in range(begin, end, step * layout.width):
             row = int(layout.y[cell])
             page = (cell - begin) * cells.cell_pages
             yield Label("left", row, words.address(memory, span, page))

@@ -342,7 +342,11 @@
     element("scale").textContent = scaleText();
   }
 
+  let drawn = ["", null]; // the cells that were drawn last: only marks move with the pointer
+
   function cellsAsImage(firstX, firstY, across, down) {
+    const what = [layoutName, level, columns, firstX, firstY, across, down, isDark()].join();
+    if (what === drawn[0]) return drawn[1];
     const image = new OffscreenCanvas(across, down);
     const pen = image.getContext("2d");
     const cells = pen.createImageData(across, down);
@@ -359,6 +363,7 @@
       }
     }
     pen.putImageData(cells, 0, 0);
+    drawn = [what, image];
     return image;
   }
 

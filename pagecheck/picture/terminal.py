@@ -34,6 +34,7 @@ LOWER_HALF: Final = "\u2584"
 NOTHING: Final = 255  # the look of a place without a cell
 COLUMNS_MIN: Final = 16
 LINES_MAX: Final = 40  # of the map; a picture that scrolls away is not seen at once
+AROUND: Final = 12  # lines of the head, the legend and the prompt
 # What 16 colours have for each state; shades are not told apart.
 NAMED: Final = {
     "zero": "blue",
@@ -78,7 +79,9 @@ def screen_of(stream: TextIO, *, dark: bool | None = None) -> Screen:
         colours = None
     if dark is None:
         dark = os.environ.get("COLORFGBG", "").rpartition(";")[2] not in ("7", "15")
-    return Screen(console.width, console.height, colours, dark)
+    # What is not a terminal has no height: as much as fits on one that is high enough.
+    lines = console.height if console.is_terminal else LINES_MAX + AROUND
+    return Screen(console.width, lines, colours, dark)
 
 
 def _has_half(stream: TextIO) -> bool:
@@ -116,7 +119,7 @@ def _fitted(
     memory: Memory, screen: Screen, layout: LayoutName, most: int | None, per_line: int
 ) -> tuple[Cells, Layout, list[str]]:
     """As many cells as fit, their places, and the label of each line."""
-    lines = min(max(screen.lines - 12, 4), LINES_MAX) * per_line
+    lines = min(max(screen.lines - AROUND, 4), LINES_MAX) * per_line
     if layout == "hilbert":
         side = 1
         while 2 * side <= screen.columns and 2 * side <= lines:

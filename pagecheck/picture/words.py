@@ -92,7 +92,11 @@ def share(count: int, pages: int) -> str:
     """A count as a share, never rounded to 0 or 100 % where it is neither."""
     if count in (0, pages):
         return f"{100 * count // max(pages, 1)} %"
-    return f"{min(max(100 * count / pages, 0.1), 99.9):.1f} %"
+    if 1000 * count < pages:
+        return "under 0.1 %"
+    if 1000 * (pages - count) < pages:
+        return "over 99.9 %"
+    return f"{100 * count / pages:.1f} %"
 
 
 def count(memory: Memory, state: int) -> str:
