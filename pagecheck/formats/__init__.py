@@ -15,6 +15,7 @@ import os
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
     from pagecheck.formats.found import Found
@@ -46,20 +47,41 @@ def identify(fd: int) -> Found | None:
     """
     try:
         head = os.pread(fd, HEAD_BYTES, 0)
-        module = _MODULES.get(head[:2])
-        if module is None or (head[:2] == b"\0\0" and head[2:4] not in _FIRECRACKER):
-            if head[257:262] != b"ustar":
-                return None
-            module = "archives"
-        return _identify_by(module, fd, head)
+        module = _module_for(head)
+        if module is None:
+            return None
+        size = os.fstat(fd).st_size
+        return _identify(module, head, size, lambda count, offset: os.pread(fd, count, offset))
     except OSError:
         return None  # the scan will say what cannot be read, and where
 
 
-def _identify_by(module: str, fd: int, head: bytes) -> Found | None:
+def identify_by(head: bytes, size: int, read: Callable[[int, int], bytes]) -> Found | None:
+    """As `identify`, of what lies elsewhere.
+
+    Args:
+        head: its first `HEAD_BYTES`.
+        size: bytes of all of it.
+        read: gives so many bytes from an offset; what it raises is passed on.
+    """
+    module = _module_for(head)
+    return None if module is None else _identify(module, head, size, read)
+
+
+def _module_for(head: bytes) -> str | None:
+    """The module of the formats that begin so."""
+    module = _MODULES.get(head[:2])
+    if module is None or (head[:2] == b"\0\0" and head[2:4] not in _FIRECRACKER):
+        return "archives" if head[257:262] == b"ustar" else None
+    return module
+
+
+def _identify(
+    module: str, head: bytes, size: int, read: Callable[[int, int], bytes]
+) -> Found | None:
     from pagecheck.formats.reading import File
 
-    file = File(fd, head)
+    file = File(head, size, read)
     if module == "streams":
         from pagecheck.formats.streams import identify
     elif module == "dumps":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 PADDING_MAX: Final = 64 << 10
@@ -12,24 +12,28 @@ _SAMPLE_BYTES: Final = 4096
 
 
 class File:
-    """An open file.
+    """A file, wherever it lies.
 
     Attributes:
         head: its first bytes.
         size: bytes.
     """
 
-    def __init__(self, fd: int, head: bytes) -> None:
-        """Leaves the descriptor to the caller."""
-        self._fd = fd
+    def __init__(self, head: bytes, size: int, read: Callable[[int, int], bytes]) -> None:
+        """Reads nothing yet.
+
+        Args:
+            read: gives so many bytes from an offset, as os.pread does.
+        """
         self.head = head
-        self.size = os.fstat(fd).st_size
+        self.size = size
+        self._read = read
 
     def at(self, offset: int, size: int) -> bytes:
         """Bytes from an offset; fewer at the end, none past it."""
         if not 0 <= offset < self.size:
             return b""
-        return os.pread(self._fd, min(size, self.size - offset), offset)
+        return self._read(min(size, self.size - offset), offset)
 
     def unpack(self, form: str, offset: int = 0) -> tuple[Any, ...]:
         """Numbers as `struct` describes them; past the end of the file they are 0."""
