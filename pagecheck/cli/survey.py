@@ -60,6 +60,14 @@ _OPTIONS: Final = (
         help="raw: take any file for raw RAM; else what certainly is none is a row that says so.",
     ),
     click.Option(["--max-rate"], type=SIZE, metavar="BYTES/S", help="Read no faster than this."),
+    click.Option(
+        ["--in-flight"],
+        type=SIZE,
+        default="128M",
+        show_default=True,
+        metavar="SIZE",
+        help="Bytes of objects of stores that each process has in memory at most.",
+    ),
     *_WORKERS,
     click.Option(
         ["--out"],
@@ -109,9 +117,10 @@ def survey(
 ) -> int:
     """Count the zero pages of many files of raw guest RAM, several at a time.
 
-    PATH is a file, a folder with all that is below it, a directory that "pagecheck save" made, or a
-    pattern in quotes. Each memory file is a row; one that cannot be checked is a row with its
-    reason. Links in folders are not followed, and nothing but regular files is opened.
+    PATH is a file, a folder with all that is below it, a directory that "pagecheck save" made, a
+    pattern in quotes, or a URL of those in a store (s3://, gs://, http://, https://). Each memory
+    file is a row; one that cannot be checked is a row with its reason. Links in folders are not
+    followed, and nothing but regular files is opened.
 
     With --out, each row is kept as it comes, whatever ends the survey; --resume continues it, and
     checks only what is new or has changed since.
@@ -123,6 +132,7 @@ def survey(
       pagecheck survey --out /var/tmp/survey /snapshots
       pagecheck survey --out /var/tmp/survey --resume /snapshots
       pagecheck survey --html survey.html /snapshots
+      AWS_PROFILE=backup pagecheck survey s3://bucket/snapshots
     """
     from pagecheck.survey.run import run_survey
 

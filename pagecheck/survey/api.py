@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pagecheck.survey.local import LocalRunner
 from pagecheck.survey.run import run_survey
-from pagecheck.survey.values import Options
+from pagecheck.survey.values import IN_FLIGHT, Options
 
 if TYPE_CHECKING:
     import os
@@ -33,6 +33,7 @@ def survey(
     nice: int = 0,
     max_rate: int | None = None,
     stall: float = 30.0,
+    in_flight: int = IN_FLIGHT,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     on_row: Callable[[Row], None] | None = None,
@@ -46,6 +47,8 @@ def survey(
         channels: files, or pieces of large ones, that are checked at a time, each by a worker; by
             default one for each usable CPU, at most 16.
         max_rate: bytes per second that may be read, by all workers together.
+        in_flight: bytes of objects of stores that are in memory at most, on their way or being
+            checked.
         out: a folder for survey.csv, survey.parquet (with pyarrow) and survey.jsonl, which has each
             row from when it is known, whatever ends the survey.
         resume: what the survey in `out` has answered is not checked again, unless it has changed
@@ -65,7 +68,8 @@ def survey(
         PagecheckError: the survey cannot go on: no worker is left, or there is a shortage.
     """
     options = Options(
-        page_size, engine, tuple(wq), fallback, kernel, nice, stall, holes, format, max_rate
+        *(page_size, engine, tuple(wq), fallback, kernel, nice, stall, holes, format, max_rate),
+        in_flight=in_flight,
     )
     runner = LocalRunner(options, channels)
     return run_survey(paths, runner, out=out, resume=resume, on_row=on_row, progress=progress)

@@ -21,6 +21,7 @@ from pagecheck.shm.rest import EVIDENT
 from pagecheck.shortage import is_limit
 from pagecheck.survey import saved
 from pagecheck.survey.strips import strip_of
+from pagecheck.survey.urls import is_url
 from pagecheck.survey.values import Failed, Found, Options, identity_of, one_line
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pagecheck.coordinator.scan import ScanResult
     from pagecheck.picture.strip import Strip
     from pagecheck.report.report import BlockReport
+    from pagecheck.survey.stores import Objects
     from pagecheck.survey.values import Piece, Target
 
 _DEFAULTS: Final = Options()
@@ -56,6 +58,7 @@ class Checker:
         self.options = options
         self._closed = threading.Event()
         self._free_s = 0.0
+        self._objects: Objects | None = None
         self.coordinator = Coordinator(
             channels,
             options.engine,
@@ -77,16 +80,13 @@ class Checker:
             SnapshotError: a snapshot is damaged.
             PagecheckError: there is a shortage, or no worker is left.
         """
+        if is_url(piece.target.path):
+            return self._check_object(piece)
         if piece.target.kind == "snapshot":
             return saved.check(piece, pictures=self.options.pictures)
         self._wait()
         started = clock.now_s()
-        if piece.target.kind == "object":
-            from pagecheck.survey import stores
-
-            found = stores.check_object(self.coordinator, piece, self.options)
-        else:
-            found = self._check_file(piece, moved)
+        found = self._check_file(piece, moved)
         if self.options.max_rate is not None:
             self._free_s = started + found.bytes_checked / self.options.max_rate
         return found
@@ -95,6 +95,13 @@ class Checker:
         """A scan keeps to the rate by itself; this is for many that are shorter than a batch."""
         while (left := self._free_s - clock.now_s()) > 0 and not self._closed.wait(left):
             pass
+
+    def _check_object(self, piece: Piece) -> Found:
+        if self._objects is None:
+            from pagecheck.survey.stores import Objects
+
+            self._objects = Objects(self.coordinator, self.options, self._closed.is_set)
+        return self._objects.check(piece)
 
     def _check_file(self, piece: Piece, moved: Callable[[], None] | None) -> Found:
         started = clock.now_s()

@@ -19,6 +19,7 @@ from pagecheck.errors import PagecheckError
 from pagecheck.shm import mounts
 from pagecheck.shm.hints import of_error, of_kind
 from pagecheck.survey import saved
+from pagecheck.survey.urls import is_url, local_path
 from pagecheck.survey.values import Target, identity_of, one_line, row_of_error
 
 if TYPE_CHECKING:
@@ -35,12 +36,6 @@ _KERNEL: Final = frozenset(
         *("selinuxfs", "sysfs", "tracefs"),
     ]
 )
-
-
-def is_url(path: str) -> bool:
-    """Whether a path names something in a store, such as s3://bucket/prefix."""
-    scheme, separator, _ = path.partition("://")
-    return bool(separator) and scheme.isascii() and scheme.replace("+", "").isalnum()
 
 
 def find(
@@ -77,7 +72,7 @@ class _Search:
         self._linked: set[tuple[int, int]] = set()
 
     def paths(self, paths: Sequence[str]) -> Iterator[Target | Row]:
-        for path in paths:
+        for path in map(local_path, paths):
             if is_url(path):
                 from pagecheck.survey import stores
 

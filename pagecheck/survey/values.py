@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pagecheck.coordinator.settings import Engine
 from pagecheck.model import Counts, Format, Holes
@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 
     from pagecheck.picture.strip import Strip
 
+IN_FLIGHT: Final = 128 << 20
+
 TargetKind = Literal["file", "snapshot", "object"]
+
+
+class Address(str):
+    """A URL as the user gave it, which may hold a password or a signature: only whoever opens it
+    has a use for it, and what prints a target does not show it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Address(...)"
 
 
 class Target(NamedTuple):
@@ -25,7 +37,9 @@ class Target(NamedTuple):
         kind: a file that the kernel opens, a directory that `save` made, or an object of a store.
         size: bytes of RAM.
         allocated: bytes that it occupies; None where the store does not tell.
-        identity: what changes when its bytes do: inode, size and times, or the ETag.
+        identity: what changes when its bytes do: inode, size and times, or the ETag; empty where a
+            store gives nothing.
+        address: where an object is read, if `path` leaves something of it out.
     """
 
     path: str
@@ -33,6 +47,7 @@ class Target(NamedTuple):
     size: int
     allocated: int | None
     identity: str
+    address: Address | None = None
 
 
 class Piece(NamedTuple):
@@ -53,6 +68,8 @@ class Options(NamedTuple):
     Attributes:
         max_rate: bytes per second that may be read; a runner gives each checker its share.
         pictures: whether rows have small pictures of where their pages lie.
+        in_flight: bytes of objects of stores that each process may have in memory: on their way,
+            or being checked.
     """
 
     page_size: int = 4096
@@ -66,6 +83,7 @@ class Options(NamedTuple):
     format: Format = "auto"
     max_rate: int | None = None
     pictures: bool = False
+    in_flight: int = IN_FLIGHT
 
 
 class Found(NamedTuple):

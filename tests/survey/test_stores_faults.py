@@ -1,0 +1,194 @@
+"""A store that throttles, breaks off, lies and changes: the answer is right, or there is none."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from pagecheck import Coordinator
+from pagecheck.errors import PagecheckError, SourceError
+from pagecheck.survey.stores import Objects, targets
+from pagecheck.survey.stores.part import Part
+from pagecheck.survey.stores.s3 import S3
+from pagecheck.survey.values import Target
+from tests.support.breaking_proxy import (
+    Fault,
+    closed_after,
+    refused,
+    reset_after,
+    shortened_to,
+    silent,
+    slow_down,
+    with_header,
+)
+from tests.support.objects import PAGE, QUICK, SHORT, SMALL, checked, mixed_ram, whole
+from tests.support.s3 import SECRET, Bucket
+
+RAM = mixed_ram(320)  # ten parts
+
+
+@pytest.fixture
+def target(bucket: Bucket) -> Target:
+    (found,) = targets(bucket.put("ram", RAM))
+    assert isinstance(found, Target)
+    return found
+
+
+@pytest.fixture
+def objects(coordinator: Coordinator) -> Objects:
+    return Objects(coordinator, SMALL, patience=QUICK)
+
+
+PASSING = {
+    "503 SlowDown": slow_down,
+    "503 without a body": refused(503),
+    "503 in no XML": refused(503, b"<html>try later", Content_Type="text/html"),
+    "429": refused(429, b"", Retry_After="0"),
+    "500": refused(500, b"<Error><Code>InternalError</Code></Error>"),
+    "reset at once": silent,
+    "reset in the headers' wake": reset_after(0),
+    "reset in the middle": reset_after(70_001),
+    "closed in the middle": closed_after(4096),
+    "closed before the last byte": closed_after((128 << 10) - 1),
+    "shortened": shortened_to(100_000),
+    "empty": shortened_to(0),
+    "another range": with_header("Content-Range", f"bytes 4096-135167/{len(RAM)}"),
+}
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+def test_what_passes_is_tried_again_and_the_answer_is_right(
+    bucket: Bucket, target: Target, objects: Objects, fault: Fault
+) -> None:
+    bucket.proxy.faults = [fault] * 15
+    checked(objects, target, RAM)
+
+
+def test_what_broke_off_goes_on_where_it_was(
+    bucket: Bucket, target: Target, objects: Objects
+) -> None:
+    bucket.proxy.faults = [shortened_to(100_000)]
+    checked(objects, target, RAM)
+    goes_on = [each for each in bucket.proxy.ranges if int(each[6:].split("-")[0]) % (128 << 10)]
+    assert len(goes_on) == 1
+    assert (int(goes_on[0][6:].split("-")[0]) - 100_000) % (128 << 10) == 0
+
+
+LASTING = {
+    "503 SlowDown": (slow_down, "503 SlowDown: Please reduce your request rate.; tried"),
+    "reset": (silent, "connection failed"),
+    "empty": (shortened_to(0), "the body ended 131072 bytes too early; tried"),
+    "403": (
+        refused(403, b"<Error><Code>AccessDenied</Code><Message>No.</Message></Error>"),
+        "the store answered 403 AccessDenied: No.",
+    ),
+    "archived": (
+        refused(403, b"<Error><Code>InvalidObjectState</Code></Error>"),
+        "the store answered 403 InvalidObjectState",
+    ),
+    "404": (refused(404, b"<Error><Code>NoSuchKey</Code></Error>"), "is not there"),
+    "no ranges": (refused(200, RAM), "does not serve ranges"),
+    "no range in the answer": (with_header("Content-Range", None), "without the range"),
+    "another size": (
+        with_header("Content-Range", f"bytes 0-131071/{len(RAM) + PAGE}"),
+        "was changed",
+    ),
+    "another version": (with_header("ETag", '"other"'), "was changed since it was listed"),
+}
+
+
+@pytest.mark.parametrize(("fault", "why"), LASTING.values(), ids=LASTING)
+def test_what_lasts_is_one_line_without_credentials(
+    bucket: Bucket, target: Target, coordinator: Coordinator, fault: Fault, why: str
+) -> None:
+    bucket.proxy.always = fault
+    with pytest.raises(SourceError) as caught:
+        Objects(coordinator, SMALL, patience=SHORT).check(whole(target))
+    text = str(caught.value)
+    assert text.startswith("s3://snapshots/ram: ")
+    assert why in text
+    assert "\n" not in text
+    assert not any(each in text for each in (SECRET, "AKIA", "Signature"))
+    bucket.proxy.always = None
+    checked(Objects(coordinator, SMALL, patience=QUICK), target, RAM)  # its slots are free again
+
+
+def test_a_part_that_never_comes_whole_is_no_zero_page(
+    bucket: Bucket, target: Target, coordinator: Coordinator
+) -> None:
+    """The slots held zeros before."""
+    zeros = bytes(320 * PAGE)
+    (other,) = targets(bucket.put("zeros", zeros))
+    objects = Objects(coordinator, SMALL, patience=SHORT)
+    checked(objects, other, zeros)
+    bucket.proxy.always = shortened_to(0)
+    with pytest.raises(SourceError, match="too early"):
+        objects.check(whole(target))
+    bucket.proxy.always = None
+    checked(objects, target, RAM)
+
+
+def test_a_slot_has_no_zero_page_before_its_bytes_come(
+    bucket: Bucket, target: Target, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second proof: even where bytes are counted that never came."""
+    zeros = bytes(320 * PAGE)
+    (other,) = targets(bucket.put("zeros", zeros))
+    checked(objects, other, zeros)
+
+    def nothing(_self: Any, part: Part, _seconds: float) -> None:
+        part.got = len(part.view)
+
+    monkeypatch.setattr(S3, "fetch", nothing)
+    assert objects.check(whole(target)).counts.zero == 0
+
+
+def test_an_object_that_was_replaced_after_the_listing_is_no_row(
+    bucket: Bucket, target: Target, objects: Objects
+) -> None:
+    bucket.put("ram", RAM[:-1] + b"?")
+    with pytest.raises(SourceError, match="was changed"):
+        objects.check(whole(target))
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_no_row(
+    bucket: Bucket, target: Target, objects: Objects
+) -> None:
+    def replace(number: int) -> None:
+        if number == 9:
+            bucket.put("ram", RAM[:-1] + b"?")
+
+    bucket.proxy.before = replace
+    with pytest.raises(SourceError, match="was changed"):
+        objects.check(whole(target))
+
+
+def test_an_object_that_is_removed_while_it_is_read_is_no_row(
+    bucket: Bucket, target: Target, objects: Objects
+) -> None:
+    def remove(number: int) -> None:
+        if number == 9:
+            bucket.client.delete_object(Bucket="snapshots", Key="ram")
+
+    bucket.proxy.before = remove
+    with pytest.raises(SourceError, match="is not there"):
+        objects.check(whole(target))
+
+
+def test_a_check_that_is_closed_ends(
+    bucket: Bucket, target: Target, coordinator: Coordinator
+) -> None:
+    closed = threading.Event()
+    bucket.proxy.before = lambda number: closed.set() if number == 3 else None
+    bucket.proxy.always = slow_down
+    with pytest.raises(PagecheckError, match="stopped"):
+        Objects(coordinator, SMALL, closed.is_set, patience=QUICK).check(whole(target))
+    bucket.proxy.reset()
+    checked(Objects(coordinator, SMALL, patience=QUICK), target, RAM)
+
+
+@pytest.mark.parametrize("fault", [slow_down, refused(500), silent], ids=["503", "500", "reset"])
+def test_a_listing_that_fails_is_made_again(bucket: Bucket, fault: Fault) -> None:
+    url = bucket.put("a/ram", RAM)
+    bucket.proxy.listings = [fault] * 3
+    assert [each.path for each in targets("s3://snapshots/a/", QUICK)] == [url]
