@@ -39,6 +39,18 @@ What was answered before an interrupt is printed, and kept in DIR.
 _WORKERS: Final = (
     *ENGINE,
     channels("Files that are checked at a time, each by a worker. Default: one per usable CPU."),
+    click.Option(
+        ["--cluster"],
+        metavar="ADDRESS",
+        help="Check on the workers of this Dask scheduler, such as tcp://HOST:8786 or tls://...; "
+        "they have to see the files under the same paths.",
+    ),
+    click.Option(
+        ["--workers"],
+        type=int,
+        metavar="N",
+        help="Check on a Dask cluster that is started on this machine, with so many workers.",
+    ),
 )
 
 _OPTIONS: Final = (
@@ -176,11 +188,15 @@ def _options(given: dict[str, Any], *, pictures: bool) -> tuple[dict[str, Any], 
     """What is the runner's to know, and how pieces are checked."""
     from pagecheck.survey.values import Options
 
-    workers = {name: given.pop(name) for name in ("channels",)}
+    workers = {name: given.pop(name) for name in ("channels", "cluster", "workers")}
     return workers, Options(**given, pictures=pictures)
 
 
 def _runner(options: Options, workers: dict[str, Any]) -> Runner:
+    if workers["cluster"] is not None or workers["workers"] is not None:
+        from pagecheck.survey.cluster import ClusterRunner
+
+        return ClusterRunner(options, **workers)
     from pagecheck.survey.local import LocalRunner
 
     return LocalRunner(options, workers["channels"])

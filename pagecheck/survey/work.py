@@ -23,14 +23,16 @@ class Runner(Protocol):
     Attributes:
         options: how it checks them.
         piece_bytes: how much of a file it wants at a time.
-        channels: how many pieces it checks at a time.
         here: this process opens the files, which must not be on a file system that may stall.
     """
 
     options: Options
     piece_bytes: int
-    channels: int
     here: bool
+
+    @property
+    def channels(self) -> int:
+        """How many pieces it checks at a time."""
 
     @property
     def name(self) -> str:

@@ -32,6 +32,7 @@ from tools.bench import (
     snapshot,
     sparse,
     startup,
+    survey,
 )
 from tools.bench.data import BUILD
 from tools.bench.rows import Row, table
@@ -60,6 +61,7 @@ SUITES: dict[str, Callable[[int, Path | None], list[Row]]] = {
     "snapshot": lambda repeats, _guest: snapshot.run(repeats),
     "sparse": lambda repeats, _guest: sparse.run(repeats),
     "startup": lambda repeats, _guest: startup.run(repeats),
+    "survey": lambda repeats, _guest: survey.run(repeats),
 }
 
 
