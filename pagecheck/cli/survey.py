@@ -108,9 +108,17 @@ _OPTIONS: Final = (
 )
 
 
+def _complete(_context: click.Context, _words: click.Parameter, incomplete: str) -> list[Any]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
 @click.command(
     params=[
-        click.Argument(["paths"], nargs=-1, required=True, metavar="PATH..."),
+        click.Argument(
+            ["paths"], nargs=-1, required=True, metavar="PATH...", shell_complete=_complete
+        ),
         *_OPTIONS,
     ],
     epilog=_CODES,

@@ -191,7 +191,10 @@ def attempt(
 
 
 def _is_settled(block: Block, target: Target, result: ScanResult) -> bool:
-    """Whether nobody wrote to the file meanwhile, as far as its times and the kernel tell."""
+    """Whether nobody wrote to the file meanwhile, and whoever writes to it changes its times: a
+    store to shared memory does not."""
+    if block.file.is_shared_memory:
+        return False
     same = identity_of(os.fstat(block.source.fd)) == target.identity
     return same and result.why_live not in EVIDENT
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from pagecheck.errors import PagecheckError
 from pagecheck.shm import mounts
 from pagecheck.shm.hints import of_error, of_kind
+from pagecheck.snapshot.directory import MARKER
 from pagecheck.survey import saved
 from pagecheck.survey.urls import is_url, local_path
 from pagecheck.survey.values import Target, identity_of, one_line, row_of_error
@@ -77,6 +78,9 @@ class _Search:
                 from pagecheck.survey import stores
 
                 yield from (each for each in stores.targets(path) if self._is_new(each.path))
+                continue
+            if not path:
+                yield row_of_error(path, "is an empty path")
                 continue
             path = os.path.abspath(path)
             if self._is_far(path, mounts.may_stall(_fixed(path), self._mounts)):
@@ -149,6 +153,8 @@ class _Search:
                     continue
                 with os.scandir(path) as entries:
                     names = [each.name for each in entries if _may_count(each)]
+                if MARKER in names:  # a save is at work there, or was killed
+                    continue
             except PagecheckError as error:
                 yield row_of_error(path, one_line(error, path))
             except OSError as error:

@@ -106,7 +106,7 @@ class LocalRunner:
             waiting -= 1
             yield result
             self._stalled = 0 if isinstance(result, Found) else self._stalled
-            if self._stalled >= len(first):
+            if self._stalled >= 2 * len(first):  # those that took a stuck one's place, too
                 yield from self._not_tried(left)
                 return
 

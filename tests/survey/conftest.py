@@ -1,10 +1,14 @@
-"""Servers that the tests of stores share."""
+"""Folders for surveys, and servers that the tests of stores share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pagecheck import Coordinator
+from pagecheck.native import _native
+from pagecheck.shm.ram import TMPFS
+from tests.support.file_systems import mounted
 from tests.support.range_server import RangeServer
 from tests.support.s3 import Bucket, s3_server
 
@@ -36,3 +40,21 @@ def coordinator() -> Iterator[Coordinator]:
     """One worker for all tests of a module."""
     with Coordinator(1) as started:
         yield started
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder where whoever writes to a file changes its times, which shared memory does not."""
+    if not _is_shared_memory(tmp_path):
+        yield tmp_path
+        return
+    with mounted(tmp_path, "ext4", "64M") as at:
+        yield at
+
+
+def _is_shared_memory(folder: Path) -> bool:
+    (folder / "empty").touch()
+    with open(folder / "empty", "rb") as file:
+        magic = _native.file_system_magic(file.fileno())
+    (folder / "empty").unlink()
+    return magic == TMPFS

@@ -34,11 +34,11 @@ def parquet() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(disk: Path) -> Path:
     for name, kinds in (("a", "nz"), ("b", "hhn"), ("c", "z")):
-        memory(tmp_path / "in" / name, kinds)
-        os.utime(tmp_path / "in" / name, (1, 1))
-    return tmp_path / "in"
+        memory(disk / "in" / name, kinds)
+        os.utime(disk / "in" / name, (1, 1))
+    return disk / "in"
 
 
 def test_tables_hold_every_row(folder: Path, tmp_path: Path) -> None:
@@ -228,3 +228,11 @@ def test_tables_of_an_earlier_survey_stay_when_new_ones_cannot_be_written(
     assert {name: (out / name).read_bytes() for name in (CSV, PARQUET)} == before
     assert set(os.listdir(out)) == OUT
     assert survey([folder], out=out, resume=True).reused == 4
+
+
+def test_shared_memory_is_always_checked_again(tmp_path: Path) -> None:
+    with mounted(tmp_path, "tmpfs", "64K") as at:
+        memory(at / "ram", "n")
+        for _ in range(2):
+            summary = survey([at], out=tmp_path / "out", resume=True)
+            assert (summary.reused, summary.rows[0].identity) == (0, None)

@@ -2,8 +2,11 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pagecheck.errors import UsageError
@@ -177,3 +180,39 @@ def test_a_folder_without_files_is_no_error(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(given: list[str], options: dict[str, int]) -> None:
     with pytest.raises(UsageError):
         survey(given, **options)
+
+
+def test_a_save_that_is_at_work_is_left_out(tmp_path: Path) -> None:
+    memory(tmp_path / ".vm1.pagecheck-4711-0123456789abcdef" / "pc.ram.ram", "n")
+    (tmp_path / ".vm1.pagecheck-4711-0123456789abcdef" / ".pagecheck-save").touch()
+    memory(tmp_path / "ram", "n")
+    assert set(rows(survey([tmp_path]))) == {"ram"}
+
+
+def test_an_empty_path_is_a_row() -> None:
+    (row,) = survey([""]).rows
+    assert row.error == "is an empty path"
+
+
+def test_workers_that_are_killed_change_no_row(tmp_path: Path) -> None:
+    for number in range(30):
+        memory(tmp_path / f"{number:02}", "nzh" * 40)
+
+    def kill(_row: Row) -> None:
+        for process in psutil.Process().children():
+            process.kill()
+
+    found = survey([tmp_path], on_row=kill, channels=2).rows
+    assert len(found) == 30
+    assert {(row.zero, row.normal, row.undecided, row.error) for row in found} == {
+        (80, 40, 0, None)
+    }
+
+
+def test_the_room_can_be_called_whatever_was_loaded_before(tmp_path: Path) -> None:
+    memory(tmp_path / "ram", "nz")
+    call = f"assert pagecheck.survey([{str(tmp_path)!r}]).total.pages == 2"
+    for first in ("", "import pagecheck.survey.values", "from pagecheck import survey"):
+        code = f"import pagecheck; {first or 'pass'}; {call}; {call}"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()

@@ -16,10 +16,10 @@ KEYS = ["path", "bytes", "allocated", "pages", "zero", "hole", "normal", "undeci
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    memory(tmp_path / "in" / "a", "nzzz")
-    memory(tmp_path / "in" / "b", "hn")
-    return tmp_path / "in"
+def folder(disk: Path) -> Path:
+    memory(disk / "in" / "a", "nzzz")
+    memory(disk / "in" / "b", "hn")
+    return disk / "in"
 
 
 def test_each_file_is_a_line_of_json(folder: Path) -> None:
