@@ -19,7 +19,7 @@ function size(bytes) {
 const count = (value) => grouped.format(value);
 const percent = (value) => `${(value * 100).toFixed(1)} %`;
 const seconds = (value) => `${value.toFixed(value < 10 ? 3 : 1)} s`;
-const rate = (value) => `${(value / 1e9).toFixed(2)} GB/s`;
+const rate = (value) => (value < 1e8 ? `${(value / 1e6).toFixed(1)} MB/s` : `${(value / 1e9).toFixed(2)} GB/s`);
 
 for (const row of rows) {
   const answered = row.error === null;
@@ -243,7 +243,10 @@ at("first").addEventListener("click", () => turn(0));
 at("previous").addEventListener("click", () => turn(page - 1));
 at("next").addEventListener("click", () => turn(page + 1));
 at("last").addEventListener("click", () => turn(Infinity));
-addEventListener("beforeprint", () => draw(found));
+addEventListener("beforeprint", () => {
+  draw(found);
+  at("shown").textContent = `${count(found.length)} of ${count(rows.length)} files`;
+});
 addEventListener("afterprint", drawPage);
 for (const section of document.querySelectorAll("section")) section.hidden = false;
 update();

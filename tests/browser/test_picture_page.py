@@ -1,0 +1,295 @@
+"""The page of `pagecheck picture` in a browser: under the pointer is what is in the memory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pagecheck.picture.palette import cell_colour
+from pagecheck.picture.states import PAGES
+from pagecheck.printable import printable
+from tests.support.command import pagecheck
+
+PAGE = 4096
+CURVE_PAGES = 1024
+NAMES = ("hole", "zero", "normal")
+
+
+def write_ram(path: Path, states: np.ndarray) -> None:
+    """A file whose pages are in these states."""
+    with open(path, "wb") as file:
+        file.truncate(len(states) * PAGE)
+        for page in np.flatnonzero(states != NAMES.index("hole")):
+            content = bytes(PAGE - 1) + bytes([int(states[page] == NAMES.index("normal"))])
+            os.pwrite(file.fileno(), content, int(page) * PAGE)
+
+
+def made_up(pages: int, seed: int = 1) -> np.ndarray:
+    """Runs of any length in every state, and single pages among them."""
+    draw = np.random.default_rng(seed)
+    states = np.concatenate(
+        [np.full(draw.integers(1, 200), draw.integers(len(NAMES))) for _ in range(pages // 20)]
+    )[:pages]
+    states[draw.integers(0, pages, pages // 100)] = NAMES.index("normal")
+    return states
+
+
+@pytest.fixture(scope="module")
+def states() -> np.ndarray:
+    return made_up(5000)
+
+
+@pytest.fixture(scope="module")
+def page_path(tmp_path_factory: pytest.TempPathFactory, states: np.ndarray) -> Path:
+    """The page of a file of 5000 pages."""
+    folder = tmp_path_factory.mktemp("picture")
+    write_ram(folder / "guest.ram", states)
+    return drawn(folder / "guest.ram", folder / "map.html")
+
+
+def drawn(source: Path, page: Path, *options: str) -> Path:
+    done = pagecheck("picture", source, "-o", page, *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return page
+
+
+def counts_of(states: np.ndarray, first: int, pages: int) -> list[int]:
+    """What numpy counts of each state, in the page's order."""
+    part = states[first : first + pages]
+    return [
+        int((part == NAMES.index(state.name)).sum()) if state.name in NAMES else 0
+        for state in PAGES
+    ]
+
+
+def ready(seen):
+    """Playwright's page, once the map is drawn."""
+    seen.page.evaluate("window.pagecheckPicture.ready")
+    return seen.page
+
+
+def points(page, count: int, seed: int) -> list[tuple[int, int]]:
+    """Any points of the map."""
+    page.locator("#map").scroll_into_view_if_needed()
+    box = page.locator("#map").bounding_box()
+    draw = np.random.default_rng(seed)
+    xs = draw.uniform(box["x"] + 1, box["x"] + box["width"] - 2, count)
+    ys = draw.uniform(box["y"] + 1, min(box["y"] + box["height"], 800) - 2, count)
+    return [(int(x), int(y)) for x, y in zip(xs, ys, strict=True)]
+
+
+UNDER = """([x, y]) => {
+    const tip = document.getElementById("tooltip");
+    return { found: window.pagecheckPicture.cellAt(x, y), tip: tip.hidden ? null : tip.textContent,
+        where: document.getElementById("where").textContent };
+}"""
+COLOURS = """(places) => {
+    const map = document.getElementById("map");
+    const pen = new OffscreenCanvas(map.width, map.height)
+        .getContext("2d", { willReadFrequently: true });
+    pen.drawImage(map, 0, 0);
+    const box = map.getBoundingClientRect();
+    return places.map(([x, y]) => ({
+        counts: window.pagecheckPicture.cellAt(x, y)?.counts,
+        colour: "#" + [...pen.getImageData(x - box.left, y - box.top, 1, 1).data].slice(0, 3)
+            .map((value) => value.toString(16).padStart(2, "0")).join("") }));
+}"""
+
+
+def check_under_pointer(page, states: np.ndarray, *, dark: bool, seed: int) -> int:
+    """Points at cells; what is said of them, and their colours, are what numpy counts."""
+    cells = 0
+    places = points(page, 20, seed)
+    for place in places:
+        page.mouse.move(*place)
+        under = page.evaluate(UNDER, place)
+        found = under["found"]
+        if found is None:
+            assert under["tip"] is None
+            continue
+        cells += 1
+        assert found["counts"] == counts_of(states, found["first"], found["pages"])
+        assert under["where"] == under["tip"] == found["text"]
+        assert f"offset {found['first'] * PAGE:#x} " in found["text"]
+        assert said_counts(found["text"], found["pages"]) == found["counts"]
+    page.mouse.move(1, 1)  # the frame of the cell under the pointer is not its colour
+    for each in page.evaluate(COLOURS, places):
+        if each["counts"] is not None:
+            assert each["colour"] == cell_colour(each["counts"], dark=dark)
+    return cells
+
+
+def said_counts(text: str, pages: int) -> list[int]:
+    """The counts that a text about a cell has."""
+    held = text.rpartition("): ")[2]
+    found = []
+    for state in PAGES:
+        said = re.search(rf"(?:^|, ){re.escape(state.words)}(?: ([\d,]+))?(?=,|$)", held)
+        count = said and (number(said[1]) if said[1] else pages)
+        found.append(count or 0)
+    return found
+
+
+def said_pages(text: str) -> tuple[int, int]:
+    """The first page of the cell that a text is about, and how many it has."""
+    if said := re.search(r"\(page ([\d,]+), ", text):
+        return number(said[1]), 1
+    said = re.search(r"\(([\d,]+) pages from page ([\d,]+), ", text)
+    return number(said[2]), number(said[1])
+
+
+def number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+@pytest.mark.parametrize(("layout", "scheme"), [("hilbert", "light"), ("rows", "dark")])
+def test_the_pointer_finds_what_is_there(
+    visit, page_path: Path, states: np.ndarray, layout: str, scheme: str
+) -> None:
+    page = ready(visit(page_path, 900, scheme))
+    page.get_by_label("Layout").select_option(layout)
+    sizes = []
+    for press in range(4):
+        cells = check_under_pointer(page, states, dark=scheme == "dark", seed=press)
+        assert cells > 5
+        sizes.append(page.locator("#scale").text_content())
+        page.get_by_role("button", name="Zoom in").click()
+    page.evaluate("window.pagecheckPicture.zoomTo(0, 2500)")
+    assert page.locator("#scale").text_content().startswith("Each cell is 4 KiB (1 page)")
+    assert check_under_pointer(page, states, dark=scheme == "dark", seed=9) > 5
+
+
+def test_zooming_out_shows_larger_cells(visit, page_path: Path, states: np.ndarray) -> None:
+    page = ready(visit(page_path, 360))
+    page.evaluate("window.pagecheckPicture.zoomTo(0, 0)")
+    seen = []
+    while (level := page.evaluate("window.pagecheckPicture.level")) not in seen[-1:]:
+        seen.append(level)
+        check_under_pointer(page, states, dark=False, seed=level)
+        for _ in range(4):  # the cells get smaller first
+            page.get_by_role("button", name="Zoom out").click()
+    page.get_by_role("button", name="Whole memory").click()
+    assert check_under_pointer(page, states, dark=False, seed=50) > 5
+
+
+def test_the_curve_visits_every_page_once_and_goes_on_beside(visit, tmp_path: Path) -> None:
+    write_ram(tmp_path / "ram", made_up(CURVE_PAGES))
+    page = ready(visit(drawn(tmp_path / "ram", tmp_path / "map.html")))
+    box = page.locator("#map").bounding_box()
+    found = page.evaluate(
+        """([left, top, right, bottom]) => {
+            const places = [];
+            for (let y = top; y < bottom; y += 4) {
+                for (let x = left; x < right; x += 4) {
+                    const cell = window.pagecheckPicture.cellAt(x, y);
+                    if (cell !== null) places.push([cell.first, cell.pages, x, y]);
+                }
+            }
+            return places;
+        }""",
+        [int(box["x"]), int(box["y"]), int(box["x"] + box["width"]), int(box["y"] + box["height"])],
+    )
+    places = np.array(found)
+    pages = places[0, 1]
+    firsts = np.unique(places[:, 0])
+    assert (firsts == np.arange(0, CURVE_PAGES, pages)).all()
+    middles = np.array([places[places[:, 0] == first, 2:].mean(axis=0) for first in firsts])
+    steps = np.abs(np.diff(middles, axis=0)).sum(axis=1)
+    assert np.allclose(steps, steps.mean(), rtol=0.4)  # of two cells that only meet at a corner: 2
+
+
+def test_the_keyboard_finds_what_is_there(visit, page_path: Path, states: np.ndarray) -> None:
+    page = ready(visit(page_path))
+    where = page.locator("#where")
+    page.get_by_role("button", name="Whole memory").press("Enter")
+    page.locator("#map").focus()
+    page.keyboard.press("Home")
+    assert "offset 0x0 " in where.text_content()
+    for key in ("ArrowRight", "ArrowDown", "+", "+", "PageDown", "ArrowLeft", "-", "PageUp", "End"):
+        page.keyboard.press(key)
+        first, pages = said_pages(where.text_content())
+        assert said_counts(where.text_content(), pages) == counts_of(states, first, pages), key
+    assert first + pages >= len(states)
+
+
+def test_an_address_is_gone_to(visit, page_path: Path, states: np.ndarray) -> None:
+    page = ready(visit(page_path))
+    address = page.get_by_label("Go to address")
+    for wanted in (0, 3210, len(states) - 1):
+        address.fill(f"{wanted * PAGE + 5:#x}")
+        address.press("Enter")
+        first, pages = said_pages(page.locator("#where").text_content())
+        assert first <= wanted < first + pages
+    address.fill(f"{len(states) * PAGE:#x}")
+    address.press("Enter")
+    assert page.locator("#where").text_content().startswith("There is no RAM at ")
+    address.fill("-1")
+    address.press("Enter")
+    assert page.locator("#where").text_content().startswith("Write an address")
+
+
+def test_looks_right_everywhere(visit, look, page_path: Path) -> None:
+    seen = visit(page_path, *look)
+    page = ready(seen)
+    seen.shot("picture")
+    assert seen.serious() == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= look[0]
+    assert seen.reached_by_tab() == seen.can_be_used()
+    page.get_by_role("button", name="Dark").press("Enter")
+    assert seen.serious() == []  # the other theme
+
+
+def test_the_counts_are_the_files(visit, page_path: Path, states: np.ndarray) -> None:
+    page = ready(visit(page_path))
+    told = {
+        row.locator("th").text_content().strip(): row.locator("td").first.text_content()
+        for row in page.locator("#legend tr").all()
+    }
+    for state, count in zip(PAGES, counts_of(states, 0, len(states)), strict=True):
+        words = [text for text in told if text.endswith(state.words)]
+        assert [told[text] for text in words] in ([f"{count:,}"], [] if not count else None)
+
+
+@pytest.mark.parametrize("name", ["<|script><img src=x>", "\u202eb\n\x1b[1m\udcff&lt;"])
+def test_hostile_names_are_text(visit, tmp_path: Path, name: str) -> None:
+    write_ram(tmp_path / name, made_up(200))
+    page = ready(visit(drawn(tmp_path / name, tmp_path / "map.html")))
+    page.locator("#map").focus()
+    page.keyboard.press("Home")
+    for place in ("#where", "h1"):
+        assert printable(name) in page.locator(place).text_content()
+    assert page.locator("img").count() == 0
+
+
+def test_what_changed_between_two(visit, tmp_path: Path) -> None:
+    before, after = made_up(3000), made_up(3000, seed=2)
+    for name, states in (("a", before), ("b", after)):
+        write_ram(tmp_path / name, states)
+    done = pagecheck(
+        "picture", "--compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "map.html"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = visit(tmp_path / "map.html")
+    page = ready(seen)
+    seen.shot("changes")
+    assert seen.serious() == []
+    normal = NAMES.index("normal")
+    page.evaluate("window.pagecheckPicture.zoomTo(0, 1500)")
+    for x, y in points(page, 30, 1):
+        page.mouse.move(x, y)
+        found = page.evaluate(UNDER, [x, y])["found"]
+        if found is None:
+            continue
+        assert found["pages"] == 1
+        was, became = (int(each[found["first"]] == normal) for each in (before, after))
+        word = {
+            (0, 0): "zero in both",
+            (1, 1): "normal in both",
+            (0, 1): "became normal",
+            (1, 0): "became zero",
+        }[was, became]
+        assert f": {word}" in found["text"]
