@@ -9,6 +9,7 @@ from pagecheck import Coordinator
 from pagecheck.native import _native
 from pagecheck.shm.ram import TMPFS
 from tests.support.file_systems import mounted
+from tests.support.needs import needs_library
 from tests.support.range_server import RangeServer
 from tests.support.s3 import Bucket, s3_server
 
@@ -31,6 +32,8 @@ def bucket(_s3: Bucket) -> Iterator[Bucket]:
 @pytest.fixture
 def web() -> Iterator[RangeServer]:
     """A web server without files."""
+    needs_library("aiohttp", "survey")
+    needs_library("fsspec", "survey")
     with RangeServer() as server:
         yield server
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pagecheck import Coordinator
@@ -111,6 +112,24 @@ def test_pieces_add_up(bucket: Bucket, objects: Objects) -> None:
         require_counts(found, part)
 
 
+def test_a_picture_of_an_object_has_each_page_where_it_lies(
+    bucket: Bucket, coordinator: Coordinator
+) -> None:
+    ram = mixed_ram(1100)
+    (target,) = targets(bucket.put("ram", ram))
+    assert isinstance(target, Target)
+    objects = Objects(coordinator, SMALL._replace(pictures=True), patience=QUICK)
+    first = objects.check(Piece(target, 0, 512 * PAGE)).strip
+    second = objects.check(Piece(target, 512 * PAGE, 588 * PAGE)).strip
+    assert first is not None
+    assert second is not None
+    first.join(second)
+    size = first.cell_pages * PAGE
+    cells = [ram[at : at + size] for at in range(0, len(ram), size)]
+    assert [cell[0] for cell in first.cells] == [zero_pages(each) for each in cells]
+    assert [sum(cell) for cell in first.cells] == [len(each) // PAGE for each in cells]
+
+
 def test_other_page_sizes(bucket: Bucket, coordinator: Coordinator) -> None:
     ram = mixed_ram(64)[: 62 * PAGE] + bytes(64 * PAGE) + b"\0" * (2 * PAGE - 1) + b"x"
     (target,) = targets(bucket.put("ram", ram))
@@ -162,7 +181,7 @@ def test_a_disk_image_is_refused_though_only_ranges_of_it_are_read(
 
 
 def test_a_snapshot_is_one_row_of_what_its_manifest_says(
-    bucket: Bucket, objects: Objects, tmp_path: Path
+    bucket: Bucket, coordinator: Coordinator, objects: Objects, tmp_path: Path
 ) -> None:
     ram = mixed_ram(32)
     make_snapshot(tmp_path / "snap", {"pc.ram": ram, "more": bytes(8 * PAGE)})
@@ -184,6 +203,10 @@ def test_a_snapshot_is_one_row_of_what_its_manifest_says(
     assert answer.counts == (40, zero, zero, 40 - zero, 0, 0, 0)
     assert answer.bytes_checked == 0
     assert list(targets("s3://snapshots/saved/one")) == [target]
+    pictured = Objects(coordinator, SMALL._replace(pictures=True), patience=QUICK)
+    strip = pictured.check(whole(target)).strip
+    assert strip is not None
+    assert np.sum(strip.cells, axis=0).tolist() == [0, zero, 40 - zero, 0, 0]
     bucket.client.delete_object(Bucket="snapshots", Key="saved/one/state")
     with pytest.raises(SourceError, match="saved/one/state: is not there"):
         objects.check(whole(target))

@@ -1,12 +1,15 @@
 """Web servers, of which no two are alike, and stores that prove nothing by themselves."""
 
-import fsspec
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
 from pagecheck import Coordinator
 from pagecheck.errors import SourceError
 from pagecheck.survey.stores import Objects, targets
 from pagecheck.survey.values import Row, Target
+from tests.support.needs import needs_library
 from tests.support.objects import PAGE, SHORT, SMALL, checked, mixed_ram, whole
 from tests.support.range_server import RangeServer
 
@@ -97,6 +100,11 @@ def test_encoded_bytes_are_not_taken_for_ram(web: RangeServer) -> None:
     assert "sends it encoded (gzip)" in error_of(f"{web.url}/ram")
 
 
+def test_the_size_that_a_server_claims_is_limited(web: RangeServer) -> None:
+    web.files["/ram"], web.extra = RAM, {"Content-Range": f"bytes 0-0/{1 << 62}"}
+    assert "more than a survey takes" in error_of(f"{web.url}/ram")
+
+
 def test_what_is_missing_empty_or_elsewhere_is_a_row(web: RangeServer) -> None:
     web.files["/empty"] = b""
     assert error_of(f"{web.url}/none").startswith("is not there")
@@ -106,14 +114,17 @@ def test_what_is_missing_empty_or_elsewhere_is_a_row(web: RangeServer) -> None:
 
 
 @pytest.fixture
-def memory() -> fsspec.AbstractFileSystem:
+def memory() -> Iterator[Any]:
+    needs_library("fsspec", "survey")
+    import fsspec
+
     files = fsspec.filesystem("memory")
     files.store.clear()
     yield files
     files.store.clear()
 
 
-def test_a_store_of_another_kind(memory: fsspec.AbstractFileSystem, objects: Objects) -> None:
+def test_a_store_of_another_kind(memory: Any, objects: Objects) -> None:
     memory.pipe("/vm/a", RAM)
     memory.pipe("/vm/deep/b", RAM)
     found = list(targets("memory://vm"))

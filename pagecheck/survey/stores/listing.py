@@ -22,6 +22,7 @@ from pagecheck.survey.values import Address, Row, Target, one_line, row_of_error
 Info = Mapping[str, Any]
 
 AT_ONCE: Final = 32
+SIZE_MAX: Final = 1 << 50  # a store may claim anything, and what it claims is cut into pieces
 
 
 def targets(url: str, patience: Patience = LISTING) -> Iterator[Target | Row]:
@@ -135,6 +136,8 @@ class _Listing:
             return None
         if size == 0:
             return row_of_error(path, "is empty")
+        if size > SIZE_MAX:
+            return row_of_error(path, f"is said to have {size} bytes, more than a survey takes")
         address = None if path == url else Address(url)
         return Target(path, "object", size, None, self.store.identity_of(info), address)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pagecheck.errors import SnapshotError
+from pagecheck.snapshot.entries import checksum
 from pagecheck.snapshot.manifest import MANIFEST_BYTES_MAX, parse
 from pagecheck.snapshot.values import MANIFEST
 from pagecheck.survey.stores.asking import ask, read, several
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from pagecheck.survey.stores.patience import Patience
     from pagecheck.survey.stores.store import Store
 
-_START_BYTES = 100  # where its checksum is
+_START_BYTES: Final = 100  # where its checksum is
+_BITMAPS_MAX: Final = 64 << 20  # bytes: 2 TiB of RAM
 
 
 def read_manifest(
@@ -65,3 +67,29 @@ def require_objects(store: Store, prefix: str, snapshot: Snapshot, patience: Pat
                 f"{shown(store.url_of(prefix + MANIFEST))}: {name} has {found} bytes, and should "
                 f"have {size}"
             )
+
+
+def bitmaps(
+    store: Store, prefix: str, snapshot: Snapshot, patience: Patience
+) -> list[bytes] | None:
+    """The zero bitmap of each block; None where they are too large for a picture.
+
+    Args:
+        prefix: as of `require_objects`, which was called.
+
+    Raises:
+        SnapshotError: one is damaged.
+        SourceError: one cannot be read.
+    """
+    if sum(block.bitmap.size for block in snapshot.blocks) > _BITMAPS_MAX:
+        return None
+    found = []
+    for entry in (block.bitmap for block in snapshot.blocks):
+        name, data = f"{prefix}{entry.file}", bytearray(entry.size)
+        path = shown(store.url_of(name))
+        part = Part(name, "", entry.size, 0, memoryview(data))
+        read(store, part, path, patience, lambda: False)
+        if checksum(memoryview(data)) != entry.checksum:
+            raise SnapshotError(f"{path}: is damaged: its checksum is not that of the manifest")
+        found.append(bytes(data))
+    return found

@@ -16,14 +16,17 @@ from pagecheck.errors import InternalError, SourceError
 from pagecheck.formats import identify_by
 from pagecheck.model import Counts
 from pagecheck.plan import make_block
+from pagecheck.snapshot.values import MANIFEST
 from pagecheck.survey.stores.asking import ask, read
 from pagecheck.survey.stores.buffer import shared_buffer
-from pagecheck.survey.stores.manifests import read_manifest, require_objects
+from pagecheck.survey.stores.manifests import bitmaps, read_manifest, require_objects
 from pagecheck.survey.stores.opening import open_store
 from pagecheck.survey.stores.part import CHANGED, Part
 from pagecheck.survey.stores.patience import READING, Patience
 from pagecheck.survey.stores.reading import Reading
 from pagecheck.survey.stores.store import Store
+from pagecheck.survey.stores.tally import Tally
+from pagecheck.survey.strips import strip_of_saved
 from pagecheck.survey.values import Found, Options
 
 if TYPE_CHECKING:
@@ -69,40 +72,35 @@ class Objects:
             SnapshotError: a snapshot is damaged, or not whole.
             PagecheckError: there is a shortage, or no worker is left.
         """
-        started = clock.now_s()
-        store = open_store(_url(piece.target))
         if piece.target.kind == "snapshot":
-            counts, note = self._check_snapshot(store, piece.target), None
-        else:
-            counts, note = self._check_object(store, piece)
-        read_bytes = 0 if piece.target.kind == "snapshot" else piece.length
-        settled = piece.target.identity != ""
-        return Found(piece, counts, read_bytes, clock.now_s() - started, settled, note)
+            return self._check_snapshot(piece)
+        return self._check_object(piece)
 
-    def _check_object(self, store: Store, piece: Piece) -> tuple[Counts, str | None]:
+    def _check_object(self, piece: Piece) -> Found:
+        started = clock.now_s()
         target, page_size = piece.target, self._options.page_size
         make_block(target.path, target.size, page_size)  # all of it is whole pages
         make_block(target.path, target.size, page_size, piece.start, piece.length)
+        store = open_store(_url(target))
         name = store.name_of(_url(target))
+        tally = Tally(target.size, page_size, pictures=self._options.pictures)
         buffer, block = self._attached()
-        counts, note = Counts(), None
-        reading = Reading(
-            store,
-            name,
-            piece,
-            buffer,
-            self._patience,
-            self._is_closed,
-            self._options.max_rate,
-        )
-        with reading:
+        ways = (self._patience, self._is_closed, self._options.max_rate)
+        with Reading(store, name, piece, buffer, *ways) as reading:
             for slot, part in reading.parts():
                 if part.start == 0 and self._options.format == "auto":
-                    note = self._require_raw(store, part, target) or note
-                found, why = self._look(buffer, block, slot, part)
-                counts, note = Counts.sum((counts, found)), note or why
+                    tally.note = self._require_raw(store, part, target)
+                self._look(buffer, block, slot, part, tally)
         self._require_same(store, name, target)
-        return counts, note
+        return Found(
+            piece,
+            tally.counts,
+            piece.length,
+            clock.now_s() - started,
+            settled=target.identity != "",
+            note=tally.note,
+            strip=tally.strip,
+        )
 
     def _attached(self) -> tuple[Buffer, Block]:
         if self._buffer is None or self._block is None:
@@ -118,24 +116,16 @@ class Objects:
             )
         return self._buffer, self._block
 
-    def _look(
-        self, buffer: Buffer, block: Block, slot: int, part: Part
-    ) -> tuple[Counts, str | None]:
-        """What a part that has arrived holds, and why pages of it are undecided."""
+    def _look(self, buffer: Buffer, block: Block, slot: int, part: Part, tally: Tally) -> None:
+        """Decides the pages of a part that has arrived."""
         if part.left:
             raise InternalError(f"{part.name}: {part.left} bytes of a part are missing")
         page_size = self._options.page_size
         begin, pages = buffer.offset(slot), len(part.view) // page_size
         offsets = np.arange(begin, begin + pages * page_size, page_size).astype(np.uint64)
-        zero = decided = 0
-        notes: list[str] = []
         for first in range(0, pages, CHECK_PAGES_MAX):  # as many as one channel takes at once
             answer = self._coordinator.check(block, offsets[first : first + CHECK_PAGES_MAX])
-            zero += int(np.count_nonzero(answer.zero & answer.decided))
-            decided += int(np.count_nonzero(answer.decided))
-            notes += answer.notes
-        counts = Counts(pages, zero=zero, normal=decided - zero, undecided=pages - decided)
-        return counts, notes[0] if notes else None
+            tally.add(part.start // page_size + first, answer)
 
     def _require_raw(self, store: Store, head: Part, target: Target) -> str | None:
         """The note on an object that may be something else.
@@ -173,21 +163,27 @@ class Objects:
         if store.identity_of(info) != target.identity:
             raise SourceError(f"{target.path}: {CHANGED}")
 
-    def _check_snapshot(self, store: Store, target: Target) -> Counts:
+    def _check_snapshot(self, piece: Piece) -> Found:
         """What its manifest says; every object that belongs to it is there."""
-        from pagecheck.snapshot.values import MANIFEST
-
-        prefix = store.name_of(f"{_url(target)}/{MANIFEST}").removesuffix(MANIFEST)
-        name, path, patience = f"{prefix}{MANIFEST}", target.path, self._patience
+        started = clock.now_s()
+        target, path, patience = piece.target, piece.target.path, self._patience
+        store = open_store(_url(target))
+        name = store.name_of(f"{_url(target)}/{MANIFEST}")
         info = ask(path, lambda: store.info(name), patience)
         identity = target.identity or store.identity_of(info)
         snapshot = read_manifest(store, name, info["size"], identity, patience)
         if snapshot is None or store.identity_of(info) != identity:
             raise SourceError(f"{path}: {CHANGED}")
+        prefix = name.removesuffix(MANIFEST)
         require_objects(store, prefix, snapshot, patience)
-        zero = sum(block.zero for block in snapshot.blocks)
+        strip = None
+        if self._options.pictures and (zero := bitmaps(store, prefix, snapshot, patience)):
+            strip = strip_of_saved(snapshot, zero)
+        zero_pages = sum(block.zero for block in snapshot.blocks)
         normal = sum(block.normal for block in snapshot.blocks)
-        return Counts(zero + normal, zero=zero, hole=zero, normal=normal)
+        counts = Counts(zero_pages + normal, zero=zero_pages, hole=zero_pages, normal=normal)
+        settled, seconds = target.identity != "", clock.now_s() - started
+        return Found(piece, counts, 0, seconds, settled=settled, strip=strip)
 
 
 def _url(target: Target) -> str:
