@@ -27,6 +27,7 @@ from pagecheck.survey.scheduler import Connection
 from pagecheck.survey.split import pieces
 from pagecheck.survey.values import Failed, Options, Target
 from pagecheck.survey.work import Runner
+from tools.bench import objects
 from tools.bench.commands import command_seconds, pagecheck_command
 from tools.bench.rows import Row, Spread
 
@@ -37,6 +38,7 @@ TINY: Final = 10_000
 CHANNELS: Final = 2
 TASKS: Final = 1000
 TASK_S: Final = 5e-3
+DASK: Final = "survey on a local Dask cluster of two"
 ROUNDS: Final = 4  # of the 64 files, so that the cluster's work takes a second and more
 MIX: Final = "64 files of 64 MiB in tmpfs: zeros, half zero, half holes, random"
 
@@ -215,21 +217,21 @@ def _seconds_of_a_task() -> float:
 
 
 def run(repeats: int) -> list[Row]:
-    """Everything in this file."""
+    """Everything in this file, and objects of a store."""
     few = min(repeats, 5)
     with mixed_files() as folder:
         rows = against_loops(few, folder)
-        rows += _if_dask(lambda: [on_a_cluster(few, folder)])
+        rows += _if_installed(DASK, lambda: [on_a_cluster(few, folder)])
     with tiny_files() as folder:
-        rows += _if_dask(lambda: [of_tiny_files(min(few, 3), folder)])
-    return [*rows, *_if_dask(lambda: [of_tasks(min(few, 3))])]
+        rows += _if_installed(DASK, lambda: [of_tiny_files(min(few, 3), folder)])
+    rows += _if_installed(DASK, lambda: [of_tasks(min(few, 3))])
+    return [*rows, *_if_installed("an object of S3", lambda: objects.run(few))]
 
 
-def _if_dask(measure: Callable[[], list[Row]]) -> list[Row]:
+def _if_installed(what: str, measure: Callable[[], list[Row]]) -> list[Row]:
     try:
         return measure()
     except EngineError as error:
-        what = "survey on a local Dask cluster of two"
         return [Row(what, "", "", None, None, None, None, None, note=str(error))]
     except subprocess.CalledProcessError as error:
         return [Row("survey", "", "", None, None, None, None, None, note=str(error))]
