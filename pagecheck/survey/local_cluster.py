@@ -17,6 +17,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, Final
 
+from pagecheck.child.signals import release_signals
 from pagecheck.errors import EngineError, ResourceError
 from pagecheck.shm.owner import sweep
 
@@ -112,7 +113,8 @@ def _preloads(configured: str | list[str] | None) -> list[str]:
 
 async def _ended(cluster: Any) -> None:
     with contextlib.suppress(Exception):
-        async with asyncio.timeout(END_S):
+        started = cluster.status.name == "running"
+        async with asyncio.timeout(END_S if started else KILL_S):
             nannies = [each.close(timeout=KILL_S) for each in cluster.workers.values()]
             await asyncio.gather(*nannies, return_exceptions=True)
             await cluster.close()
@@ -129,7 +131,8 @@ def _kill_but(before: set[Any]) -> None:
 
 
 def dask_setup(_worker: object) -> None:
-    """Called by Dask in each worker's process: a Ctrl-C in the terminal, which all processes get,
-    is for the one that ends them."""
+    """Called by Dask in each worker's process, which was started with these signals held: a Ctrl-C
+    in the terminal, which all processes get, is for the one that ends them."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    release_signals()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck._version import __version__
-from pagecheck.child.signals import release_signals, signals_held
+from pagecheck.child.signals import signals_held
 from pagecheck.errors import EngineError, PagecheckError, PeerError, SourceError, UsageError
 from pagecheck.logs import Log
 from pagecheck.printable import printable
@@ -104,7 +104,7 @@ class Connection:
             EngineError: Dask is missing, or local workers cannot be started.
         """
         try:
-            with signals_held():
+            with signals_held():  # which local workers have from the thread, see dask_setup
                 self._thread.start()
         except RuntimeError as error:
             raise no_thread("a cluster", error) from error
@@ -164,7 +164,6 @@ class Connection:
     # What follows runs in the thread.
 
     def _run(self) -> None:
-        release_signals()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of Dask's, which are for its programmers

@@ -19,7 +19,13 @@ from pagecheck.survey import scheduler
 from pagecheck.survey.cluster import ClusterRunner
 from pagecheck.survey.run import Summary, run_survey
 from pagecheck.survey.values import Options
-from tests.support.command import environment, pagecheck, start, tagged_processes
+from tests.support.command import (
+    assert_fails,
+    environment,
+    pagecheck,
+    start,
+    tagged_processes,
+)
 from tests.support.leftovers import no_command_left, ownerless
 from tests.support.needs import unavailable
 from tests.support.waiting import Background, wait_for
@@ -185,6 +191,53 @@ def test_a_file_that_kills_workers_is_an_error(tmp_path: Path, marks: Path) -> N
     assert found.pop("killer.ram")["error"] == "each worker that checked it died, 3 times"
     assert len(found) == FILES - 1
     assert [name for name, each in found.items() if each["error"] is not None] == []
+
+
+def test_ctrl_c_in_a_terminal_while_local_workers_start(files: Path) -> None:
+    """All processes of the terminal get it."""
+    with no_command_left():
+        command = start("survey", "--workers", 2, files, start_new_session=True)
+        wait_for(lambda: len(tagged_processes()) > 2, "a process of the cluster")
+        os.killpg(command.pid, signal.SIGINT)
+        stdout, stderr = command.communicate(timeout=20)
+    assert (command.returncode, stdout) == (130, "")
+    assert stderr == "pagecheck: interrupted\n"
+
+
+def test_without_dask_one_line_says_so(tmp_path: Path, files: Path) -> None:
+    (tmp_path / "distributed.py").write_text("raise ImportError(\"No module named 'distributed'\")")
+    done = pagecheck(
+        "survey", "--workers", 2, files, env={**environment(), "PYTHONPATH": str(tmp_path)}
+    )
+    assert_fails(done, 3, "pip install 'pagecheck[survey]'")
+
+
+def test_a_scheduler_with_tls(tmp_path: Path, files: Path, expected: dict[str, Any]) -> None:
+    """By Dask's own configuration, as its users have it."""
+    security = distributed.Security.temporary()
+    for name in ("ca_file", "client_cert", "client_key"):
+        (tmp_path / name).write_text(getattr(security, f"tls_{name}"))
+    tls = {"ca-file": "ca_file"}
+    for role in ("client", "scheduler", "worker"):
+        tls |= {f"{role}__cert": "client_cert", f"{role}__key": "client_key"}
+    prefix = "DASK_DISTRIBUTED__COMM__TLS__"
+    config = {
+        prefix + key.upper().replace("-", "_"): str(tmp_path / name) for key, name in tls.items()
+    }
+    with cluster(tmp_path, "--protocol", "tls", **config) as made:
+        made.add_worker()
+        assert made.address.startswith("tls://")
+        command = ("survey", "--json", "--cluster", made.address, files)
+        done = pagecheck(*command, env={**environment(), **config})
+        assert (done.returncode, done.stderr) == (1, "")
+        assert rows(done.stdout) == expected
+        assert_fails_without(pagecheck(*command), made.address)
+
+
+def assert_fails_without(done: Any, address: str) -> None:
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"pagecheck: {address}: no connection to a Dask scheduler: TLS")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
