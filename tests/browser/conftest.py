@@ -66,13 +66,16 @@ def visit(browser) -> Iterator[Callable[..., Watched]]:
     """Opens a file or an address, of any width and in any colour scheme."""
     contexts, visited = [], []
 
-    def opened(where: Path | str, width: int = 900, scheme: str = "light") -> Watched:
+    def opened(
+        where: Path | str, width: int = 900, scheme: str = "light", *, scripts: bool = True
+    ) -> Watched:
         contexts.append(
             browser.new_context(
                 viewport={"width": width, "height": 800},
                 color_scheme=scheme,
                 reduced_motion="reduce",
                 accept_downloads=False,
+                java_script_enabled=scripts,
                 service_workers="block",
             )
         )
