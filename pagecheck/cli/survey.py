@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli import survey_table
 from pagecheck.cli.new_report import new_file
 from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, verbose
 from pagecheck.cli.signals import Terminated, raise_pending
@@ -183,6 +182,8 @@ def survey(
                 write_page(page_of_some(rows, runner.name))
             raise
         if not as_json and not quiet:
+            from pagecheck.cli import survey_table
+
             print(survey_table.table(summary.rows, summary.total))
             print(survey_table.sentences(summary))
         if html is not None:
@@ -216,6 +217,7 @@ def _bar(*, hidden: bool) -> Iterator[Callable[[Progress], None]]:
     if hidden or not sys.stderr.isatty():
         yield lambda _progress: raise_pending()
         return
+    from pagecheck.cli import survey_table
     from pagecheck.cli.present import ProgressBar
 
     with ProgressBar(doing="surveying") as shown:
@@ -229,6 +231,7 @@ def _bar(*, hidden: bool) -> Iterator[Callable[[Progress], None]]:
 
 def _print_some(rows: Sequence[Row]) -> None:
     """What was answered before an interrupt."""
+    from pagecheck.cli import survey_table
     from pagecheck.survey.run import total_of
 
     known = sorted(rows, key=lambda row: row.path)

@@ -65,7 +65,7 @@ def sentences(summary: Summary) -> str:
         f"{per_second:.1f} GB/s checked"
     ]
     if summary.reused:
-        parts.append(f"{summary.reused:,} of them were answered by an earlier survey")
+        parts.append(f"{summary.reused:,} answered by an earlier survey")
     if failed:
         parts.append(f"{failed:,} with an error")
     notes = [

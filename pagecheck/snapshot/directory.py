@@ -75,6 +75,24 @@ def require_no_snapshot(folder: int, path: str) -> None:
         raise _in_a_snapshot(path)
 
 
+def require_in_no_snapshot(path: str) -> None:
+    """The same for every snapshot.
+
+    Raises:
+        OutputError: it is in the directory of one.
+    """
+    at, below = os.path.realpath(path), ""
+    while at != below:
+        with contextlib.suppress(OSError):  # as above
+            folder = os.open(at, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if is_snapshot(folder):
+                    raise _in_a_snapshot(path)
+            finally:
+                os.close(folder)
+        at, below = os.path.dirname(at), at
+
+
 def _in_a_snapshot(path: str) -> OutputError:
     return OutputError(
         f"{printable(path)}: is in the directory of a snapshot, which must stay as it is; choose a "

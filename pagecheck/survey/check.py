@@ -123,7 +123,7 @@ class Checker:
             result.bytes_checked,
             clock.now_s() - started,
             settled=settled,
-            note=result.notes[0] if result.notes else None,
+            note=one_line(result.notes[0], piece.target.path) if result.notes else None,
             strip=self._strip(piece, result.report),
         )
 
@@ -154,6 +154,11 @@ class Checker:
             holes=self.options.holes,
             access="auto" if self.coordinator.engine == "dsa" else "read",
         )
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its workers died too often: what they had is undecided, and so is all else."""
+        return self.coordinator.is_lost
 
     def close(self) -> None:
         """Ends the workers within about a second; from any thread. A check that is in progress

@@ -22,6 +22,7 @@ from pagecheck.errors import OutputError, PagecheckError, UsageError
 from pagecheck.printable import printable
 from pagecheck.report.publish import new_name, sync
 from pagecheck.shortage import explain, is_limit, refused
+from pagecheck.snapshot.directory import require_in_no_snapshot
 from pagecheck.survey.tables import csv_bytes, parquet_bytes
 from pagecheck.survey.values import Row
 
@@ -74,6 +75,7 @@ class Journal:
         self.rows: dict[str, Row] = {}
         try:
             with self._refusals():
+                require_in_no_snapshot(self._path)
                 os.makedirs(self._path, exist_ok=True)
                 self._folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 status = os.fstat(self._folder)

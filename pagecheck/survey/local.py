@@ -222,22 +222,29 @@ class _Thread(threading.Thread):
             self._close()
 
     def _check(self, piece: Piece) -> Found | Failed:
-        """Checks a piece, once more with new workers where they are at fault."""
-        moved = self._moved if self.reports else None
+        """Checks a piece, once more with new workers where they were at fault."""
         if self._checker is not None:
             try:
-                return attempt(self._checker, piece, moved)
+                result = self._attempt(self._checker, piece)
             except (EngineError, ResourceError):
                 if self._ended:
                     raise
-                self._close()
+            else:
+                if not self._checker.is_lost:
+                    return result
+            self._close()
         checker = self._checker = Checker(self._options)
         if self._ended:
             checker.close()
         try:
-            return attempt(checker, piece, moved)
-        except ResourceError as error:
+            return self._attempt(checker, piece)
+        except (EngineError, ResourceError) as error:
+            if self._ended:
+                raise
             return Failed(piece, one_line(error, piece.target.path))
+
+    def _attempt(self, checker: Checker, piece: Piece) -> Found | Failed:
+        return attempt(checker, piece, self._moved if self.reports else None)
 
     def _moved(self) -> None:
         self._moves += 1

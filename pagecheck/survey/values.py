@@ -168,8 +168,8 @@ def identity_of(status: os.stat_result) -> str:
     return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
-def one_line(error: BaseException, path: str) -> str:
-    """An error about a path, in one line that does not begin with it."""
+def one_line(error: BaseException | str, path: str) -> str:
+    """An error or a note about a path, in one line that does not begin with it."""
     text = " ".join(str(error).split())
     for begin in (path, os.path.basename(path)):
         text = text.removeprefix(f"{begin}: ")

@@ -15,6 +15,7 @@ from pagecheck.survey.values import Row
 from tests.support.command import pagecheck, start
 from tests.support.file_systems import mounted
 from tests.support.needs import needs_library
+from tests.support.snapshots import make_snapshot
 from tests.survey.files import memory
 
 OUT = {JOURNAL, CSV, PARQUET}
@@ -236,3 +237,12 @@ def test_shared_memory_is_always_checked_again(tmp_path: Path) -> None:
         for _ in range(2):
             summary = survey([at], out=tmp_path / "out", resume=True)
             assert (summary.reused, summary.rows[0].identity) == (0, None)
+
+
+@pytest.mark.parametrize("name", ["", "rows", "more/rows"])
+def test_results_are_not_put_into_a_snapshot(folder: Path, tmp_path: Path, name: str) -> None:
+    make_snapshot(tmp_path / "vm1", {"pc.ram": bytes(4096)})
+    before = sorted(os.listdir(tmp_path / "vm1"))
+    with pytest.raises(OutputError, match="is in the directory of a snapshot"):
+        survey([folder], out=tmp_path / "vm1" / name)
+    assert sorted(os.listdir(tmp_path / "vm1")) == before

@@ -23,6 +23,8 @@ class Fake:
     silent: frozenset[str] = frozenset()
     errors: dict[str, PagecheckError]
     fails_to_start = False
+    is_lost = False
+    loses: frozenset[str] = frozenset()
     made = 0
     asked = threading.Event()
     released = threading.Event()
@@ -38,6 +40,9 @@ class Fake:
         if piece.target.path in self.silent:
             self.asked.set()
             assert self.released.wait(60)
+        if piece.target.path in self.loses:
+            self.is_lost = True
+            return Found(piece, Counts(1, undecided=1), 0, 0.1)
         return Found(piece, Counts(1, normal=1), 4096, 0.1)
 
     def close(self) -> None:
@@ -95,6 +100,14 @@ def test_new_workers_are_started_once_where_they_are_lost(fake: type[Fake]) -> N
     fake.errors = {"/1": EngineError("no channel is left")}
     assert all(isinstance(each, Found) for each in run(LocalRunner(channels=1), 3))
     assert fake.made == 2
+
+
+def test_a_file_that_kills_workers_is_undecided_and_the_others_are_not(fake: type[Fake]) -> None:
+    fake.loses = frozenset({"/1"})
+    found = run(LocalRunner(channels=1), 4)
+    undecided = {each.piece.target.path for each in found if each.counts.undecided}
+    assert undecided == {"/1"}
+    assert fake.made == 3  # one for a second try, one for the next file
 
 
 def test_a_shortage_that_stays_is_the_file_s(fake: type[Fake]) -> None:
