@@ -7,7 +7,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from pagecheck.errors import OutputError
+from pagecheck.errors import OutputError, UsageError
+from pagecheck.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,11 +37,14 @@ def new_file(path: str | None) -> Iterator[Callable[[str], None]]:
         What writes the whole text, and gives the file its name.
 
     Raises:
+        UsageError: there is no name.
         OutputError: the file exists, or cannot be written.
     """
     if path is None:
         yield lambda _text: None
         return
+    if not path:
+        raise UsageError("an empty text is not the name of a file")
     from pagecheck.report.publish import Draft, sync
 
     folder, name = os.path.split(path)
@@ -48,8 +52,7 @@ def new_file(path: str | None) -> Iterator[Callable[[str], None]]:
         with _refusals(path):
             fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
-            if not name or os.path.lexists(path):
-                raise FileExistsError
+            _require_free(fd, name)
             draft = stack.enter_context(Draft(fd))
 
         def write(text: str) -> None:
@@ -61,11 +64,20 @@ def new_file(path: str | None) -> Iterator[Callable[[str], None]]:
         yield write
 
 
+def _require_free(folder: int, name: str) -> None:
+    """An error where no new file can have that name."""
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(name or ".", dir_fd=folder, follow_symlinks=False)
+        raise FileExistsError
+
+
 @contextlib.contextmanager
 def _refusals(path: str) -> Iterator[None]:
     try:
         yield
     except FileExistsError as error:
-        raise OutputError(f"{path}: exists; give a new name, nothing is replaced") from error
+        raise OutputError(
+            f"{printable(path)}: exists; give a new name, nothing is replaced"
+        ) from error
     except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror}") from error
+        raise OutputError(f"{printable(path)}: cannot write: {error.strerror}") from error

@@ -178,8 +178,33 @@ def test_a_page_for_a_browser(folder: Path, tmp_path: Path) -> None:
         (str(folder / "b"), 2),
     ]
     assert [row["picture"] for row in rows] == ["iccc", "fi"]
-    assert_fails(pagecheck("survey", "--html", page, folder), 2, f"{page}: exists")
-    assert_fails(pagecheck("survey", "--html", tmp_path / "no" / "x", folder), 2, "cannot write")
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("there", "there: exists; give a new name, nothing is replaced"),
+        ("there/x", "cannot write: Not a directory"),
+        ("dangling", "dangling: exists"),
+        ("pipe", "pipe: exists"),
+        ("", "an empty text is not the name of a file"),
+        ("no/x", "cannot write: No such file or directory"),
+        ("x" * 300, "cannot write: File name too long"),
+        ("no\x1b[1m/x", "no\\x1b[1m/x: cannot write"),
+    ],
+)
+def test_where_no_page_can_be_nothing_is_checked(
+    folder: Path, tmp_path: Path, name: str, word: str
+) -> None:
+    (tmp_path / "there").write_text("mine")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    out = tmp_path / "out"
+    done = pagecheck("survey", "--out", out, "--html", name, folder, cwd=tmp_path)
+    assert_fails(done, 2, word)
+    assert done.stdout == ""
+    assert not out.exists()
+    assert (tmp_path / "there").read_text() == "mine"
 
 
 def test_pictures_are_kept_for_a_survey_that_is_resumed(folder: Path, tmp_path: Path) -> None:
