@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 GENERATOR: Final = "pagecheck picture"  # the page's <meta name="generator">
 SPANS_SHOWN: Final = 500
 _FOLDER: Final = Path(__file__).parent
+_SCRIPTS: Final = ("page_runs.js", "page_places.js", "page_words.js", "page.js")
 
 
 def html(memory: Memory, *, layout: LayoutName = "hilbert", dark: bool | None = None) -> str:
@@ -41,7 +42,8 @@ def html(memory: Memory, *, layout: LayoutName = "hilbert", dark: bool | None = 
     """
     runs = packed(memory)
     style = (_FOLDER / "page.css").read_text("ascii").replace("/*STATES*/", _colours(memory.states))
-    script = (_FOLDER / "page.js").read_text("ascii")
+    scripts = [(_FOLDER / name).read_text("ascii") for name in _SCRIPTS]
+    script = '"use strict";\n' + "".join(scripts)
     parts = {
         "THEME": "" if dark is None else f' data-theme="{"dark" if dark else "light"}"',
         "POLICY": (
