@@ -5,6 +5,7 @@ A strip can be added up from pieces of the memory that were checked apart, in ot
 
 from __future__ import annotations
 
+from pagecheck.native import _native
 from pagecheck.picture.states import STATES
 
 TYPE_CHECKING = False  # type checkers take it for true; a service loads this beside its requests
@@ -103,6 +104,8 @@ def ones(words: memoryview | None, first: int, end: int) -> int:
     """Bits that are set among those from `first` to `end`; 0 without a bitmap."""
     if words is None:
         return 0
+    if first % 64 == 0:
+        return _native.bits_count(words.cast("B")[first // 8 :], end - first)
     part = words.cast("B")[first // 8 : -(-end // 8)]
     mask = (1 << (end - first)) - 1
     return (int.from_bytes(part, "little") >> (first % 8) & mask).bit_count()

@@ -88,7 +88,8 @@ class Check:
             )
             memory.seal(read_only=True)
             if not self.selects:
-                service.scanned(self.client, report)
+                found = (report.blocks, report.bytes_checked, report.seconds)
+                service.scanned(self.client, report.source, report.answer, *found)
             service.counters.add("checks")
             service.counters.add("holes", report.total.hole)
             fd, memory.fd = memory.fd, -1

@@ -36,6 +36,7 @@ from pagecheck.sources import Found, Opened
 
 if TYPE_CHECKING:
     from pagecheck.model import Pause
+    from pagecheck.report.report import BlockReport
     from pagecheck.service.answers import Answers
     from pagecheck.service.resources import ClientResources, HeldBlock
     from pagecheck.service.rights import Admission, Rights
@@ -151,6 +152,8 @@ class Saves:
                 **copy.members,
             }
             self._count(report)
+            pause = 0.0 if report.pause is None else report.pause.seconds
+            service.scanned(self._resources.client, vm.text, "saved", *copy.found, pause)
             return members, copy.release()
 
     def _workers(self, opened: Opened) -> Coordinator:
@@ -219,6 +222,12 @@ class _Copy(Taking):
         self._memory = [answers.allocate(client, "pagecheck-zero", sum(sizes))]
         self.blocks: list[dict[str, Any]] = []
         self.members: dict[str, Any] = {}
+
+    @property
+    def found(self) -> tuple[list[BlockReport], int]:
+        """What was found in each block, and the bytes that were read for it."""
+        results = self._copying.results
+        return [each.report for each in results], sum(each.bytes_checked for each in results)
 
     def _create_files(self, _stack: contextlib.ExitStack) -> list[tuple[str, int]]:
         return [(f"file {number}", fd) for number, fd in enumerate(self._fds)]

@@ -21,11 +21,11 @@ from pagecheck.shm.layout import statistic, statistic_array
 from pagecheck.shortage import no_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pagecheck.coordinator import Block, Coordinator
     from pagecheck.coordinator.settings import Settings
-    from pagecheck.report.report import Report
+    from pagecheck.report.report import BlockReport
     from pagecheck.service.limits import Limits
     from pagecheck.service.page.recent import Recent
 
@@ -116,16 +116,28 @@ class Service:
         self.ending.set()
         self._supervisor.join(CLOSE_S)
 
-    def scanned(self, client: object, report: Report) -> None:
+    def scanned(
+        self,
+        client: object,
+        source: str,
+        answer: str,
+        blocks: Sequence[BlockReport],
+        checked: int,
+        seconds: float,
+    ) -> None:
         """Keeps a scan of whole blocks for the page, if there is one.
 
         Args:
             client: as of `ClientResources.client`.
+            source: what was scanned, as the client named it.
+            answer: as of a report; `saved`: for a save.
+            blocks: what was found; only looked at here.
+            checked: bytes that were read.
         """
         if self.recent is not None:
             clients = self.clients.all()
             number = next((each.number for each in clients if each.resources.client is client), 0)
-            self.recent.add(number, report)
+            self.recent.add(number, source, answer, blocks, checked, seconds)
 
     def describe(self, *, everyone: bool) -> dict[str, Any]:
         """What `query-stats` answers.

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from pagecheck import Client
 from tests.service.test_metrics import Scraped, address_of
 from tests.service.web import OPTIONS, Web
 from tests.support.api_vmm import api_vmm
 from tests.support.command import assert_fails, pagecheck
 from tests.support.known_ram import KnownRam
 from tests.support.raw_client import RawClient
-from tests.support.service import ServiceProcess, StartService
+from tests.support.service import ServiceProcess, StartService, services
 from tests.support.waiting import wait_for
 
 CLIENT = "client 2"  # the first one saw whether it greets
@@ -29,6 +30,18 @@ HOSTILE = "<script>alert('&\"')</script>"
 def shown(start_service: StartService) -> ServiceProcess:
     """A service with a page on a free port."""
     return start_service(*OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """The page of a service that scanned once; for tests that change nothing."""
+    ram = KnownRam(64)
+    with services(tmp_path_factory.mktemp("s")) as start:
+        service = start(*OPTIONS)
+        with attached(service, ram) as client:
+            client.result("check", {"block": 0})
+            yield Web(service)
+    ram.close()
 
 
 @contextlib.contextmanager
@@ -70,6 +83,17 @@ def test_a_scan_is_shown_with_its_picture(shown: ServiceProcess, known_ram: Know
     answer, body = web.ask(f"/{image['src']}")
     assert answer.getheader("Content-Type") == "image/png"
     assert body.startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_save_is_shown_too(shown: ServiceProcess, short_folder: Path) -> None:
+    web = Web(shown)
+    with api_vmm("fc", short_folder / "api", shared=True) as vmm, Client(shown.path) as client:
+        saved = client.save(vmm.source, short_folder / "saved", disks="none")
+    (row,) = wait_for(lambda: web.rows("scans"), "the save")
+    assert row["Answer"] == "saved"
+    counts = saved.blocks[0].counts
+    assert row["Pages"] == f"{counts.pages:,}"
+    assert row["Normal"] == percent(counts.normal, counts.pages)
 
 
 def test_what_is_there_is_shown(shown: ServiceProcess, known_ram: KnownRam) -> None:
@@ -195,21 +219,18 @@ def test_names_are_shown_where_they_were_asked_for(
     assert text.count("<script") == 1  # our own
 
 
-def test_the_page_keeps_to_its_own_policy(shown: ServiceProcess, known_ram: KnownRam) -> None:
+def test_the_page_keeps_to_its_own_policy(scanned: Web) -> None:
     """No inline script or style, nothing from elsewhere: a browser would refuse it."""
-    web = Web(shown)
-    with attached(shown, known_ram) as client:
-        client.result("check", {"block": 0})
-    page = wait_for(lambda: web.rows("scans") and web.html(), "a scan on the page")
+    page = scanned.html()
     for tag, attributes in page.elements:
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
         for link in (attributes.get("src"), attributes.get("href")):
             if link and link != "data:,":
                 assert ":" not in link
                 assert not link.startswith("/")
-                assert web.ask(f"/{link}")[0].status == 200
+                assert scanned.ask(f"/{link}")[0].status == 200
         assert tag not in ("style", "form", "iframe", "object", "base")
-    script = web.ask("/page.js")[1].decode()
+    script = scanned.ask("/page.js")[1].decode()
     for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval", "http:"):
         assert word not in script
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -218,24 +239,20 @@ def test_the_page_keeps_to_its_own_policy(shown: ServiceProcess, known_ram: Know
         assert named in ids
 
 
-def test_a_name_that_leads_here_is_refused(shown: ServiceProcess) -> None:
+def test_a_name_that_leads_here_is_refused(scanned: Web) -> None:
     """DNS rebinding: a browser sends the attacker's name as Host."""
-    web = Web(shown)
     for path in ("/", "/data.json", "/page.js", "/page.css", "/picture/1.png"):
-        answer, body = web.ask(path, Host="attacker.example:9754")
+        answer, body = scanned.ask(path, Host="attacker.example:9754")
         assert answer.status == 403
         assert b"localhost" in body
-        assert web.ask(path, Host="localhost:1")[0].status == (404 if "picture" in path else 200)
+        assert scanned.ask(path, Host="localhost:1")[0].status == 200
 
 
-def test_what_is_not_there(shown: ServiceProcess, known_ram: KnownRam) -> None:
-    web = Web(shown)
-    with attached(shown, known_ram) as client:
-        client.result("check", {"block": 0})
+def test_what_is_not_there(scanned: Web) -> None:
     pictures = ("x.png", "1.svg", "", "%31.png", "9" * 5000 + ".png", "-1.png", "2.png", "1/1.png")
-    assert web.ask("/picture/1.png")[0].status == 200
+    assert scanned.ask("/picture/1.png")[0].status == 200
     for path in (*(f"/picture/{each}" for each in pictures), "/page.py", "/metrics", "/index.html"):
-        assert web.ask(path)[0].status == 404
+        assert scanned.ask(path)[0].status == 404
 
 
 def test_the_last_scans_are_few_and_count_as_memory(

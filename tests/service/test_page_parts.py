@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pagecheck.coordinator.states import queue_now
 from pagecheck.model import Counts, RamBlock
 from pagecheck.native import _native
-from pagecheck.report.report import BlockReport, Report
+from pagecheck.report.report import BlockReport
 from pagecheck.service.now import Channel, Hold, queues
 from pagecheck.service.page import recent as recent_
 from pagecheck.service.page import tables, texts
@@ -196,18 +196,18 @@ def test_queues_by_their_state() -> None:
     assert (fine.cells[1], fine.mood) == ("up", "")
 
 
-def report(pages: int, source: str = "ram") -> Report:
+def scanned(kept: Recent, pages: int = 100, source: str = "ram") -> None:
     bits = memoryview(bytes(-(-pages // 64) * 8))
     block = BlockReport(
         RamBlock("ram", pages * 4096, 4096), Counts(pages=pages, undecided=pages), bits, bits
     )
-    return Report(source, "live", "cpu", None, 1, 4096, 0.5, 0.0, pages * 4096, (block, block))
+    kept.add(1, source, "live", (block, block), pages * 4096, 0.5)
 
 
 def test_scans_that_follow_each_other_fast_are_not_all_kept(moved_clock: MovedClock) -> None:
     kept = Recent()
     for _ in range(5):
-        kept.add(1, report(100))
+        scanned(kept)
         moved_clock.sleep_s(0.06)
     assert [each.number for each in kept.all()] == [3, 2, 1]
     (scan, *_) = kept.all()
@@ -219,7 +219,7 @@ def test_scans_that_follow_each_other_fast_are_not_all_kept(moved_clock: MovedCl
 def test_what_is_kept_has_a_bound(moved_clock: MovedClock) -> None:
     kept = Recent()
     for _ in range(100):
-        kept.add(1, report(100, "x" * 100_000))
+        scanned(kept, source="x" * 100_000)
         moved_clock.sleep_s(1)
     assert len(kept.all()) == recent_.SCANS
     size = sum(len(each.picture or b"") + 4 * len(each.source) for each in kept.all())
@@ -232,7 +232,7 @@ def test_a_failure_of_a_picture_is_not_the_scans(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(recent_, "small_png", fail)
     kept = Recent()
-    kept.add(1, report(100))
+    scanned(kept)
     (scan,) = kept.all()
     assert scan.picture is None
     row = tables._scan(scan, names=False)

@@ -1,4 +1,4 @@
-"""The last scans that clients asked for, with a small picture of each, for the page.
+"""The last scans of whole blocks, with a small picture of each, for the page.
 
 Danger: a client may scan without end, and what is kept of it is memory of the service's. Decision:
 a picture is made after its scan, from bitmaps that are there, at most ten a second; a few are kept,
@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pagecheck import clock
+from pagecheck.model import Counts
 from pagecheck.picture.small import small_png
 from pagecheck.picture.strip import Strip
 from pagecheck.service.page.texts import name
@@ -22,8 +23,7 @@ from pagecheck.service.page.texts import name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pagecheck.model import Counts
-    from pagecheck.report.report import BlockReport, Report
+    from pagecheck.report.report import BlockReport
 
 SCANS: Final = 16
 PICTURE_BYTES: Final = 4096
@@ -42,7 +42,7 @@ class Scan(NamedTuple):
         number: counts up; its picture is asked for by it.
         at: when it ended, in seconds since 1970.
         source: what was scanned, as the client named it.
-        answer: of a report.
+        answer: of a report; `saved`: for a save.
         picture: a PNG; None where it could not be made.
     """
 
@@ -75,12 +75,20 @@ class Recent:
         """The picture of one of them."""
         return next((each.picture for each in self.all() if each.number == number), None)
 
-    def add(self, client: int, report: Report) -> None:
+    def add(
+        self,
+        client: int,
+        source: str,
+        answer: str,
+        blocks: Sequence[BlockReport],
+        checked: int,
+        seconds: float,
+    ) -> None:
         """Keeps a scan, unless the last one was less than `PERIOD_S` ago.
 
         Args:
             client: the number of the client that asked.
-            report: what was found; only looked at here.
+            source, answer, blocks, checked: as of `Service.scanned`.
         """
         with self._lock:
             if clock.now_s() < self._next_s:
@@ -88,17 +96,9 @@ class Recent:
             self._next_s = clock.now_s() + PERIOD_S
             self._number += 1
             number = self._number
-        scan = Scan(
-            number,
-            time.time(),
-            client,
-            name(report.source),
-            report.answer,
-            report.total,
-            report.bytes_checked,
-            report.seconds,
-            _picture(report.blocks),
-        )
+        counts = Counts.sum(each.counts for each in blocks)
+        what = (name(source), answer, counts, checked, seconds, _picture(blocks))
+        scan = Scan(number, time.time(), client, *what)
         with self._lock:
             self._scans.append(scan)
 

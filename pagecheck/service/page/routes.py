@@ -19,7 +19,7 @@ from pagecheck.service.http import Page, Request, Routes
 from pagecheck.service.page.html import members, page
 from pagecheck.service.page.rates import Rates
 from pagecheck.service.page.recent import KEPT_BYTES, Recent
-from pagecheck.service.page.tables import Shown, shown
+from pagecheck.service.page.tables import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +53,8 @@ def page_routes(service: Service, host: str, *, names: bool) -> Routes:
         return None if found is None else Page("image/png", found)
 
     routes: dict[str, Callable[[Request], Page | None]] = {
-        "/": lambda _request: Page(HTML, page(look()).encode()),
-        "/data.json": lambda _request: Page("application/json", _json(look())),
+        "/": lambda _request: Page(HTML, look.html()),
+        "/data.json": lambda _request: Page("application/json", look.json()),
         "/page.css": lambda _request: Page("text/css; charset=utf-8", css),
         "/page.js": lambda _request: Page("text/javascript; charset=utf-8", js),
         "/picture/": picture,
@@ -71,17 +71,25 @@ class _Look:
         self._names = names
         self._rates = Rates()
         self._until = 0.0
-        self._shown: Shown | None = None
+        self._html = self._json = b""
 
-    def __call__(self) -> Shown:
-        if self._shown is None or clock.now_s() >= self._until:
-            self._shown = shown(self._service, self._recent, self._rates, names=self._names)
-            self._until = clock.now_s() + FRESH_S
-        return self._shown
+    def html(self) -> bytes:
+        """The page."""
+        self._refresh()
+        return self._html
 
+    def json(self) -> bytes:
+        """What its script asks for."""
+        self._refresh()
+        return self._json
 
-def _json(look: Shown) -> bytes:
-    return json.dumps(members(look), separators=(",", ":")).encode()
+    def _refresh(self) -> None:
+        if clock.now_s() < self._until:
+            return
+        now = shown(self._service, self._recent, self._rates, names=self._names)
+        self._html = page(now).encode()
+        self._json = json.dumps(members(now), separators=(",", ":")).encode()
+        self._until = clock.now_s() + FRESH_S
 
 
 def for_host(
@@ -97,7 +105,8 @@ def for_host(
         hosts = request.values("host")
         if len(hosts) == 1 and is_ours(hosts[0], host):
             return route(request)
-        said = f"Open it by its address, such as http://{host}:PORT/, or by localhost.\n"
+        by = f"[{host}]" if ":" in host else host
+        said = f"Open it by its address, such as http://{by}:PORT/, or by localhost.\n"
         return Page(TEXT, said.encode(), "403 Forbidden")
 
     return answer

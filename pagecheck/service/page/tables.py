@@ -288,7 +288,7 @@ def _scans(recent: Recent, *, names: bool) -> Table:
     return Table(
         "scans",
         "Last scans",
-        "Of whole blocks, by command; each picture is the memory from its first page to its last.",
+        "Of whole blocks; each picture is the memory from its first page to its last.",
         (
             *("Scan", "Ended (UTC)", "By", *(["Source"] if names else []), "Answer", "Picture"),
             *("#Pages", "#Zero", "#of which holes", "#Normal", "#Undecided", "#Took", "#Checked"),
