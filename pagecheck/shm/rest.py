@@ -113,7 +113,7 @@ class Rest:
             return "its descriptor is shared with others, so that the kernel cannot be queried"
         if source.is_shared_memory and os.fstat(source.fd).st_nlink == 0:
             return _NAMELESS  # the first descriptor of a memfd does not count as a writer
-        why = _why_written(source.fd)
+        why = why_written(source.fd)
         if why is not None:
             return why
         if source.is_shared_memory:
@@ -126,12 +126,12 @@ class Rest:
             self._watch = _native.watch_open(self._source.fd)
         except OSError as error:
             return f"it cannot be watched for writers: {error.strerror}"
-        return _why_written(self._source.fd)
+        return why_written(self._source.fd)
 
     def _why_not(self, after: _State) -> str | None:
         if after != self._before:
             return "it changed during the scan"
-        why = _why_written(self._source.fd)
+        why = why_written(self._source.fd)
         if why is not None:
             return why
         if self._watch >= 0:
@@ -162,7 +162,7 @@ def _await_tick(fd: int) -> None:
         clock.sleep_s(0.002)
 
 
-def _why_written(fd: int) -> str | None:
+def why_written(fd: int) -> str | None:
     """None if, by the kernel, no process has the file open for writing.
 
     A read lease is taken and released at once; should a writer come in between, the kernel notifies

@@ -243,11 +243,10 @@ class _Work:
             != digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
         )
         page = self._snapshot.page_bytes
-        bounds = (
-            (first * CHUNK_BYTES, min((last + 1) * CHUNK_BYTES, block.size))
+        ranges = (
+            (first * CHUNK_BYTES // page, (min((last + 1) * CHUNK_BYTES, block.size) - 1) // page)
             for first, last in merged(wrong)
         )
-        ranges = ((begin // page, (end - 1) // page) for begin, end in bounds)
         raise SnapshotError(
             f"{self._folder.path_of(block.file)}: block {printable(block.name)} is damaged, or of "
             f"another snapshot: {_named(ranges)} of {block.size // page} are not as they were saved"

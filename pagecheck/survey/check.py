@@ -17,22 +17,26 @@ from pagecheck.errors import (
 )
 from pagecheck.plan import make_block
 from pagecheck.shm.ram import open_source
-from pagecheck.shm.rest import EVIDENT
+from pagecheck.shm.rest import EVIDENT, why_written
 from pagecheck.shortage import is_limit
 from pagecheck.survey import saved
 from pagecheck.survey.strips import strip_of
 from pagecheck.survey.urls import is_url
-from pagecheck.survey.values import Failed, Found, Options, identity_of, one_line
+from pagecheck.survey.values import Failed, Found, Options, identity_of, one_line, was_cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pagecheck.coordinator.block import Block
-    from pagecheck.coordinator.scan import ScanResult
     from pagecheck.picture.strip import Strip
     from pagecheck.report.report import BlockReport
+    from pagecheck.shm.ram import RamSource
+    from pagecheck.survey.small import SmallFiles
     from pagecheck.survey.stores import Objects
     from pagecheck.survey.values import Piece, Target
+
+SMALL_BYTES: Final = 2 << 20  # the largest usual page
+SMALL_FIRST: Final = 32
 
 _DEFAULTS: Final = Options()
 _OF_THE_FILE: Final = (SourceError, SnapshotError, StorageStalled)
@@ -58,6 +62,8 @@ class Checker:
         self.options = options
         self._closed = threading.Event()
         self._free_s = 0.0
+        self._small: SmallFiles | None = None
+        self._small_seen = 0
         self._objects: Objects | None = None
         self.coordinator = Coordinator(
             channels,
@@ -105,14 +111,17 @@ class Checker:
 
     def _check_file(self, piece: Piece, moved: Callable[[], None] | None) -> Found:
         started = clock.now_s()
-        block = self._attach(piece)
+        source = self._open(piece)
+        if self._is_small(piece) and (found := self._check_small(piece, source, started)):
+            return found
+        block = self._attach(piece, source)
         try:
             result = self.coordinator.scan_block(
                 block,
                 max_rate=self.options.max_rate,
                 progress=None if moved is None else _where_it_goes_on(moved),
             )
-            settled = _is_settled(block, piece.target, result)
+            settled = _is_settled(source, piece.target, result.why_live)
         finally:
             self.coordinator.detach(block)
         if self._closed.is_set():  # what was not looked at is undecided, and means nothing
@@ -127,12 +136,41 @@ class Checker:
             strip=self._strip(piece, result.report),
         )
 
+    def _is_small(self, piece: Piece) -> bool:
+        """Whether it is one of many small files; a few are not worth numpy's start."""
+        whole = piece.length == piece.target.size <= SMALL_BYTES
+        if not whole or self.options.pictures or self.coordinator.engine != "cpu":
+            return False
+        self._small_seen += 1
+        return self._small_seen > SMALL_FIRST
+
+    def _check_small(self, piece: Piece, source: RamSource, started: float) -> Found | None:
+        """As `_check_file`; None: it cannot be read, and a scan says which pages."""
+        target = piece.target
+        try:
+            if self._small is None:
+                from pagecheck.survey.small import SmallFiles
+
+                self._small = SmallFiles(self.coordinator, self.options.page_size, SMALL_BYTES)
+            trust = self.options.holes == "trust"
+            counts, why = self._small.check(source, target.size, trust_holes=trust)
+            settled = _is_settled(source, target, why_written(source.fd))
+        except OSError:
+            return None
+        except BaseException:
+            source.close()
+            raise
+        note = next((one_line(each, target.path) for each in (*source.notes, *why)), None)
+        source.close()
+        read = (counts.pages - counts.hole) * self.options.page_size
+        return Found(piece, counts, read, clock.now_s() - started, settled=settled, note=note)
+
     def _strip(self, piece: Piece, report: BlockReport) -> Strip | None:
         if not self.options.pictures:
             return None
         return strip_of(report, piece.target.size, piece.start)
 
-    def _attach(self, piece: Piece) -> Block:
+    def _open(self, piece: Piece) -> RamSource:
         target, page_size = piece.target, self.options.page_size
         source = open_source(target.path, self.options.format)
         try:
@@ -140,15 +178,18 @@ class Checker:
             if status.st_ino != int(target.identity.partition(":")[0]):
                 raise SourceError(f"{target.path}: was replaced by another file meanwhile")
             if status.st_size < piece.start + piece.length:
-                raise SourceError(f"{target.path}: was cut to {status.st_size} bytes meanwhile")
+                raise was_cut(target.path, status.st_size)
             make_block(source.name, target.size, page_size)  # all of it is whole pages
         except BaseException:
             source.close()
             raise
+        return source
+
+    def _attach(self, piece: Piece, source: RamSource) -> Block:
         # One pass: for the CPU, reading costs less than mapping; a device reads what is mapped.
         return self.coordinator.attach(
             source,
-            page_size=page_size,
+            page_size=self.options.page_size,
             offset=piece.start,
             length=piece.length,
             holes=self.options.holes,
@@ -195,13 +236,13 @@ def attempt(
         return Failed(piece, one_line(SourceError(error.strerror or str(error)), path))
 
 
-def _is_settled(block: Block, target: Target, result: ScanResult) -> bool:
+def _is_settled(source: RamSource, target: Target, why_live: str | None) -> bool:
     """Whether nobody wrote to the file meanwhile, and whoever writes to it changes its times: a
     store to shared memory does not."""
-    if block.file.is_shared_memory:
+    if source.is_shared_memory:
         return False
-    same = identity_of(os.fstat(block.source.fd)) == target.identity
-    return same and result.why_live not in EVIDENT
+    same = identity_of(os.fstat(source.fd)) == target.identity
+    return same and why_live not in EVIDENT
 
 
 def _where_it_goes_on(moved: Callable[[], None]) -> Callable[[int, int], None]:

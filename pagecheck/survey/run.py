@@ -83,7 +83,7 @@ def run_survey(
         progress: called several times a second; what it raises ends the survey.
     """
     started = clock.now_s()
-    if isinstance(paths, str | bytes) or not paths:
+    if isinstance(paths, str | bytes | os.PathLike) or not paths:
         raise UsageError("paths: give a list of at least one file, folder or URL")
     check_page_size(runner.options.page_size)
     require_rate(runner.options.max_rate)

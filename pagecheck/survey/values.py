@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pagecheck.coordinator.settings import Engine
+from pagecheck.errors import SourceError
 from pagecheck.model import Counts, Format, Holes
 from pagecheck.survey.strips import picture_of
 
@@ -185,6 +186,11 @@ def why_stalled(stall: float, kind: str | None = None) -> str:
     """
     of_kind = f" ({kind})" if kind else ""
     return f"its file system{of_kind} did not answer for {stall:g} s"
+
+
+def was_cut(path: str, size: int) -> SourceError:
+    """To be raised where a file is shorter than it was found."""
+    return SourceError(f"{path}: was cut to {size} bytes meanwhile")
 
 
 def row_of(target: Target, found: Iterable[Found]) -> Row:

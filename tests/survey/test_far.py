@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from pagecheck.survey.find import find
 from pagecheck.survey.values import Row
-from tests.support.command import pagecheck, tagged_processes
+from tests.support.command import pagecheck, start, tagged_processes
 from tests.support.file_systems import mounted
 from tests.support.stalling_fs import FILE_BYTES, stalling_fs
 from tests.support.waiting import wait_for
@@ -43,6 +44,17 @@ def test_a_file_that_comes_is_checked(near: Path, tmp_path: Path) -> None:
             assert (done.returncode, done.stderr) == (0, "")
             row = rows(done)[fs.path]
             assert (row["pages"], row["zero"]) == (FILE_BYTES // PAGE, FILE_BYTES // PAGE)
+
+
+def test_an_interrupt_ends_it_soon(near: Path, tmp_path: Path) -> None:
+    with stalling_fs(frozenset({"READ"})) as fs:
+        running = start("survey", "--out", tmp_path / "out", near, fs.path)
+        fs.await_word("READ", 30)
+        running.send_signal(signal.SIGINT)
+        printed, said = running.communicate(timeout=10)
+        assert (running.returncode, said) == (130, "pagecheck: interrupted\n")
+        assert str(near) in printed
+    wait_for(lambda: not tagged_processes(), "the end of what was left")
 
 
 def test_mounts_in_a_folder_are_left_to_others_or_out(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_a_folder_without_files_is_no_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "options"),
-    [([], {}), ("a", {}), (["a"], {"page_size": 5000}), (["a"], {"max_rate": 0})],
+    [([], {}), ("a", {}), (Path("a"), {}), (["a"], {"page_size": 5000}), (["a"], {"max_rate": 0})],
 )
 def test_what_makes_no_sense_is_refused(given: list[str], options: dict[str, int]) -> None:
     with pytest.raises(UsageError):

@@ -207,34 +207,6 @@ def test_a_page_that_is_wrongly_marked_as_zero(snap: Path) -> None:
         verify(snap)
 
 
-@pytest.mark.parametrize("page_bytes", [PAGE, 2 * MIB])
-@pytest.mark.parametrize(
-    "at", [0, PAGE - 1, PAGE, MIB - 1, MIB, MIB + PAGE, 2 * MIB, 3 * MIB - 1, 4 * MIB - 1]
-)
-def test_one_byte_of_a_page_that_is_marked_as_zero(
-    tmp_path: Path, page_bytes: int, at: int
-) -> None:
-    """Also where its page, or that of the byte before or after it, is in two chunks."""
-    ram = bytearray(4 * MIB)
-    ram[at] = 1
-    snap = tmp_path / "snap"
-    make_snapshot(snap, {"ram": bytes(ram)}, page_bytes=page_bytes)
-    pages = len(ram) // page_bytes
-    marked = bytes([0xFF] * (pages // 8) + [(1 << pages % 8) - 1] * (pages % 8 > 0))
-    path = snap / "ram.zero"
-    path.write_bytes(marked.ljust(path.stat().st_size, b"\0"))
-
-    def all_zero(snapshot: manifest.Snapshot) -> manifest.Snapshot:
-        (block,) = snapshot.blocks
-        bitmap = entry(path.name, path.read_bytes())
-        return snapshot._replace(blocks=(block._replace(zero=pages, normal=0, bitmap=bitmap),))
-
-    reseal(snap, all_zero)
-    page = at // page_bytes
-    with pytest.raises(SnapshotError, match=rf"pages {page} to {page} of block ram are marked as"):
-        verify(snap)
-
-
 def test_a_zero_page_that_is_not_marked(snap: Path) -> None:
     """What a save could not decide is stored, whatever it is."""
     rebuilt_bitmap(snap, lambda bits: bits.put(np.flatnonzero(bits)[0], 0), count=True)

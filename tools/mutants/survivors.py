@@ -32,21 +32,6 @@ SURVIVORS: Final[dict[str, str]] = {
     "pagecheck/shm/extents.py: by_map: before, logical, flags = at, end, 0: 0 -> 1": (
         "without an extent the end is reached, whatever the flags"
     ),
-    "pagecheck/snapshot/verify.py: _require_same: ranges = ((begin // page, (end - 1) // page) for begin, end : 1 -> 2": (
-        "ends are multiples of 4096: the last byte and the one before it are of the same page"
-    ),
-    "pagecheck/snapshot/verify.py: look: while page * self._page_bytes < end and page < self._pages:: page * self._page_bytes < end and page < self._pages -> ((page * self._page_bytes < end) or (page < self._pages))": (
-        "pages past the chunk or the block have no bytes in it: only more work"
-    ),
-    "pagecheck/snapshot/verify.py: look: while page * self._page_bytes < end and page < self._pages:: page * self._page_bytes < end -> (page * self._page_bytes <= end)": (
-        "a page that begins where the chunk ends has no bytes in it: only more work"
-    ),
-    "pagecheck/snapshot/verify.py: look: while page * self._page_bytes < end and page < self._pages:: page < self._pages -> (page <= self._pages)": (
-        "the page after the last one begins where the last chunk ends"
-    ),
-    "pagecheck/snapshot/verify.py: look: if not chunk.startswith(self._zeros[: stop - begin], begin):: stop - begin -> (stop + begin)": (
-        "what comes after the zero pages is looked at too, and then noted only where they are wrong"
-    ),
     "pagecheck/snapshot/ram_files.py: _not_marked: last = (end * zero.page_bytes - 1) // "
     "CHUNK_BYTES: 1 -> 2": "pages end at multiples of 4096",
     "pagecheck/snapshot/ram_files.py: _not_marked: chunk = last + 1: last + 1 -> (last - 1)": (
