@@ -101,5 +101,5 @@ def is_glob(url: str) -> bool:
 
 def without_secrets(text: str) -> str:
     """A library's text on one line, without what looks like a part of a credential."""
-    text = _QUERY.sub("?...", _USER.sub("", text))
-    return printable(_SIGNED.sub(r"\1...", text).strip(), 300)
+    text = _QUERY.sub("?...", _USER.sub("", " ".join(text.split())))
+    return printable(_SIGNED.sub(r"\1...", text), 300)

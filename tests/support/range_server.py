@@ -29,6 +29,7 @@ class RangeServer:
         dates: it gives Last-Modified.
         extra: headers that it adds.
         user: "name:password" that it wants.
+        silent: how many requests from now on get no answer.
         seen: the requests that came, as (method, path with query, headers).
     """
 
@@ -38,8 +39,10 @@ class RangeServer:
         self.tags = "strong"
         self.dates = True
         self.extra: dict[str, str] = {}
+        self.silent = 0
         self.user: str | None = None
         self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self._over = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,6 +62,10 @@ class RangeServer:
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         self.seen.append((handler.command, handler.path, dict(handler.headers)))
+        if self.silent:
+            self.silent -= 1
+            self._over.wait(60)
+            return None
         path = urlsplit(handler.path).path
         if self.user is not None and not self._knows(handler.headers.get("Authorization", "")):
             return self._answer(handler, 401, b"", {})
@@ -106,6 +113,7 @@ class RangeServer:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self._over.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

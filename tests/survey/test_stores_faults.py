@@ -7,9 +7,9 @@ import pytest
 
 from pagecheck import Coordinator
 from pagecheck.errors import PagecheckError, SourceError
-from pagecheck.survey.stores import Objects, targets
+from pagecheck.survey.stores import Objects, reading, s3, targets
+from pagecheck.survey.stores.opening import forget_stores
 from pagecheck.survey.stores.part import Part
-from pagecheck.survey.stores.s3 import S3
 from pagecheck.survey.values import Target
 from tests.support.breaking_proxy import (
     Fault,
@@ -72,6 +72,52 @@ def test_what_broke_off_goes_on_where_it_was(
     goes_on = [each for each in bucket.proxy.ranges if int(each[6:].split("-")[0]) % (128 << 10)]
     assert len(goes_on) == 1
     assert (int(goes_on[0][6:].split("-")[0]) - 100_000) % (128 << 10) == 0
+
+
+def test_a_store_that_is_silent_is_asked_again(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, coordinator: Coordinator
+) -> None:
+    monkeypatch.setattr(s3, "QUIET_S", 0.3)
+    forget_stores()
+    over = threading.Event()
+    try:
+        (target,) = targets(bucket.put("ram", RAM))
+        bucket.proxy.faults = [lambda _client, _answer: over.wait(60)] * 3
+        checked(Objects(coordinator, SMALL, patience=QUICK), target, RAM)
+        bucket.proxy.always = lambda _client, _answer: over.wait(60)
+        with pytest.raises(SourceError, match="did not come: no answer in time"):
+            Objects(coordinator, SMALL, patience=SHORT).check(whole(target))
+    finally:
+        over.set()
+        forget_stores()
+
+
+def test_what_comes_too_slowly_ends_at_last_and_its_slot_is_not_used_meanwhile(
+    bucket: Bucket, target: Target, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that waits for longer than it was told."""
+    over, at = threading.Event(), threading.Event()
+
+    def late(_self: Any, part: Part, _seconds: float) -> None:
+        at.set()
+        over.wait(60)
+        part.take(bytes(part.left))  # zeros, long after anybody wanted them
+
+    patience = QUICK._replace(whole_s=0.01)
+    monkeypatch.setattr(reading, "SLACK_S", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.S3, "fetch", late)
+        with pytest.raises(SourceError, match="a part did not come within"):
+            Objects(coordinator, SMALL, patience=patience).check(whole(target))
+    assert at.is_set()
+    with pytest.raises(SourceError, match="for room"):
+        Objects(coordinator, SMALL, patience=patience).check(whole(target))
+    objects = Objects(coordinator, SMALL, patience=QUICK)
+    others = threading.Timer(0.2, over.set)  # all slots are taken until then
+    others.start()
+    monkeypatch.setattr(reading, "SLACK_S", 30.0)
+    checked(objects, target, RAM)
+    others.join()
 
 
 LASTING = {
@@ -139,7 +185,7 @@ def test_a_slot_has_no_zero_page_before_its_bytes_come(
     def nothing(_self: Any, part: Part, _seconds: float) -> None:
         part.got = len(part.view)
 
-    monkeypatch.setattr(S3, "fetch", nothing)
+    monkeypatch.setattr(s3.S3, "fetch", nothing)
     assert objects.check(whole(target)).counts.zero == 0
 
 

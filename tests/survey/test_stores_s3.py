@@ -51,6 +51,9 @@ def test_an_object_a_prefix_a_bucket_and_a_pattern(bucket: Bucket) -> None:
         "s3://snapshots/vm/2.ram",
     ]
     assert paths("s3://snapshots/vm*") == [*below, "s3://snapshots/vm2/4.ram"]
+    literally = bucket.put("odd/[12]", bytes(PAGE))
+    bucket.put("odd/1", bytes(PAGE))
+    assert paths(literally) == [literally]
     assert paths("s3://snapshots/**/3.ram") == ["s3://snapshots/vm/deep/3.ram"]
 
 
@@ -294,6 +297,14 @@ def test_the_command_surveys_a_bucket_and_resumes_by_etags(bucket: Bucket, tmp_p
     rows = {each["path"]: each for each in map(json.loads, done.stdout.splitlines())}
     assert rows["s3://snapshots/vm/b"]["zero"] == 300
     assert len(bucket.proxy.ranges) == 10  # b's parts only
+
+
+@pytest.mark.parametrize("size", ["4K", "1000T"])
+def test_a_bound_that_cannot_be_is_an_invalid_request(bucket: Bucket, size: str) -> None:
+    bucket.put("ram", bytes(PAGE))
+    done = pagecheck("survey", "--in-flight", size, "s3://snapshots/ram")
+    assert done.returncode == 2
+    assert "pagecheck: in flight" in done.stderr
 
 
 def test_a_file_url_is_the_file(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Web servers, of which no two are alike, and stores that prove nothing by themselves."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +10,11 @@ import pytest
 from pagecheck import Coordinator
 from pagecheck.errors import SourceError
 from pagecheck.survey.stores import Objects, targets
+from pagecheck.survey.stores import web as web_store
 from pagecheck.survey.values import Row, Target
+from tests.support.command import pagecheck
 from tests.support.needs import needs_library
-from tests.support.objects import PAGE, SHORT, SMALL, checked, mixed_ram, whole
+from tests.support.objects import PAGE, QUICK, SHORT, SMALL, checked, mixed_ram, whole
 from tests.support.range_server import RangeServer
 
 RAM = mixed_ram(100)
@@ -83,6 +87,38 @@ def test_a_password_and_a_signature_are_used_and_not_shown(
         objects.check(whole(target))
     assert "SECRET" not in str(caught.value)
     assert "SECRET" not in error_of(url)
+
+
+def test_neither_rows_nor_logs_nor_the_journal_have_a_secret(
+    web: RangeServer, tmp_path: Path
+) -> None:
+    web.files["/a/ram"], web.user = RAM, "me:SECRET"
+    urls = [
+        f"http://me:SECRET@{web.host}/a/ram?X-Amz-Signature=SECRET",
+        f"{web.url}/a/ram?a=SECRET",
+    ]
+    urls += [f"http://me:SECRET@{web.host}/a/", f"http://me:SECRET@{web.host}/none?a=SECRET"]
+    out = tmp_path / "out"
+    done = pagecheck("survey", "-v", "--json", "--out", out, *urls)
+    rows = {each["path"]: each["error"] for each in map(json.loads, done.stdout.splitlines())}
+    assert rows[f"{web.url}/a/ram"] is None
+    assert sorted(error[:23] for error in rows.values() if error) == [
+        "is not there (404: Not ",
+        "the store answered 401:",
+    ]
+    files = b"".join(each.read_bytes() for each in out.iterdir())
+    assert b"SECRET" not in files + done.stdout.encode() + done.stderr.encode()
+
+
+def test_a_web_server_that_is_silent_is_asked_again(
+    web: RangeServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_store, "QUIET_S", 0.3)
+    web.files["/ram"] = RAM
+    (target,) = targets(f"{web.url}/ram")
+    web.silent = 3
+    checked(Objects(coordinator, SMALL, patience=QUICK), target, RAM)
+    assert web.silent == 0
 
 
 def test_what_does_not_serve_ranges_says_so(web: RangeServer, objects: Objects) -> None:

@@ -68,4 +68,4 @@ def test_texts_of_libraries_lose_their_secrets(text: str) -> None:
 
 def test_texts_of_libraries_stay_readable_and_on_one_line() -> None:
     text = without_secrets("Connect call failed ('127.0.0.1', 1)\nagain?")
-    assert text == "Connect call failed ('127.0.0.1', 1)\\nagain?"
+    assert text == "Connect call failed ('127.0.0.1', 1) again?"

@@ -48,12 +48,16 @@ class Buffer:
             page_size: that parts are multiples of.
 
         Raises:
-            UsageError: it is too small.
+            UsageError: it is too small, or more than half of the host's memory.
             ResourceError: there is no memory for it.
         """
         least = max(IN_FLIGHT_MIN, 2 * page_size)
         if in_flight < least:
             raise UsageError(f"in flight {in_flight}: must be at least {least} bytes")
+        # The kernel would give all it has, and end other processes.
+        most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        if in_flight > most:
+            raise UsageError(f"in flight {in_flight}: must be at most {most}, half of the memory")
         part = min(PART_MAX_BYTES, in_flight // PARTS) // page_size * page_size
         self.part_bytes = max(part, page_size)
         self.slots = in_flight // self.part_bytes

@@ -6,6 +6,7 @@ manifest says.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -59,7 +60,7 @@ class _Listing:
         """
         name = self.store.name_of(self.url)
         if is_glob(self.url):
-            found = self._matches(name)
+            found = self._literally(name) or self._matches(name)
         elif self.store.scheme in WEB and not name.partition("?")[0].endswith("/"):
             found = {name: self._info(name)}
         elif not name.endswith("/") and (info := self._info(name))["type"] == "file":
@@ -69,6 +70,14 @@ class _Listing:
         if not found:
             raise SourceError(f"{shown(self.url)}: there is no object")
         return found
+
+    def _literally(self, name: str) -> dict[str, Info]:
+        """The object whose very name looks like a pattern, if there is one."""
+        with contextlib.suppress(SourceError):
+            info = self._info(name)
+            if info["type"] == "file" and self.store.scheme not in WEB:
+                return {name: info}
+        return {}
 
     def _info(self, name: str) -> Info:
         return ask(shown(self.url), lambda: self.store.info(name), self.patience)

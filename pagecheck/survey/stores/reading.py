@@ -93,7 +93,7 @@ class Reading:
             if self._parts and clock.now_s() < self._next_s:
                 return
             self._pause()
-            slot = self._buffer.take(len(self._parts), self._is_closed)
+            slot = self._slot()
             if slot is None:
                 return
             size = min(self._buffer.part_bytes, self._end - self._at)
@@ -109,6 +109,28 @@ class Reading:
             self._at += size
             if self._rate is not None:
                 self._next_s = max(self._next_s, clock.now_s()) + size / self._rate
+
+    def _slot(self) -> int | None:
+        """A slot; None where to go on with those that there are.
+
+        Raises:
+            SourceError: others have had all of them for too long.
+            UsageError: we were closed.
+        """
+        until_s = clock.now_s() + self._patience.whole_s + SLACK_S
+
+        def is_over() -> bool:
+            return self._is_closed() or clock.now_s() > until_s
+
+        slot = self._buffer.take(len(self._parts), is_over)
+        if slot is None and not self._parts:
+            if self._is_closed():
+                raise stopped()
+            raise SourceError(
+                f"{self._piece.target.path}: waited {self._patience.whole_s:.0f} s for room: "
+                "requests for other objects do not end"
+            )
+        return slot
 
     def _pause(self) -> None:
         while not self._is_closed() and (left := self._next_s - clock.now_s()) > 0:

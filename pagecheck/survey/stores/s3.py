@@ -54,10 +54,6 @@ class S3(Store):
         """As `Store.name_of`."""
         return url[len(scheme_of(url)) + 3 :]  # a key may end with a slash
 
-    def url_of(self, name: str) -> str:
-        """As `Store.url_of`."""
-        return f"s3://{name}"
-
     def fetch(self, part: Part, seconds: float) -> None:
         """As `Store.fetch`."""
         until_s = clock.now_s() + seconds

@@ -54,7 +54,7 @@ class Store:
 
     def url_of(self, name: str) -> str:
         """The URL of what the library calls so."""
-        return str(self.fs.unstrip_protocol(name))
+        return f"{self.scheme}://{name}"
 
     def fetch(self, part: Part, seconds: float) -> None:
         """One request for what is left of a part; what arrives is counted there.

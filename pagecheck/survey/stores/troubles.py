@@ -143,4 +143,6 @@ def _unanswered(error: BaseException, chain: list[BaseException]) -> Trouble:
     connection = any(isinstance(each, ConnectionError | EOFError) for each in chain)
     if connection or names & _PASSING_CLASSES or numbers & _PASSING_ERRNO:
         return Trouble(f"the connection failed ({said})", passing=True)
+    if not isinstance(error, OSError) and "BotoCoreError" not in names:
+        said = f"{type(error).__name__}: {said}"  # such as a KeyError, which would say little
     return Trouble(said, passing=False)
