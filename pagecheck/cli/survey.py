@@ -17,6 +17,7 @@ from pagecheck.cli.streams import log_to_stderr, require_reader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from pagecheck.survey.run import Summary
     from pagecheck.survey.values import Options, Row
     from pagecheck.survey.work import Progress, Runner
 
@@ -93,6 +94,13 @@ _OPTIONS: Final = (
         "change since, are not checked again.",
     ),
     click.Option(
+        ["--since"],
+        type=str,
+        metavar="DIR",
+        help="Say which files grew since the survey that wrote DIR by --out: below the table, and "
+        "as a column of --html.",
+    ),
+    click.Option(
         ["--html"],
         type=str,
         metavar="FILE",
@@ -128,6 +136,7 @@ def survey(
     *,
     out: str | None,
     resume: bool,
+    since: str | None,
     html: str | None,
     as_json: bool,
     quiet: bool,
@@ -151,6 +160,7 @@ def survey(
       pagecheck survey --out /var/tmp/survey /snapshots
       pagecheck survey --out /var/tmp/survey --resume /snapshots
       pagecheck survey --html survey.html /snapshots
+      pagecheck survey --since /var/tmp/monday --out /var/tmp/tuesday /snapshots
       AWS_PROFILE=backup pagecheck survey s3://bucket/snapshots
     """
     from pagecheck.survey.run import run_survey
@@ -158,6 +168,7 @@ def survey(
     log_to_stderr(verbose=verbose)
     if not quiet or as_json:
         require_reader()
+    before = None if since is None else _read_rows(since)
     workers, options = _options(given, pictures=html is not None)
     rows: list[Row] = []
 
@@ -179,18 +190,32 @@ def survey(
             if rows and html is not None:
                 from pagecheck.survey.report import page_of_some
 
-                write_page(page_of_some(rows, runner.name))
+                write_page(page_of_some(rows, runner.name, before))
             raise
-        if not as_json and not quiet:
-            from pagecheck.cli import survey_table
+        try:
+            if not as_json and not quiet:
+                _print(summary, since, before)
+        finally:  # also where nobody reads the table
+            if html is not None:
+                from pagecheck.survey.report import page
 
-            print(survey_table.table(summary.rows, summary.total))
-            print(survey_table.sentences(summary))
-        if html is not None:
-            from pagecheck.survey.report import page
-
-            write_page(page(summary))
+                write_page(page(summary, before))
     return 1 if summary.failed or summary.total.undecided else 0
+
+
+def _read_rows(folder: str) -> dict[str, Row]:
+    from pagecheck.survey.journal import read_rows
+
+    return read_rows(folder)
+
+
+def _print(summary: Summary, since: str | None, before: dict[str, Row] | None) -> None:
+    from pagecheck.cli import survey_table
+
+    print(survey_table.table(summary.rows, summary.total))
+    print(survey_table.sentences(summary))
+    if since is not None and before is not None:
+        print(survey_table.changes(since, before, summary.rows))
 
 
 def _options(given: dict[str, Any], *, pictures: bool) -> tuple[dict[str, Any], Options]:

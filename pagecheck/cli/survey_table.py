@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING
 
 from pagecheck.cli.present import columns, size_text
 from pagecheck.printable import printable, printable_lines
+from pagecheck.survey.since import Changes
 from pagecheck.survey.tables import rate, save_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Final
 
     from pagecheck.survey.run import Summary
     from pagecheck.survey.values import Row
     from pagecheck.survey.work import Progress
 
+GREW_MOST: Final = 10  # files that are listed
 _HEAD = ("file", "size", "allocated", "pages", "zero", "of which holes", "normal", "undecided")
 _MORE = ("zero share", "a save", "time", "GB/s")
 
@@ -75,6 +78,28 @@ def sentences(summary: Summary) -> str:
     if total.undecided:
         lines.append(f"note: {total.undecided:,} pages are undecided, and count as normal")
     return "\n".join(lines)
+
+
+def changes(since: str, before: Mapping[str, Row], rows: Sequence[Row]) -> str:
+    """What changed since an earlier survey, and the files that grew most.
+
+    Args:
+        since: the folder of the earlier survey.
+        before: its rows, by path.
+    """
+    found = Changes.between(before, rows)
+    told = (
+        f"{_files(len(found.grown))} grew by {_sum(found.grown)} in all, "
+        f"{len(found.shrunk):,} shrank by {_sum(found.shrunk)}; "
+        f"new: {len(found.new):,}, gone: {len(found.gone):,}"
+    )
+    lines = [f"since the survey in {since}, by what a save would weigh: {told}"]
+    lines += [f"  +{size_text(growth)}  {path}" for path, growth in found.grown[:GREW_MOST]]
+    return "\n".join(map(printable, lines))
+
+
+def _sum(grown: Sequence[tuple[str, int]]) -> str:
+    return size_text(abs(sum(growth for _path, growth in grown)))
 
 
 def _files(count: int) -> str:

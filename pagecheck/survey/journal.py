@@ -266,6 +266,30 @@ class Journal:
         self.close()
 
 
+def read_rows(folder: str) -> dict[str, Row]:
+    """The rows that a survey has kept in its folder, by path; nothing is written there.
+
+    Raises:
+        UsageError: it has no survey.
+    """
+    place = os.path.join(folder, JOURNAL)
+    found: dict[str, Row] = {}
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as lines:
+            head = _loaded(lines.readline()) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+            if head is None or head.get(_MAGIC) != VERSION:
+                raise UsageError(f"{printable(place)}: is not the journal of a survey")
+            for line in lines:
+                loaded = _loaded(line)
+                row = None if loaded is None else _row(loaded)
+                if row is not None:
+                    found[row.path] = row
+    except OSError as error:
+        raise UsageError(f"{printable(place)}: cannot be read: {error.strerror}") from error
+    return found
+
+
 def _made_with(options: Options) -> dict[str, Any]:
     """The options that what is answered depends on."""
     return {

@@ -1,7 +1,7 @@
 "use strict";
 (() => {
 const at = (id) => document.getElementById(id);
-const { states, looks, steps, fields, rows: written } = JSON.parse(at("data").textContent);
+const { states, looks, steps, fields, compared, rows: written } = JSON.parse(at("data").textContent);
 const rows = written.map((values) => Object.fromEntries(fields.map((name, i) => [name, values[i]])));
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -17,6 +17,7 @@ function size(bytes) {
   return `${bytes.toFixed(Number.isInteger(bytes) ? 0 : 1)} ${UNITS[unit]}`;
 }
 const count = (value) => grouped.format(value);
+const signed = (bytes) => `${bytes > 0 ? "+" : bytes < 0 ? "\u2212" : ""}${size(Math.abs(bytes))}`;
 const percent = (value) => `${(value * 100).toFixed(1)} %`;
 const seconds = (value) => `${value.toFixed(value < 10 ? 3 : 1)} s`;
 const rate = (value) => (value < 1e8 ? `${(value / 1e6).toFixed(1)} MB/s` : `${(value / 1e9).toFixed(2)} GB/s`);
@@ -45,6 +46,7 @@ const COLUMNS = [
   { field: "undecided", head: "Undecided", show: count },
   { field: "share", head: "Zero share", show: percent },
   { field: "save", head: "A save would weigh", show: size },
+  ...(compared ? [{ field: "grown", head: "Grew by", show: signed }] : []),
   { field: "seconds", head: "Time", show: seconds },
   { field: "rate", head: "Rate", show: rate },
 ];
@@ -100,7 +102,7 @@ function picture(row) {
 function cell(row, field, show) {
   const value = row[field];
   const made = element("td", {}, value === null ? none : show(value));
-  if (value !== null && show === size) made.title = `${count(value)} bytes`;
+  if (value !== null && (show === size || show === signed)) made.title = `${count(value)} bytes`;
   if (field === "undecided" && value) made.className = "some";
   return made;
 }

@@ -20,35 +20,46 @@ from pagecheck._version import __version__
 from pagecheck.picture.palette import STEPS
 from pagecheck.picture.states import PAGES
 from pagecheck.printable import printable
+from pagecheck.survey.since import growth
 from pagecheck.survey.strips import LOOKS
 from pagecheck.survey.tables import save_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pagecheck.survey.run import Summary
     from pagecheck.survey.values import Row
 
 FIELDS: Final = (
     *("path", "bytes", "allocated", "pages", "zero", "hole", "normal", "undecided"),
-    *("save", "seconds", "checked", "error", "note", "picture"),
+    *("save", "seconds", "checked", "error", "note", "picture", "grown"),
 )
 _NOT_IN_ROWS: Final = ("unchanged",)
 
 
-def page(summary: Summary) -> str:
-    """The page of a survey."""
+def page(summary: Summary, before: Mapping[str, Row] | None = None) -> str:
+    """The page of a survey.
+
+    Args:
+        before: rows of an earlier survey, by path; None: nothing is compared.
+    """
     reused = f", {summary.reused:,} rows from an earlier survey" if summary.reused else ""
-    return _html(summary.rows, f"with {summary.runner}, in {summary.seconds:,.1f} s{reused}")
+    how = f"with {summary.runner}, in {summary.seconds:,.1f} s{reused}"
+    return _html(summary.rows, how, before=before)
 
 
-def page_of_some(rows: Sequence[Row], runner: str) -> str:
-    """The page of a survey that was interrupted."""
+def page_of_some(rows: Sequence[Row], runner: str, before: Mapping[str, Row] | None = None) -> str:
+    """The page of a survey that was interrupted; its arguments are as of `page`."""
     notice = f"The survey was interrupted: these {len(rows):,} files are not all."
-    return _html(rows, f"with {runner}", notice)
+    return _html(rows, f"with {runner}", notice, before)
 
 
-def _html(rows: Iterable[Row], how: str, notice: str = "") -> str:
+def _html(
+    rows: Iterable[Row],
+    how: str,
+    notice: str = "",
+    before: Mapping[str, Row] | None = None,
+) -> str:
     style, script = _part("report.css") + _colours(), _part("report.js")
     made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     made = f"{made}, by pagecheck {__version__} {how}"
@@ -67,7 +78,8 @@ def _html(rows: Iterable[Row], how: str, notice: str = "") -> str:
                 "looks": LOOKS,
                 "steps": STEPS,
                 "fields": FIELDS,
-                "rows": [_values(row) for row in rows],
+                "compared": before is not None,
+                "rows": [[*_values(row), growth(row, before or {})] for row in rows],
             }
         ),
         script=script,

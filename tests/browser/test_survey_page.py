@@ -135,6 +135,19 @@ def test_sorts_by_every_column(visit, tmp_path: Path) -> None:
             assert names(page)[-5:] == errors  # whatever the order
 
 
+def test_what_grew_can_be_sorted(visit, tmp_path: Path) -> None:
+    rows = [row("/a", 64, 32), row("/b", 64, 10), row("/c", 64, 60), row("/new", 64, 0)]
+    before = {each.path: row(each.path, 64, 32) for each in rows[:3]}
+    path = tmp_path / "report.html"
+    path.write_text(report.page(Summary(tuple(rows), 1.0, "1 channel", 0), before))
+    page = visit(path).page
+    page.get_by_role("button", name="Grew by").press("Enter")
+    assert names(page) == ["/b", "/a", "/c", "/new"]
+    column = page.locator("#files thead th").all_text_contents().index("Grew by")
+    shown = page.locator(f"#files tbody tr > :nth-child({column + 1})").all_text_contents()
+    assert shown == ["+88 KiB", "0 B", "\u2212112 KiB", "\u2013"]
+
+
 def test_filters_by_text_and_state(visit, tmp_path: Path) -> None:
     rows = made_up(200)
     page = visit(written(tmp_path, rows)).page
