@@ -17,6 +17,7 @@ from pagecheck.picture.output import PictureFile
 from tests.picture.worlds import HOLE, NORMAL, ZERO, States, counted
 from tests.support.command import Done, assert_fails, limited, pagecheck
 from tests.support.needs import needs_library
+from tests.support.service import ServiceProcess
 from tests.support.snapshots import make_snapshot, some_ram
 
 Run = Callable[..., Done]
@@ -257,3 +258,9 @@ def test_letters_in_a_pipe(ram: Path) -> None:
     assert "\x1b" not in done.stdout
     assert "normal: " in done.stdout
     assert done.stdout.isascii()
+
+
+def test_a_service_scans(cells: Counted, service: ServiceProcess, short_folder: Path) -> None:
+    states = make_file(short_folder / "ram")
+    found = cells(short_folder / "ram", "--via", service.path)
+    assert found["total"] == counted(states, PAGES)[0]
