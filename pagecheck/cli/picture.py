@@ -40,6 +40,12 @@ _OPTIONS: Final = (
         help="Show what became zero and what became normal from A to B, in place of SOURCE.",
     ),
     click.Option(
+        ["--content"],
+        is_flag=True,
+        help="With --compare: also read the pages that are normal in both, and tell which changed. "
+        "Files and snapshots only.",
+    ),
+    click.Option(
         ["--layout"],
         type=click.Choice(["hilbert", "rows"]),
         help="hilbert: what is near in memory is near in the picture. rows: addresses grow to the "
@@ -83,6 +89,7 @@ def picture(
     *,
     output: str | None,
     compare: tuple[str, str] | None,
+    content: bool,
     layout: str | None,
     cells: int | None,
     theme: str,
@@ -113,6 +120,8 @@ def picture(
     from pagecheck.picture.output import PictureFile, form_of
 
     sources = _sources(source, compare, options)
+    if content and compare is None:
+        raise click.UsageError("--content goes with --compare")
     form = None if output is None else form_of(output)
     if in_print and form != "png":
         raise click.UsageError("--print is for a PNG: give -o NAME.png")
@@ -124,10 +133,10 @@ def picture(
         require_reader()
     log_to_stderr(verbose=verbose)
     if output is None:
-        memory = _memory(sources, options, quiet=quiet)
+        memory = _memory(sources, options, content=content, quiet=quiet)
     else:
         with PictureFile(output) as file:
-            memory = _memory(sources, options, quiet=quiet)
+            memory = _memory(sources, options, content=content, quiet=quiet)
             file.write(_drawn(memory, str(form), layout, cells, theme, in_print=in_print))
     if as_json:
         _print_json(memory, cells or JSON_CELLS)
@@ -160,24 +169,51 @@ def _sources(
     return sources
 
 
-def _memory(sources: tuple[str, ...], options: dict[str, Any], *, quiet: bool) -> Memory:
+def _memory(
+    sources: tuple[str, ...], options: dict[str, Any], *, content: bool, quiet: bool
+) -> Memory:
     from pagecheck.picture.memory import compare
     from pagecheck.picture.sources import is_directory, of_directory, of_scan
 
-    options = dict(options)
-    run = scanner(options.pop("via"), options.pop("via_uid"), options)
+    given = dict(options)
+    run = scanner(given.pop("via"), given.pop("via_uid"), given)
 
     def memory(source: str) -> Memory:
         if is_directory(source):
             return of_directory(source)
         return with_progress(
-            lambda progress: of_scan(source, run, {**options, "progress": progress}),
+            lambda progress: of_scan(source, run, {**given, "progress": progress}),
             "scanning",
             quiet=quiet,
         )
 
     found = [memory(each) for each in sources]
-    return found[0] if len(found) == 1 else compare(*found)
+    if len(found) == 1:
+        return found[0]
+    changes = compare(*found)
+    return _with_content(sources, found, changes, options, quiet=quiet) if content else changes
+
+
+def _with_content(
+    sources: tuple[str, ...],
+    found: list[Memory],
+    changes: Memory,
+    options: dict[str, Any],
+    *,
+    quiet: bool,
+) -> Memory:
+    from pagecheck.picture.content import Contents, with_content
+
+    start, rate = options["offset"], options["max_rate"]
+    (one, other), (before, after) = sources, found
+    with Contents(one, before, start) as old, Contents(other, after, start) as new:
+        return with_progress(
+            lambda progress: with_content(
+                (before, old), (after, new), changes, max_rate=rate, progress=progress
+            ),
+            "comparing",
+            quiet=quiet,
+        )
 
 
 def _cells(memory: Memory, most: int) -> Cells:

@@ -197,7 +197,7 @@ def compare(before: Memory, after: Memory) -> Memory:
             f"{printable(before.title)} has pages of {before.page_size} bytes, "
             f"{printable(after.title)} of {after.page_size}: they cannot be compared"
         )
-    pairs = _pairs(before, after)
+    pairs = pairs_of(before, after)
     blocks = tuple(_changes(one, other) for one, other in pairs)
     pieces = [_addresses(before, one) or _addresses(after, other) for one, other in pairs]
     return Memory(
@@ -210,7 +210,12 @@ def compare(before: Memory, after: Memory) -> Memory:
     )
 
 
-def _pairs(before: Memory, after: Memory) -> list[tuple[Block | None, Block | None]]:
+def pairs_of(before: Memory, after: Memory) -> list[tuple[Block | None, Block | None]]:
+    """The blocks of two memories that are the same block; None where one has none.
+
+    Raises:
+        UsageError: they have no block in common.
+    """
     if len(before.blocks) == len(after.blocks) == 1:
         return [(before.blocks[0], after.blocks[0])]
     old, new = ({each.name: each for each in m.blocks} for m in (before, after))

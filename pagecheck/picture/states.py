@@ -124,4 +124,20 @@ CHANGES: Final = (
     ),
 )
 
+# The same where what both have was compared.
+CONTENT: Final = (
+    CHANGES[0],
+    State("same", "normal, the same in both", LOUD, _one("#a3a39b"), _one("#767670"), "=", "tint"),
+    State(
+        "changed",
+        "normal in both, changed",
+        CHANGED,
+        _one("#9911ee"),
+        _one("#9911ee"),
+        "*",
+        "lines",
+    ),
+    *CHANGES[2:],
+)
+
 STATES: Final = tuple(each.name for each in PAGES)

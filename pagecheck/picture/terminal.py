@@ -44,6 +44,8 @@ NAMED: Final = {
     "unchanged": "white",
     "zero_in_both": "black",
     "normal_in_both": "white",
+    "same": "white",
+    "changed": "red",
     "became_normal": "yellow",
     "became_zero": "blue",
     "in_one_only": "green",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pagecheck.picture.states import CHANGES
+from pagecheck.picture.states import CHANGED
 from pagecheck.printable import printable
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def scale(cells: Cells, layout: Layout) -> str:
 
 def rule(memory: Memory, *, in_print: bool = False) -> str:
     """How a cell with pages of several states looks."""
-    what = "changed" if memory.states is CHANGES else "is not zero"
+    what = "changed" if any(each.tier == CHANGED for each in memory.states) else "is not zero"
     if in_print:
         return (
             f"A cell shows what {what} in it, however few pages that is; a black bar is as high as "

@@ -14,7 +14,7 @@ from pagecheck.picture.drawing import labels_of, png
 from pagecheck.picture.layout import LAYOUTS, laid_out
 from pagecheck.picture.memory import Memory, of_report
 from pagecheck.picture.palette import cell_colour, look
-from pagecheck.picture.states import CHANGES, PAGES
+from pagecheck.picture.states import CHANGES, CONTENT, PAGES
 from tests.picture.worlds import NORMAL, PAGE, ZERO, block_of, report_of, runs_of_states
 from tests.support.needs import needs_library
 
@@ -86,7 +86,7 @@ def test_in_print_each_cell_is_a_pattern(name: Any) -> None:
 
 
 def test_patterns_differ_and_one_page_in_print_is_seen() -> None:
-    for states in (PAGES, CHANGES):
+    for states in (PAGES, CHANGES, CONTENT):
         tiles = [raster.tile(each.pattern).tobytes() for each in states]
         assert len(set(tiles)) == len(states)
     states = np.zeros(1 << 16, np.uint8)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from pagecheck.picture.palette import STEPS, look
-from pagecheck.picture.states import CHANGES, PAGES, State
+from pagecheck.picture.states import CHANGES, CONTENT, PAGES, State
 
 # What a person without one kind of cone sees, of linear RGB.
 # Source: Machado, Oliveira, Fernandes: A Physiologically-based Model for Simulation of Color
@@ -71,7 +71,7 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("eye", EYES)
 @pytest.mark.parametrize("ground", ["light", "dark"])
-@pytest.mark.parametrize("states", [PAGES, CHANGES], ids=["pages", "changes"])
+@pytest.mark.parametrize("states", [PAGES, CHANGES, CONTENT], ids=["pages", "changes", "content"])
 def test_every_eye_can_tell_the_states_apart(
     states: tuple[State, ...], ground: str, eye: str
 ) -> None:
@@ -86,7 +86,7 @@ def test_every_eye_can_tell_the_states_apart(
 
 
 @pytest.mark.parametrize(("ground", "paper"), [("light", "#ffffff"), ("dark", "#14181c")])
-@pytest.mark.parametrize("states", [PAGES, CHANGES], ids=["pages", "changes"])
+@pytest.mark.parametrize("states", [PAGES, CHANGES, CONTENT], ids=["pages", "changes", "content"])
 def test_what_is_loud_differs_from_the_ground_and_what_is_quiet(
     states: tuple[State, ...], ground: str, paper: str
 ) -> None:
@@ -100,7 +100,7 @@ def test_what_is_loud_differs_from_the_ground_and_what_is_quiet(
 
 
 def test_letters_and_names_are_all_different() -> None:
-    for states in (PAGES, CHANGES):
+    for states in (PAGES, CHANGES, CONTENT):
         for member in ("name", "words", "letter"):
             assert len({getattr(each, member) for each in states}) == len(states)
 

@@ -13,7 +13,7 @@ from pagecheck.picture.cells import cells_of
 from pagecheck.picture.layout import rows
 from pagecheck.picture.memory import Memory, of_report
 from pagecheck.picture.palette import cell_colour
-from pagecheck.picture.states import CHANGES, PAGES
+from pagecheck.picture.states import CHANGES, CONTENT, PAGES
 from pagecheck.picture.terminal import HALF, Screen, screen_of, show
 from tests.picture.worlds import block_of, report_of, runs_of_states
 
@@ -83,7 +83,7 @@ class _Console:
         return style if isinstance(style, Style) else Style.parse(style)
 
 
-@pytest.mark.parametrize("states", [PAGES, CHANGES], ids=["pages", "changes"])
+@pytest.mark.parametrize("states", [PAGES, CHANGES, CONTENT], ids=["pages", "changes", "content"])
 @pytest.mark.parametrize("dark", [True, False])
 def test_states_differ_with_few_colours(states: tuple, dark: bool) -> None:
     assert len({terminal.NAMED[each.name] for each in states}) == len(states)

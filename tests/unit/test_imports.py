@@ -51,7 +51,7 @@ MAY_IMPORT = {
         *("coordinator", "snapshot", "vmm", "hw", "shm", "native", "report", "shortage"),
         "_version",
     },
-    "picture": {"child", "native", "printable", "report", "shortage", "snapshot"},
+    "picture": {"child", "native", "printable", "report", "shm", "shortage", "snapshot"},
     "survey": {
         *("aside", "oneshot", "coordinator", "snapshot", "vmm", "shm", "native", "plan"),
         *("report", "sources", "formats", "picture", "child", "printable", "shortage", "_version"),
