@@ -120,6 +120,7 @@ def picture(
     from pagecheck.picture.output import PictureFile, form_of
 
     sources = _sources(source, compare, options)
+    directories = _directories(sources)
     if content and compare is None:
         raise click.UsageError("--content goes with --compare")
     form = None if output is None else form_of(output)
@@ -133,10 +134,10 @@ def picture(
         require_reader()
     log_to_stderr(verbose=verbose)
     if output is None:
-        memory = _memory(sources, options, content=content, quiet=quiet)
+        memory = _memory(sources, directories, options, content=content, quiet=quiet)
     else:
         with PictureFile(output) as file:
-            memory = _memory(sources, options, content=content, quiet=quiet)
+            memory = _memory(sources, directories, options, content=content, quiet=quiet)
             file.write(_drawn(memory, str(form), layout, cells, theme, in_print=in_print))
     if as_json:
         _print_json(memory, cells or JSON_CELLS)
@@ -151,35 +152,49 @@ def _sources(
     source: str | None, compare: tuple[str, str] | None, options: dict[str, Any]
 ) -> tuple[str, ...]:
     """What is shown: one source, or two that are compared."""
-    from pagecheck.picture.sources import is_directory
-
     if (source is None) == (compare is None):
         raise click.UsageError("give a SOURCE, or two with --compare")
     if compare is not None and options["kind"] == "diff":
         raise click.UsageError(
             "--kind diff does not go with --compare: a diff has only the pages that changed"
         )
-    sources = compare or (source or "",)
-    if all(map(is_directory, sources)):
+    return compare or (source or "",)
+
+
+def _directories(sources: tuple[str, ...]) -> set[str]:
+    """Which of the sources are directories.
+
+    Raises:
+        UsageError: all are, and an option is for a scan.
+    """
+    from pagecheck.picture.sources import is_directory
+
+    directories = {each for each in sources if is_directory(each)}
+    if directories.issuperset(sources):
         for option in _SCAN:
             if not is_default(option.name or ""):
                 raise click.UsageError(
                     f"{option.opts[0]} is for a scan, and a directory is not scanned; drop it"
                 )
-    return sources
+    return directories
 
 
 def _memory(
-    sources: tuple[str, ...], options: dict[str, Any], *, content: bool, quiet: bool
+    sources: tuple[str, ...],
+    directories: set[str],
+    options: dict[str, Any],
+    *,
+    content: bool,
+    quiet: bool,
 ) -> Memory:
     from pagecheck.picture.memory import compare
-    from pagecheck.picture.sources import is_directory, of_directory, of_scan
+    from pagecheck.picture.sources import of_directory, of_scan
 
     given = dict(options)
     run = scanner(given.pop("via"), given.pop("via_uid"), given)
 
     def memory(source: str) -> Memory:
-        if is_directory(source):
+        if source in directories:
             return of_directory(source)
         return with_progress(
             lambda progress: of_scan(source, run, {**given, "progress": progress}),

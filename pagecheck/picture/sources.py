@@ -8,9 +8,11 @@ checksums, and counted anew from the bitmaps.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -22,6 +24,7 @@ from pagecheck.printable import printable
 from pagecheck.report.bitmap_files import KINDS
 from pagecheck.report.ledger import REPORT, REPORT_BYTES_MAX, entry_of, listed, read_regular
 from pagecheck.report.report import BlockReport, Report
+from pagecheck.shm.mounts import may_stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from pagecheck.report.ledger import Files
     from pagecheck.snapshot.values import Snapshot
 
+ANSWER_S: Final = 2.0
 REGIONS_MAX: Final = 4096  # a machine has some ten; a manifest may have any number
 _HINT: Final = "a hint: the RAM may have changed meanwhile"
 
@@ -38,9 +42,31 @@ def is_directory(source: str) -> bool:
     if is_vm_source(source) or source.startswith(("fd:", "shm:")):
         return False
     try:
-        return stat.S_ISDIR(os.stat(source).st_mode)
+        return stat.S_ISDIR(_stat(source).st_mode)
     except (OSError, ValueError):
         return False  # whoever opens it says why it cannot be opened
+
+
+def _stat(source: str) -> os.stat_result:
+    """The status of what a path leads to.
+
+    Raises:
+        OSError: there is nothing, or its file system does not answer; a scan has a way to wait.
+    """
+    if may_stall(source) is None:
+        return os.stat(source)
+    found: list[os.stat_result] = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError):
+            found.append(os.stat(source))
+
+    asking = threading.Thread(target=ask, name="pagecheck-stat", daemon=True)
+    asking.start()
+    asking.join(ANSWER_S)
+    if not found:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), source)
+    return found[0]
 
 
 def of_directory(path: str) -> Memory:
@@ -149,9 +175,20 @@ def _block(
     )
     if zero is None or normal is None:
         raise ValueError
+    _require_consistent(block.pages, zero, normal, unchanged or memoryview(b""))
     counts = Counts(**{name: int(members[name]) for name in Counts._fields})
     regions = tuple(Region(**each) for each in members["regions"])
     return BlockReport(block, counts, zero, normal, unchanged, regions=regions)
+
+
+def _require_consistent(pages: int, *bitmaps: memoryview) -> None:
+    """Raises ValueError where a page is in two bitmaps, or past the block."""
+    seen = 0
+    for words in bitmaps:
+        bits = int.from_bytes(words, "little")
+        if bits & seen or bits >> pages:
+            raise ValueError
+        seen |= bits
 
 
 def _words(folder: int, path: str, block: str, kind: str, size: int, files: Files) -> memoryview:

@@ -126,7 +126,7 @@ def _fitted(
         side = 1
         while 2 * side <= screen.columns and 2 * side <= lines:
             side *= 2
-        cells = cells_of(memory, most or side * side)
+        cells = cells_of(memory, min(most or side * side, side * side))
         return cells, hilbert(cells), []
     # Labels take room, and which labels there are depends on how much room there is.
     room = screen.columns

@@ -14,11 +14,14 @@ import pagecheck as api
 from pagecheck.cli.main import run_command
 from pagecheck.errors import OutputError
 from pagecheck.picture.output import PictureFile
-from tests.picture.worlds import HOLE, NORMAL, ZERO, States, counted
-from tests.support.command import Done, assert_fails, limited, pagecheck
+from pagecheck.report.bitmap_files import Output
+from tests.picture.worlds import HOLE, NORMAL, ZERO, States, block_of, counted, report_of
+from tests.support.command import Done, assert_fails, limited, pagecheck, tagged_processes
 from tests.support.needs import needs_library
 from tests.support.service import ServiceProcess
 from tests.support.snapshots import make_snapshot, some_ram
+from tests.support.stalling_fs import stalling_fs
+from tests.support.waiting import wait_for
 
 Run = Callable[..., Done]
 Counted = Callable[..., dict]
@@ -258,6 +261,28 @@ def test_letters_in_a_pipe(ram: Path) -> None:
     assert "\x1b" not in done.stdout
     assert "normal: " in done.stdout
     assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize("operation", ["GETATTR", "READ"])
+def test_a_file_system_that_does_not_answer(picture: Run, operation: str) -> None:
+    with stalling_fs(frozenset({operation})) as fs:
+        done = picture(fs.path, "--deadline", "0.5")
+        assert_fails(done, 1, fs.path, "undecided")
+    wait_for(lambda: not tagged_processes(), "the end of what was left")
+
+
+@pytest.mark.parametrize("wrong", ["overlap", "padding"])
+def test_bitmaps_that_contradict_each_other_are_refused(
+    picture: Run, tmp_path: Path, wrong: str
+) -> None:
+    """Their digests are right: whoever makes the report makes those."""
+    words = bytes([3]) + bytes(7) if wrong == "overlap" else bytes([1] + [0] * 6 + [128])
+    states = np.full(10, ZERO, np.uint8)
+    block = block_of(states)._replace(zero=memoryview(bytes([3]) + bytes(7)))
+    block = block._replace(normal=memoryview(words))
+    with Output(tmp_path / "out", ["ram"], "full", []) as output:
+        output.write(report_of(block))
+    assert_fails(picture(tmp_path / "out"), 2, "report.json", "'pagecheck scan --out'")
 
 
 def test_a_service_scans(cells: Counted, service: ServiceProcess, short_folder: Path) -> None:
