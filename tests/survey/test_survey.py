@@ -94,7 +94,7 @@ def test_a_damaged_snapshot_is_a_row_with_its_reason(tmp_path: Path, harm: str) 
     assert row.pages == 0
 
 
-def test_what_is_no_memory_is_a_row_with_its_reason(tmp_path: Path) -> None:
+def test_what_holds_no_memory_is_a_row_with_its_reason(tmp_path: Path) -> None:
     memory(tmp_path / "good", "nz")
     (tmp_path / "empty").touch()
     (tmp_path / "odd").write_bytes(b"x" * 5000)

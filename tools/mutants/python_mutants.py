@@ -81,7 +81,7 @@ PATHS: Final = (
     ),
     Deciding(
         "pagecheck/snapshot/verify.py",
-        ("_require_files", "_small", "_bitmap", "_ram", "_require_same", "look", "require"),
+        ("require_files", "_small", "_bitmap", "_ram", "_require_same", "look", "require"),
         ("tests/unit/test_snapshot_verify.py", "tests/unit/test_snapshot_new_layout.py"),
     ),
     Deciding(
