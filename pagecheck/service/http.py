@@ -1,10 +1,11 @@
 """HTTP for the metrics and the page: one thread, a few connections, and little time for each.
 
 Danger: there is no login, so anybody who reaches the address may open connections without end, send
-half a request, or read nothing. Decision: a request has two seconds and 8 KiB, eight connections
+half a request, or read nothing. Decision: a request has two seconds and 8 KiB, 64 connections
 are kept, and one more takes the place of the oldest, so that a scraper, whose request comes with
-its connection, is answered among any number of others. The time that an answer took to compute
-is slept afterwards: requests use at most half a CPU.
+its connection, is answered among any number of others. A browser opens six and sends a moment
+later: nobody makes room in the first 50 ms, others wait in the kernel meanwhile. The time that an
+answer took to compute is slept afterwards: requests use at most half a CPU.
 Danger: a browser shows what others sent as if it were ours. Decision: every answer forbids it all
 that the page does not need: scripts and styles but our own files, frames, forms, guessed types.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import resource
 import select
 import socket
 import threading
@@ -24,13 +26,16 @@ from pagecheck import clock
 from pagecheck.errors import ResourceError, UsageError
 from pagecheck.shortage import no_thread
 
-CONNECTIONS: Final = 8
+CONNECTIONS: Final = 64
+CONNECTIONS_LEAST: Final = 8
+DESCRIPTORS_SHARE: Final = 16  # of those that this process may have
 REQUEST_BYTES: Final = 8192
 REQUEST_S: Final = 2.0
+GRACE_S: Final = 0.05
 SLEEP_S: Final = 0.5
 END_S: Final = 1.0
 SHORT_S: Final = 0.1  # after a shortage of descriptors
-BACKLOG: Final = 64
+BACKLOG: Final = 128
 HEADERS: Final = (
     "Cache-Control: no-store\r\n"
     "Content-Security-Policy: default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -80,6 +85,7 @@ Routes = Mapping[str, Callable[[Request], Page | None]]
 class _Connection:
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
+        self.stays_until = clock.now_s() + GRACE_S
         self.until = clock.now_s() + REQUEST_S
         self.request = bytearray()
         self.rest = memoryview(b"")
@@ -110,6 +116,7 @@ class HttpServer:
         self._routes = routes
         self._ended = threading.Event()
         self._open: list[_Connection] = []
+        self._places = places()
         self._socket = socket.create_server(
             (host, port),
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
@@ -144,10 +151,14 @@ class HttpServer:
 
     def _step(self) -> None:
         poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
+        ends = [clock.now_s() + SLEEP_S, *(each.until for each in self._open)]
+        if len(self._open) < self._places or clock.now_s() >= self._open[0].stays_until:
+            poll.register(self._socket, select.POLLIN)
+        else:
+            ends.append(self._open[0].stays_until)
         for each in self._open:
             poll.register(each.socket, each.events)
-        left = min([SLEEP_S, *(each.until - clock.now_s() for each in self._open)])
+        left = min(ends) - clock.now_s()
         ready = {fd for fd, _events in poll.poll(max(0, int(left * 1000) + 1))}
         for each in list(self._open):
             if each.socket.fileno() in ready:
@@ -169,7 +180,7 @@ class HttpServer:
             self._ended.wait(SHORT_S)
             return
         connected.setblocking(False)
-        if len(self._open) >= CONNECTIONS:
+        if len(self._open) >= self._places:
             self._drop(self._open[0])
         self._open.append(_Connection(connected))
         self._continue(self._open[-1])
@@ -234,6 +245,14 @@ class HttpServer:
             found = empty._replace(status="500 Internal Server Error")
         self._ended.wait(clock.now_s() - started)
         return found or empty._replace(status="404 Not Found")
+
+
+def places() -> int:
+    """How many connections are kept: fewer where this process may have few descriptors."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return CONNECTIONS
+    return max(CONNECTIONS_LEAST, min(CONNECTIONS, soft // DESCRIPTORS_SHARE))
 
 
 def _headers(lines: list[str]) -> tuple[tuple[str, str], ...]:

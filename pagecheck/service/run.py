@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pagecheck.coordinator import Coordinator
 from pagecheck.errors import UsageError
 from pagecheck.service.activation import listen
-from pagecheck.service.endpoints import endpoints
 from pagecheck.service.limits import Limits
 from pagecheck.service.policy import NO_POLICY, Policy
 from pagecheck.service.server import serve
@@ -18,6 +17,8 @@ from pagecheck.service.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from pagecheck.service.endpoints import Endpoint
 
 DESCRIPTORS: Final = 16384  # 32 clients with 32 blocks and 16 direct channels each, and more
 
@@ -59,7 +60,11 @@ def run_service(where: Where, limits: Limits, **engine: Any) -> None:
     _raise_descriptor_limit()
     if engine.get("engine") == "none":
         raise UsageError("engine none: the service cannot work without an engine")
-    offered = endpoints(where.metrics, where.page, names=where.page_names)
+    offered: Sequence[Endpoint] = ()
+    if where.metrics is not None or where.page is not None:
+        from pagecheck.service.endpoints import endpoints
+
+        offered = endpoints(where.metrics, where.page, names=where.page_names)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(
             listen(where.path, where.fd, for_others=bool(where.allowed_uids or where.policy.rules))

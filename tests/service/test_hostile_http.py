@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pagecheck.service import http
-from pagecheck.service.http import CONNECTIONS, HEADERS, REQUEST_BYTES, HttpServer, Page
+from pagecheck.service.http import (
+    CONNECTIONS_LEAST,
+    HEADERS,
+    REQUEST_BYTES,
+    HttpServer,
+    Page,
+    places,
+)
 from tests.service.test_metrics import Scraped, address_of
 from tests.support.hostile import at_rest, fds, figures, greeted, threads
 from tests.support.known_ram import KnownRam
@@ -57,7 +64,7 @@ def test_half_requests_take_no_descriptor_and_no_thread(start_service, sent: byt
     ram = KnownRam(64)
     with connections(port, 400, sent):
         assert Scraped(address)("workers") == 2
-        assert fds(service.pid) <= before[0] + CONNECTIONS
+        assert fds(service.pid) <= before[0] + CONNECTIONS_LEAST
         assert threads(service.pid) <= before[1]
         with greeted(service.path) as client:
             client.result("attach", {}, [ram.fd])
@@ -155,13 +162,34 @@ def test_who_does_not_read_is_hung_up_on(server, monkeypatch: pytest.MonkeyPatch
         wait_for(lambda: not found._open, "hung up on")
 
 
+def test_places_are_a_share_of_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for soft in (100, 256, 1024, 1 << 20, resource.RLIM_INFINITY):
+        monkeypatch.setattr(resource, "getrlimit", lambda _which, soft=soft: (soft, soft))
+        found.append(places())
+    assert found == [8, 16, 64, 64, 64]
+
+
 def test_the_oldest_makes_room(server) -> None:
     found = server()
-    with connections(found.port, CONNECTIONS, HALF) as held:
+    with connections(found.port, places(), HALF) as held:
         assert ask(found, WHOLE)[0] == "200 OK"
         assert read_all(held[0]) == b""
         held[-1].sendall(b"\r\n")
         assert read_all(held[-1]).startswith(b"HTTP/1.1 200")
+
+
+def test_who_has_just_come_makes_no_room(server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser connects, and sends its request a moment later; one more waits until then."""
+    monkeypatch.setattr(http, "GRACE_S", 3600)
+    monkeypatch.setattr(http, "REQUEST_S", 3600)
+    found = server()
+    with connections(found.port, places(), b"") as held, connections(found.port, 1, WHOLE) as more:
+        wait_for(lambda: len(found._open) == places(), "every place taken")
+        for each in held:
+            each.sendall(WHOLE)
+            assert read_all(each).startswith(b"HTTP/1.1 200")
+        assert read_all(more[0]).startswith(b"HTTP/1.1 200")
 
 
 def test_no_descriptor_for_a_moment(server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,9 +105,7 @@ def for_host(
         hosts = request.values("host")
         if len(hosts) == 1 and is_ours(hosts[0], host):
             return route(request)
-        by = f"[{host}]" if ":" in host else host
-        said = f"Open it by its address, such as http://{by}:PORT/, or by localhost.\n"
-        return Page(TEXT, said.encode(), "403 Forbidden")
+        return Page(TEXT, b"Open it by its IP address, or as localhost.\n", "403 Forbidden")
 
     return answer
 
