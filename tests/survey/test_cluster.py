@@ -91,9 +91,9 @@ def test_few_batches_are_out_and_small_files_travel_together() -> None:
     assert results(workers, pieces()) == dict.fromkeys(names, "zero")
     assert workers.most_out == 2 * cluster.AHEAD
     assert len(workers.batches[0]) == 1  # so that everybody has some at once
-    assert max(map(len, workers.batches)) == 64
+    assert max(map(len, workers.batches)) == 512
     assert len(workers.batches) < 10_000 / 40
-    assert max(pulled.values()) <= 64
+    assert max(pulled.values()) <= 512
 
 
 def test_large_files_are_shared_evenly() -> None:

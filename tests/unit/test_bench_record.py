@@ -54,8 +54,9 @@ def test_what_was_measured_beside_a_row_is_not_its_name() -> None:
     assert dataclasses.replace(row, detail="17 us").name == row.name
 
 
-def test_the_page_is_current() -> None:
-    text = page.PAGE.read_text()
+@pytest.mark.parametrize("path", [page.PAGE, page.SCALE], ids=lambda path: path.name)
+def test_the_pages_are_current(path: Path) -> None:
+    text = path.read_text()
     assert page.PART.search(text), "no table of the page is generated"
     assert page.page(text) == text
 

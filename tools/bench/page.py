@@ -1,8 +1,10 @@
-"""Writes the tables of docs/performance.md: `python -m tools.bench.page`, `--check` only checks.
+"""Writes the tables of docs/performance.md: `python -m tools.bench.page`, `--check` only checks;
+`--page docs/scale.md` those of that page.
 
 A table stands between `<!-- bench: RUN SUITE -->` and `<!-- end of bench -->`, where RUN is a JSON
 file of `tools.bench` in docs/bench/; what ran it stands between `<!-- machine: RUN -->` and the
-same end, what the model of `tools.bench.scale` makes of it after `<!-- scale: RUN -->`.
+same end, what the models of `tools.bench.scale` and `tools.bench.survey_scale` make of it after
+`<!-- scale: RUN -->`, `<!-- facts: RUN -->` and `<!-- survey-scale: RUN -->`.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ import re
 import sys
 from typing import Final
 
-from tools.bench import record, scale
+from tools.bench import record, scale, survey_scale
 from tools.bench.rows import HEADINGS, cells
 from tools.generated import ROOT, write_or_check
 
 PAGE: Final = ROOT / "docs" / "performance.md"
+SCALE: Final = ROOT / "docs" / "scale.md"
 RUNS: Final = ROOT / "docs" / "bench"
 PART: Final = re.compile(
-    r"(<!-- (?P<kind>bench|machine|scale): (?P<run>[\w.-]+)(?: (?P<suite>\w+))? -->\n)"
+    r"(<!-- (?P<kind>bench|machine|scale|facts|survey-scale): (?P<run>[\w.-]+)"
+    r"(?: (?P<suite>\w+))? -->\n)"
     r".*?"
     r"(<!-- end of bench -->)",
     re.DOTALL,
@@ -50,7 +54,24 @@ def _scale(run: record.Run, _suite: str) -> str:
     return "\n".join([_line(headings), _line(("---",) * len(headings)), *map(_line, rows)])
 
 
-KINDS: Final = {"bench": _table, "machine": _machine, "scale": _scale}
+def _facts(run: record.Run, _suite: str) -> str:
+    rows = survey_scale.facts(survey_scale.Constants.of(run))
+    return "\n".join([_line(("measured", "")), _line(("---", "---")), *map(_line, rows)])
+
+
+def _survey_scale(run: record.Run, _suite: str) -> str:
+    headings, *rows = survey_scale.table(survey_scale.Constants.of(run))
+    under = ("---:",) * (len(headings) - 1) + ("---",)
+    return "\n".join([_line(headings), _line(under), *map(_line, rows)])
+
+
+KINDS: Final = {
+    "bench": _table,
+    "machine": _machine,
+    "scale": _scale,
+    "facts": _facts,
+    "survey-scale": _survey_scale,
+}
 
 
 def _part(match: re.Match[str]) -> str:

@@ -38,8 +38,12 @@ TINY: Final = 10_000
 CHANNELS: Final = 2
 TASKS: Final = 1000
 TASK_S: Final = 5e-3
+FIND_S: Final = 50e-6
 DASK: Final = "survey on a local Dask cluster of two"
-ROUNDS: Final = 4  # of the 64 files, so that the cluster's work takes a second and more
+TINY_FILE: Final = f"{DASK}, time of a file"
+BATCH: Final = "scheduling of a batch by Dask"
+FINDING: Final = "finding a file"
+ROUNDS: Final = 8  # of the 64 files, so that the work takes some seconds
 MIX: Final = "64 files of 64 MiB in tmpfs: zeros, half zero, half holes, random"
 
 
@@ -154,7 +158,7 @@ def on_a_cluster(repeats: int, folder: Path) -> Row:
     return Row.of_seconds(
         ours,
         theirs,
-        what="survey on a local Dask cluster of two",
+        what=DASK,
         case=f"{MIX}, {ROUNDS} times",
         peer="one process, two channels",
         aim=0.85,
@@ -167,7 +171,7 @@ def of_tiny_files(repeats: int, folder: Path) -> Row:
     """What a file costs beside its data."""
     ours, theirs = _compared(folder, repeats, 1)
     return Row(
-        what="survey on a local Dask cluster of two, time of a file",
+        what=TINY_FILE,
         case=f"{TINY:,} files of one page in tmpfs",
         peer="one process, two channels",
         ratio=Spread.of([t / o for o, t in zip(ours, theirs, strict=True)]),
@@ -180,11 +184,32 @@ def of_tiny_files(repeats: int, folder: Path) -> Row:
     )
 
 
+def of_finding(repeats: int, folder: Path) -> Row:
+    """What it costs to find a file, in one thread."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        _targets(folder)
+        seconds.append((time.perf_counter() - start) / TINY)
+    return Row(
+        what=FINDING,
+        case=f"{TINY:,} files in a folder in tmpfs",
+        peer="the most that is wanted",
+        ratio=Spread.of([FIND_S / each for each in seconds]),
+        aim=1.0,
+        ours=statistics.median(seconds) * 1e6,
+        theirs=FIND_S * 1e6,
+        limit=None,
+        unit="us",
+        limited_by="lstat(2), and what Python makes of it",
+    )
+
+
 def of_tasks(repeats: int) -> Row:
     """What a task costs Dask: empty batches, as many out at a time as in a survey."""
     seconds = [_seconds_of_a_task() for _ in range(repeats)]
     return Row(
-        what="scheduling of a batch by Dask",
+        what=BATCH,
         case="2 local workers, empty batches",
         peer="the most that is wanted",
         ratio=Spread.of([TASK_S / each for each in seconds]),
@@ -223,6 +248,7 @@ def run(repeats: int) -> list[Row]:
         rows = against_loops(few, folder)
         rows += _if_installed(DASK, lambda: [on_a_cluster(few, folder)])
     with tiny_files() as folder:
+        rows.append(of_finding(few, folder))
         rows += _if_installed(DASK, lambda: [of_tiny_files(min(few, 3), folder)])
     rows += _if_installed(DASK, lambda: [of_tasks(min(few, 3))])
     return [*rows, *_if_installed("an object of S3", lambda: objects.run(few))]
