@@ -72,32 +72,61 @@ def _environment(port: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def by_threads(port: int) -> None:
-    """Ranges by http.client in threads, each into a buffer of its own: nothing is signed."""
+def _in_threads(read: Callable[[Iterator[int]], None]) -> None:
+    """Has several threads share the ranges: each gets those whose turn it is, as their starts."""
     starts = iter(range(0, SIZE, PART))
     lock = threading.Lock()
 
-    def work() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        buffer = memoryview(bytearray(PART))
+    def taken() -> Iterator[int]:
         while True:
             with lock:
                 start = next(starts, None)
             if start is None:
-                connection.close()
                 return
+            yield start
+
+    threads = [threading.Thread(target=read, args=(taken(),)) for _ in range(AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def unsigned(port: int) -> None:
+    """By http.client, into a buffer of each thread; nothing is signed, as a real S3 wants it."""
+
+    def read(starts: Iterator[int]) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        buffer = memoryview(bytearray(PART))
+        for start in starts:
             headers = {"Range": f"bytes={start}-{start + PART - 1}"}
             connection.request("GET", "/bench/ram", headers=headers)
             answer, got = connection.getresponse(), 0
             while got < PART:
                 got += answer.readinto(buffer[got:])
             answer.read()
+        connection.close()
 
-    threads = [threading.Thread(target=work) for _ in range(AT_ONCE)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    _in_threads(read)
+
+
+def signed(client: Any) -> None:
+    """By botocore's client."""
+
+    def read(starts: Iterator[int]) -> None:
+        for start in starts:
+            asked = f"bytes={start}-{start + PART - 1}"
+            client.get_object(Bucket="bench", Key="ram", Range=asked)["Body"].read()
+
+    _in_threads(read)
+
+
+def _client() -> Any:
+    import botocore.session
+    from botocore.config import Config
+
+    config = Config(max_pool_connections=2 * AT_ONCE)
+    return botocore.session.Session().create_client("s3", config=config)
 
 
 class Bare:
@@ -137,10 +166,12 @@ def run(repeats: int) -> list[Row]:
         if not isinstance(target, Target):
             raise RuntimeError(target)
         objects, bare = Objects(coordinator, Options(in_flight=AT_ONCE * PART)), Bare()
+        client = _client()
         ways: dict[str, Callable[[], object]] = {
             "ours": lambda: objects.check(Piece(target, 0, SIZE)),
-            "ranges by http.client in 16 threads, unsigned": lambda: by_threads(port),
+            "the same ranges by botocore in 16 threads": lambda: signed(client),
             "the same ranges by s3fs": bare.read,
+            "the same ranges by http.client in 16 threads, unsigned": lambda: unsigned(port),
         }
         took: dict[str, list[float]] = {name: [] for name in ways}
         for each in range(repeats + 1):

@@ -19,17 +19,19 @@ class Patience(NamedTuple):
         first_s: about how long the first pause is; each further one is twice as long.
         longest_s: about how long the longest is.
         quiet_s: how long without a byte.
+        absent_s: how long there is nobody to connect to.
         whole_s: how long a range takes at most, even where some bytes come.
     """
 
     first_s: float = 0.2
     longest_s: float = 10.0
     quiet_s: float = 60.0
+    absent_s: float = 60.0
     whole_s: float = 600.0
 
 
 READING = Patience()
-LISTING = Patience(quiet_s=20.0)  # a wrong address should be said soon
+LISTING = Patience(quiet_s=20.0, absent_s=3.0)  # a wrong address should be said soon
 
 
 class Tries:
@@ -71,7 +73,8 @@ class Tries:
         most = min(self._patience.first_s * 2.0 ** min(self._failed, 30), self._patience.longest_s)
         self._failed += 1
         pause: float = max(most * random.uniform(0.5, 1.0), trouble.wait_s)
-        ends = min(self._last_s + self._patience.quiet_s, self._began_s + self._patience.whole_s)
+        quiet_s = self._patience.absent_s if trouble.absent else self._patience.quiet_s
+        ends = min(self._last_s + quiet_s, self._began_s + self._patience.whole_s)
         if now + pause > ends:
             return None
         log.info("%s: %s; tried again in %.1f s", self._what, trouble.text, pause)

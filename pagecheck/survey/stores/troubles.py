@@ -29,6 +29,7 @@ _PASSING_CLASSES: Final = {
     *("HTTPError", "HTTPException", "FlexibleChecksumError"),
     *("ClientConnectionError", "ClientPayloadError"),
 }
+_ABSENT_CLASSES: Final = {"EndpointConnectionError", "ClientConnectorError", "gaierror"}
 _STATUS_OF: Final = {"ClientResponseError": "status", "HttpError": "code"}  # aiohttp's, gcsfs's
 _PASSING_ERRNO: Final = frozenset({errno.EBUSY, errno.EREMOTEIO, errno.EAGAIN, errno.ENETUNREACH})
 _NO_CREDENTIALS: Final = frozenset({"NoCredentialsError", "PartialCredentialsError"})
@@ -49,15 +50,13 @@ class Trouble(NamedTuple):
         text: one line, without credentials.
         passing: another try may help.
         wait_s: how long the store asks to wait before it.
-        missing: the object is not there.
-        changed: the object is not what it was.
+        absent: there is nobody to connect to.
     """
 
     text: str
     passing: bool
     wait_s: float = 0.0
-    missing: bool = False
-    changed: bool = False
+    absent: bool = False
 
 
 def trouble_of(error: BaseException) -> Trouble:
@@ -111,9 +110,9 @@ def _of_status(status: int, code: str, message: Any, headers: Any) -> Trouble:
     said = without_secrets(str(message or ""))
     text = " ".join(words) + (f": {said}" if said else "")
     if status == 404:
-        return Trouble(f"is not there ({text})", passing=False, missing=True)
+        return Trouble(f"is not there ({text})", passing=False)
     if status in (412, 416):
-        return Trouble(f"was changed ({text})", passing=False, changed=True)
+        return Trouble(f"was changed ({text})", passing=False)
     passing = status in _PASSING_STATUS or code in _PASSING_CODES
     return Trouble(f"the store answered {text}", passing, _wait_of(headers))
 
@@ -128,7 +127,7 @@ def _wait_of(headers: Any) -> float:
 
 def _unanswered(error: BaseException, chain: list[BaseException]) -> Trouble:
     if isinstance(error, FileNotFoundError):
-        return Trouble("is not there", passing=False, missing=True)
+        return Trouble("is not there", passing=False)
     said = without_secrets(str(error)) or type(error).__name__
     names = set().union(*map(_names, chain))
     if names & _NO_CREDENTIALS:
@@ -141,8 +140,9 @@ def _unanswered(error: BaseException, chain: list[BaseException]) -> Trouble:
         return Trouble(f"no answer in time ({said})", passing=True)
     numbers = {each.errno for each in chain if isinstance(each, OSError)}
     connection = any(isinstance(each, ConnectionError | EOFError) for each in chain)
-    if connection or names & _PASSING_CLASSES or numbers & _PASSING_ERRNO:
-        return Trouble(f"the connection failed ({said})", passing=True)
+    absent = bool(names & _ABSENT_CLASSES)
+    if connection or absent or names & _PASSING_CLASSES or numbers & _PASSING_ERRNO:
+        return Trouble(f"the connection failed ({said})", passing=True, absent=absent)
     if not isinstance(error, OSError) and "BotoCoreError" not in names:
         said = f"{type(error).__name__}: {said}"  # such as a KeyError, which would say little
     return Trouble(said, passing=False)
