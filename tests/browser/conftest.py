@@ -7,7 +7,6 @@ could run one of its own: so it lives no longer than a module.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +20,10 @@ from tests.support.needs import needs_library, unavailable
 WIDTHS = (360, 900, 1600)
 SCHEMES = ("light", "dark")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-# No request of the browser's own, and no sandbox where root could not have one.
+# No request of the browser's own. Playwright itself leaves the sandbox out, which root cannot have.
 OPTIONS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-dev-shm-usage", "--disable-gpu", "--no-first-run", "--no-proxy-server"),
-    *(("--no-sandbox",) if os.geteuid() == 0 else ()),
 )
 
 

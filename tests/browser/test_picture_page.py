@@ -161,6 +161,8 @@ def test_the_pointer_finds_what_is_there(
     page.evaluate("window.pagecheckPicture.zoomTo(0, 2500)")
     assert page.locator("#scale").text_content().startswith("Each cell is 4 KiB (1 page)")
     assert check_under_pointer(page, states, dark=scheme == "dark", seed=9) > 5
+    page.get_by_role("button", name="Dark").click()
+    assert check_under_pointer(page, states, dark=scheme != "dark", seed=10) > 5
 
 
 def test_zooming_out_shows_larger_cells(visit, page_path: Path, states: np.ndarray) -> None:
@@ -214,6 +216,25 @@ def test_the_keyboard_finds_what_is_there(visit, page_path: Path, states: np.nda
         first, pages = said_pages(where.text_content())
         assert said_counts(where.text_content(), pages) == counts_of(states, first, pages), key
     assert first + pages >= len(states)
+
+
+@pytest.mark.parametrize("layout", ["hilbert", "rows"])
+def test_arrows_move_to_the_cell_beside(visit, page_path: Path, layout: str) -> None:
+    page = ready(visit(page_path))
+    page.get_by_label("Layout").select_option(layout)
+    page.evaluate("window.pagecheckPicture.zoomTo(0, 2500)")  # cells of 16 pixels
+    box = page.locator("#map").bounding_box()
+    x, y = int(box["x"] + box["width"] / 2), int(box["y"] + box["height"] / 2)
+    page.mouse.click(x, y)
+    for key, (dx, dy) in {
+        "ArrowRight": (16, 0),
+        "ArrowDown": (16, 16),
+        "ArrowLeft": (0, 16),
+        "ArrowUp": (0, 0),
+    }.items():
+        beside = page.evaluate(UNDER, [x + dx, y + dy])["found"]["text"]
+        page.keyboard.press(key)
+        assert page.locator("#where").text_content() == beside, key
 
 
 def test_an_address_is_gone_to(visit, page_path: Path, states: np.ndarray) -> None:

@@ -94,6 +94,7 @@ def test_what_happens_is_shown_without_reloading(
         client.result("check", {"block": 0})
         wait_for_scan(page, 2)
     page.locator("#clients .empty").wait_for()
+    assert page.locator("#clients tbody tr").count() == 0
     assert scans(page) == ["2", "1"]
     assert page.evaluate("window.same && document.activeElement.id") == "pause"
 
@@ -102,9 +103,9 @@ def test_a_picture_shows_what_is_in_the_memory(
     visit, start_service: StartService, known_ram: KnownRam
 ) -> None:
     service = start_service(*OPTIONS)
+    page = visit(address_of(service)).page
     with attached(service, known_ram) as client:
         client.result("check", {"block": 0})
-        page = visit(address_of(service)).page
         wait_for_scan(page, 1)
         pixels = page.locator("#scans img").first.evaluate(
             """async (image) => {
