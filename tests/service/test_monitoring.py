@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from pagecheck.cli.main import cli
 from tests.service.test_metrics import address_of, scrape_text
 from tests.support.service import StartService
 
@@ -109,6 +110,12 @@ def test_what_an_operator_must_know_has_an_alert() -> None:
     text = ALERTS.read_text()
     assert text.count("severity:") == text.count("summary:") == text.count("description:")
     assert text.count("severity:") == len(found)
+
+
+def test_commands_that_alerts_name_are_there() -> None:
+    named = re.findall(r"`pagecheck (\w+)`", ALERTS.read_text())
+    assert named
+    assert set(named) <= cli.commands.keys()
 
 
 def test_the_dashboard_is_one() -> None:

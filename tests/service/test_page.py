@@ -306,6 +306,13 @@ def test_an_address_that_is_invalid(short_folder: Path) -> None:
     assert not (short_folder / "s").exists()
 
 
+def test_an_address_that_is_taken(scanned: Web, short_folder: Path) -> None:
+    path = short_folder / "other"
+    done = pagecheck("serve", "--socket", path, "--channels", 1, "--http", scanned.address)
+    assert_fails(done, 4, f"--http {scanned.address}", "in use")
+    assert not path.exists()
+
+
 def test_it_ends_with_the_service(shown: ServiceProcess) -> None:
     web = Web(shown)
     assert web.ask("/")[0].status == 200
