@@ -47,7 +47,8 @@ class Client:
         if length is not None:
             headers["Content-Length"] = str(length)
         for name, value in headers.items():
-            handler.send_header(name, value)
+            if value:
+                handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(answer.body[:upto])
         handler.wfile.flush()
@@ -107,6 +108,19 @@ def shortened_to(count: int) -> Fault:
     return lambda client, answer: client.send(answer._replace(body=answer.body[:count]))
 
 
+def chunked(more: int) -> Fault:
+    """The body comes in chunks, without its length, and with more bytes at its end."""
+
+    def fault(client: Client, answer: Answer) -> None:
+        body = answer.body + bytes(more)
+        half = len(body) // 2
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(c), c) for c in (body[:half], body[half:]))
+        headers = {"Transfer-Encoding": "chunked", "Content-Length": ""}
+        client.send(Answer(answer.status, {**answer.headers, **headers}, chunks + b"0\r\n\r\n"))
+
+    return fault
+
+
 def with_header(name: str, value: str | None) -> Fault:
     """One header is another one, or left out."""
 
@@ -139,6 +153,7 @@ class BreakingProxy:
         listings: as `faults`, for the next requests for a listing.
         before: called with the number of each request for a range before it is passed on.
         ranges: the headers Range that came.
+        connections: how many were opened.
         most: the largest number of answers that were under way at once.
     """
 
@@ -151,11 +166,15 @@ class BreakingProxy:
         self.listings: list[Fault] = []
         self.before: Callable[[int], None] | None = None
         self.ranges: list[str] = []
-        self.most = 0
+        self.most = self.connections = 0
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                proxy.connections += 1
 
             def do_GET(self) -> None:
                 proxy._serve(self)
@@ -213,7 +232,7 @@ class BreakingProxy:
     def reset(self) -> None:
         """Nothing is broken any more, and nothing was counted."""
         self.faults, self.always, self.listings, self.before = [], None, [], None
-        self.ranges, self.most = [], 0
+        self.ranges, self.most, self.connections = [], 0, 0
 
     def __enter__(self) -> BreakingProxy:
         self._thread = threading.Thread(

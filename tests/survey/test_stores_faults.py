@@ -13,6 +13,7 @@ from pagecheck.survey.stores.part import Part
 from pagecheck.survey.values import Target
 from tests.support.breaking_proxy import (
     Fault,
+    chunked,
     closed_after,
     refused,
     reset_after,
@@ -52,6 +53,8 @@ PASSING = {
     "closed before the last byte": closed_after((128 << 10) - 1),
     "shortened": shortened_to(100_000),
     "empty": shortened_to(0),
+    "too long": lambda client, answer: client.send(answer._replace(body=answer.body + bytes(9))),
+    "in chunks, and too long": chunked(9),
     "another range": with_header("Content-Range", f"bytes 4096-135167/{len(RAM)}"),
 }
 

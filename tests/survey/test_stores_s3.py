@@ -10,8 +10,9 @@ import pytest
 
 from pagecheck import Coordinator
 from pagecheck.errors import SourceError
-from pagecheck.survey.stores import Objects, targets
+from pagecheck.survey.stores import Objects, s3, targets
 from pagecheck.survey.values import Options, Piece, Row, Target
+from tests.support.breaking_proxy import closed_after, reset_after, shortened_to
 from tests.support.command import pagecheck
 from tests.support.objects import (
     PAGE,
@@ -102,6 +103,32 @@ def test_every_page_is_decided_as_numpy_does(bucket: Bucket, objects: Objects) -
     checked(objects, target, ram)
     assert bucket.proxy.most > 1  # in parallel
     assert len(bucket.proxy.ranges) == len(set(bucket.proxy.ranges)) == 63
+
+
+def test_connections_are_used_again_and_bytes_come_where_they_are_wanted(
+    bucket: Bucket, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the libraries that are installed; others may keep their streams elsewhere."""
+    ram = mixed_ram(1000)
+    (target,) = targets(bucket.put("ram", ram))
+    direct = []
+    found = s3.direct_stream
+    monkeypatch.setattr(s3, "direct_stream", lambda body: direct.append(found(body)) or direct[-1])
+    for _ in range(3):
+        checked(Objects(coordinator, SMALL, patience=QUICK), target, ram)
+    assert len(direct) == 96
+    assert None not in direct
+    assert bucket.proxy.connections < 20
+
+
+def test_bytes_come_through_the_library_where_its_stream_is_not_found(
+    bucket: Bucket, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ram = mixed_ram(500)
+    (target,) = targets(bucket.put("ram", ram))
+    monkeypatch.setattr(s3, "direct_stream", lambda _body: None)
+    bucket.proxy.faults = [shortened_to(70_000), closed_after(10_000), reset_after(1)]
+    checked(objects, target, ram)
 
 
 def test_pieces_add_up(bucket: Bucket, objects: Objects) -> None:

@@ -131,6 +131,8 @@ class Part:
             raise Refused(f"the store answered {status} without the range that it sends")
         if found[3] not in ("*", str(self.size)):
             raise Refused(f"was changed: it had {self.size} bytes, and has {found[3]}")
+        if str(length).isdigit() and int(str(length)) > self.left:
+            raise Broken(f"{self.left} bytes were asked for, and {length} are sent")
         if (int(found[1]), int(found[2])) != (self.first, self.end - 1):
             raise Broken(f"{self.range} was asked for, and bytes {found[1]}-{found[2]} came")
 

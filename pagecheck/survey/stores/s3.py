@@ -75,7 +75,7 @@ class S3(Store):
                     part.take(body.read(min(READ_BYTES, part.left)) or _end())
                 else:
                     part.take_from(stream, READ_BYTES)
-            if stream is not None:
+            if stream is not None and stream.isclosed():  # at the end of the answer, to the byte
                 body._raw_stream.release_conn()  # for the next request
         finally:
             body.close()
