@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 QUICK = Patience(first_s=0.002, longest_s=0.01, quiet_s=5.0, whole_s=10.0)
-SHORT = Patience(first_s=0.002, longest_s=0.01, quiet_s=0.05, whole_s=10.0)
+SHORT = QUICK._replace(quiet_s=0.05, absent_s=0.05)
 SMALL = Options(in_flight=1 << 20)  # 8 slots of 128 KiB
 
 

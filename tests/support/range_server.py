@@ -24,6 +24,7 @@ class RangeServer:
     Attributes:
         url: where it listens.
         files: what it serves, by path; a path that ends with a slash is a page of links.
+        links: that each page of links has besides.
         ranges: it serves ranges.
         tags: "strong", "weak" or "none": what ETags it gives.
         dates: it gives Last-Modified.
@@ -35,6 +36,7 @@ class RangeServer:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.links: list[str] = []
         self.ranges = True
         self.tags = "strong"
         self.dates = True
@@ -71,6 +73,7 @@ class RangeServer:
             return self._answer(handler, 401, b"", {})
         if path.endswith("/"):
             links = [name for name in self.files if name.startswith(path)]
+            links += self.links
             page = "".join(f'<a href="{name}">{name}</a>' for name in links)
             return self._answer(handler, 200, page.encode(), {"Content-Type": "text/html"})
         if path not in self.files:

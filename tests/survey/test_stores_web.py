@@ -71,6 +71,22 @@ def test_a_page_of_links_is_a_folder_and_a_pattern_is_one(web: RangeServer) -> N
     ]
 
 
+def test_links_that_sort_or_lead_away_are_not_files(web: RangeServer) -> None:
+    web.files["/vm/1.ram"] = RAM
+    web.links = ["?C=N;O=D", "../", "..", "/", "http://127.0.0.2/x", "//127.0.0.2/y", "#top"]
+    found = [each.path for each in targets(f"{web.url}/vm/")]
+    assert f"{web.url}/vm/1.ram" in found
+    assert [each for each in found if "127.0.0.2" not in each] == [f"{web.url}/vm/1.ram"]
+
+
+def test_pages_of_links_that_lead_in_circles_come_to_an_end(web: RangeServer) -> None:
+    web.files["/vm/1.ram"] = RAM
+    web.links = ["deeper/"]
+    found = list(targets(f"{web.url}/vm/"))
+    assert f"{web.url}/vm/1.ram" in [each.path for each in found]
+    assert len(web.seen) < 200
+
+
 def test_a_password_and_a_signature_are_used_and_not_shown(
     web: RangeServer, objects: Objects
 ) -> None:

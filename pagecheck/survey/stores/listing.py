@@ -23,6 +23,7 @@ from pagecheck.survey.values import Address, Row, Target, one_line, row_of_error
 Info = Mapping[str, Any]
 
 AT_ONCE: Final = 32
+DEPTH_MAX: Final = 20  # of pages of links, which may lead around in circles
 SIZE_MAX: Final = 1 << 50  # a store may claim anything, and what it claims is cut into pieces
 
 
@@ -83,18 +84,25 @@ class _Listing:
         return ask(shown(self.url), lambda: self.store.info(name), self.patience)
 
     def _below(self, name: str) -> dict[str, Info]:
-        def request() -> Any:
-            return self.store.call("find", name, detail=True)
+        options = {"maxdepth": DEPTH_MAX} if self.store.scheme in WEB else {}
 
-        found: dict[str, Info] = ask(shown(self.url), request, self.patience)
-        return found
+        def request() -> Any:
+            return self.store.call("find", name, detail=True, **options)
+
+        return self._objects_of(ask(shown(self.url), request, self.patience))
+
+    def _objects_of(self, found: dict[str, Info]) -> dict[str, Info]:
+        """Without the links by which a page of links can be sorted."""
+        if self.store.scheme not in WEB:
+            return found
+        return {name: info for name, info in found.items() if not {"?", "#"} & set(name)}
 
     def _matches(self, name: str) -> dict[str, Info]:
         def request() -> Any:
             return self.store.call("glob", name, detail=True)
 
         found: dict[str, Info] = {}
-        for each, info in ask(shown(self.url), request, self.patience).items():
+        for each, info in self._objects_of(ask(shown(self.url), request, self.patience)).items():
             found |= self._below(each) if info["type"] == "directory" else {each: info}
         return found
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pagecheck.survey.stores.part import Part
 
 QUIET_S: Final = 15.0  # how long a connection may bring no byte
-CALL_S: Final = 300.0  # a listing, with all its pages
+CALL_S: Final = 1800.0  # a listing, with all its pages
 
 
 class Store:
