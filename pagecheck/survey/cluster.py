@@ -80,9 +80,6 @@ class ClusterRunner:
         self.options = options
         self.piece_bytes = PIECE_BYTES if workers is None else LOCAL_PIECE_BYTES
         self._local = workers is not None
-        self._patience_s = SILENCE_S
-        if options.max_rate:
-            self._patience_s += BATCH_BYTES / options.max_rate + self.piece_bytes / options.max_rate
         self._connection = Connection(options, channels, cluster, workers or 0)
 
     @property
@@ -113,7 +110,10 @@ class ClusterRunner:
         first = list(islice(left, SEEN))
         if first:
             self._connection.begin(_to_be_seen(first), watch)
-            yield from _Run(self._connection, chain(first, left), watch, self._patience_s).answers()
+            patience_s = SILENCE_S
+            if self.options.max_rate is not None:  # each thread has its share of it
+                patience_s += self.piece_bytes * self.channels / self.options.max_rate
+            yield from _Run(self._connection, chain(first, left), watch, patience_s).answers()
 
     def __enter__(self) -> ClusterRunner:
         try:

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import multiprocessing
 import signal
 import sys
 import tempfile
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.child.signals import release_signals
-from pagecheck.errors import EngineError, ResourceError
+from pagecheck.errors import EngineError
 from pagecheck.shm.owner import sweep
+from pagecheck.shortage import refused
 
 if TYPE_CHECKING:
     import distributed
 
 END_S: Final = 3.0
 KILL_S: Final = 0.5  # a worker that has not ended by then is killed; it has no work any more
+STARTING: Final = "cannot start local Dask workers"
 HOST: Final = "127.0.0.1"
 _LOGGERS: Final = ("distributed", "tornado", "bokeh")
 _CONFIG: Final = {
@@ -74,8 +76,12 @@ async def started(
     import dask
     import distributed
 
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pagecheck-dask-"))
+    try:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pagecheck-dask-"))
+    except OSError as error:
+        raise refused(STARTING, error) from error
     stack.enter_context(dask.config.set(_CONFIG))
+    _start_tracker()
     stack.callback(sweep)  # a worker that was killed leaves names in /dev/shm
     stack.callback(_kill_but, set(multiprocessing.active_children()))
     try:
@@ -101,9 +107,18 @@ async def started(
         async with asyncio.timeout(seconds):
             return await cluster
     except TimeoutError as error:
-        raise EngineError(f"local workers: not ready within {seconds:.0f} s") from error
-    except OSError as error:
-        raise ResourceError(f"local workers: cannot be started: {error}") from error
+        raise EngineError(f"{STARTING}: not ready within {seconds:.0f} s") from error
+    except Exception as error:
+        raise refused(STARTING, _cause(error)) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What is at the bottom of an error of Dask's, such as that there are no more descriptors."""
+    found, below = error, error.__cause__ or error.__context__
+    while below is not None:
+        found = below if str(below) else found
+        below = below.__cause__ or below.__context__
+    return found
 
 
 def _preloads(configured: str | list[str] | None) -> list[str]:
@@ -120,10 +135,18 @@ async def _ended(cluster: Any) -> None:
             await cluster.close()
 
 
+def _start_tracker() -> None:
+    """Starts Python's process that removes semaphores; that it has some of workers that were killed
+    to remove is nothing to be told."""
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.pop()
+
+
 def _kill_but(before: set[Any]) -> None:
-    """Ends processes of the cluster that are left; collects the queues to those that were killed,
-    whose semaphores Python would else report at its end."""
-    gc.collect()
+    """Ends processes of the cluster that are left."""
     for process in set(multiprocessing.active_children()) - before:
         with contextlib.suppress(Exception):
             process.kill()

@@ -254,6 +254,10 @@ class Connection:
         """Makes the workers ready; says what differs among them."""
         client = self._client
         assert client is not None
+        options = self._job.options
+        if options.max_rate is not None:
+            share = max(options.max_rate // max(1, self.threads), 1)
+            self._job = self._job._replace(options=options._replace(max_rate=share))
         try:
             async with asyncio.timeout(START_S):
                 versions = await client.get_versions(packages=["pagecheck"])

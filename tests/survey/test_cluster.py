@@ -14,6 +14,7 @@ from pagecheck.survey.values import Failed, Found, Options, Piece, Target
 from tests.support.clock import MovedClock
 
 MIB = 1 << 20
+PLAIN = Options()
 
 
 class Workers:
@@ -66,9 +67,9 @@ def files(*names: str, size: int = 4096) -> Iterator[Piece]:
         yield Piece(Target(name, "file", size, size, "1:2"), 0, size)
 
 
-def results(workers: Workers, pieces: Iterator[Piece]) -> dict[str, str]:
+def results(workers: Workers, pieces: Iterator[Piece], options: Options = PLAIN) -> dict[str, str]:
     """By name: what became of it; each is there once."""
-    runner = ClusterRunner(Options(), cluster="tcp://made-up")
+    runner = ClusterRunner(options, cluster="tcp://made-up")
     runner._connection = workers  # type: ignore[assignment]
     found: dict[str, str] = {}
     with runner:
@@ -185,6 +186,14 @@ def test_a_worker_that_is_silent_for_long_is_given_up(moved_clock: MovedClock) -
     assert found.pop("5") == "its worker has not answered for 600 s"
     assert set(found.values()) == {"zero"}
     assert len(workers.dropped) == 1
+
+
+def test_a_worker_that_reads_slowly_on_request_is_waited_for(moved_clock: MovedClock) -> None:
+    workers = Workers()
+    workers.tick = lambda: moved_clock.sleep_s(50)
+    workers.fate = lambda names: "silent" if "5" in names else "answered"
+    found = results(workers, files("4", "5"), Options(max_rate=cluster.PIECE_BYTES))
+    assert found == {"4": "zero", "5": "its worker has not answered for 602 s"}
 
 
 def test_where_all_are_silent_the_survey_ends(moved_clock: MovedClock) -> None:
