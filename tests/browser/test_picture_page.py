@@ -185,8 +185,8 @@ def test_the_curve_visits_every_page_once_and_goes_on_beside(visit, tmp_path: Pa
     found = page.evaluate(
         """([left, top, right, bottom]) => {
             const places = [];
-            for (let y = top; y < bottom; y += 4) {
-                for (let x = left; x < right; x += 4) {
+            for (let y = top; y < bottom; y += 5) {
+                for (let x = left; x < right; x += 5) {
                     const cell = window.pagecheckPicture.cellAt(x, y);
                     if (cell !== null) places.push([cell.first, cell.pages, x, y]);
                 }

@@ -91,7 +91,7 @@ def shown(page) -> str:
 
 
 def test_looks_right_everywhere(visit, look, tmp_path: Path) -> None:
-    rows = [*made_up(50), *(row(name, 64, 32) for name in HOSTILE)]
+    rows = [*made_up(30), *(row(name, 64, 32) for name in HOSTILE)]
     rows[0] = rows[0]._replace(picture=picture_of([strip_of(rows[0].pages)]))
     seen = visit(written(tmp_path, rows, interrupted_by="2 channels"), *look)
     seen.shot("report")
@@ -116,7 +116,7 @@ COLUMNS = {
 
 
 def test_sorts_by_every_column(visit, tmp_path: Path) -> None:
-    rows = made_up(90)
+    rows = made_up(60)
     page = visit(written(tmp_path, rows)).page
     by_number = sorted(rows, key=lambda each: int(each.path.split("-")[1][:-4]))
     by_name = [r.path for r in sorted(by_number, key=lambda each: each.path.split("vm")[0])]
@@ -129,10 +129,10 @@ def test_sorts_by_every_column(visit, tmp_path: Path) -> None:
             button.press("Enter" if order == "ascending" else "Space")
             assert page.locator("[aria-sort]:not([aria-sort=none])").all_text_contents() == [head]
             assert page.locator(f"[aria-sort={order}]").count() == 1
-            got = [value(next(r for r in answered if r.path == n)) for n in names(page)[:-5]]
+            got = [value(next(r for r in answered if r.path == n)) for n in names(page)[:-3]]
             assert got == sorted(map(value, answered), reverse=order == "descending"), head
             errors = page.locator("#files tbody tr:has(td.error) bdi").all_text_contents()
-            assert names(page)[-5:] == errors  # whatever the order
+            assert names(page)[-3:] == errors  # whatever the order
 
 
 def test_what_grew_can_be_sorted(visit, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ def written(folder: Path, body: str) -> Path:
     return path
 
 
-def test_a_page_without_faults(visit, look, tmp_path: Path) -> None:
+@pytest.mark.parametrize("look", [(360, "light"), (1600, "dark")])
+def test_a_page_without_faults(visit, look: tuple[int, str], tmp_path: Path) -> None:
     seen = visit(written(tmp_path, "<button id='go'>Go</button><p tabindex='0'>Text</p>"), *look)
     assert seen.page.evaluate("innerWidth") == look[0]
     assert seen.page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (
