@@ -276,7 +276,7 @@ def test_bitmaps_that_contradict_each_other_are_refused(
     picture: Run, tmp_path: Path, wrong: str
 ) -> None:
     """Their digests are right: whoever makes the report makes those."""
-    words = bytes([3]) + bytes(7) if wrong == "overlap" else bytes([1] + [0] * 6 + [128])
+    words = bytes([3]) + bytes(7) if wrong == "overlap" else bytes(7) + bytes([128])
     states = np.full(10, ZERO, np.uint8)
     block = block_of(states)._replace(zero=memoryview(bytes([3]) + bytes(7)))
     block = block._replace(normal=memoryview(words))

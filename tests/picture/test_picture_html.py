@@ -87,8 +87,9 @@ def two_blocks(run: int = 40) -> tuple[Memory, list[States]]:
     return memory, [states[:1003], states[1003:], more]
 
 
-def test_the_data_has_the_state_of_every_page() -> None:
-    memory, parts = two_blocks()
+@pytest.mark.parametrize("run", [40, 2])
+def test_the_data_has_the_state_of_every_page(run: int) -> None:
+    memory, parts = two_blocks(run)
     about = Read(html(memory)).about
     runs = about["runs"]
     assert runs["unit_pages"] == 1

@@ -15,7 +15,7 @@ from pagecheck.picture.memory import Memory, of_report
 from pagecheck.picture.palette import cell_colour
 from pagecheck.picture.states import CHANGES, CONTENT, PAGES
 from pagecheck.picture.terminal import HALF, Screen, screen_of, show
-from tests.picture.worlds import block_of, report_of, runs_of_states
+from tests.picture.worlds import NORMAL, block_of, report_of, runs_of_states
 
 
 def memory_of(pages: int, name: str = "ram") -> Memory:
@@ -52,6 +52,16 @@ def test_letters_stand_for_cells() -> None:
         text[y] += PAGES[state].letter
     assert [line.split(" ", 1)[1] for line in (line.strip() for line in lines)] == text
     assert lines[1].strip().startswith("0x40000 ")
+
+
+def test_small_letters_are_less_than_half() -> None:
+    states = np.zeros(64 * 28 * 16, np.uint8)
+    states[5 * 16] = NORMAL
+    states[6 * 16 : 6 * 16 + 8] = NORMAL
+    states[7 * 16 : 7 * 16 + 9] = NORMAL
+    memory = of_report(report_of(block_of(states)))
+    first = map_lines(list(show(memory, Screen(80, 40, None, True), "rows")))[0]
+    assert first.split()[-1] == "00000nnN" + 56 * "0"
 
 
 def test_colours_are_those_of_the_cells_above_and_below() -> None:
