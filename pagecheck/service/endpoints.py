@@ -18,6 +18,9 @@ class Endpoint(NamedTuple):
 
     Attributes:
         option: what it was given by, for messages.
+        address: host and port.
+        metrics, page: what is there.
+        names: as of `page_routes`.
     """
 
     option: str

@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pagecheck.child.process import leave_behind
+from pagecheck.coordinator import Coordinator
+from pagecheck.service.limits import Limits
+from pagecheck.service.metrics import ServiceCollector
+from pagecheck.service.service import Service
 from tests.support.command import assert_fails, pagecheck
 from tests.support.known_ram import KnownRam
 from tests.support.rams import PAGE
@@ -173,6 +178,37 @@ def test_errors_and_refusals_count(start_service: StartService) -> None:
         "command_errors_total{}": 2,
         "clients_refused_total{}": 1,
     }
+
+
+class Stuck:
+    """Stands for a process that does not end until it is told to."""
+
+    pid = 1
+    ended: int | None = None
+
+    def poll(self) -> int | None:
+        return self.ended
+
+
+def test_processes_that_do_not_end_are_measured() -> None:
+    stuck = Stuck()
+    with Coordinator(1, "cpu") as coordinator:
+        assert coordinator.settings is not None
+        service = Service(coordinator, coordinator.settings, Limits())
+
+        def left() -> float:
+            families = {each.name: each for each in ServiceCollector(service).collect()}
+            (sample,) = families["pagecheck_left_processes"].samples
+            return sample.value
+
+        assert left() == 0
+        leave_behind(stuck)
+        try:
+            assert left() == 1
+        finally:
+            stuck.ended = 0
+        assert left() == 0
+        service.close()
 
 
 def test_names_follow_the_conventions(address: str) -> None:
