@@ -59,11 +59,14 @@ class Summary(NamedTuple):
 
 
 def total_of(rows: Iterable[Row]) -> Row:
-    """The sum of rows, as a row; what is not known counts nothing."""
+    """The sum of rows, as a row; what is not known counts nothing, unless of none it is known."""
+    added = list(rows)
     total = row_of_error("total", "")._replace(error=None, allocated=0)
-    for row in rows:
+    for row in added:
         sums = {name: getattr(total, name) + (getattr(row, name) or 0) for name in _SUMMED}
         total = total._replace(**sums)
+    if added and all(row.allocated is None for row in added):
+        return total._replace(allocated=None)
     return total
 
 

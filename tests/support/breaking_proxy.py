@@ -121,6 +121,21 @@ def chunked(more: int) -> Fault:
     return fault
 
 
+def another_range(size: int) -> Fault:
+    """As many bytes as were asked for, zeros of another place.
+
+    Args:
+        size: of the object.
+    """
+
+    def fault(client: Client, answer: Answer) -> None:
+        headers = {key: each for key, each in answer.headers.items() if key != "content-range"}
+        headers["Content-Range"] = f"bytes 4096-{4095 + len(answer.body)}/{size}"
+        client.send(Answer(answer.status, headers, bytes(len(answer.body))))
+
+    return fault
+
+
 def with_header(name: str, value: str | None) -> Fault:
     """One header is another one, or left out."""
 
