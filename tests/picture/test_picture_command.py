@@ -13,6 +13,7 @@ import pytest
 import pagecheck as api
 from pagecheck.cli.main import run_command
 from pagecheck.errors import OutputError
+from pagecheck.picture import sources
 from pagecheck.picture.output import PictureFile
 from pagecheck.report.bitmap_files import Output
 from tests.picture.worlds import HOLE, NORMAL, ZERO, States, block_of, counted, report_of
@@ -264,7 +265,10 @@ def test_letters_in_a_pipe(ram: Path) -> None:
 
 
 @pytest.mark.parametrize("operation", ["GETATTR", "READ"])
-def test_a_file_system_that_does_not_answer(picture: Run, operation: str) -> None:
+def test_a_file_system_that_does_not_answer(
+    picture: Run, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "ANSWER_S", 0.2)
     with stalling_fs(frozenset({operation})) as fs:
         done = picture(fs.path, "--deadline", "0.5")
         assert_fails(done, 1, fs.path, "undecided")
