@@ -35,6 +35,7 @@ AHEAD: Final = 3  # batches for each thread, one of which it works at
 SHARE: Final = 8  # a batch is at most this part of what each thread has had, until it is large
 SEEN: Final = 16  # files that are looked for on every worker before the start
 TRIES: Final = 3
+FAILURES_MAX: Final = 24  # new batches in a row; then it is not their fault
 SILENCE_S: Final = 600.0
 _DEFAULTS: Final = Options()
 
@@ -136,10 +137,12 @@ class _Batch(NamedTuple):
 
     Attributes:
         failures: how often there was no answer.
+        avoid: addresses of workers that could not check them.
     """
 
     pieces: tuple[Piece, ...]
     failures: int = 0
+    avoid: frozenset[str] = frozenset()
 
 
 class _Run:
@@ -206,7 +209,7 @@ class _Run:
     def _submit(self, batch: _Batch) -> None:
         self._submitted += 1
         self._out[self._submitted] = batch
-        self._connection.submit(self._submitted, batch.pieces)
+        self._connection.submit(self._submitted, batch.pieces, batch.avoid)
 
     def _next(self) -> Answer | None:
         """The next answer; None where none has come for too long."""
@@ -220,16 +223,18 @@ class _Run:
 
     def _failed(self, batch: _Batch, answer: Answer) -> Iterator[Failed]:
         """What becomes of a batch without an answer."""
-        self._failures += 1
-        if self._failures >= max(TRIES * TRIES, AHEAD * self._connection.threads):
+        if batch.failures == 0:  # else it may well be its own fault
+            self._failures += 1
+        if self._failures >= max(FAILURES_MAX, AHEAD * self._connection.threads):
             raise EngineError(f"{self._connection.address}: no worker can check: {answer.error}")
         failures = batch.failures + 1
+        avoid = batch.avoid | ({answer.worker} if answer.worker is not None else set())
         if len(batch.pieces) == 1 and failures >= TRIES:
             yield Failed(batch.pieces[0], _after_tries(answer))
         elif failures == TRIES - 1:  # it was alone
-            self._suspects.extend(_Batch((each,), failures) for each in batch.pieces)
+            self._suspects.extend(_Batch((each,), failures, avoid) for each in batch.pieces)
         else:
-            self._suspects.append(_Batch(batch.pieces, failures))
+            self._suspects.append(_Batch(batch.pieces, failures, avoid))
 
     def _abandoned(self) -> Iterator[Failed]:
         """No worker answers: where all of them should have, there is nothing to wait for."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pagecheck.survey.values import Found, Options, Piece, Target
 
 IDLE_S: Final = 60.0
+PAUSE_S: Final = 1.0  # of a thread that could not check
 
 
 class Job(NamedTuple):
@@ -120,10 +121,25 @@ def answer(job: Job, pieces: Sequence[Piece]) -> list[Found | Failed]:
         An answer for each piece, in their order.
 
     Raises:
-        PagecheckError: this worker cannot; another one may be able to.
+        PagecheckError: the worker that its attribute `worker` names cannot; another one may. It
+            comes after a pause: who fails at once would get all that others have no time for.
     """
-    with _checkers(job).taken() as checker:
-        return [_answer(job, checker, piece) for piece in pieces]
+    try:
+        with _checkers(job).taken() as checker:
+            return [_answer(job, checker, piece) for piece in pieces]
+    except PagecheckError as error:
+        _sign(error)
+        if job.name not in _ended:
+            clock.sleep_s(PAUSE_S)
+        raise
+
+
+def _sign(error: PagecheckError) -> None:
+    """Lets an error say which worker it comes from."""
+    with contextlib.suppress(ImportError, ValueError):  # not in a Dask worker
+        import distributed
+
+        error.__dict__["worker"] = distributed.get_worker().address
 
 
 def _answer(job: Job, checker: Checker, piece: Piece) -> Found | Failed:

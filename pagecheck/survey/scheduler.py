@@ -21,9 +21,9 @@ from pagecheck._version import __version__
 from pagecheck.child.signals import signals_held
 from pagecheck.errors import EngineError, PagecheckError, PeerError, SourceError, UsageError
 from pagecheck.logs import Log
-from pagecheck.printable import printable
 from pagecheck.shortage import no_thread
 from pagecheck.survey import local_cluster, remote
+from pagecheck.survey.urls import without_secrets
 from pagecheck.survey.versions import differences, require_pagecheck
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ PULSE_S: Final = 2.0
 SILENT_S: Final = 30.0  # then the scheduler is taken for gone
 END_S: Final = 3.0
 TICK_S: Final = 0.1
-LOST_MAX: Final = 300  # characters of an error that a library wrote
 
 
 class Answer(NamedTuple):
@@ -53,12 +52,14 @@ class Answer(NamedTuple):
         found: an answer for each piece; None: there is none.
         error: then why, in one line.
         died: the workers that had it died.
+        worker: the address of the one that could not check, where it said so.
     """
 
     number: int
     found: list[Found | Failed] | None
     error: str = ""
     died: bool = False
+    worker: str | None = None
 
 
 READY: Final = Answer(0, [])
@@ -93,6 +94,7 @@ class Connection:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
         self._client: distributed.Client | None = None
+        self._addresses: frozenset[str] = frozenset()
         self._asked: dict[int, asyncio.Task[None]] = {}
         self._ended = False
 
@@ -128,10 +130,16 @@ class Connection:
         while self.next() is None:
             watch()
 
-    def submit(self, number: int, pieces: Sequence[Piece]) -> None:
-        """Gives a batch to whichever worker is free; its answer comes by `next`."""
+    def submit(
+        self, number: int, pieces: Sequence[Piece], avoid: frozenset[str] = frozenset()
+    ) -> None:
+        """Gives a batch to whichever worker is free; its answer comes by `next`.
+
+        Args:
+            avoid: addresses of workers that do not get it, while there are others.
+        """
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._submit, number, tuple(pieces))
+        self._loop.call_soon_threadsafe(self._submit, number, tuple(pieces), avoid)
 
     def drop(self, number: int) -> None:
         """Cancels a batch; an answer may have been on its way."""
@@ -235,6 +243,7 @@ class Connection:
             raise PeerError(text) from error
         except Exception as error:
             raise self._gone() from error
+        self._addresses = frozenset(threads)
         self.workers, self.threads = len(threads), sum(threads.values())
 
     def _gone(self) -> PeerError:
@@ -271,23 +280,29 @@ class Connection:
         for line in differences(self.address, versions):
             log.warning("%s", line)
 
-    def _submit(self, number: int, pieces: tuple[Piece, ...]) -> None:
+    def _submit(self, number: int, pieces: tuple[Piece, ...], avoid: frozenset[str]) -> None:
         assert self._loop is not None
-        self._asked[number] = self._loop.create_task(self._ask(number, pieces))
+        others = sorted(self._addresses - avoid) if avoid else []
+        self._asked[number] = self._loop.create_task(self._ask(number, pieces, others))
 
     def _drop(self, number: int) -> None:
         task = self._asked.pop(number, None)
         if task is not None:
             task.cancel()
 
-    async def _ask(self, number: int, pieces: tuple[Piece, ...]) -> None:
-        """Submits a batch, waits for its answer and queues it."""
+    async def _ask(self, number: int, pieces: tuple[Piece, ...], workers: list[str]) -> None:
+        """Submits a batch, waits for its answer and queues it.
+
+        Args:
+            workers: that may get it; none: all of them.
+        """
         import distributed
 
         client = self._client
         assert client is not None
         key = f"pagecheck-{self._job.name}-{number}"
-        future = client.submit(remote.answer, self._job, pieces, key=key, pure=False)
+        how = {"key": key, "pure": False, "workers": workers or None}
+        future = client.submit(remote.answer, self._job, pieces, **how)
         try:
             answer = Answer(number, await future)
         except asyncio.CancelledError:
@@ -296,7 +311,8 @@ class Connection:
             answer = Answer(number, None, "the scheduler has dropped it", died=True)
         except Exception as error:
             died = future.cancelled() or isinstance(error, distributed.KilledWorker)
-            answer = Answer(number, None, "its worker died" if died else _why(error), died=died)
+            why = "its worker died" if died else _why(error)
+            answer = Answer(number, None, why, died, getattr(error, "worker", None))
         finally:
             self._asked.pop(number, None)
             with contextlib.suppress(Exception):
@@ -338,5 +354,4 @@ def _why(error: Exception) -> str:
 
 def _line(error: object) -> str:
     """An error that a library wrote, as part of a line."""
-    text = printable(" ".join(str(error).split()), LOST_MAX)
-    return text or type(error).__name__
+    return without_secrets(str(error)) or type(error).__name__

@@ -2,7 +2,7 @@
 
 `killer...` kills its worker always, `once-killer...` the first one; `broken...` raises an error
 that nobody expects; `endless...` is checked until the checker is closed, or a mark `stop` is there.
-What a worker keeps ends after a second without work.
+What a worker keeps ends after a second without work. With PCTEST_REFUSES it can check nothing.
 """
 
 import os
@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pagecheck.errors import ResourceError
 from pagecheck.survey import remote
 from pagecheck.survey.check import attempt
 
 
 def _killing(checker: Any, piece: Any) -> Any:
     path = Path(piece.target.path)
+    if "PCTEST_REFUSES" in os.environ:
+        raise ResourceError("this host has no room")
     if path.name.startswith("killer"):
         os.kill(os.getpid(), signal.SIGKILL)
     mark = Path(os.environ["PCTEST_MARKS"], path.name)

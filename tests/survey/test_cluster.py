@@ -27,6 +27,7 @@ class Workers:
         self.most_out = 0
         self.seen: list[Target] = []
         self.dropped: list[int] = []
+        self.avoided: list[frozenset[str]] = []
         self.fate: Callable[[list[str]], str] = lambda _names: "answered"
         self.tick: Callable[[], None] = lambda: None
         self._out: dict[int, Sequence[Piece]] = {}
@@ -38,7 +39,10 @@ class Workers:
         self.seen = list(targets)
         watch()
 
-    def submit(self, number: int, pieces: Sequence[Piece]) -> None:
+    def submit(
+        self, number: int, pieces: Sequence[Piece], avoid: frozenset[str] = frozenset()
+    ) -> None:
+        self.avoided.append(avoid)
         self._out[number] = pieces
         self.batches.append([each.target.path for each in pieces])
         self.most_out = max(self.most_out, len(self._out))
@@ -54,7 +58,8 @@ class Workers:
                 del self._out[number]
                 if fate == "answered":
                     return Answer(number, [Found(p, Counts(1, zero=1), 0, 0.0) for p in pieces])
-                return Answer(number, None, fate, died=fate == "died")
+                worker = None if fate == "died" else f"tcp://{len(self.batches)}"
+                return Answer(number, None, fate, died=fate == "died", worker=worker)
         self.tick()
         return None
 
@@ -168,6 +173,17 @@ def test_an_error_of_one_worker_is_not_the_end() -> None:
     found = results(workers, files(*map(str, range(50))))
     assert found.pop("7") == "no room in /dev/shm"
     assert set(found.values()) == {"zero"}
+    assert [len(each) for each in workers.avoided if each] == [1, 2]  # another one each time
+
+
+def test_many_files_that_kill_cost_only_themselves() -> None:
+    workers = Workers()
+    workers.fate = lambda names: "died" if set(names) & set(killers) else "answered"
+    names = [str(number) for number in range(2000)]
+    killers = names[5::100]
+    found = results(workers, files(*names))
+    assert {found.pop(name) for name in killers} == {"each worker that checked it died, 3 times"}
+    assert set(found.values()) == {"zero"}
 
 
 def test_where_no_worker_can_check_the_survey_ends() -> None:
@@ -175,7 +191,7 @@ def test_where_no_worker_can_check_the_survey_ends() -> None:
     workers.fate = lambda _names: "worker b: no kernel"
     with pytest.raises(EngineError, match=r"tcp://made-up: no worker can check: worker b: no ker"):
         results(workers, files(*map(str, range(500))))
-    assert len(workers.batches) < 20
+    assert len(workers.batches) < 40
 
 
 def test_a_worker_that_is_silent_for_long_is_given_up(moved_clock: MovedClock) -> None:

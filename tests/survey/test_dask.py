@@ -170,6 +170,17 @@ def test_a_worker_that_dies_costs_no_row(
     assert_as_it_was(dask)
 
 
+def test_a_worker_that_cannot_check_leaves_it_to_others(dask: Cluster, tmp_path: Path) -> None:
+    make(tmp_path, *(f"{number:02}.ram" for number in range(FILES)))
+    worker = dask.add_worker("--preload", KILLING, PCTEST_REFUSES="1")
+    with distributed.Client(dask.address, set_as_default=False) as client:
+        client.wait_for_workers(sum(each.poll() is None for each in dask.workers))
+    done = pagecheck("survey", "--json", "--cluster", dask.address, tmp_path)
+    worker.kill()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(rows(done.stdout)) == FILES
+
+
 def test_an_error_that_nobody_expects_is_one_of_its_file(dask: Cluster, tmp_path: Path) -> None:
     make(tmp_path, "a.ram", "broken.ram", "c.ram")
     done = pagecheck("survey", "--json", "--cluster", dask.address, tmp_path)

@@ -54,7 +54,10 @@ def test_after_its_end_a_survey_gets_no_answer(job: Job, ram: Target) -> None:
         remote.answer(job, [Piece(ram, 0, PAGE)])
 
 
-def test_another_version_gets_no_answer(job: Job, ram: Target) -> None:
+def test_another_version_gets_no_answer(
+    job: Job, ram: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PAUSE_S", 0.0)
     with pytest.raises(EngineError, match=rf"has pagecheck {__version__}, not 0\.0\.1"):
         remote.answer(job._replace(version="0.0.1"), [Piece(ram, 0, PAGE)])
 
