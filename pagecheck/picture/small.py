@@ -64,14 +64,15 @@ def _runs(cells: Cells) -> list[tuple[int, int, str]]:
     return found
 
 
-def small_png(cells: Cells, width: int = 256, height: int = 14) -> bytes:
+def small_png(cells: Cells, width: int = 256, height: int = 14, *, dark: bool = False) -> bytes:
     """The cells from left to right, as the bytes of a PNG.
 
     Args:
         cells: of each the pages of each state, as of `Strip.cells`.
         width, height: pixels.
+        dark: in the colours for a dark ground.
     """
-    colours = [cell_colour(each) or _EMPTY for each in _of_width(cells, width)]
+    colours = [cell_colour(each, dark=dark) or _EMPTY for each in _of_width(cells, width)]
     palette = sorted({_EMPTY, *colours})
     row = bytes(palette.index(colours[x * len(colours) // width]) for x in range(width))
     pixels = (b"\0" + row) * height  # each row of pixels is unfiltered

@@ -80,9 +80,15 @@ def test_a_scan_is_shown_with_its_picture(shown: ServiceProcess, known_ram: Know
     assert image["alt"] == (
         f"Scan 1: {expected['Zero']} zero, {expected['Normal']} normal, 0.0% undecided"
     )
-    answer, body = web.ask(f"/{image['src']}")
-    assert answer.getheader("Content-Type") == "image/png"
-    assert body.startswith(b"\x89PNG\r\n\x1a\n")
+    (dark,) = (attributes for tag, attributes in web.html().elements if tag == "source")
+    assert dark["media"] == "(prefers-color-scheme: dark)"
+    bodies = set()
+    for place in (image["src"], dark["srcset"]):
+        answer, body = web.ask(f"/{place}")
+        assert answer.getheader("Content-Type") == "image/png"
+        assert body.startswith(b"\x89PNG\r\n\x1a\n")
+        bodies.add(body)
+    assert len(bodies) == 2
 
 
 def test_a_save_is_shown_too(shown: ServiceProcess, short_folder: Path) -> None:
@@ -224,7 +230,7 @@ def test_the_page_keeps_to_its_own_policy(scanned: Web) -> None:
     page = scanned.html()
     for tag, attributes in page.elements:
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
-        for link in (attributes.get("src"), attributes.get("href")):
+        for link in map(attributes.get, ("src", "srcset", "href")):
             if link and link != "data:,":
                 assert ":" not in link
                 assert not link.startswith("/")
@@ -249,7 +255,17 @@ def test_a_name_that_leads_here_is_refused(scanned: Web) -> None:
 
 
 def test_what_is_not_there(scanned: Web) -> None:
-    pictures = ("x.png", "1.svg", "", "%31.png", "9" * 5000 + ".png", "-1.png", "2.png", "1/1.png")
+    pictures = (
+        "x.png",
+        "1.svg",
+        "",
+        "%31.png",
+        "9" * 5000 + ".png",
+        "-1.png",
+        "-dark.png",
+        "2.png",
+        "1/1.png",
+    )
     assert scanned.ask("/picture/1.png")[0].status == 200
     for path in (*(f"/picture/{each}" for each in pictures), "/page.py", "/metrics", "/index.html"):
         assert scanned.ask(path)[0].status == 404
@@ -266,7 +282,7 @@ def test_the_last_scans_are_few_and_count_as_memory(
         def scanned() -> bool:
             client.result("check", {"block": 0})
             rows = web.data()["tables"]["scans"]
-            return bool(rows) and int(rows[0]["key"]) > 16
+            return bool(rows) and int(rows[0]["cells"][0]) > 16
 
         wait_for(scanned, "many scans")
     rows = web.rows("scans")

@@ -111,7 +111,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\x1b[2J\udc80\n"
 
 
 def everything(text: str) -> Shown:
-    row = Row(text, (text, text), "", (text, text))
+    row = Row(text, (text, text), "", (text, text, text))
     table = Table("scans", text, text, ("#Scan", "Picture"), text, [row])
     return Shown(text, [(text, text)], [table], None)
 
@@ -212,8 +212,8 @@ def test_scans_that_follow_each_other_fast_are_not_all_kept(moved_clock: MovedCl
     assert [each.number for each in kept.all()] == [3, 2, 1]
     (scan, *_) = kept.all()
     assert scan.counts.pages == 200
-    assert kept.picture(3) == scan.picture
-    assert kept.picture(4) is None
+    assert scan.pictures == (kept.picture(3, dark=False), kept.picture(3, dark=True))
+    assert kept.picture(4, dark=False) is None
 
 
 def test_what_is_kept_has_a_bound(moved_clock: MovedClock) -> None:
@@ -222,7 +222,7 @@ def test_what_is_kept_has_a_bound(moved_clock: MovedClock) -> None:
         scanned(kept, source="x" * 100_000)
         moved_clock.sleep_s(1)
     assert len(kept.all()) == recent_.SCANS
-    size = sum(len(each.picture or b"") + 4 * len(each.source) for each in kept.all())
+    size = sum(len(b"".join(each.pictures)) + 4 * len(each.source) for each in kept.all())
     assert 0 < size <= recent_.KEPT_BYTES
 
 
@@ -234,8 +234,8 @@ def test_a_failure_of_a_picture_is_not_the_scans(monkeypatch: pytest.MonkeyPatch
     kept = Recent()
     scanned(kept)
     (scan,) = kept.all()
-    assert scan.picture is None
-    row = tables._scan(scan, names=False)
+    assert scan.pictures is None
+    row = tables._scan(scan, kept.run, names=False)
     assert row.picture is None
     assert row.mood == "warn"  # pages are undecided
 
@@ -263,3 +263,15 @@ def test_a_failure_of_a_picture_is_not_the_scans(monkeypatch: pytest.MonkeyPatch
 )
 def test_numbers_as_people_read_them(text: str, shown: str) -> None:
     assert text == shown
+
+
+def test_another_run_has_other_pictures() -> None:
+    """A browser keeps its rows and what it has fetched while a service is started again."""
+    rows = []
+    for _ in range(2):
+        kept = Recent()
+        scanned(kept)
+        rows.append(tables._scan(kept.all()[0], kept.run, names=False))
+    assert rows[0].cells[0] == rows[1].cells[0] == "1"
+    assert rows[0].key != rows[1].key
+    assert set(rows[0].picture[:2]).isdisjoint(rows[1].picture[:2])

@@ -85,7 +85,7 @@ class Html(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        if tag in ("meta", "link", "img"):
+        if tag in ("meta", "link", "img", "source"):
             return
         self._open.append(tag)
         if tag == "section":

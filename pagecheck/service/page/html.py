@@ -115,8 +115,11 @@ def _row(table: Table, row: Row) -> str:
         element = 'th scope="row"' if index == 0 else "td"
         content = _text(cell)
         if column == "Picture" and row.picture is not None:
-            place, said = row.picture
-            content = f'<img src="{_text(place)}" alt="{_text(said)}" width="256" height="14">'
+            light, dark, said = map(_text, row.picture)
+            content = (
+                f'<picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">'
+                f'<img src="{light}" alt="{said}" width="256" height="14"></picture>'
+            )
         cells.append(f"<{element}{_numeric(column)}>{content}</{element[:2]}>")
     return f'<tr data-key="{_text(row.key)}" class="{row.mood}">{"".join(cells)}</tr>\n'
 
@@ -124,8 +127,10 @@ def _row(table: Table, row: Row) -> str:
 def _legend() -> str:
     """What the colours of the pictures mean."""
     items = "".join(
-        '<li><svg aria-hidden="true" width="12" height="12"><rect width="12" height="12" '
-        f'fill="{state.light[-1]}"/></svg> {_text(state.words)}</li>\n'
+        '<li><svg aria-hidden="true" width="12" height="12">'
+        f'<rect class="light" width="12" height="12" fill="{state.light[-1]}"/>'
+        f'<rect class="dark" width="12" height="12" fill="{state.dark[-1]}"/>'
+        f"</svg> {_text(state.words)}</li>\n"
         for state in PAGES
     )
     return f'<ul class="legend" aria-label="Colours of the pictures">\n{items}</ul>\n'

@@ -25,23 +25,30 @@ function say(text, bad) {
     status_.className = bad ? "bad" : "";
 }
 
+function fillPicture(cell, light, dark, said) {
+    let image = cell.querySelector("img");
+    if (image === null) {
+        const picture = document.createElement("picture");
+        const source = document.createElement("source");
+        source.media = "(prefers-color-scheme: dark)";
+        source.srcset = dark;
+        image = document.createElement("img");
+        image.width = 256;
+        image.height = 14;
+        image.src = light;
+        picture.append(source, image);
+        cell.replaceChildren(picture);
+    }
+    image.alt = said;
+}
+
 // The cells of one row; elements stay where they are, so that focus and pictures do.
 function fillRow(row, heads, given) {
     row.className = given.mood;
     given.cells.forEach((text, index) => {
         const cell = row.children[index];
         if (heads[index].textContent === "Picture" && given.picture !== null) {
-            let image = cell.querySelector("img");
-            if (image === null) {
-                image = document.createElement("img");
-                image.width = 256;
-                image.height = 14;
-                cell.replaceChildren(image);
-            }
-            if (image.getAttribute("src") !== given.picture[0]) {
-                image.src = given.picture[0];
-            }
-            image.alt = given.picture[1];
+            fillPicture(cell, ...given.picture);
         } else {
             setText(cell, text);
         }

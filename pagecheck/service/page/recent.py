@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pagecheck.report.report import BlockReport
 
 SCANS: Final = 16
-PICTURE_BYTES: Final = 4096
-KEPT_BYTES: Final = SCANS * (PICTURE_BYTES + 4096)  # with the texts of each
+PICTURES_BYTES: Final = 4096
+KEPT_BYTES: Final = SCANS * (PICTURES_BYTES + 4096)  # with the texts of each
 PERIOD_S: Final = 0.1
 CELLS: Final = 128
 WIDTH, HEIGHT = 256, 14
@@ -39,11 +39,11 @@ class Scan(NamedTuple):
     """One scan that is over.
 
     Attributes:
-        number: counts up; its picture is asked for by it.
+        number: counts up; its pictures are asked for by it.
         at: when it ended, in seconds since 1970.
         source: what was scanned, as the client named it.
         answer: of a report; `saved`: for a save.
-        picture: a PNG; None where it could not be made.
+        pictures: PNGs for a light and for a dark ground; None where they could not be made.
     """
 
     number: int
@@ -54,13 +54,19 @@ class Scan(NamedTuple):
     counts: Counts
     checked: int
     seconds: float
-    picture: bytes | None
+    pictures: tuple[bytes, bytes] | None
 
 
 class Recent:
-    """Any thread may use it."""
+    """Any thread may use it.
+
+    Attributes:
+        run: unlike that of any other run of a service: a browser that outlives one takes the
+            pictures of the next for other ones.
+    """
 
     def __init__(self) -> None:
+        self.run = f"{time.time_ns():x}"
         self._lock = threading.Lock()
         self._scans: deque[Scan] = deque(maxlen=SCANS)
         self._number = 0
@@ -71,9 +77,10 @@ class Recent:
         with self._lock:
             return list(reversed(self._scans))
 
-    def picture(self, number: int) -> bytes | None:
+    def picture(self, number: int, *, dark: bool) -> bytes | None:
         """The picture of one of them."""
-        return next((each.picture for each in self.all() if each.number == number), None)
+        found = next((each.pictures for each in self.all() if each.number == number), None)
+        return None if found is None else found[dark]
 
     def add(
         self,
@@ -97,13 +104,13 @@ class Recent:
             self._number += 1
             number = self._number
         counts = Counts.sum(each.counts for each in blocks)
-        what = (name(source), answer, counts, checked, seconds, _picture(blocks))
+        what = (name(source), answer, counts, checked, seconds, _pictures(blocks))
         scan = Scan(number, time.time(), client, *what)
         with self._lock:
             self._scans.append(scan)
 
 
-def _picture(blocks: Sequence[BlockReport]) -> bytes | None:
+def _pictures(blocks: Sequence[BlockReport]) -> tuple[bytes, bytes] | None:
     """All blocks, one after the other."""
     try:
         strip = Strip(sum(each.block.pages for each in blocks), CELLS)
@@ -111,8 +118,9 @@ def _picture(blocks: Sequence[BlockReport]) -> bytes | None:
         for each in blocks:
             strip.add(each, first)
             first += each.block.pages
-        picture = small_png(strip.cells, WIDTH, HEIGHT)
+        light = small_png(strip.cells, WIDTH, HEIGHT)
+        dark = small_png(strip.cells, WIDTH, HEIGHT, dark=True)
     except Exception:
         log.exception("the picture of a scan")
         return None
-    return picture if len(picture) <= PICTURE_BYTES else None
+    return (light, dark) if len(light) + len(dark) <= PICTURES_BYTES else None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FRESH_S: Final = 0.25
 HTML: Final = "text/html; charset=utf-8"
 TEXT: Final = "text/plain; charset=utf-8"
-NUMBER_CHARS: Final = 18
+PICTURE: Final = re.compile(r"/picture/([0-9]{1,18})(-dark)?\.png")
 HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]+))(?::[0-9]+)?")
 
 
@@ -47,9 +47,10 @@ def page_routes(service: Service, host: str, *, names: bool) -> Routes:
     css, js = (own.joinpath(each).read_bytes() for each in ("page.css", "page.js"))
 
     def picture(request: Request) -> Page | None:
-        number, dot, kind = request.path.removeprefix("/picture/").partition(".")
-        right = number.isascii() and number.isdigit() and len(number) <= NUMBER_CHARS
-        found = recent.picture(int(number)) if right and dot + kind == ".png" else None
+        asked = PICTURE.fullmatch(request.path)
+        if asked is None:
+            return None
+        found = recent.picture(int(asked[1]), dark=asked[2] is not None)
         return None if found is None else Page("image/png", found)
 
     routes: dict[str, Callable[[Request], Page | None]] = {

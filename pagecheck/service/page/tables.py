@@ -30,13 +30,14 @@ class Row(NamedTuple):
     Attributes:
         key: unlike that of any other row of its table, as long as it is the same thing.
         mood: empty, `warn` or `bad`; a cell says in words why.
-        picture: where its picture is, as the page links to it, and what that shows; or None.
+        picture: where its picture is, as the page links to it, for a light and a dark ground, and
+            what it shows; or None.
     """
 
     key: str
     cells: tuple[str, ...]
     mood: str = ""
-    picture: tuple[str, str] | None = None
+    picture: tuple[str, str, str] | None = None
 
 
 class Table(NamedTuple):
@@ -294,21 +295,22 @@ def _scans(recent: Recent, *, names: bool) -> Table:
             *("#Pages", "#Zero", "#of which holes", "#Normal", "#Undecided", "#Took", "#Checked"),
         ),
         "No scan has ended yet.",
-        [_scan(each, names=names) for each in recent.all()],
+        [_scan(each, recent.run, names=names) for each in recent.all()],
     )
 
 
-def _scan(scan: Scan, *, names: bool) -> Row:
+def _scan(scan: Scan, run: str, *, names: bool) -> Row:
     counts = scan.counts
     zero = texts.share(counts.zero, counts.pages)
     normal = texts.share(counts.normal, counts.pages)
     undecided = texts.share(counts.undecided, counts.pages)
     picture = None
-    if scan.picture is not None:
+    if scan.pictures is not None:
         said = f"Scan {scan.number}: {zero} zero, {normal} normal, {undecided} undecided"
-        picture = (f"picture/{scan.number}.png", said)
+        at = f"picture/{scan.number}"
+        picture = (f"{at}.png?{run}", f"{at}-dark.png?{run}", said)
     return Row(
-        str(scan.number),
+        f"{run} {scan.number}",
         (
             str(scan.number),
             texts.moment(scan.at),
