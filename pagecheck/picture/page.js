@@ -31,6 +31,8 @@
   const isCurve = () => layout === layouts.hilbert;
   const spanOf = (position) => spans[lastNotAbove(memory.starts, position, spans.length)];
   const described = (position) => describe(memory, position, layout.cellEnd(position));
+  // Offsets beside those in other blocks, or beside guest-physical addresses, have a sign.
+  const alone = about.blocks.length === 1 && spans.every((span) => span.address === null);
   const widest = Math.max(...spans.map((span) => hex(addressOf(about, span, span.pages)).length));
   const gutter = () => [widest * 8 + 10, isCurve() ? LABEL + 4 : 4];
 
@@ -138,7 +140,8 @@
       const span = spanOf(position);
       const page = Math.max(0, position - span.start) * runs.unitPages;
       pen.textAlign = align;
-      pen.fillText(hex(addressOf(about, span, page)), atX, atY);
+      const sign = span.address === null && !alone ? "+" : "";
+      pen.fillText(`${sign}${hex(addressOf(about, span, page))}`, atX, atY);
     };
     const [firstX, firstY] = offset.map((each) => Math.ceil(each / pixels / step) * step);
     const last = offset.map((each, axis) =>

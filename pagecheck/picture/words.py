@@ -74,7 +74,9 @@ def address(memory: Memory, span: Span, page: int) -> str:
     offset = (span.first + page) * memory.page_size
     if span.address is not None:
         return f"{span.address + page * memory.page_size:#x}"
-    name = f"{printable(memory.blocks[span.block].name, 24)}+" if len(memory.blocks) > 1 else ""
+    # Beside offsets in other blocks, or guest-physical addresses, it says which block's it is.
+    alone = len(memory.blocks) == 1 and all(each.address is None for each in memory.spans)
+    name = "" if alone else f"{printable(memory.blocks[span.block].name, 24)}+"
     return f"{name}{offset:#x}"
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pagecheck.model import Region
 from pagecheck.picture import words
 from pagecheck.picture.memory import of_report
 from tests.picture.worlds import NORMAL, block_of, report_of
@@ -37,3 +38,14 @@ def test_one_page_is_one_page() -> None:
     memory = of_report(report_of(block_of(np.full(1, NORMAL, np.uint8))))
     assert words.title(memory) == "guest.ram: 4 KiB, 1 page"
     assert list(words.counts(memory)) == ["normal: 1 page, 100 %"]
+
+
+def test_an_offset_beside_addresses_names_its_block() -> None:
+    states = np.zeros(20, np.uint8)
+    alone = of_report(report_of(block_of(states, "pc.ram")))
+    assert words.address(alone, alone.spans[0], 3) == "0x3000"
+    part = Region(0x100000, 15 * 4096, 0, 0)
+    mixed = of_report(report_of(block_of(states, "pc.ram", (part,))))
+    first, second = mixed.spans
+    assert words.address(mixed, first, 3) == "0x103000"
+    assert words.address(mixed, second, 3) == "pc.ram+0x12000"
