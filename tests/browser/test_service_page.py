@@ -99,11 +99,12 @@ def test_what_happens_is_shown_without_reloading(
     assert page.evaluate("window.same && document.activeElement.id") == "pause"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_picture_shows_what_is_in_the_memory(
-    visit, start_service: StartService, known_ram: KnownRam
+    visit, start_service: StartService, known_ram: KnownRam, scheme: str
 ) -> None:
     service = start_service(*OPTIONS)
-    page = visit(address_of(service)).page
+    page = visit(address_of(service), scheme=scheme).page
     with attached(service, known_ram) as client:
         client.result("check", {"block": 0})
         wait_for_scan(page, 1)
@@ -121,7 +122,8 @@ def test_a_picture_shows_what_is_in_the_memory(
     cells = []
     for first in range(0, known_ram.pages, each):
         hole, zero = (int(a[first : first + each].sum()) for a in (known_ram.hole, known_ram.zero))
-        cells.append(cell_colour([zero - hole, hole, each - zero, 0, 0]))
+        counts = [zero - hole, hole, each - zero, 0, 0]
+        cells.append(cell_colour(counts, dark=scheme == "dark"))
     assert pixels == np.repeat(cells, len(pixels) // len(cells)).tolist()
 
 
