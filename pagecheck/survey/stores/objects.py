@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from pagecheck import clock
-from pagecheck.coordinator.block import CHECK_PAGES_MAX
 from pagecheck.errors import InternalError, SourceError
 from pagecheck.formats import identify_by
 from pagecheck.model import Counts
@@ -87,10 +86,11 @@ class Objects:
         buffer, block = self._attached()
         ways = (self._patience, self._is_closed, self._options.max_rate)
         with Reading(store, name, piece, buffer, *ways) as reading:
-            for slot, part in reading.parts():
-                if part.start == 0 and self._options.format == "auto":
-                    tally.note = self._require_raw(store, part, target)
-                self._look(buffer, block, slot, part, tally)
+            for arrived in reading.parts():
+                for _slot, part in arrived:
+                    if part.start == 0 and self._options.format == "auto":
+                        tally.note = self._require_raw(store, part, target)
+                self._look(buffer, block, arrived, tally)
         self._require_same(store, name, target)
         return Found(
             piece,
@@ -116,16 +116,25 @@ class Objects:
             )
         return self._buffer, self._block
 
-    def _look(self, buffer: Buffer, block: Block, slot: int, part: Part, tally: Tally) -> None:
-        """Decides the pages of a part that has arrived."""
-        if part.left:
-            raise InternalError(f"{part.name}: {part.left} bytes of a part are missing")
+    def _look(
+        self, buffer: Buffer, block: Block, arrived: list[tuple[int, Part]], tally: Tally
+    ) -> None:
+        """Decides the pages of parts that have arrived; all at once, so that the worker, which has
+        to wake up, and this thread, which has to wait for the interpreter's lock, do so once."""
         page_size = self._options.page_size
-        begin, pages = buffer.offset(slot), len(part.view) // page_size
-        offsets = np.arange(begin, begin + pages * page_size, page_size).astype(np.uint64)
-        for first in range(0, pages, CHECK_PAGES_MAX):  # as many as one channel takes at once
-            answer = self._coordinator.check(block, offsets[first : first + CHECK_PAGES_MAX])
-            tally.add(part.start // page_size + first, answer)
+        wanted = []
+        for slot, part in arrived:
+            if part.left:
+                raise InternalError(f"{part.name}: {part.left} bytes of a part are missing")
+            begin = buffer.offset(slot)
+            wanted.append(np.arange(begin, begin + len(part.view), page_size))
+        answer = self._coordinator.check(block, np.concatenate(wanted).astype(np.uint64))
+        done = 0
+        for (_slot, part), offsets in zip(arrived, wanted, strict=True):
+            end = done + len(offsets)
+            tally.add(part.start // page_size, answer.zero[done:end], answer.decided[done:end])
+            done = end
+        tally.note = tally.note or next(iter(answer.notes), None)
 
     def _require_raw(self, store: Store, head: Part, target: Target) -> str | None:
         """The note on an object that may be something else.

@@ -68,8 +68,8 @@ class Reading:
         self._is_over = False  # from now on threads give their slots back themselves
         self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
 
-    def parts(self) -> Iterator[tuple[int, Part]]:
-        """Each part and its slot, which is used again with the next step.
+    def parts(self) -> Iterator[list[tuple[int, Part]]]:
+        """The parts that have arrived, with their slots, which are used again with the next step.
 
         Raises:
             SourceError: one did not arrive whole.
@@ -78,14 +78,16 @@ class Reading:
         """
         while self._at < self._end or self._parts:
             self._start()
-            slot, error = self._next()
-            part = self._parts.pop(slot)
+            ended = self._next()
+            arrived = [(slot, self._parts.pop(slot)) for slot, _error in ended]
             try:
-                if error is not None:
-                    raise self._explained(error)
-                yield slot, part
+                for _slot, error in ended:
+                    if error is not None:
+                        raise self._explained(error)
+                yield arrived
             finally:
-                self._put_back(slot, part)
+                for slot, part in arrived:
+                    self._put_back(slot, part)
 
     def _start(self) -> None:
         """Starts as many requests as there are slots for, and as the rate allows."""
@@ -152,10 +154,15 @@ class Reading:
     def _is_ended(self) -> bool:
         return self._is_leaving or self._is_closed()
 
-    def _next(self) -> Ended:
+    def _next(self) -> list[Ended]:
+        """Those that have ended, at least one."""
         while not self._is_closed():
             try:
-                return self._ended.get(timeout=STEP_S)
+                ended = [self._ended.get(timeout=STEP_S)]
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        ended.append(self._ended.get_nowait())
+                return ended
             except queue.Empty:
                 if self._parts and clock.now_s() > min(self._ends_s[each] for each in self._parts):
                     raise SourceError(

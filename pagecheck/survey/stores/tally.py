@@ -13,8 +13,6 @@ from pagecheck.report.report import BlockReport
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pagecheck.report.report import Answer
-
 
 class Tally:
     """What is known of a piece so far.
@@ -36,17 +34,17 @@ class Tally:
         self.strip = Strip(size // page_size) if pictures else None
         self._page_size = page_size
 
-    def add(self, first: int, answer: Answer) -> None:
+    def add(self, first: int, zero: NDArray[np.bool_], decided: NDArray[np.bool_]) -> None:
         """Adds the answer about consecutive pages.
 
         Args:
             first: the number of the first of them in the object.
+            zero, decided: as of `Answer`.
         """
-        zero, normal = answer.zero & answer.decided, answer.decided & ~answer.zero
+        zero, normal = zero & decided, decided & ~zero
         pages, zeros, others = len(zero), int(zero.sum()), int(normal.sum())
         counts = Counts(pages, zero=zeros, normal=others, undecided=pages - zeros - others)
         self.counts = Counts.sum((self.counts, counts))
-        self.note = self.note or next(iter(answer.notes), None)
         if self.strip is not None:
             block = RamBlock("", pages * self._page_size, self._page_size)
             self.strip.add(BlockReport(block, counts, _words(zero), _words(normal)), first)
