@@ -8,6 +8,7 @@ import ssl
 
 import pytest
 
+from pagecheck.survey.stores.asking import ask
 from pagecheck.survey.stores.patience import LISTING, Patience, Tries
 from pagecheck.survey.stores.troubles import Broken, Refused, Trouble, trouble_of
 from tests.support.clock import MovedClock
@@ -120,6 +121,20 @@ def test_after_a_time_without_a_byte_there_is_no_other_try(moved_clock: MovedClo
     moved_clock.sleep_s(11.0)  # bytes came, but it lasts too long
     assert tries.pause_s(SLOW, progress=True) is None
     assert tries.text(SLOW) == "503 SlowDown; tried 4 times in 100 s"
+
+
+def test_a_listing_that_fails_late_is_made_again(moved_clock: MovedClock) -> None:
+    """It has thousands of pages, and one of them fails."""
+    lasts = [300.0, 400.0, 0.0]
+
+    def listing() -> str:
+        seconds = lasts.pop(0)
+        moved_clock.sleep_s(seconds)
+        if seconds:
+            raise ClientError(500, "InternalError")
+        return "all"
+
+    assert ask("s3://b/", listing, LISTING) == "all"
 
 
 def test_a_wrong_address_is_said_soon(moved_clock: MovedClock) -> None:

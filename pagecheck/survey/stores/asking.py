@@ -41,11 +41,14 @@ def ask(what: str, request: Callable[[], Answer], patience: Patience) -> Answer:
     """
     tries = Tries(what, patience)
     while True:
+        began_s = clock.now_s()
         try:
             return request()
         except Exception as error:
             trouble = trouble_of(error)
-            pause_s = tries.pause_s(trouble, progress=False)
+            # A listing of many pages that fails late has brought some.
+            progress = clock.now_s() - began_s > patience.quiet_s
+            pause_s = tries.pause_s(trouble, progress=progress)
             if pause_s is None:
                 raise SourceError(f"{what}: {tries.text(trouble)}") from error
         clock.sleep_s(pause_s)

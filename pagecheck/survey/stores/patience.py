@@ -31,7 +31,9 @@ class Patience(NamedTuple):
 
 
 READING = Patience()
-LISTING = Patience(quiet_s=20.0, absent_s=3.0)  # a wrong address should be said soon
+LISTING = Patience(
+    quiet_s=20.0, absent_s=3.0, whole_s=3600.0
+)  # a wrong address should be said soon
 
 
 class Tries:

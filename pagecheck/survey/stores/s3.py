@@ -46,7 +46,7 @@ class S3(Store):
         ours = {
             "max_pool_connections": CONNECTIONS,
             "read_timeout": QUIET_S,
-            "retries": {"total_max_attempts": 1},  # they are made again here
+            "retries": {"total_max_attempts": 3, "mode": "standard"},  # of each page of a listing
         }
         return {**super().options(), "config_kwargs": {**ours, **given}}
 
@@ -121,6 +121,7 @@ def _client(fs: Any) -> Any:
     config = {**fs.config_kwargs}
     config.setdefault("connect_timeout", fs.connect_timeout)
     config.pop("connector_args", None)  # of aiohttp
+    config["retries"] = {"total_max_attempts": 1}  # `asking` makes them, where the body broke off
     keys = {
         "aws_access_key_id": fs.key,
         "aws_secret_access_key": fs.secret,
