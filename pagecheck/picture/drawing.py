@@ -12,6 +12,7 @@ import numpy as np
 
 from pagecheck.errors import UsageError
 from pagecheck.picture import words
+from pagecheck.picture.layout import rows_of
 from pagecheck.picture.palette import STEPS
 from pagecheck.picture.raster import TILE, coloured, printed, tile
 from pagecheck.printable import printable
@@ -223,19 +224,17 @@ def labels_of(cells: Cells, layout: Layout, scale: int) -> Iterator[Label]:
 
 
 def _of_rows(cells: Cells, layout: Layout, scale: int) -> Iterator[Label]:
-    """The address of the first cell of each row that has room for it, from the begin of its span a
-    power of two of rows apart; where a span begins, the block at the right."""
+    """The address of each row at a multiple of a power of two of rows that has room; where a span
+    begins its address, and the block at the right."""
     memory = cells.memory
     step = 1
     while step * scale < _LINE:
         step *= 2
-    for span, begin, end in zip(memory.spans, cells.starts, cells.starts[1:], strict=False):
-        for cell in range(begin, end, step * layout.width):
-            row = int(layout.y[cell])
-            page = (cell - begin) * cells.cell_pages
-            yield Label("left", row, words.address(memory, span, page))
-            if cell == begin and len(memory.blocks) > 1:
-                yield Label("right", row, printable(memory.blocks[span.block].name, 24))
+    for row in rows_of(cells, layout):
+        if row.page == 0 or row.number % step == 0:
+            yield Label("left", row.y, words.address(memory, row.span, row.page))
+        if row.page == 0 and len(memory.blocks) > 1:
+            yield Label("right", row.y, printable(memory.blocks[row.span.block].name, 24))
 
 
 def _of_squares(cells: Cells, layout: Layout) -> Iterator[Label]:

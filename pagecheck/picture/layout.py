@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from pagecheck.picture.cells import Cells
+    from pagecheck.picture.memory import Span
 
     Places = NDArray[np.int64]
 
@@ -77,6 +80,8 @@ def hilbert_places(distance: Places, order: int) -> tuple[Places, Places]:
 def rows(cells: Cells, columns: int | None = None) -> Layout:
     """Row after row, each span from a new row on: addresses grow to the right, and downwards.
 
+    A span begins in the column of its address, so that the rows below begin at round ones.
+
     Args:
         columns: cells of a row; by default the power of two that makes it about a square.
     """
@@ -86,11 +91,51 @@ def rows(cells: Cells, columns: int | None = None) -> Layout:
         while columns * columns < int(lengths.sum()):
             columns *= 2
         columns = min(columns, 1 << max(0, int(lengths.max()) - 1).bit_length())
-    within = np.concatenate([np.arange(length) for length in lengths])
-    heights = -(-lengths // columns)
+    shifts = np.array([_number(cells, span) % columns for span in cells.memory.spans])
+    pairs = zip(lengths, shifts, strict=True)
+    within = np.concatenate([np.arange(shift, shift + length) for length, shift in pairs])
+    heights = -(-(lengths + shifts) // columns)
     begins = np.cumsum([0, *heights[:-1]])
     y = np.repeat(begins, lengths) + within // columns
     return Layout("rows", columns, int(heights.sum()), within % columns, y)
+
+
+def _number(cells: Cells, span: Span) -> int:
+    """The number of a span's first cell, if cells were counted from address 0 on; without an
+    address from the begin of the block on."""
+    size = cells.memory.page_size
+    page = span.first if span.address is None else span.address // size
+    return page // cells.cell_pages
+
+
+class Row(NamedTuple):
+    """Where a row begins.
+
+    Attributes:
+        span: whose row it is.
+        cell: the first that is in it.
+        page: of the span, with which that begins.
+        y: which row of the picture it is.
+        number: which row it is, counted from address 0 on.
+    """
+
+    span: Span
+    cell: int
+    page: int
+    y: int
+    number: int
+
+
+def rows_of(cells: Cells, layout: Layout) -> Iterator[Row]:
+    """Every row of a layout in rows."""
+    for span, begin, end in zip(cells.memory.spans, cells.starts, cells.starts[1:], strict=False):
+        first = _number(cells, span)
+        cell = begin
+        while cell < end:
+            number = (first + cell - begin) // layout.width
+            page = (cell - begin) * cells.cell_pages
+            yield Row(span, cell, page, int(layout.y[cell]), number)
+            cell = begin + (number + 1) * layout.width - first
 
 
 def laid_out(cells: Cells, name: LayoutName) -> Layout:

@@ -8,12 +8,7 @@
   const about = JSON.parse(element("data").textContent);
   const [map, tooltip, where] = ["map", "tooltip", "where"].map(element);
   const runs = new Runs(about);
-  const spans = about.spans.map((span, number) => ({
-    ...span,
-    start: about.runs.starts[number],
-    units: Math.ceil(span.pages / runs.unitPages),
-    address: span.address === null ? null : BigInt(span.address),
-  }));
+  const spans = spansOf(about, runs);
   const memory = { about, runs, spans, starts: about.runs.starts };
   const layouts = { hilbert: new Curve(runs.end), rows: new Rows(spans) };
 

@@ -87,9 +87,11 @@ function curveSize(length, order) {
   return full === 2 ? [2 * side, side + height] : [2 * side, 2 * side];
 }
 
-// Row after row, each span from a new row on, so that no cell has two spans.
+// Row after row, each span from a new row on, so that no cell has two spans. A span begins in the
+// column of its address, so that the rows below begin at round ones.
 class Rows {
-  // Spans have `start`, their first position, and `units`.
+  // Spans have `start`, their first position, `units`, and `number`: of their first unit, counted
+  // from address 0 on.
   constructor(spans) {
     this.spans = spans;
     this.starts = spans.map((span) => span.start);
@@ -99,35 +101,34 @@ class Rows {
     this.units = 2 ** level;
     this.columns = 16;
     while (2 * this.columns <= width) this.columns *= 2;
+    this.shifts = this.spans.map((span) => Math.floor(span.number / this.units) % this.columns);
     let row = 0;
-    this.rowStarts = this.spans.map((span) => {
+    this.rowStarts = this.spans.map((span, number) => {
       const begin = row;
-      row += Math.ceil(span.units / (this.units * this.columns));
+      const cells = Math.ceil(span.units / this.units) + this.shifts[number];
+      row += Math.ceil(cells / this.columns);
       return begin;
     });
     this.size = [this.columns, row];
   }
 
-  spanOf(position) {
-    return this.spans[lastNotAbove(this.starts, position, this.starts.length)];
-  }
-
   cellAt(x, y) {
     if (x < 0 || y < 0 || x >= this.size[0] || y >= this.size[1]) return -1;
     const number = lastNotAbove(this.rowStarts, y, this.rowStarts.length);
-    const within = ((y - this.rowStarts[number]) * this.columns + x) * this.units;
+    const cell = (y - this.rowStarts[number]) * this.columns + x - this.shifts[number];
     const span = this.spans[number];
-    return within < span.units ? span.start + within : -1;
+    return cell >= 0 && cell * this.units < span.units ? span.start + cell * this.units : -1;
   }
 
   placeOf(position) {
     const number = lastNotAbove(this.starts, position, this.starts.length);
-    const cell = Math.floor((position - this.starts[number]) / this.units);
+    const within = Math.floor((position - this.starts[number]) / this.units);
+    const cell = within + this.shifts[number];
     return [cell % this.columns, this.rowStarts[number] + Math.floor(cell / this.columns)];
   }
 
   cellEnd(position) {
-    const span = this.spanOf(position);
+    const span = this.spans[lastNotAbove(this.starts, position, this.starts.length)];
     return Math.min(position + this.units, span.start + span.units);
   }
 
@@ -136,7 +137,9 @@ class Rows {
     return span.start + Math.floor((span.units - 1) / this.units) * this.units;
   }
 
+  // The place of the first cell of a row.
   entry(_x, y, _side) {
-    return [0, y];
+    const number = lastNotAbove(this.rowStarts, y, this.rowStarts.length);
+    return [y === this.rowStarts[number] ? this.shifts[number] : 0, y];
   }
 }

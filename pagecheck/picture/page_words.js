@@ -1,4 +1,4 @@
-// What is said about a cell.
+// The spans of the memory, and what is said about cells of them.
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 
 function sizeText(bytes) {
@@ -14,6 +14,23 @@ function sizeText(bytes) {
 const hex = (number) => `0x${number.toString(16)}`;
 const grouped = (number) => number.toLocaleString("en-US");
 const pagesText = (pages) => `${grouped(pages)} page${pages === 1 ? "" : "s"}`;
+
+// The spans with their first position, units, address, and the number of the first unit if units
+// were counted from address 0 on.
+function spansOf(about, runs) {
+  const unit = BigInt(about.page_size * runs.unitPages);
+  return about.spans.map((given, number) => {
+    const span = {
+      ...given,
+      start: about.runs.starts[number],
+      units: Math.ceil(given.pages / runs.unitPages),
+      address: given.address === null ? null : BigInt(given.address),
+    };
+    // Of a number of more than 53 bits the lower part will do: it is for rows to be round.
+    span.number = Number((addressOf(about, span, 0) / unit) % (1n << 40n));
+    return span;
+  });
+}
 
 // The address of a page of a span: guest-physical, or the offset in its block.
 function addressOf(about, span, page) {

@@ -17,7 +17,7 @@ import numpy as np
 
 from pagecheck.picture import words
 from pagecheck.picture.cells import cells_of
-from pagecheck.picture.layout import LayoutName, hilbert, rows
+from pagecheck.picture.layout import LayoutName, hilbert, rows, rows_of
 from pagecheck.picture.palette import STEPS
 from pagecheck.picture.raster import looks
 from pagecheck.printable import printable
@@ -144,14 +144,10 @@ def _fitted(
 
 def _labels(cells: Cells, layout: Layout, per_line: int) -> list[str]:
     """The address of the first cell of each line of text."""
-    memory = cells.memory
     found = [""] * -(-layout.height // per_line)
-    for span, begin, end in zip(memory.spans, cells.starts, cells.starts[1:], strict=False):
-        for cell in range(begin, end, layout.width):
-            line = int(layout.y[cell]) // per_line
-            found[line] = found[line] or words.address(
-                memory, span, (cell - begin) * cells.cell_pages
-            )
+    for row in rows_of(cells, layout):
+        line = row.y // per_line
+        found[line] = found[line] or words.address(cells.memory, row.span, row.page)
     return found
 
 

@@ -190,3 +190,25 @@ def test_each_cell_has_a_place_of_its_own(name: str, pages: int) -> None:
             0,
             made.height - -(-3 // made.width),
         )
+
+
+@pytest.mark.parametrize("most", [5, 100, 1500])
+def test_rows_begin_at_round_addresses(most: int) -> None:
+    regions = (Region(0xC0000, 900 * PAGE, 0, 0), Region(5 << 30, 100 * PAGE, 0, 900 * PAGE))
+    states = runs_of_states(1010)
+    cells = cells_of(of_report(report_of(block_of(states, "ram", regions))), most)
+    made = layout.rows(cells, 16)
+    row_bytes = 16 * cells.cell_pages * PAGE
+    seen = []
+    for row in layout.rows_of(cells, made):
+        address = (row.span.address or 0) + row.page * PAGE
+        if row.span.address is None:
+            address += row.span.first * PAGE
+        assert (
+            row.page == 0 or address - address % (cells.cell_pages * PAGE) == row.number * row_bytes
+        )
+        assert row.number == address // row_bytes
+        assert made.y[row.cell] == row.y
+        assert row.cell == 0 or made.y[row.cell - 1] == row.y - 1
+        seen.append(row.y)
+    assert seen == list(range(made.height))

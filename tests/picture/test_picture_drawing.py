@@ -114,7 +114,8 @@ def test_the_addresses_of_rows_are_those_of_their_first_pages() -> None:
     assert layout.width == 64
     labels = addresses(cells, "rows", 20)
     assert labels[("left", 0)] == "0x1000"
-    assert labels[("left", 1)] == hex(0x1000 + 64 * PAGE)
+    assert labels[("left", 1)] == hex(64 * PAGE)  # the first page is in the second column
+    assert (layout.x[0], layout.x[63], layout.y[63]) == (1, 0, 1)
     assert labels[("left", 11)] == hex(1 << 32)
     assert labels[("left", 16)] == "rom+0x0"
     assert labels[("right", 0)] == labels[("right", 11)] == "pc.ram"
