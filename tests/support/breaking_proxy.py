@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -163,6 +164,7 @@ class BreakingProxy:
 
     Attributes:
         url: where it listens.
+        upstream: host and port of the real server.
         faults: for the next requests for a range, in order of their arrival; then they pass.
         always: for all others; None: they pass.
         listings: as `faults`, for the next requests for a listing.
@@ -172,8 +174,8 @@ class BreakingProxy:
         most: the largest number of answers that were under way at once.
     """
 
-    def __init__(self, upstream: tuple[str, int]) -> None:
-        self._upstream = upstream
+    def __init__(self, upstream: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
+        self.upstream = upstream
         self._lock = threading.Lock()
         self._now = 0
         self.faults: list[Fault] = []
@@ -200,7 +202,11 @@ class BreakingProxy:
                 pass
 
         self._server = _Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        scheme = "http"
+        if tls is not None:
+            scheme = "https"
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         found = handler.headers.get("Range")
@@ -233,7 +239,7 @@ class BreakingProxy:
         length = int(handler.headers.get("Content-Length") or 0)
         body = handler.rfile.read(length) if length else None
         sent = {k: v for k, v in handler.headers.items() if k.lower() not in _HOP}
-        connection = http.client.HTTPConnection(*self._upstream, timeout=30)
+        connection = http.client.HTTPConnection(*self.upstream, timeout=30)
         try:
             connection.request(handler.command, handler.path, body, sent)
             answer = connection.getresponse()

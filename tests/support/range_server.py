@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import threading
 from base64 import b64decode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,7 +35,7 @@ class RangeServer:
         seen: the requests that came, as (method, path with query, headers).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.links: list[str] = []
         self.ranges = True
@@ -59,8 +60,12 @@ class RangeServer:
                 pass
 
         self._server = _Server(("127.0.0.1", 0), Handler)
+        scheme = "http"
+        if tls is not None:
+            scheme = "https"
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
-        self.url = f"http://{self.host}"
+        self.url = f"{scheme}://{self.host}"
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         self.seen.append((handler.command, handler.path, dict(handler.headers)))

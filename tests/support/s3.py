@@ -64,7 +64,7 @@ def s3_server() -> Iterator[Bucket]:
 
 
 @contextlib.contextmanager
-def environment(url: str) -> Iterator[None]:
+def environment(url: str, **more: str) -> Iterator[None]:
     """Where boto's libraries find the server and the credentials."""
     from pagecheck.survey.stores.opening import forget_stores
 
@@ -78,6 +78,8 @@ def environment(url: str) -> Iterator[None]:
         patch.setenv("AWS_CONFIG_FILE", "/nonexistent")
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name, value in more.items():
+            patch.setenv(name, value)
         patch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", str(PAGE_OF_LISTING))
         forget_stores()
         yield

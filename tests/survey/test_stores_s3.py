@@ -12,7 +12,7 @@ from pagecheck import Coordinator
 from pagecheck.errors import SourceError
 from pagecheck.survey.stores import Objects, s3, targets
 from pagecheck.survey.values import Options, Piece, Row, Target
-from tests.support.breaking_proxy import closed_after, reset_after, shortened_to
+from tests.support.breaking_proxy import BreakingProxy, closed_after, reset_after, shortened_to
 from tests.support.command import pagecheck
 from tests.support.objects import (
     PAGE,
@@ -24,8 +24,9 @@ from tests.support.objects import (
     whole,
     zero_pages,
 )
-from tests.support.s3 import PAGE_OF_LISTING, SECRET, Bucket
+from tests.support.s3 import PAGE_OF_LISTING, SECRET, Bucket, environment
 from tests.support.snapshots import make_snapshot
+from tests.support.tls import self_signed
 
 
 @pytest.fixture
@@ -119,6 +120,25 @@ def test_connections_are_used_again_and_bytes_come_where_they_are_wanted(
     assert len(direct) == 96
     assert None not in direct
     assert bucket.proxy.connections < 20
+
+
+def test_s3_by_tls_where_the_certificate_is_trusted(
+    bucket: Bucket, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    ram = mixed_ram(500)
+    url = bucket.put("ram", ram)
+    context, certificate = self_signed(tmp_path)
+    with BreakingProxy(bucket.proxy.upstream, context) as proxy:
+        with environment(proxy.url):
+            (row,) = targets(url, QUICK)
+        with environment(proxy.url, AWS_CA_BUNDLE=str(certificate)):
+            (target,) = targets(url, QUICK)
+            proxy.faults = [shortened_to(70_000), closed_after(10_000), reset_after(1)]
+            checked(Objects(coordinator, SMALL, patience=QUICK), target, ram)
+        with environment(proxy.url), pytest.raises(SourceError, match="certificate is not valid"):
+            Objects(coordinator, SMALL, patience=QUICK).check(whole(target))
+    assert isinstance(row, Row)
+    assert (row.error or "").startswith("its certificate is not valid: self")
 
 
 def test_bytes_come_through_the_library_where_its_stream_is_not_found(

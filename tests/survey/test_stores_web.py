@@ -16,6 +16,7 @@ from tests.support.command import pagecheck
 from tests.support.needs import needs_library
 from tests.support.objects import PAGE, QUICK, SHORT, SMALL, checked, mixed_ram, whole
 from tests.support.range_server import RangeServer
+from tests.support.tls import self_signed
 
 RAM = mixed_ram(100)
 
@@ -155,6 +156,13 @@ def test_encoded_bytes_are_not_taken_for_ram(web: RangeServer) -> None:
 def test_the_size_that_a_server_claims_is_limited(web: RangeServer) -> None:
     web.files["/ram"], web.extra = RAM, {"Content-Range": f"bytes 0-0/{1 << 62}"}
     assert "more than a survey takes" in error_of(f"{web.url}/ram")
+
+
+def test_a_certificate_that_nobody_signed_is_said(tmp_path: Path) -> None:
+    needs_library("aiohttp", "survey")
+    context, _certificate = self_signed(tmp_path)
+    with RangeServer(context) as server:
+        assert error_of(f"{server.url}/ram").startswith("its certificate is not valid: self")
 
 
 def test_what_is_missing_empty_or_elsewhere_is_a_row(web: RangeServer) -> None:

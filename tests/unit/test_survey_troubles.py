@@ -37,6 +37,12 @@ class EndpointConnectionError(OSError):
     """As botocore's, where nobody listens."""
 
 
+class ClientConnectorCertificateError(ssl.CertificateError):
+    """As aiohttp's."""
+
+    certificate_error = ssl.SSLCertVerificationError("self-signed certificate")
+
+
 CERTIFICATE = ssl.SSLCertVerificationError(1, "no")
 CERTIFICATE.verify_message = "certificate has expired"
 
@@ -73,6 +79,10 @@ def test_what_passes(error: Exception) -> None:
         (FileNotFoundError("http://me:SECRET@host/"), "is not there"),
         (Refused("no ranges"), "no ranges"),
         (CERTIFICATE, "its certificate is not valid: certificate has expired"),
+        (
+            ClientConnectorCertificateError(),
+            "its certificate is not valid: ('self-signed certificate',)",
+        ),
         (KeyError("Size"), "KeyError: 'Size'"),
     ],
     ids=str,

@@ -70,7 +70,9 @@ def trouble_of(error: BaseException) -> Trouble:
             return found
     for each in chain:
         if isinstance(each, ssl.SSLCertVerificationError):
-            return Trouble(f"its certificate is not valid: {each.verify_message}", passing=False)
+            error = getattr(each, "certificate_error", each)  # aiohttp's own has one within
+            why = getattr(error, "verify_message", "") or without_secrets(str(error))
+            return Trouble(f"its certificate is not valid: {why}", passing=False)
     return _unanswered(error, chain)
 
 
