@@ -87,16 +87,51 @@ function line(row) {
   return made;
 }
 
+const rowOf = new WeakMap(); // of pictures
+
+// A path for each look, not an element for each run: thousands of rows are printed.
 function picture(row) {
   if (row.picture === null) return element("td", {}, none);
   const cells = row.picture;
   const drawn = svg("svg", { viewBox: `0 0 ${cells.length || 1} 1`, preserveAspectRatio: "none", role: "img" });
   drawn.setAttribute("aria-label", sharesOf(row).map(({ text }) => text).join(", "));
+  const places = {};
   for (let x = 0, end; x < cells.length; x = end) {
-    for (end = x + 1; cells[end] === cells[x];) end += 1;
-    if (cells[x] !== " ") drawn.append(svg("rect", { x, width: end - x, height: 1, class: `look-${cells[x]}` }));
+    end = endOf(cells, x);
+    if (cells[x] !== " ") places[cells[x]] = `${places[cells[x]] ?? ""}M${x} 0h${end - x}v1h${x - end}z`;
   }
+  drawn.append(svg("title", {}), ...Object.entries(places).map(([look, d]) => svg("path", { class: `look-${look}`, d })));
+  rowOf.set(drawn, row);
   return element("td", {}, drawn);
+}
+
+function endOf(cells, x) {
+  let end = x + 1;
+  while (end < cells.length && cells[end] === cells[x]) end += 1;
+  return end;
+}
+
+// The tooltip of a picture is about the run of cells under the pointer.
+function point(event) {
+  const drawn = event.target.closest("#files svg");
+  if (drawn === null) return;
+  const row = rowOf.get(drawn);
+  const box = drawn.getBoundingClientRect();
+  const at = ((event.clientX - box.left) / box.width) * row.picture.length;
+  const cell = Math.min(Math.max(Math.floor(at), 0), row.picture.length - 1);
+  let begin = cell;
+  while (begin > 0 && row.picture[begin - 1] === row.picture[cell]) begin -= 1;
+  drawn.querySelector("title").textContent = row.picture[cell] === " " ? "" : runText(row, begin, endOf(row.picture, begin));
+}
+
+// What a run of cells is: its pages, counted from 0, what they are, and how many of them.
+function runText({ picture: cells, pages }, begin, end) {
+  let each = 1; // pages of a cell, a power of two
+  while (Math.ceil(pages / each) > cells.length) each *= 2;
+  const look = looks.indexOf(cells[begin]);
+  const [, words] = states[Math.floor(look / steps.length)];
+  const shade = look % steps.length === steps.length - 1 ? "" : ` (${steps[look % steps.length]} of a cell)`;
+  return `pages ${count(begin * each)} to ${count(Math.min(end * each, pages) - 1)}: ${words}${shade}`;
 }
 
 function cell(row, field, show) {
@@ -160,7 +195,7 @@ function drawTotals(list) {
 }
 
 // That of a cell most of which is in the state.
-const lookOf = (number) => `look-${looks[(number + 1) * steps - 1]}`;
+const lookOf = (number) => `look-${looks[(number + 1) * steps.length - 1]}`;
 
 function sharesOf(row) {
   const part = { ...row, zero: row.zero - row.hole };
@@ -245,6 +280,7 @@ at("first").addEventListener("click", () => turn(0));
 at("previous").addEventListener("click", () => turn(page - 1));
 at("next").addEventListener("click", () => turn(page + 1));
 at("last").addEventListener("click", () => turn(Infinity));
+document.querySelector("#files tbody").addEventListener("pointermove", point);
 addEventListener("beforeprint", () => {
   draw(found);
   at("shown").textContent = `${count(found.length)} of ${count(rows.length)} files`;

@@ -17,7 +17,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck._version import __version__
-from pagecheck.picture.palette import STEPS
+from pagecheck.picture.palette import STEP_WORDS
 from pagecheck.picture.states import PAGES
 from pagecheck.printable import printable
 from pagecheck.survey.since import growth
@@ -76,7 +76,7 @@ def _html(
             {
                 "states": [[s.name, s.words] for s in PAGES if s.name not in _NOT_IN_ROWS],
                 "looks": LOOKS,
-                "steps": STEPS,
+                "steps": STEP_WORDS,
                 "fields": FIELDS,
                 "compared": before is not None,
                 "rows": [[*_values(row), growth(row, before or {})] for row in rows],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -229,7 +231,7 @@ def test_a_script_put_into_the_page_does_not_run(visit, tmp_path: Path) -> None:
     seen.expected_fault("Content Security Policy")
 
 
-def strip_of(pages: int, normal: range = range(0), hole: range = range(0)) -> Strip:
+def strip_of(pages: int, normal: Sequence[int] = (), hole: Sequence[int] = ()) -> Strip:
     """The strip of a memory that is zero but for these pages."""
     bits = {}
     for name, chosen in (("normal", normal), ("hole", hole)):
@@ -247,6 +249,16 @@ def strip_of(pages: int, normal: range = range(0), hole: range = range(0)) -> St
     return strip
 
 
+def under_pointer(page, picture, places: list[float]) -> list[str]:
+    """What is said where the pointer is at these parts of the picture's width."""
+    box = picture.bounding_box()
+    said = []
+    for part in places:
+        page.mouse.move(box["x"] + 1 + (box["width"] - 2) * part, box["y"] + 5)
+        said.append(picture.locator("title").text_content())
+    return said
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pictures_show_where_pages_lie(visit, tmp_path: Path, scheme: str) -> None:
     strip = strip_of(1024, normal=range(256, 512), hole=range(768, 1024))
@@ -261,6 +273,12 @@ def test_pictures_show_where_pages_lie(visit, tmp_path: Path, scheme: str) -> No
     of = {state.name: getattr(state, scheme)[-1] for state in PAGES}
     wanted = [of[name] for name in ("zero", "normal", "zero", "hole")]
     assert colours == [f"rgb{tuple(bytes.fromhex(each[1:]))}" for each in wanted]
+    assert under_pointer(page, picture, [1 / 8, 3 / 8, 5 / 8, 7 / 8]) == [
+        "pages 0 to 255: zero",
+        "pages 256 to 511: normal",
+        "pages 512 to 767: zero",
+        "pages 768 to 1,023: hole (zero, not allocated)",
+    ]
     said = picture.get_attribute("aria-label")
     assert said.startswith("zero 50.0 %, hole (zero, not allocated) 25.0 %, normal 25.0 %")
 
@@ -288,12 +306,33 @@ def test_the_command_s_own_page(visit, tmp_path: Path) -> None:
     drawn = page.evaluate(
         """() => [...document.querySelectorAll("#files tbody tr")].map((row) => [
             row.querySelector("bdi").textContent,
-            [...row.querySelectorAll("rect")].map((each) => [
-                each.getAttribute("class"), +each.getAttribute("width")])])"""
+            [...row.querySelectorAll("path")].map((each) =>
+                [each.getAttribute("class"), each.getAttribute("d")])])"""
     )
-    for name, runs in drawn:
-        cells = [looks[look] for look, width in runs for _ in range(width)]
-        assert cells == list(wanted[name])
+    for name, paths in drawn:
+        cells = {}
+        for look, path in paths:
+            for begin, width in re.findall(r"M(\d+) 0h(\d+)v1h-\d+z", path):
+                cells |= dict.fromkeys(range(int(begin), int(begin) + int(width)), looks[look])
+        assert [cells[cell] for cell in range(len(wanted[name]))] == list(wanted[name])
+
+
+def test_a_picture_tells_few_pages_from_many(visit, tmp_path: Path) -> None:
+    """Cells of 16 pages, the last one shorter: of these 1, 8, 9 pages are normal, and 2 of 4."""
+    normal = [16, *range(32, 40), *range(48, 57), 2002, 2003]
+    strip = strip_of(2004, normal=normal)
+    rows = [row("/a", 2004, 2004 - len(normal), picture=picture_of([strip]))]
+    page = visit(written(tmp_path, rows)).page
+    middles = [0.5, 1.5, 2.5, 3.5, 60, 125.5]
+    picture = page.locator("#files td svg")
+    assert under_pointer(page, picture, [each / 126 for each in middles]) == [
+        "pages 0 to 15: zero",
+        "pages 16 to 31: normal (few of a cell)",
+        "pages 32 to 47: normal (some of a cell)",
+        "pages 48 to 63: normal",
+        "pages 64 to 1,999: zero",
+        "pages 2,000 to 2,003: normal (some of a cell)",
+    ]
 
 
 @pytest.mark.parametrize("rows", [[], [row_of_error("/a", "is not there")]], ids=["no", "error"])
