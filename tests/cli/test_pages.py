@@ -24,6 +24,8 @@ def folder(tmp_path: Path) -> Path:
     with (tmp_path / "guest.ram").open("wb") as file:
         file.truncate(512 * PAGE)
         file.write(b"\1" * 100 * PAGE)
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "vm1.ram").write_bytes(bytes(4 * PAGE))
     return tmp_path
 
 
