@@ -1,7 +1,7 @@
 """The file of a picture: whole or not there, and in the place of nothing but an earlier picture.
 
 Not handled: a file that somebody puts there in the microseconds between the look at an earlier
-picture and the rename is replaced.
+picture and the rename is replaced; a file system that answers at first and then no more.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from pagecheck.child.signals import signals_held
 from pagecheck.errors import OutputError, PagecheckError, UsageError
 from pagecheck.picture import drawing, page
+from pagecheck.picture.sources import stat_soon
 from pagecheck.printable import printable
 from pagecheck.report.publish import Draft, lstat, new_name, sync
 from pagecheck.shortage import explain, is_limit, refused
@@ -42,6 +43,7 @@ class PictureFile:
         if self._name in ("", ".", "..") or "\0" in path:
             raise OutputError(f"{printable(path) or 'an empty path'}: is not a name for a file")
         with self._refusals():
+            stat_soon(folder or ".")
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             self._folder = os.open(folder or ".", flags)
         try:

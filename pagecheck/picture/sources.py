@@ -42,30 +42,34 @@ def is_directory(source: str) -> bool:
     if is_vm_source(source) or source.startswith(("fd:", "shm:")):
         return False
     try:
-        return stat.S_ISDIR(_stat(source).st_mode)
+        return stat.S_ISDIR(stat_soon(source).st_mode)
     except (OSError, ValueError):
         return False  # whoever opens it says why it cannot be opened
 
 
-def _stat(source: str) -> os.stat_result:
+def stat_soon(path: str) -> os.stat_result:
     """The status of what a path leads to.
 
     Raises:
-        OSError: there is nothing, or its file system does not answer; a scan has a way to wait.
+        OSError: there is nothing, or its file system does not answer within `ANSWER_S`.
     """
-    if may_stall(source) is None:
-        return os.stat(source)
-    found: list[os.stat_result] = []
+    if may_stall(path) is None:
+        return os.stat(path)
+    found: list[os.stat_result | OSError] = []
 
     def ask() -> None:
-        with contextlib.suppress(OSError):
-            found.append(os.stat(source))
+        try:
+            found.append(os.stat(path))
+        except OSError as error:
+            found.append(error)
 
     asking = threading.Thread(target=ask, name="pagecheck-stat", daemon=True)
     asking.start()
     asking.join(ANSWER_S)
     if not found:
-        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), source)
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), path)
+    if isinstance(found[0], OSError):
+        raise found[0]
     return found[0]
 
 

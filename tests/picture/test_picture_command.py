@@ -275,6 +275,15 @@ def test_a_file_system_that_does_not_answer(
     wait_for(lambda: not tagged_processes(), "the end of what was left")
 
 
+def test_an_output_that_does_not_answer(
+    picture: Run, ram: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "ANSWER_S", 0.2)
+    with stalling_fs(frozenset({"GETATTR"})) as fs:
+        done = picture(ram, "-o", os.path.join(os.path.dirname(fs.path), "map.html"))
+        assert_fails(done, 2, "map.html", "cannot be written", "timed out")
+
+
 @pytest.mark.parametrize("wrong", ["overlap", "padding"])
 def test_bitmaps_that_contradict_each_other_are_refused(
     picture: Run, tmp_path: Path, wrong: str
