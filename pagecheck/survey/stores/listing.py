@@ -151,7 +151,7 @@ class _Listing:
         path, url, size = self._path(name), self.store.url_of(name), info["size"]
         if info.get("type") == "directory" or (size == 0 and name.endswith("/")):
             return None
-        if size == 0:
+        if size <= 0:
             return row_of_error(path, "is empty")
         if size > SIZE_MAX:
             return row_of_error(path, f"is said to have {size} bytes, more than a survey takes")
