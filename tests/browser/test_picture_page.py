@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pagecheck.model import Counts, RamBlock, Region
+from pagecheck.picture.memory import of_report
+from pagecheck.picture.page import html
 from pagecheck.picture.palette import cell_colour
 from pagecheck.picture.states import PAGES
 from pagecheck.printable import printable
+from pagecheck.report.report import BlockReport, Report
 from tests.support.command import pagecheck
 
 PAGE = 4096
@@ -273,6 +277,43 @@ def test_the_counts_are_the_files(visit, page_path: Path, states: np.ndarray) ->
     for state, count in zip(PAGES, counts_of(states, 0, len(states)), strict=True):
         words = [text for text in told if text.endswith(state.words)]
         assert [told[text] for text in words] in ([f"{count:,}"], [] if not count else None)
+
+
+@pytest.mark.parametrize("layout", ["hilbert", "rows"])
+def test_addresses_are_the_guests_where_they_are_known(visit, tmp_path: Path, layout: str) -> None:
+    """A block of which a part lies below a hole of the guest's address space, the rest above."""
+    below, pages, above = 500, 2000, 1 << 32
+    regions = (
+        Region(0, below * PAGE, 0, 0),
+        Region(above, (pages - below) * PAGE, 0, below * PAGE),
+    )
+    normal = memoryview(b"\xff" * (-(-pages // 64) * 8 - 8) + bytes(8))
+    zero = memoryview(bytes(len(normal)))
+    block = BlockReport(RamBlock("pc.ram", pages * PAGE, PAGE), Counts(pages), zero, normal)
+    block = block._replace(regions=regions)
+    report = Report("qmp:vm", "paused", "cpu", "avx2", 1, PAGE, 1.0, 0.1, 0, (block,))
+    (tmp_path / "map.html").write_text(html(of_report(report), layout=layout))
+    page = ready(visit(tmp_path / "map.html"))
+    seen = 0
+    for place in points(page, 30, 1):
+        page.mouse.move(*place)
+        found = page.evaluate(UNDER, place)["found"]
+        if found is None:
+            continue
+        first = found["first"]
+        address = first * PAGE if first < below else above + (first - below) * PAGE
+        assert int(found["address"], 16) == address
+        assert f"guest-physical {address:#x}" in found["text"]
+        seen += 1
+    assert seen > 5
+    for address, first in ((0, 0), (below * PAGE - 1, below - 1), (above, below)):
+        page.get_by_label("Go to address").fill(f"{address:#x}")
+        page.get_by_role("button", name="Go", exact=True).click()
+        begin, count = said_pages(page.locator("#where").text_content())
+        assert begin <= first < begin + count
+    page.get_by_label("Go to address").fill(f"{below * PAGE:#x}")
+    page.get_by_role("button", name="Go", exact=True).click()
+    assert page.locator("#where").text_content() == f"There is no RAM at {below * PAGE:#x} here."
 
 
 @pytest.mark.parametrize("name", ["<|script><img src=x>", "\u202eb\n\x1b[1m\udcff&lt;"])
