@@ -17,7 +17,7 @@ import tempfile
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Final
 
-from pagecheck.child.signals import release_signals
+from pagecheck.child.signals import release_signals, signals_held
 from pagecheck.errors import EngineError
 from pagecheck.shm.owner import sweep
 from pagecheck.shortage import refused
@@ -36,6 +36,7 @@ _CONFIG: Final = {
     "distributed.scheduler.allowed-failures": 0,  # who is at fault is found out in cluster.py
     "distributed.scheduler.worker-ttl": "60s",  # a worker that is frozen so long is another's work
     "distributed.worker.profile.enabled": False,
+    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
     "logging": dict.fromkeys(("distributed", "distributed.worker", "tornado"), "critical"),
 }
 
@@ -83,7 +84,8 @@ async def started(
     stack.enter_context(dask.config.set(_CONFIG))
     _start_tracker()
     stack.callback(sweep)  # a worker that was killed leaves names in /dev/shm
-    stack.callback(_kill_but, set(multiprocessing.active_children()))
+    before = set(multiprocessing.active_children())
+    stack.callback(_kill_but, before)
     try:
         security = distributed.Security.temporary()
     except ImportError as error:
@@ -105,11 +107,28 @@ async def started(
     stack.push_async_callback(_ended, cluster)
     try:
         async with asyncio.timeout(seconds):
-            return await cluster
+            return await _whole(cluster)
     except TimeoutError as error:
         raise EngineError(f"{STARTING}: not ready within {seconds:.0f} s") from error
     except Exception as error:
         raise refused(STARTING, _cause(error)) from error
+
+
+async def _whole(cluster: Any) -> Any:
+    """Waits for the start, also where it is no longer wanted: of a cluster that is ended amid its
+    start, processes come up and write that they miss something."""
+
+    async def start() -> Any:
+        return await cluster
+
+    starting = asyncio.create_task(start())
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(END_S):
+                await starting
+        raise
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -127,8 +146,8 @@ def _preloads(configured: str | list[str] | None) -> list[str]:
 
 
 async def _ended(cluster: Any) -> None:
+    started = cluster.status.name == "running"
     with contextlib.suppress(Exception):
-        started = cluster.status.name == "running"
         async with asyncio.timeout(END_S if started else KILL_S):
             nannies = [each.close(timeout=KILL_S) for each in cluster.workers.values()]
             await asyncio.gather(*nannies, return_exceptions=True)
@@ -140,7 +159,8 @@ def _start_tracker() -> None:
     to remove is nothing to be told."""
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
     try:
-        resource_tracker.ensure_running()
+        with signals_held():  # it would let them in to this thread, and so to the workers
+            resource_tracker.ensure_running()
     finally:
         sys.warnoptions.pop()
 
