@@ -75,7 +75,7 @@ _OPTIONS: Final = (
     click.Option(
         ["--in-flight"],
         type=SIZE,
-        default="128M",
+        default="256M",
         show_default=True,
         metavar="SIZE",
         help="Bytes of objects of stores that each process has in memory at most.",

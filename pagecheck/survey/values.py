@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pagecheck.picture.strip import Strip
 
-IN_FLIGHT: Final = 128 << 20
+IN_FLIGHT: Final = 256 << 20
 
 TargetKind = Literal["file", "snapshot", "object"]
 

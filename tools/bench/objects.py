@@ -26,7 +26,7 @@ from pagecheck.survey.values import Options, Piece, Target
 from tools.bench.rows import Row
 
 SIZE: Final = 1 << 30
-PART: Final = 8 << 20
+PART: Final = 16 << 20
 AT_ONCE: Final = 16
 URL: Final = "s3://bench/ram"
 CASE: Final = "1 GiB, half of the pages zero, from a server on this machine"

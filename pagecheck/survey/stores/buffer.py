@@ -24,7 +24,7 @@ from pagecheck.shortage import refused
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PART_MAX_BYTES: Final = 8 << 20
+PART_MAX_BYTES: Final = 16 << 20  # botocore takes a millisecond to sign a request
 PARTS: Final = 8  # that many requests at once at least, where there is room
 IN_FLIGHT_MIN: Final = 1 << 20
 
