@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pagecheck.survey.values import Found
 
 PAGE = 4096
-QUICK = Patience(first_s=0.002, longest_s=0.01, quiet_s=5.0, whole_s=10.0)
+# Short pauses; the limits are far, for machines on which all is slow.
+QUICK = Patience(first_s=0.002, longest_s=0.01, quiet_s=90.0, absent_s=90.0, whole_s=90.0)
 SHORT = QUICK._replace(quiet_s=0.05, absent_s=0.05)
 SMALL = Options(in_flight=1 << 20)  # 8 slots of 128 KiB
 
