@@ -269,9 +269,15 @@ class Connection:
             self._job = self._job._replace(options=options._replace(max_rate=share))
         try:
             async with asyncio.timeout(START_S):
-                versions = await client.get_versions(packages=["pagecheck"])
-                require_pagecheck(self.address, versions)
-                ready = await client.run(remote.begin, self._job, list(targets), on_error="return")
+                ready: dict[str, object] = {}
+                while not ready:  # whom the scheduler still named may have been gone
+                    await self._look_for_workers(client)
+                    versions = await client.get_versions(packages=["pagecheck"])
+                    require_pagecheck(self.address, versions)
+                    begun = await client.run(
+                        remote.begin, self._job, list(targets), on_error="return"
+                    )
+                    ready = {w: each for w, each in begun.items() if not isinstance(each, OSError)}
         except TimeoutError as error:
             text = f"{self.address}: not all workers were ready within {START_S:.0f} s"
             raise PeerError(text) from error
