@@ -332,9 +332,10 @@ class Connection:
         """Leaves the cluster as it was."""
         self._ended = True
         tasks = list(self._asked.values())
-        with contextlib.suppress(Exception):  # where it is not connected, or no longer
+        with contextlib.suppress(Exception):
             async with asyncio.timeout(END_S):
-                await client.run(remote.end, self._job.name, on_error="ignore")
+                if client.status == "running":  # else it would wait for the scheduler
+                    await client.run(remote.end, self._job.name, on_error="ignore")
         for task in tasks:
             task.cancel()
         with contextlib.suppress(Exception):
