@@ -17,6 +17,7 @@ from tests.support.known_ram import KnownRam
 from tests.support.raw_client import RawClient
 from tests.support.service import ServiceProcess, StartService
 from tests.support.service_fixtures import short_folder, start_service
+from tests.support.waiting import wait_for
 
 __all__ = ["short_folder", "start_service"]
 
@@ -139,7 +140,8 @@ def test_updates_can_be_paused(visit, start_service: StartService, known_ram: Kn
     page.on("request", lambda request: asked.append(request.url))
     with attached(service, known_ram) as client:
         client.result("check", {"block": 0})
-        assert len(rows_told(address_of(service), "scans")) == 1
+        # The page has a scan shortly after its client has the answer.
+        wait_for(lambda: len(rows_told(address_of(service), "scans")) == 1, "the scan is told")
         page.wait_for_timeout(1500)  # longer than between two updates
         assert (asked, scans(page)) == ([], [])
         pause.press("Space")
