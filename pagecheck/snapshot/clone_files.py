@@ -19,6 +19,7 @@ from pagecheck.report.publish import new_name
 from pagecheck.shortage import explain
 
 _FOLDERS = "pagecheck-clones-"
+_TRIES = 16
 
 
 def new_folder(undo: contextlib.ExitStack) -> str:
@@ -33,27 +34,29 @@ def new_folder(undo: contextlib.ExitStack) -> str:
     """
     place = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")  # importing `tempfile` takes longer
     _remove_left(place)
-    while True:
+    for _ in range(_TRIES):
         folder = os.path.join(place, new_name(_FOLDERS))
         os.mkdir(folder, 0o700)
         undo.callback(remove_folder, folder)
-        fd = _locked(folder)  # fails where another one takes it for left behind, and removes it
-        if fd is not None:
-            undo.callback(os.close, fd)
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            undo.callback(os.close, _owned(folder))
             return folder
+    raise BlockingIOError(errno.EBUSY, "other clones remove what is made there")
 
 
 def _remove_left(place: str) -> None:
-    for name in os.listdir(place):
+    try:
+        names = os.listdir(place)
+    except OSError:  # it may be writable all the same
+        return
+    for name in names:
         if name.startswith(_FOLDERS):
             with contextlib.suppress(OSError):  # it is somebody else's, or has a VM
                 _remove_one_left(os.path.join(place, name))
 
 
 def _remove_one_left(folder: str) -> None:
-    fd = _locked(folder)
-    if fd is None:
-        return
+    fd = _owned(folder, must_lock=True)
     try:
         names = os.listdir(fd)
         ours = all(n.startswith("clone") and n.endswith((".qmp", ".qcow2")) for n in names)
@@ -65,21 +68,35 @@ def _remove_one_left(folder: str) -> None:
         os.close(fd)
 
 
-def _locked(folder: str) -> int | None:
-    """This user's folder, locked until it is closed here, which QEMUs do not inherit; None where
-    it is not there, another user's, or locked by others."""
-    fd = None
+def _owned(folder: str, *, must_lock: bool = False) -> int:
+    """This user's folder, locked until it is closed here, which QEMUs do not inherit.
+
+    Args:
+        must_lock: fail where its file system has no locks: nobody is known to have gone there.
+
+    Raises:
+        FileNotFoundError: it was removed.
+        BlockingIOError: another process has it locked.
+        OSError: it cannot be opened, or is another user's.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            if must_lock:
+                raise
         status = os.fstat(fd)
-        if status.st_uid == os.geteuid() and status.st_nlink > 0:  # 0: it was removed meanwhile
-            return fd
-    except OSError:
-        pass
-    if fd is not None:
+        if status.st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+        if status.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), folder)
+    except BaseException:
         os.close(fd)
-    return None
+        raise
+    return fd
 
 
 def _is_in_use(path: str) -> bool:

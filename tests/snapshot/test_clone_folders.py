@@ -1,6 +1,7 @@
 """The folder that clones have for themselves, and what a killed one leaves of it."""
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -106,3 +107,51 @@ def test_links_and_folders_of_others_stay(
         new_folder(undo)
     assert (elsewhere / "clone1.qcow2").exists()
     assert (somebody / "clone1.qcow2").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(
+    place: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nothing is taken for left behind there."""
+    left = left_by_a_killed_one(place)
+
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with contextlib.ExitStack() as undo:
+        assert Path(new_folder(undo)).is_dir()
+    assert list(place.iterdir()) == [left]
+
+
+def test_without_a_descriptor_nothing_is_left(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object, **_more: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch, contextlib.ExitStack() as undo:
+        patch.setattr("os.open", none_left)
+        with pytest.raises(OSError, match="Too many open files"):
+            new_folder(undo)
+    assert list(place.iterdir()) == []
+
+
+def test_others_that_remove_each_new_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def removed(folder: str, mode: int) -> None:
+        """Made, and gone again."""
+
+    monkeypatch.setattr("os.mkdir", removed)
+    with contextlib.ExitStack() as undo, pytest.raises(BlockingIOError):
+        new_folder(undo)
+    assert list(place.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_listed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with contextlib.ExitStack() as undo:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.listdir", refused)
+            folder = new_folder(undo)
+        assert Path(folder).is_dir()
