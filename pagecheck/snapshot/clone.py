@@ -110,6 +110,7 @@ class Clones:
         self.reports: list[CloneReport] = []
         self._qemus: list[IncomingQemu] = []
         self._overlays: list[list[str]] = []
+        self._locks: list[int] = []  # of folders of ours; QEMUs have them as long as they run
         self._stack = contextlib.ExitStack()
         try:
             for folder in filter(None, (qmp_folder, overlay_folder)):
@@ -139,7 +140,8 @@ class Clones:
         """A folder that exists; a new one is removed at the end."""
         try:
             if folder is None:
-                folder = new_folder(self._stack)
+                folder, lock = new_folder(self._stack)
+                self._locks.append(lock)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
                 self._stack.callback(remove_folder, folder)
@@ -224,7 +226,7 @@ class Clones:
                     paused=self._paused,
                     name=f"clone {number}",
                     stdin=subprocess.DEVNULL,
-                    fds=[*fds, bound.fileno()],
+                    fds=[*fds, *self._locks, bound.fileno()],
                 )
             )
 

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import socket
-import stat
 
 from pagecheck.errors import OutputError
 from pagecheck.printable import printable
@@ -22,12 +21,16 @@ _FOLDERS = "pagecheck-clones-"
 _TRIES = 16
 
 
-def new_folder(undo: contextlib.ExitStack) -> str:
+def new_folder(undo: contextlib.ExitStack) -> tuple[str, int]:
     """A new folder for sockets and overlays, in TMPDIR or /tmp. Those that killed clones of this
     user left there are removed, with what is in them, where no VM uses it any more.
 
     Args:
         undo: removes it if nothing is in it.
+
+    Returns:
+        The folder, and a descriptor with its lock, which QEMUs that use the folder have to inherit:
+        it is in use as long as a process has that.
 
     Raises:
         OSError: it cannot be made.
@@ -39,8 +42,9 @@ def new_folder(undo: contextlib.ExitStack) -> str:
         os.mkdir(folder, 0o700)
         undo.callback(remove_folder, folder)
         with contextlib.suppress(FileNotFoundError, BlockingIOError):
-            undo.callback(os.close, _owned(folder))
-            return folder
+            lock = _owned(folder)
+            undo.callback(os.close, lock)
+            return folder, lock
     raise BlockingIOError(errno.EBUSY, "other clones remove what is made there")
 
 
@@ -51,7 +55,7 @@ def _remove_left(place: str) -> None:
         return
     for name in names:
         if name.startswith(_FOLDERS):
-            with contextlib.suppress(OSError):  # it is somebody else's, or has a VM
+            with contextlib.suppress(OSError):  # it is somebody else's, or in use
                 _remove_one_left(os.path.join(place, name))
 
 
@@ -59,8 +63,7 @@ def _remove_one_left(folder: str) -> None:
     fd = _owned(folder, must_lock=True)
     try:
         names = os.listdir(fd)
-        ours = all(n.startswith("clone") and n.endswith((".qmp", ".qcow2")) for n in names)
-        if ours and not any(_is_in_use(f"/proc/self/fd/{fd}/{name}") for name in names):
+        if all(n.startswith("clone") and n.endswith((".qmp", ".qcow2")) for n in names):
             for name in names:
                 os.unlink(name, dir_fd=fd)
             os.rmdir(folder)
@@ -69,7 +72,7 @@ def _remove_one_left(folder: str) -> None:
 
 
 def _owned(folder: str, *, must_lock: bool = False) -> int:
-    """This user's folder, locked until it is closed here, which QEMUs do not inherit.
+    """This user's folder, locked until it is closed here and in those who inherit it.
 
     Args:
         must_lock: fail where its file system has no locks: nobody is known to have gone there.
@@ -97,14 +100,6 @@ def _owned(folder: str, *, must_lock: bool = False) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def _is_in_use(path: str) -> bool:
-    """Whether it is a socket at which somebody listens, who does not see that we ask."""
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
-        return asking.connect_ex(path) != errno.ECONNREFUSED  # of another type: EPROTOTYPE
 
 
 def create_empty(path: str, undo: contextlib.ExitStack) -> None:

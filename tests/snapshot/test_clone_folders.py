@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ KILLED = """
 import contextlib, os, signal
 from pagecheck.snapshot.clone_files import bound_socket, create_empty, new_folder
 undo = contextlib.ExitStack()
-folder = new_folder(undo)
+folder, _lock = new_folder(undo)
 bound_socket(folder + "/clone1.qmp", undo)
 create_empty(folder + "/clone1-disk.qcow2", undo)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -42,7 +41,7 @@ def left_by_a_killed_one(place: Path) -> Path:
 
 def test_it_goes_with_its_owner(place: Path) -> None:
     with contextlib.ExitStack() as undo:
-        folder = Path(new_folder(undo))
+        folder = Path(new_folder(undo)[0])
         create_empty(str(folder / "clone1-disk.qcow2"), undo)
         bound_socket(str(folder / "clone1.qmp"), undo).close()
         assert list(place.iterdir()) == [place / folder.name]
@@ -53,32 +52,30 @@ def test_what_a_killed_one_left_is_removed(place: Path) -> None:
     folder = left_by_a_killed_one(place)
     assert sorted(each.name for each in folder.iterdir()) == ["clone1-disk.qcow2", "clone1.qmp"]
     with contextlib.ExitStack() as undo:
-        assert new_folder(undo) != str(folder)
+        assert new_folder(undo)[0] != str(folder)
         assert not folder.exists()
 
 
 def test_what_has_an_owner_stays(place: Path) -> None:
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as other:
-        folders = {new_folder(undo), new_folder(other)}
+        folders = {new_folder(undo)[0], new_folder(other)[0]}
         assert {each.name for each in place.iterdir()} == {Path(each).name for each in folders}
 
 
 def test_a_vm_that_goes_on_keeps_its_files(place: Path) -> None:
-    """Its socket is not connected to, of which a QEMU has one that others may wait for."""
-    folder = left_by_a_killed_one(place)
-    (folder / "clone1.qmp").unlink()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / "clone1.qmp"))
-        listener.listen(0)
-        listener.setblocking(False)
+    """Also where the socket at which it listens is elsewhere."""
+    path, lock = new_folder(contextlib.ExitStack())
+    overlay = Path(path, "clone1-disk.qcow2")
+    overlay.touch()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[lock]) as vm:
+        os.close(lock)  # as where its pagecheck is killed
         with contextlib.ExitStack() as undo:
             new_folder(undo)
-        assert (folder / "clone1-disk.qcow2").exists()
-        with pytest.raises(BlockingIOError):
-            listener.accept()
+        assert overlay.exists()
+        vm.communicate(timeout=30)
     with contextlib.ExitStack() as undo:
         new_folder(undo)
-    assert not folder.exists()
+    assert not overlay.exists()
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "clone1", "clone1.qmp.txt"])
@@ -121,7 +118,7 @@ def test_a_file_system_without_locks(
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     with contextlib.ExitStack() as undo:
-        assert Path(new_folder(undo)).is_dir()
+        assert Path(new_folder(undo)[0]).is_dir()
     assert list(place.iterdir()) == [left]
 
 
@@ -153,5 +150,5 @@ def test_a_place_that_cannot_be_listed(place: Path, monkeypatch: pytest.MonkeyPa
     with contextlib.ExitStack() as undo:
         with monkeypatch.context() as patch:
             patch.setattr("os.listdir", refused)
-            folder = new_folder(undo)
+            folder, _lock = new_folder(undo)
         assert Path(folder).is_dir()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pagecheck.snapshot.clone_files import new_folder
 from pagecheck.snapshot.verify import verify
 from tests.support.command import PAGECHECK, environment, pagecheck
 from tests.support.needs import needs_program
@@ -98,6 +99,35 @@ def test_each_disk_has_an_overlay(saved: SavedGuest, tmp_path: Path) -> None:
             assert os.path.exists(each["overlays"][0])
     assert image.read_bytes() == b"x" * MIB
     assert not folder.exists()
+
+
+def test_overlays_stay_while_a_killed_ones_vm_runs(
+    saved: SavedGuest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its QMP socket is elsewhere: the overlays alone are in a folder of pagecheck's own."""
+    needs_program("qemu-img", "qemu-utils")
+    folder, image, place = tmp_path / "clones", tmp_path / "base.raw", tmp_path / "place"
+    image.write_bytes(b"x" * MIB)
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+
+    def after_the_next() -> list[Path]:
+        with contextlib.ExitStack() as undo:
+            new_folder(undo)
+        return list(place.iterdir())
+
+    disk = f"id=d,if=none,format=raw,file={image}"
+    with_disk = saved._replace(command=[*saved.command, "-drive", disk])
+    with cloned(with_disk, folder, 1, "--disks", "overlay", "--paused") as (front, clones):
+        (overlay,) = map(Path, clones[0]["overlays"])
+        assert overlay.parent.parent == place
+        front.kill()
+        front.wait()
+        assert qemus_of(folder) == [clones[0]["pid"]]
+        assert after_the_next() == [overlay.parent]
+        assert overlay.exists()
+        end_qemus(folder)
+        wait_for(lambda: after_the_next() == [], "what it left is removed")  # a moment later
 
 
 def test_a_damaged_snapshot_starts_none(saved: SavedGuest, tmp_path: Path) -> None:
