@@ -95,19 +95,22 @@ class LocalRunner:
         left = iter(pieces)
         first = list(islice(left, self.channels))
         self._start(len(first))
-        waiting = len(first)
+        waiting = dict.fromkeys(first)  # in their order
         for piece in first:
             self._pieces.put(piece)
         while waiting:
-            for piece in islice(left, AHEAD * self.channels - waiting):
+            for piece in islice(left, AHEAD * self.channels - len(waiting)):
                 self._pieces.put(piece)
-                waiting += 1
+                waiting[piece] = None
             result = self._next(watch)
-            waiting -= 1
+            del waiting[result.piece]
             yield result
             self._stalled = 0 if isinstance(result, Found) else self._stalled
             if self._stalled >= 2 * len(first):  # those that took a stuck one's place, too
-                yield from self._not_tried(left)
+                yield from self._last_answers(waiting)
+                for piece in (*waiting, *left):
+                    why = why_stalled(self._patience_s or 0.0)
+                    yield Failed(piece, f"not tried, since {why}")
                 return
 
     def _start(self, count: int) -> None:
@@ -152,17 +155,14 @@ class LocalRunner:
                 with contextlib.suppress(RuntimeError):  # then the others do its work
                     self._threads[number] = self._started(number)
 
-    def _not_tried(self, left: Iterator[Piece]) -> Iterator[Failed]:
-        """What is not answered is left as it is."""
-        found = [piece for thread in self._threads if (piece := thread.leave()) is not None]
-        while not self._pieces.empty():
-            piece = self._pieces.get()
-            found += [piece] if piece is not None else []
-        for piece in (*found, *left):
-            yield Failed(piece, f"not tried, since {why_stalled(self._patience_s or 0.0)}")
+    def _last_answers(self, waiting: dict[Piece, None]) -> Iterator[Found | Failed]:
+        """Those that have come, and no more; pieces without one stay in `waiting`."""
+        for thread in self._threads:
+            thread.leave()
         while not self._results.empty():
             result = self._results.get()
-            if isinstance(result, Failed):
+            if not isinstance(result, BaseException):
+                del waiting[result.piece]
                 yield result
 
     def __enter__(self) -> LocalRunner:

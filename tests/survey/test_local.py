@@ -1,5 +1,6 @@
 """Threads that check, where files do not come and workers do not start."""
 
+import queue
 import threading
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from pagecheck.model import Counts
 from pagecheck.survey import local
 from pagecheck.survey.local import LocalRunner
 from pagecheck.survey.values import Failed, Found, Options, Piece, Target
+from tests.support.waiting import wait_for
 
 
 def pieces(count: int) -> list[Piece]:
@@ -83,6 +85,20 @@ def test_where_nothing_answers_nothing_more_is_tried(fake: type[Fake]) -> None:
     waited = [error for error in errors if not error.startswith("not tried, since")]
     assert 4 <= len(waited) <= 6
     assert fake.made <= 6
+
+
+def test_what_was_answered_meanwhile_is_an_answer(fake: type[Fake]) -> None:
+    fake.silent = frozenset({"/0", "/1"})
+    results: queue.SimpleQueue[object] = queue.SimpleQueue()
+    with LocalRunner(channels=1, patience_s=0.3) as runner:
+        runner._results = results  # type: ignore[assignment]
+        found = []
+        for each in runner.run(pieces(30), lambda: None):
+            found.append(each)
+            if len(found) == 2:  # the thread in their place goes on
+                wait_for(lambda: not results.empty(), "the next answer")
+    assert sorted(int(each.piece.target.path[1:]) for each in found) == list(range(30))
+    assert isinstance(found[2], Found)
 
 
 def test_a_late_answer_is_not_an_answer(fake: type[Fake]) -> None:
