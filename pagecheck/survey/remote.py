@@ -3,7 +3,7 @@
 Facts: Dask runs a task in one of the worker's threads, as many at a time as there are threads. It
 tells a task neither that its client is gone nor that the worker ends. A process that
 `multiprocessing` started calls no `atexit` functions, only its own finalizers.
-Decision: a batch takes a Checker that is free, or makes one, so that a worker with one thread has
+Decision: a piece takes a Checker that is free, or makes one, so that a worker with one thread has
 one. All of them end when the client says so, when the worker's process ends, or where no batch has
 come for IDLE_S: the client may have been killed.
 """
@@ -65,18 +65,25 @@ class Checkers:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[Checker]:
-        """One of them, for this thread alone; where that raises it is not used again."""
+        """One of them, for this thread alone; where that raises, or its workers are lost, it is not
+        used again."""
         checker = self._take()
+        usable = False
         try:
             yield checker
-        except BaseException:
-            with self._lock, contextlib.suppress(ValueError):
-                self._all.remove(checker)
-            checker.close()
-            raise
+            usable = not checker.is_lost
+        finally:
+            self._release(checker, usable=usable)
+
+    def _release(self, checker: Checker, *, usable: bool) -> None:
         with self._lock:
-            self._free.append(checker)
             self._used_s = clock.now_s()
+            if usable:
+                self._free.append(checker)
+                return
+            with contextlib.suppress(ValueError):
+                self._all.remove(checker)
+        checker.close()
 
     def _take(self) -> Checker:
         with self._lock:
@@ -125,8 +132,8 @@ def answer(job: Job, pieces: Sequence[Piece]) -> list[Found | Failed]:
             comes after a pause: who fails at once would get all that others have no time for.
     """
     try:
-        with _checkers(job).taken() as checker:
-            return [_answer(job, checker, piece) for piece in pieces]
+        checkers = _checkers(job)
+        return [_answer(job, checkers, piece) for piece in pieces]
     except PagecheckError as error:
         _sign(error)
         if job.name not in _ended:
@@ -142,9 +149,17 @@ def _sign(error: PagecheckError) -> None:
         error.__dict__["worker"] = distributed.get_worker().address
 
 
-def _answer(job: Job, checker: Checker, piece: Piece) -> Found | Failed:
+def _answer(job: Job, checkers: Checkers, piece: Piece) -> Found | Failed:
+    """Checks a piece, once more with new workers where it has lost those that others had, too."""
     why = None if job.same_files else why_another(piece.target)
-    return attempt(checker, piece) if why is None else Failed(piece, why)
+    if why is not None:
+        return Failed(piece, why)
+    with checkers.taken() as checker:
+        result = attempt(checker, piece)
+        if not checker.is_lost:
+            return result
+    with checkers.taken() as checker:
+        return attempt(checker, piece)
 
 
 def _checkers(job: Job) -> Checkers:

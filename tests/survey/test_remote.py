@@ -11,6 +11,7 @@ import pytest
 
 from pagecheck._version import __version__
 from pagecheck.errors import EngineError
+from pagecheck.model import Counts
 from pagecheck.survey import remote
 from pagecheck.survey.remote import Job, why_another
 from pagecheck.survey.values import Found, Options, Piece, Target, identity_of
@@ -46,6 +47,35 @@ def test_a_batch_is_answered_in_its_order_and_checkers_end(job: Job, ram: Target
         assert [each.counts.zero for each in found] == [0, 1]
         assert [each.piece for each in found] == pieces
         asyncio.run(remote.end(job.name))
+
+
+def test_workers_that_are_lost_cost_no_other_file(
+    job: Job, ram: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fake:
+        is_lost = False
+
+        def __init__(self, *_given: object) -> None:
+            pass
+
+        def check(self, piece: Piece, _moved: object) -> Found:
+            if self.is_lost:
+                raise EngineError("no channel is left")
+            self.is_lost = not piece.start  # the file's first page kills
+            return Found(piece, Counts(1, undecided=int(self.is_lost)), 0, 0.1)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(remote, "Checker", Fake)
+    monkeypatch.setattr(remote, "PAUSE_S", 0.0)
+    killer, other = Piece(ram, 0, PAGE), Piece(ram, PAGE, PAGE)
+    for batch in [other, killer, other], [killer], [other]:
+        found = [each for each in remote.answer(job, batch) if isinstance(each, Found)]
+        assert [each.piece for each in found if each.counts.undecided] == [
+            each for each in batch if each is killer
+        ]
+        assert len(found) == len(batch)
 
 
 def test_after_its_end_a_survey_gets_no_answer(job: Job, ram: Target) -> None:
