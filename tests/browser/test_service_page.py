@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
+import socket
 from collections.abc import Iterator
 
 import numpy as np
@@ -156,6 +158,21 @@ def test_a_service_that_ended_is_missed(visit, start_service: StartService) -> N
     seen.forgive("ERR_CONNECTION_REFUSED")
     seen.page.get_by_text("The service does not answer; this is as of ").wait_for()
     assert seen.serious() == []
+
+
+def test_the_next_run_of_a_service_has_its_own_page(visit, start_service: StartService) -> None:
+    """It may show something else: another version, other options."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        at = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ("-v", "--engine", "cpu", "--http", at)
+    service = start_service(*options)
+    seen = visit(address_of(service))
+    seen.page.get_by_text("Updated every second.").wait_for()
+    assert service.stop() == 0
+    seen.forgive("ERR_CONNECTION_REFUSED")
+    with RawClient(start_service(*options, "--http-names").path):
+        seen.page.locator("#clients td", has_text=re.compile(rf"^{os.getpid()}$")).wait_for()
+        seen.page.get_by_text("Updated every second.").wait_for()
 
 
 @pytest.mark.parametrize("name", [HOSTILE, "\u05d0" * 128, "x" * 128, "'\"`=${1}"])

@@ -113,7 +113,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\x1b[2J\udc80\n"
 def everything(text: str) -> Shown:
     row = Row(text, (text, text), "", (text, text, text))
     table = Table("scans", text, text, ("#Scan", "Picture"), text, [row])
-    return Shown(text, [(text, text)], [table], None)
+    return Shown(text, text, [(text, text)], [table], None)
 
 
 @given(st.text(max_size=30) | st.just(HOSTILE))

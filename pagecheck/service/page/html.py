@@ -15,7 +15,7 @@ from pagecheck.service.page.tables import Row, Shown, Table
 RELOAD_S: Final = 5  # where no script runs
 
 _HEAD: Final = f"""<!doctype html>
-<html lang="en">
+<html lang="en" data-run="{{run}}">
 <head>
 <meta charset="utf-8">
 <title>pagecheck</title>
@@ -38,7 +38,8 @@ _HEAD: Final = f"""<!doctype html>
 
 def page(shown: Shown) -> str:
     """The whole page."""
-    parts = [_HEAD.replace("{at}", _text(shown.at)), _facts(shown), _chart()]
+    head = _HEAD.replace("{run}", _text(shown.run)).replace("{at}", _text(shown.at))
+    parts = [head, _facts(shown), _chart()]
     parts += [_section(each) for each in shown.tables]
     parts += ["</main>\n</body>\n</html>\n"]
     return "".join(parts)
@@ -47,6 +48,7 @@ def page(shown: Shown) -> str:
 def members(shown: Shown) -> dict[str, Any]:
     """The same for the script: texts, by the ids of their sections."""
     return {
+        "run": shown.run,
         "at": shown.at,
         "checked": shown.checked,
         "facts": [value for _name, value in shown.facts],

@@ -116,6 +116,10 @@ function draw(checked) {
 }
 
 function show(data) {
+    if (data.run !== document.documentElement.dataset.run) {
+        location.reload(); // what is where is another service's
+        return;
+    }
     const facts = document.querySelectorAll("#facts dd");
     data.facts.forEach((value, index) => setText(facts[index], value));
     for (const [key, rows] of Object.entries(data.tables)) {

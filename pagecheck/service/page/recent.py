@@ -62,7 +62,7 @@ class Recent:
 
     Attributes:
         run: unlike that of any other run of a service: a browser that outlives one takes the
-            pictures of the next for other ones.
+            pictures of the next for other ones, and loads its page, which may have other rows.
     """
 
     def __init__(self) -> None:

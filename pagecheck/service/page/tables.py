@@ -61,10 +61,12 @@ class Shown(NamedTuple):
     """Everything on the page.
 
     Attributes:
+        run: as of `Recent`.
         facts: name and value of each.
         checked: bytes that were checked in a second, of the last ones; None: not known yet.
     """
 
+    run: str
     at: str
     facts: list[tuple[str, str]]
     tables: list[Table]
@@ -88,6 +90,7 @@ def shown(service: Service, recent: Recent, rates: Rates, *, names: bool) -> Sho
     ]
     facts = _facts(service, clients)
     return Shown(
+        recent.run,
         f"{texts.moment(time.time())} UTC",
         facts,
         [_bounded(each) for each in tables],
