@@ -13,7 +13,7 @@ import json
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 from pagecheck.errors import SourceError, UsageError
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from pagecheck.report.ledger import Files
     from pagecheck.snapshot.values import Snapshot
 
+T = TypeVar("T")
 ANSWER_S: Final = 2.0
-REGIONS_MAX: Final = 4096  # a machine has some ten; a manifest may have any number
+REGIONS_MAX: Final = 4096  # a machine has some ten; a manifest or a report may have any number
+ADDRESSES: Final = 1 << 64
 _HINT: Final = "a hint: the RAM may have changed meanwhile"
 
 
@@ -123,15 +125,21 @@ def _of_snapshot(path: str, snapshot: Snapshot, zeros: list[bytes]) -> Memory:
         of_bitmap(block.name, zero, block.size // size)
         for block, zero in zip(snapshot.blocks, zeros, strict=True)
     )
-    notes = [] if snapshot.exact else [f"{path}: {_HINT}"]
-    pieces = [[(r.gpa, r.size, r.offset) for r in block.regions] for block in snapshot.blocks]
-    if sum(map(len, pieces)) > REGIONS_MAX:
-        pieces = [[] for _ in pieces]
-        notes.append(f"{path}: has too many regions to show; offsets in blocks are shown")
+    notes = () if snapshot.exact else (f"{path}: {_HINT}",)
+    regions, too_many = _shown(path, [each.regions for each in snapshot.blocks])
+    pieces = [[(r.gpa, r.size, r.offset) for r in each] for each in regions]
     if not blocks:
         raise SourceError(f"{printable(path)}: is a snapshot without RAM; there is nothing to show")
     spans = spans_of([each.pages for each in blocks], pieces, size)
-    return Memory(path, size, PAGES, blocks, spans, tuple(notes))
+    return Memory(path, size, PAGES, blocks, spans, (*notes, *too_many))
+
+
+def _shown(path: str, regions: list[tuple[T, ...]]) -> tuple[list[tuple[T, ...]], tuple[str, ...]]:
+    """The regions of each block, of all none where they are too many; and a note that says so."""
+    if sum(map(len, regions)) <= REGIONS_MAX:
+        return regions, ()
+    note = f"{path}: has too many regions to show; offsets in blocks are shown"
+    return [() for _ in regions], (note,)
 
 
 def _report_of(folder: int, path: str) -> Report:
@@ -147,8 +155,10 @@ def _report_of(folder: int, path: str) -> Report:
     document = json.loads(text)
     try:
         blocks = tuple(_block(folder, path, each, files, document) for each in document["blocks"])
-        if not blocks:
+        if not blocks or len({each.block.name for each in blocks}) < len(blocks):
             raise _changed(path, REPORT)
+        regions, too_many = _shown(path, [each.regions for each in blocks])
+        shown = zip(blocks, regions, strict=True)
         return Report(
             path,
             document["answer"],
@@ -159,8 +169,8 @@ def _report_of(folder: int, path: str) -> Report:
             document["seconds"],
             document["startup_seconds"],
             document["bytes_checked"],
-            blocks,
-            tuple(map(str, document["notes"])),
+            tuple(block._replace(regions=each) for block, each in shown),
+            (*map(str, document["notes"]), *too_many),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _changed(path, REPORT) from error
@@ -181,8 +191,15 @@ def _block(
         raise ValueError
     _require_consistent(block.pages, zero, normal, unchanged or memoryview(b""))
     counts = Counts(**{name: int(members[name]) for name in Counts._fields})
-    regions = tuple(Region(**each) for each in members["regions"])
+    regions = tuple(_region(each) for each in members["regions"])
     return BlockReport(block, counts, zero, normal, unchanged, regions=regions)
+
+
+def _region(members: dict[str, Any]) -> Region:
+    region = Region(**members)
+    if not all(type(each) is int and 0 <= each < ADDRESSES for each in region):
+        raise ValueError
+    return region
 
 
 def _require_consistent(pages: int, *bitmaps: memoryview) -> None:

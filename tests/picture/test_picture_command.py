@@ -6,6 +6,7 @@ import resource
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ import pytest
 import pagecheck as api
 from pagecheck.cli.main import run_command
 from pagecheck.errors import OutputError
+from pagecheck.model import Region
 from pagecheck.picture import sources
 from pagecheck.picture.output import PictureFile
 from pagecheck.report.bitmap_files import Output
-from tests.picture.worlds import HOLE, NORMAL, ZERO, States, block_of, counted, report_of
+from pagecheck.report.ledger import listed, sealed
+from pagecheck.report.report import BlockReport
+from tests.picture.worlds import HOLE, NORMAL, PAGE, ZERO, States, block_of, counted, report_of
 from tests.support.command import Done, assert_fails, limited, pagecheck, tagged_processes
 from tests.support.needs import needs_library
 from tests.support.service import ServiceProcess
@@ -293,9 +297,46 @@ def test_bitmaps_that_contradict_each_other_are_refused(
     states = np.full(10, ZERO, np.uint8)
     block = block_of(states)._replace(zero=memoryview(bytes([3]) + bytes(7)))
     block = block._replace(normal=memoryview(words))
-    with Output(tmp_path / "out", ["ram"], "full", []) as output:
-        output.write(report_of(block))
-    assert_fails(picture(tmp_path / "out"), 2, "report.json", "'pagecheck scan --out'")
+    assert_fails(
+        picture(bitmaps(tmp_path / "out", block)), 2, "report.json", "'pagecheck scan --out'"
+    )
+
+
+def bitmaps(folder: Path, *blocks: BlockReport) -> Path:
+    """A folder as `scan --out` makes it, of anything; its digests are right."""
+    with Output(folder, [each.block.name for each in blocks], "full", []) as output:
+        output.write(report_of(*blocks))
+    return folder
+
+
+@pytest.mark.parametrize("address", ["0x1000", None, 0.5, -4096, True, 1 << 64, []])
+def test_regions_that_are_none_are_refused(picture: Run, tmp_path: Path, address: Any) -> None:
+    block = block_of(np.zeros(10, np.uint8), regions=(Region(address, 8192, 0, 0),))
+    done = picture(bitmaps(tmp_path / "out", block))
+    assert_fails(done, 2, "report.json", "'pagecheck scan --out'")
+
+
+def test_two_blocks_of_a_name_are_refused(picture: Run, tmp_path: Path) -> None:
+    """A comparison would show one of them."""
+    block = block_of(np.zeros(10, np.uint8))
+    folder = bitmaps(tmp_path / "out", block)
+    document = json.loads((folder / "report.json").read_text())
+    document["blocks"] *= 2
+    text = sealed(document, listed((folder / "report.json").read_bytes()))
+    (folder / "report.json").write_bytes(text)
+    assert_fails(picture(folder), 2, "report.json", "'pagecheck scan --out'")
+
+
+def test_too_many_regions_are_not_shown(cells: Counted, tmp_path: Path) -> None:
+    pages = sources.REGIONS_MAX + 1
+    parts = tuple(Region(2 * page * PAGE, PAGE, 0, page * PAGE) for page in range(pages))
+    states = np.zeros(pages, np.uint8)
+    found = cells(bitmaps(tmp_path / "out", block_of(states, regions=parts)))
+    assert [each["address"] for each in found["spans"]] == [None]
+    assert "too many regions" in found["notes"][-1]
+    few = cells(bitmaps(tmp_path / "few", block_of(states, regions=parts[1:])))
+    assert len(few["spans"]) == pages
+    assert few["notes"] == []
 
 
 def test_a_service_scans(cells: Counted, service: ServiceProcess, short_folder: Path) -> None:
