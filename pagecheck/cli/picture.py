@@ -279,7 +279,7 @@ def _print_counts(output: str, memory: Memory) -> None:
     from pagecheck.printable import printable
 
     print(printable(f"{os.path.basename(output)}: {words.title(memory)}"))
-    for line in words.counts(memory):
+    for line in words.counts(memory).values():
         print(line)
 
 

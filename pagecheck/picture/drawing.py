@@ -130,9 +130,9 @@ class _Page:
         )
         top = _GAP + _LINE * (len(head) + ("top" in texts)) + 4
         below = top + map_height + _GAP + _LINE * ("bottom" in texts)
-        legend = [each for each, n in zip(memory.states, memory.counts, strict=True) if n]
+        legend = words.counts(memory)
         height = below + _LINE * (len(legend) + len(foot)) + 2 * _GAP
-        widest = max(map(self._width, (*head, *foot, *(self._words(each) for each in legend))))
+        widest = max(map(self._width, (*head, *foot, *legend.values())))
         width = max(left + map_width + right, widest + 4 * TILE * STEPS) + 2 * _GAP
         self.image = Image.new("RGB", (width, height), self._ink.ground)
         self._pen = ImageDraw.Draw(self.image)
@@ -144,8 +144,8 @@ class _Page:
         self._pen.rectangle((x - 1, y - 1, *end), outline=self._ink.faint)
         for label in labels:
             self._label(label, corner, map_width, map_height)
-        for number, state in enumerate(legend):
-            self._entry(state, _GAP + left, below + number * _LINE)
+        for number, (state, text) in enumerate(legend.items()):
+            self._entry(memory.states[state], text, _GAP + left, below + number * _LINE)
         for number, text in enumerate(foot):
             at = below + (number + len(legend)) * _LINE + _GAP // 2
             self._write(_GAP + left, at, text, faint=True)
@@ -176,11 +176,7 @@ class _Page:
         end = (mark_x + mark, mark_y) if across else (mark_x, mark_y + mark)
         self._pen.line(((mark_x, mark_y), end), fill=self._ink.faint)
 
-    def _words(self, state: State) -> str:
-        memory = self._cells.memory
-        return words.count(memory, memory.states.index(state))
-
-    def _entry(self, state: State, x: int, y: int) -> None:
+    def _entry(self, state: State, text: str, x: int, y: int) -> None:
         """A line of the legend: the shades or the pattern, the words, the count."""
         from PIL import Image
 
@@ -194,7 +190,7 @@ class _Page:
                 begin = x + number * size
                 self._pen.rectangle((begin, y, begin + size - 1, y + size - 1), fill=shade)
         self._pen.rectangle((x, y, x + size * STEPS, y + size), outline=self._ink.faint)
-        self._write(x + size * STEPS + TILE, y, self._words(state))
+        self._write(x + size * STEPS + TILE, y, text)
 
     def _foot(self) -> Iterator[str]:
         memory = self._cells.memory

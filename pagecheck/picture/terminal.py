@@ -202,14 +202,12 @@ def letter(look: int, states: tuple[State, ...]) -> str:
 
 
 def _legend(memory: Memory, screen: Screen) -> Iterator[str]:
-    for number, count in enumerate(memory.counts):
-        if not count:
-            continue
+    for number, text in words.counts(memory).items():
         looked = [STEPS * number + step for step in range(STEPS)]
         if screen.colours is None:
             sample = "".join(dict.fromkeys(letter(each, memory.states) for each in looked)).ljust(2)
         else:
             sample = _line(np.array([looked, looked], np.uint8), memory.states, screen)
-        yield f"{sample} {words.count(memory, number)}"
+        yield f"{sample} {text}"
     for note in memory.notes:
         yield f"note: {printable(note)}"

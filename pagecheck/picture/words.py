@@ -8,8 +8,6 @@ from pagecheck.picture.states import CHANGED
 from pagecheck.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pagecheck.picture.cells import Cells
     from pagecheck.picture.layout import Layout
     from pagecheck.picture.memory import Memory, Span
@@ -101,15 +99,12 @@ def share(count: int, pages: int) -> str:
     return f"{100 * count / pages:.1f} %"
 
 
-def count(memory: Memory, state: int) -> str:
-    """How many pages are of a state."""
-    counts = memory.counts
-    found, name = counts[state], memory.states[state].words
-    return f"{name}: {pages_text(found)}, {share(found, sum(counts))}"
-
-
-def counts(memory: Memory) -> Iterator[str]:
-    """A line for each state that there is."""
-    for state, found in enumerate(memory.counts):
-        if found:
-            yield count(memory, state)
+def counts(memory: Memory) -> dict[int, str]:
+    """How many pages are of each state that there is, by its number."""
+    numbers = memory.counts
+    pages = sum(numbers)
+    return {
+        state: f"{memory.states[state].words}: {pages_text(found)}, {share(found, pages)}"
+        for state, found in enumerate(numbers)
+        if found
+    }

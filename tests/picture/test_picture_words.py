@@ -37,7 +37,7 @@ def test_sizes(size: int, text: str) -> None:
 def test_one_page_is_one_page() -> None:
     memory = of_report(report_of(block_of(np.full(1, NORMAL, np.uint8))))
     assert words.title(memory) == "guest.ram: 4 KiB, 1 page"
-    assert list(words.counts(memory)) == ["normal: 1 page, 100 %"]
+    assert words.counts(memory) == {NORMAL: "normal: 1 page, 100 %"}
 
 
 def test_an_offset_beside_addresses_names_its_block() -> None:
