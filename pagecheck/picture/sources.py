@@ -192,6 +192,9 @@ def _block(
     _require_consistent(block.pages, zero, normal, unchanged or memoryview(b""))
     counts = Counts(**{name: int(members[name]) for name in Counts._fields})
     regions = tuple(_region(each) for each in members["regions"])
+    # Offsets of regions are in the file; a report does not say where in it the block begins.
+    if any(each.mmap_offset + each.memory_size > block.size for each in regions):
+        regions = ()
     return BlockReport(block, counts, zero, normal, unchanged, regions=regions)
 
 

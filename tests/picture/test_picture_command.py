@@ -327,6 +327,20 @@ def test_two_blocks_of_a_name_are_refused(picture: Run, tmp_path: Path) -> None:
     assert_fails(picture(folder), 2, "report.json", "'pagecheck scan --out'")
 
 
+@pytest.mark.parametrize("start", [0, 3 * PAGE])
+def test_addresses_in_a_report_are_right_or_not_shown(
+    cells: Counted, tmp_path: Path, start: int
+) -> None:
+    """Where in its file a block begins, as by QEMU's memory-backend-file,offset=, is not there."""
+    regions = (Region(0, 4 * PAGE, 0, start), Region(1 << 32, 6 * PAGE, 0, start + 4 * PAGE))
+    block = block_of(np.zeros(10, np.uint8), regions=regions)
+    block = block._replace(block=block.block._replace(start=start))
+    found = cells(bitmaps(tmp_path / "out", block))
+    known = [(0, 0), (4, 1 << 32)]
+    spans = [(each["first_page"], each["address"]) for each in found["spans"]]
+    assert spans == ([(0, None)] if start else known)
+
+
 def test_too_many_regions_are_not_shown(cells: Counted, tmp_path: Path) -> None:
     pages = sources.REGIONS_MAX + 1
     parts = tuple(Region(2 * page * PAGE, PAGE, 0, page * PAGE) for page in range(pages))
