@@ -18,7 +18,12 @@ function size(bytes) {
 }
 const count = (value) => grouped.format(value);
 const signed = (bytes) => `${bytes > 0 ? "+" : bytes < 0 ? "\u2212" : ""}${size(Math.abs(bytes))}`;
-const percent = (value) => `${(value * 100).toFixed(1)} %`;
+// Never rounded to 0 or 100 % where it is neither.
+function percent(value) {
+  if (value > 0 && value < 0.001) return "under 0.1 %";
+  if (value < 1 && value > 0.999) return "over 99.9 %";
+  return `${(value * 100).toFixed(1)} %`;
+}
 const seconds = (value) => `${value.toFixed(value < 10 ? 3 : 1)} s`;
 const rate = (value) => (value < 1e8 ? `${(value / 1e6).toFixed(1)} MB/s` : `${(value / 1e9).toFixed(2)} GB/s`);
 

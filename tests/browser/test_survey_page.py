@@ -150,6 +150,22 @@ def test_what_grew_can_be_sorted(visit, tmp_path: Path) -> None:
     assert shown == ["+88 KiB", "0 B", "\u2212112 KiB", "\u2013"]
 
 
+def test_a_share_is_never_rounded_to_all_or_nothing(visit, tmp_path: Path) -> None:
+    """One page in a million: a save that leaves out everything would destroy a guest."""
+    pages = 1 << 20
+    strip = strip_of(pages, normal=[5])
+    page = visit(written(tmp_path, [row("/a", pages, pages - 1, picture=picture_of([strip]))])).page
+    texts = [
+        page.locator(where).first.text_content() for where in ("#files tbody", "#totals", "#legend")
+    ]
+    said = page.locator("#files td svg").get_attribute("aria-label")
+    for text in (*texts, said):
+        assert "over 99.9 %" in text
+        assert "100.0 %" not in text
+    for text in (*texts[1:], said):
+        assert "under 0.1 %" in text
+
+
 def test_filters_by_text_and_state(visit, tmp_path: Path) -> None:
     rows = made_up(200)
     page = visit(written(tmp_path, rows)).page
