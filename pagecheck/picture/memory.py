@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pagecheck.errors import UsageError
-from pagecheck.picture.states import CHANGES, PAGES, STATES, State
+from pagecheck.picture.states import CHANGES, PAGES, State
 from pagecheck.printable import printable
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from pagecheck.report.report import BlockReport, Report
 
     Bits = NDArray[np.uint8]
-
-_ZERO, _HOLE, _NORMAL, _UNDECIDED, _UNCHANGED = range(len(STATES))
 
 
 class Span(NamedTuple):

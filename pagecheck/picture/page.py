@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.picture import words
 from pagecheck.picture.packing import packed
 from pagecheck.picture.palette import FEW, SOME, STEP_WORDS
-from pagecheck.picture.small import escape
 from pagecheck.printable import printable
 
 if TYPE_CHECKING:

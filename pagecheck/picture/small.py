@@ -1,8 +1,4 @@
-"""A small picture of a memory, for a row of a table: inline SVG, or a PNG, made by hand.
-
-The SVG has presentation attributes only, and neither a style, an id nor a script, so that it can
-stand in any page whatever the page's Content-Security-Policy.
-"""
+"""A small picture of a memory, for a row of a table: a PNG, made by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import zlib
 from collections.abc import Sequence
 
 from pagecheck.picture.palette import cell_colour
-from pagecheck.printable import printable
 
 TYPE_CHECKING = False  # type checkers take it for true; a service loads this beside its requests
 if TYPE_CHECKING:
@@ -20,51 +15,9 @@ if TYPE_CHECKING:
     Cells = Sequence[Sequence[int]]
 
 _EMPTY: Final = "#ffffff"
-_LABEL_MAX: Final = 200
 
 
-def small_svg(cells: Cells, label: str, width: int = 256, height: int = 14) -> str:
-    """The cells from left to right, as an <svg> element.
-
-    Args:
-        cells: of each the pages of each state, as of `Strip.cells`.
-        label: what it shows, for those who hear it, and as a tooltip; any text.
-        width, height: pixels.
-    """
-    paths: dict[str, list[str]] = {}
-    for first, count, colour in _runs(cells):
-        paths.setdefault(colour, []).append(f"M{first} 0h{count}v1h-{count}z")
-    text = escape(printable(label, _LABEL_MAX))
-    drawn = "".join(f'<path fill="{c}" d="{"".join(places)}"/>' for c, places in paths.items())
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{text}" width="{width}" '
-        f'height="{height}" viewBox="0 0 {max(1, len(cells))} 1" preserveAspectRatio="none" '
-        f'shape-rendering="crispEdges"><title>{text}</title>{drawn}</svg>'
-    )
-
-
-def escape(text: str) -> str:
-    """A text for HTML and XML, between tags and in quoted attributes."""
-    for character, entity in (("&", "amp"), ("<", "lt"), (">", "gt"), ('"', "quot"), ("'", "#39")):
-        text = text.replace(character, f"&{entity};")
-    return text
-
-
-def _runs(cells: Cells) -> list[tuple[int, int, str]]:
-    """(first cell, count, colour) of cells of one colour; those without pages are left out."""
-    found: list[tuple[int, int, str]] = []
-    for number, cell in enumerate(cells):
-        colour = cell_colour(cell)
-        if colour is None:
-            continue
-        if found and found[-1][2] == colour and sum(found[-1][:2]) == number:
-            found[-1] = (found[-1][0], found[-1][1] + 1, colour)
-        else:
-            found.append((number, 1, colour))
-    return found
-
-
-def small_png(cells: Cells, width: int = 256, height: int = 14, *, dark: bool = False) -> bytes:
+def small_png(cells: Cells, width: int, height: int, *, dark: bool = False) -> bytes:
     """The cells from left to right, as the bytes of a PNG.
 
     Args:

@@ -10,11 +10,9 @@ from pagecheck.picture.states import STATES
 
 TYPE_CHECKING = False  # type checkers take it for true; a service loads this beside its requests
 if TYPE_CHECKING:
-    from typing import Any
-
     from pagecheck.report.report import BlockReport
 
-_ZERO, _HOLE, _NORMAL, _UNDECIDED, _UNCHANGED = range(len(STATES))
+_HOLE = STATES.index("hole")
 
 
 def cell_pages(pages: int, most: int) -> int:
@@ -86,18 +84,6 @@ class Strip:
         for cell, theirs in zip(self.cells, other.cells, strict=True):
             for state, count in enumerate(theirs):
                 cell[state] += count
-
-    def to_json(self) -> dict[str, Any]:
-        """Its members as JSON has them."""
-        return {"pages": self.pages, "cell_pages": self.cell_pages, "cells": self.cells}
-
-    @classmethod
-    def from_json(cls, members: dict[str, Any]) -> Strip:
-        """The strip that `to_json` made these members of."""
-        strip = cls(members["pages"], len(members["cells"]) or 1)
-        strip.cell_pages = members["cell_pages"]
-        strip.cells = [list(map(int, cell)) for cell in members["cells"]]
-        return strip
 
 
 def ones(words: memoryview | None, first: int, end: int) -> int:
