@@ -7,14 +7,12 @@ Content-Security-Policy allows this script and this style, by their digests, and
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck.picture import words
+from pagecheck.picture.closed import policy, script_json
 from pagecheck.picture.packing import packed
 from pagecheck.picture.palette import FEW, SOME, STEP_WORDS
 from pagecheck.printable import printable
@@ -46,10 +44,7 @@ def html(memory: Memory, *, layout: LayoutName = "hilbert", dark: bool | None = 
     script = '"use strict";\n' + "".join(scripts)
     parts = {
         "THEME": "" if dark is None else f' data-theme="{"dark" if dark else "light"}"',
-        "POLICY": (
-            f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-            "base-uri 'none'; form-action 'none'"
-        ),
+        "POLICY": policy(style, script),
         "GENERATOR": GENERATOR,
         "TITLE": escape(words.title(memory)),
         "UNIT": escape(_unit(memory, runs)),
@@ -62,7 +57,7 @@ def html(memory: Memory, *, layout: LayoutName = "hilbert", dark: bool | None = 
         "ROWS": " selected" if layout == "rows" else "",
         "STYLE": style,
         "SCRIPT": script,
-        "DATA": _as_script(_about(memory, runs)),
+        "DATA": script_json(_about(memory, runs)),
     }
     # Part by part, so that no text is taken for a place of another.
     pieces = (_FOLDER / "page.html").read_text("ascii").split("@@")
@@ -105,18 +100,6 @@ def _about(memory: Memory, runs: Packed) -> dict[str, Any]:
         "spans": spans,
         "runs": runs.to_json(),
     }
-
-
-def _as_script(document: dict[str, Any]) -> str:
-    """JSON that can stand in a <script>: nothing in it ends that, or begins a comment."""
-    text = json.dumps(document, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _colours(states: tuple[State, ...]) -> str:

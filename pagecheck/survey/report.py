@@ -7,9 +7,6 @@ forbids every script but its own, and every request.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import string
 import time
 from html import escape
@@ -17,6 +14,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck._version import __version__
+from pagecheck.picture.closed import policy, script_json
 from pagecheck.picture.palette import STEP_WORDS
 from pagecheck.picture.states import PAGES
 from pagecheck.printable import printable
@@ -64,15 +62,12 @@ def _html(
     made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     made = f"{made}, by pagecheck {__version__} {how}"
     return string.Template(_part("report.html")).substitute(
-        policy=(
-            f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
-            "base-uri 'none'; form-action 'none'"
-        ),
+        policy=policy(style, script),
         version=escape(__version__),
         made=escape(printable(made)),
         notice=f'<p class="notice">{escape(printable(notice))}</p>' if notice else "",
         style=style,
-        data=_json(
+        data=script_json(
             {
                 "states": [[s.name, s.words] for s in PAGES if s.name not in _NOT_IN_ROWS],
                 "looks": LOOKS,
@@ -88,17 +83,6 @@ def _html(
 
 def _part(name: str) -> str:
     return (resources.files("pagecheck.survey") / name).read_text("utf-8")
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-def _json(value: Any) -> str:
-    """JSON of ASCII characters that ends no element and begins none, wherever it stands in HTML."""
-    text = json.dumps(value, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _values(row: Row) -> list[Any]:
