@@ -83,7 +83,7 @@ class _Search:
                 yield row_of_error(path, "is an empty path")
                 continue
             path = os.path.abspath(path)
-            if self._is_far(path, mounts.may_stall(_fixed(path), self._mounts)):
+            if self._on_far is not None and self._is_far(path, self._kind(path)):
                 continue
             for each in _matches(path):
                 yield from self._named(each)
@@ -95,6 +95,38 @@ class _Search:
         if self._is_new(path):
             self._on_far(path, kind)
         return True
+
+    def _kind(self, path: str) -> str | None:
+        """The kind of a file system that may stall and that a path, or a pattern, leads to."""
+        folder = _fixed(path)
+        kind = mounts.may_stall(folder, self._mounts)
+        if kind is not None or folder == path:
+            return kind
+        parts = path[len(folder) :].strip("/").split("/")
+        return next(self._kinds_below(folder, os.path.realpath(folder), parts), None)
+
+    def _kinds_below(self, folder: str, real: str, parts: list[str]) -> Iterator[str]:
+        """The kinds of those that a pattern below a folder leads to.
+
+        Args:
+            real: the folder's path without links.
+            parts: the pattern, by folder.
+        """
+        import glob
+
+        part, *rest = parts
+        names = glob.glob(part, root_dir=folder) if _GLOB.search(part) else [part]
+        for name in names:
+            path, here = os.path.join(folder, name), os.path.join(real, name)
+            if here in self._kinds or os.path.islink(path):
+                kind = mounts.may_stall(path, self._mounts)
+                if kind is not None:
+                    yield kind
+                    continue
+                here = os.path.realpath(path)
+            for more in (parts, rest) if part == "**" else (rest,):
+                if more:
+                    yield from self._kinds_below(path, here, more)
 
     def _is_new(self, path: str) -> bool:
         if path in self._paths:

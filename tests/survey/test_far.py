@@ -46,6 +46,26 @@ def test_a_file_that_comes_is_checked(near: Path, tmp_path: Path) -> None:
             assert (row["pages"], row["zero"]) == (FILE_BYTES // PAGE, FILE_BYTES // PAGE)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name"), [("*/ram", "far/ram"), ("**/ram", "far/ram"), ("fine/*", "fine/link")]
+)
+def test_what_a_pattern_leads_to_is_not_waited_for(
+    near: Path, tmp_path: Path, pattern: str, name: str
+) -> None:
+    inside = memory(tmp_path / "fine" / "ram", "z")
+    words = ("survey", "--json", "--stall", "0.5", near, tmp_path / pattern)
+    with stalling_fs(frozenset()) as fs:
+        os.symlink(os.path.dirname(fs.path), tmp_path / "far")
+        os.symlink(fs.path, tmp_path / "fine/link")
+        found = rows(pagecheck(*words, timeout=30))
+        assert found.keys() == {str(near), str(inside), str(tmp_path / name)}
+        fs.stall("LOOKUP", "GETATTR")
+        found = rows(pagecheck(*words, timeout=30))
+        assert found[str(near)]["error"] is None
+        assert "did not answer for 0.5 s" in found[str(tmp_path / pattern)]["error"]
+    wait_for(lambda: not tagged_processes(), "the end of what was left")
+
+
 def test_an_interrupt_ends_it_soon(near: Path, tmp_path: Path) -> None:
     with stalling_fs(frozenset({"READ"})) as fs:
         running = start("survey", "--out", tmp_path / "out", near, fs.path)
