@@ -251,6 +251,33 @@ def test_a_cont_that_is_refused_is_tried_again_at_the_end(qemu: FakeQemu) -> Non
     assert len(tries) == 4
 
 
+def test_since_when_it_is_held(qemu: FakeQemu) -> None:
+    """Of the pause that holds it, whatever is asked for meanwhile; also one that does not end."""
+
+    def refuse(_arguments: object) -> None:
+        raise RuntimeError("not today")
+
+    with QemuMonitor(str(qemu.path)) as monitor:
+        assert monitor.held is None
+        monitor.pause(60)
+        held = monitor.held
+        assert held is not None
+        assert held[1] == 60
+        qemu.answers["cont"] = refuse
+        with pytest.raises(PeerError, match="QEMU refused cont: not today"):
+            monitor.resume()
+        with pytest.raises(UsageError, match="is paused already"):
+            monitor.pause(30)
+        assert monitor.held == held
+        del qemu.answers["cont"]
+        assert monitor.resume().stood_still
+        assert monitor.held is None
+        monitor.pause(20)
+        since, most = monitor.held or held
+        assert since > held[0]
+        assert most == 20
+
+
 def test_a_missing_library_is_said(qemu: FakeQemu, monkeypatch: pytest.MonkeyPatch) -> None:
     in_watchdog(monkeypatch, "sys.modules['qemu.qmp'] = None")
     with pytest.raises(EngineError, match=r"pip install qemu\.qmp"):

@@ -168,11 +168,13 @@ class VmmMonitor:
             raise UsageError(f"{self.name}: cannot pause for {max_seconds} s; give more than 0")
         with self._one:
             self._lost, self._reported = None, False
-            self._bound = (clock.now_s(), max_seconds)
+            bound = (clock.now_s(), max_seconds)
             if not self._held:
+                self._bound = bound
                 # A watchdog that dies of this has stopped a VM that was running, and no other.
                 self._held = bool(self._ask({"status": {}})["runs"])
             self._ask({"pause": {"max_ns": int(max_seconds * 1e9)}})
+            self._bound = bound  # where that is refused, an earlier pause goes on
             if self._held and self._process is not None and self._guard is None:
                 self._guard = self._guarding(self._process, max_seconds)
 
