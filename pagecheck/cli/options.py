@@ -92,6 +92,21 @@ ENGINE: Final = (
 )
 
 
+PAGE_SIZE: Final = click.Option(
+    ["--page-size"], type=SIZE, default="4K", show_default=True, help="Bytes per page."
+)
+HOLES: Final = click.Option(
+    ["--holes"],
+    type=click.Choice(["trust", "read"]),
+    default="trust",
+    show_default=True,
+    help="read: read the pages even where the file system reports a hole.",
+)
+MAX_RATE: Final = click.Option(
+    ["--max-rate"], type=SIZE, metavar="BYTES/S", help="Read no faster than this."
+)
+
+
 def complete_folder(
     _context: click.Context, _argument: click.Parameter, incomplete: str
 ) -> list[Any]:

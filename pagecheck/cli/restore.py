@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from pagecheck.cli.options import QUIET, SIZE, channels, directory_and_command, verbose
+from pagecheck.cli.options import MAX_RATE, QUIET, channels, directory_and_command, verbose
 
 _CODES: Final = """
 \b
@@ -43,7 +43,7 @@ _OPTIONS: Final = (
         help="Start the QEMU after --, load the state, let the VM run, and stay in front of it.",
     ),
     click.Option(["--paused"], is_flag=True, help="With --exec: the VM stays stopped."),
-    click.Option(["--max-rate"], type=SIZE, metavar="BYTES/S", help="Read no faster than this."),
+    MAX_RATE,
     channels("Worker processes. Default: as pagecheck scan."),
     click.Option(
         ["--json", "as_json"],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, verbose, via
+from pagecheck.cli.options import ENGINE, MAX_RATE, PAGE_SIZE, QUIET, channels, verbose, via
 from pagecheck.cli.streams import log_to_stderr, require_reader
 from pagecheck.cli.via import require_service
 from pagecheck.cli.working import with_progress
@@ -73,10 +73,8 @@ _OPTIONS: Final = (
         metavar="SECONDS",
         help="Then the VM runs on, and nothing is saved. Default: 5; with --then quit 600.",
     ),
-    click.Option(["--max-rate"], type=SIZE, metavar="BYTES/S", help="Read no faster than this."),
-    click.Option(
-        ["--page-size"], type=SIZE, default="4K", show_default=True, help="Bytes per page."
-    ),
+    MAX_RATE,
+    PAGE_SIZE,
     click.Option(
         ["--format"],
         type=click.Choice(["auto", "raw"]),

@@ -6,7 +6,18 @@ from typing import Final
 
 import click
 
-from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, max_pause, verbose, via
+from pagecheck.cli.options import (
+    ENGINE,
+    HOLES,
+    MAX_RATE,
+    PAGE_SIZE,
+    QUIET,
+    SIZE,
+    channels,
+    max_pause,
+    verbose,
+    via,
+)
 
 # What --via leaves to the service.
 WORKERS: Final = (
@@ -19,9 +30,7 @@ WORKERS: Final = (
 )
 
 PAGES: Final = (
-    click.Option(
-        ["--page-size"], type=SIZE, default="4K", show_default=True, help="Bytes per page."
-    ),
+    PAGE_SIZE,
     click.Option(["--offset"], type=SIZE, default=0, help="First byte of the file to scan."),
     click.Option(["--length"], type=SIZE, help="Bytes to scan. Default: up to the end."),
     click.Option(
@@ -31,13 +40,7 @@ PAGES: Final = (
         show_default=True,
         help="In a full snapshot a hole is zero; in a diff it is unchanged.",
     ),
-    click.Option(
-        ["--holes"],
-        type=click.Choice(["trust", "read"]),
-        default="trust",
-        show_default=True,
-        help="read: read the pages even where the file system reports a hole.",
-    ),
+    HOLES,
     click.Option(
         ["--format"],
         type=click.Choice(["auto", "raw"]),
@@ -46,7 +49,7 @@ PAGES: Final = (
         help="auto: refuse files that are certainly not raw RAM (disk images, cores, VM states, "
         "archives, compressed data). raw: treat any file as raw RAM.",
     ),
-    click.Option(["--max-rate"], type=SIZE, metavar="BYTES/S", help="Read no faster than this."),
+    MAX_RATE,
     click.Option(
         ["--deadline"],
         type=float,

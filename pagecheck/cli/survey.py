@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pagecheck.cli.new_report import new_file
-from pagecheck.cli.options import ENGINE, QUIET, SIZE, channels, verbose
+from pagecheck.cli.options import ENGINE, HOLES, MAX_RATE, PAGE_SIZE, QUIET, SIZE, channels, verbose
 from pagecheck.cli.signals import Terminated, raise_pending
 from pagecheck.cli.streams import log_to_stderr, require_reader
 
@@ -54,16 +54,8 @@ _WORKERS: Final = (
 )
 
 _OPTIONS: Final = (
-    click.Option(
-        ["--page-size"], type=SIZE, default="4K", show_default=True, help="Bytes per page."
-    ),
-    click.Option(
-        ["--holes"],
-        type=click.Choice(["trust", "read"]),
-        default="trust",
-        show_default=True,
-        help="read: read the pages even where the file system reports a hole.",
-    ),
+    PAGE_SIZE,
+    HOLES,
     click.Option(
         ["--format"],
         type=click.Choice(["auto", "raw"]),
@@ -71,7 +63,7 @@ _OPTIONS: Final = (
         show_default=True,
         help="raw: take any file for raw RAM; else what certainly is none is a row that says so.",
     ),
-    click.Option(["--max-rate"], type=SIZE, metavar="BYTES/S", help="Read no faster than this."),
+    MAX_RATE,
     click.Option(
         ["--in-flight"],
         type=SIZE,
