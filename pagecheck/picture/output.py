@@ -35,7 +35,7 @@ class PictureFile:
         Raises:
             OutputError: it cannot, or something is there that is not a picture of ours.
         """
-        from pagecheck.snapshot.directory import require_no_snapshot
+        from pagecheck.snapshot.outside import require_no_snapshot
 
         self._path = path
         self._folder = -1

@@ -20,8 +20,8 @@ from pagecheck.coordinator.settings import usable_cpus
 from pagecheck.errors import OutputError, SnapshotError, UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot.clone_files import bound_socket, create_empty, new_folder, remove_folder
-from pagecheck.snapshot.directory import require_outside
 from pagecheck.snapshot.incoming import IncomingQemu
+from pagecheck.snapshot.outside import require_outside
 from pagecheck.snapshot.overlays import Disk
 from pagecheck.snapshot.qemu_command import RamFile, with_ram
 from pagecheck.snapshot.ready import require_ready

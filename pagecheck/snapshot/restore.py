@@ -19,10 +19,10 @@ from pagecheck.errors import UsageError
 from pagecheck.printable import printable
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.command_words import escaped
-from pagecheck.snapshot.directory import require_outside
 from pagecheck.snapshot.huge_layout import lay_out_huge
 from pagecheck.snapshot.incoming import IncomingQemu
 from pagecheck.snapshot.new_layout import laid_out, page_writer
+from pagecheck.snapshot.outside import require_outside
 from pagecheck.snapshot.qemu_command import RamFile, require_startable, with_ram
 from pagecheck.snapshot.ram_layout import LaidOut, lay_out_onto
 from pagecheck.snapshot.ram_target import RamTarget, path_of, require_usable

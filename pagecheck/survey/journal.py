@@ -22,7 +22,7 @@ from pagecheck.errors import OutputError, PagecheckError, UsageError
 from pagecheck.printable import printable
 from pagecheck.report.publish import new_name, sync
 from pagecheck.shortage import explain, is_limit, refused
-from pagecheck.snapshot.directory import require_in_no_snapshot
+from pagecheck.snapshot.outside import require_in_no_snapshot
 from pagecheck.survey.tables import csv_bytes, parquet_bytes
 from pagecheck.survey.values import Row
 

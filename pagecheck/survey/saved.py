@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from pagecheck import clock
 from pagecheck.model import Counts
 from pagecheck.snapshot import manifest
-from pagecheck.snapshot.directory import is_snapshot
 from pagecheck.snapshot.files import Folder
 from pagecheck.snapshot.info import bitmaps, bytes_on_disk
+from pagecheck.snapshot.outside import is_snapshot
 from pagecheck.snapshot.values import MANIFEST
 from pagecheck.snapshot.verify import require_files
 from pagecheck.survey.strips import strip_of_saved

@@ -12,7 +12,8 @@ import pytest
 from pagecheck.errors import OutputError
 from pagecheck.report import publish
 from pagecheck.snapshot import directory
-from pagecheck.snapshot.directory import MARKER, MARKER_TEXT, NewDirectory, require_outside
+from pagecheck.snapshot.directory import MARKER, MARKER_TEXT, NewDirectory
+from pagecheck.snapshot.outside import require_outside
 from pagecheck.snapshot.verify import verify
 from tests.support.snapshots import make_snapshot
 
