@@ -12,8 +12,6 @@ TYPE_CHECKING = False  # type checkers take it for true; a service loads this be
 if TYPE_CHECKING:
     from pagecheck.report.report import BlockReport
 
-_HOLE = STATES.index("hole")
-
 
 def cell_pages(pages: int, most: int) -> int:
     """The least power of two so that pages fill at most so many cells."""
@@ -65,15 +63,6 @@ class Strip:
         undecided = end - at - hole - zero - normal - unchanged
         for state, count in enumerate((zero, hole, normal, undecided, unchanged)):
             cell[state] += count
-
-    def add_holes(self, first: int, pages: int) -> None:
-        """Counts pages that are known to be in holes of the file, and were not looked at."""
-        at, last = first, first + pages
-        while at < last:
-            cell, within = divmod(at, self.cell_pages)
-            end = min(last, at + self.cell_pages - within)
-            self.cells[cell][_HOLE] += end - at
-            at = end
 
     def join(self, other: Strip) -> None:
         """Adds what another strip of the same memory has counted.

@@ -10,7 +10,7 @@ from pagecheck.picture.palette import cell_colour
 from pagecheck.picture.small import small_png
 from pagecheck.picture.states import PAGES, STATES
 from pagecheck.picture.strip import Strip
-from tests.picture.worlds import HOLE, NORMAL, ZERO, block_of, counted, runs_of_states
+from tests.picture.worlds import HOLE, ZERO, block_of, counted, runs_of_states
 from tests.support.needs import needs_library
 
 
@@ -31,16 +31,6 @@ def test_pieces_checked_apart_add_up() -> None:
         piece = Strip(len(states), 50)
         piece.add(block_of(states[first : first + 999]), first)
         strip.join(pickle.loads(pickle.dumps(piece)))
-    assert strip.cells == counted(states, strip.cell_pages)
-
-
-def test_holes_that_nobody_looked_at_are_counted() -> None:
-    states = np.full(1000, HOLE, np.uint8)
-    states[300:450] = NORMAL
-    strip = Strip(len(states), 10)
-    strip.add_holes(0, 300)
-    strip.add(block_of(states[300:450]), 300)
-    strip.add_holes(450, 550)
     assert strip.cells == counted(states, strip.cell_pages)
 
 
