@@ -258,6 +258,10 @@ def test_a_failure_of_a_picture_is_not_the_scans(monkeypatch: pytest.MonkeyPatch
         (texts.rate(1024, "bytes"), "1.0 KiB/s"),
         (texts.at_most(float("inf")), "longer than counted"),
         (texts.share(1, 0), texts.NONE),
+        (texts.share(0, 8), "0.0%"),
+        (texts.share(8, 8), "100.0%"),
+        (texts.share(1, 1 << 20), "under 0.1%"),
+        (texts.share((1 << 20) - 1, 1 << 20), "over 99.9%"),
         (texts.moment(0), "1970-01-01 00:00:00"),
     ],
 )

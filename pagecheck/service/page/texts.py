@@ -57,8 +57,12 @@ def at_most(edge: float | None) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """So many of all, in percent."""
-    return f"{part / whole:.1%}" if whole else NONE
+    """So many of all, in percent; never rounded to nothing or all where it is neither."""
+    if not whole:
+        return NONE
+    if 0 < part < whole / 1000:
+        return "under 0.1%"
+    return "over 99.9%" if 0.999 * whole < part < whole else f"{part / whole:.1%}"
 
 
 def moment(since_1970: float) -> str:
