@@ -6,21 +6,19 @@ picture and the rename is replaced; a file system that answers at first and then
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING, Final
 
 from pagecheck.child.signals import signals_held
-from pagecheck.errors import OutputError, PagecheckError, UsageError
+from pagecheck.errors import OutputError, UsageError
 from pagecheck.picture import drawing, page
 from pagecheck.picture.sources import stat_soon
 from pagecheck.printable import printable
-from pagecheck.report.publish import Draft, lstat, new_name, sync
-from pagecheck.shortage import explain, is_limit, refused
+from pagecheck.report.publish import Draft, lstat, new_name, refusals, sync
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 _START_BYTES: Final = 4096  # of a file, which show whether it is a picture of ours
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -42,12 +40,12 @@ class PictureFile:
         folder, self._name = os.path.split(path)
         if self._name in ("", ".", "..") or "\0" in path:
             raise OutputError(f"{printable(path) or 'an empty path'}: is not a name for a file")
-        with self._refusals():
+        with refusals(self._path):
             stat_soon(folder or ".")
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             self._folder = os.open(folder or ".", flags)
         try:
-            with self._refusals():
+            with refusals(self._path):
                 self._require_ours()
                 require_no_snapshot(self._folder, path)
                 Draft(self._folder).close()
@@ -88,7 +86,7 @@ class PictureFile:
         Raises:
             OutputError: the disk is full, or something has the name by now.
         """
-        with self._refusals(), Draft(self._folder) as draft:
+        with refusals(self._path), Draft(self._folder) as draft:
             draft.write(data)
             with signals_held():
                 if self._require_ours():
@@ -105,19 +103,6 @@ class PictureFile:
         except BaseException:
             os.unlink(beside, dir_fd=self._folder)
             raise
-
-    @contextlib.contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Turns a refusal of the system into a message about the file."""
-        try:
-            yield
-        except PagecheckError:
-            raise
-        except OSError as error:
-            if is_limit(error):
-                raise refused(f"{printable(self._path)}: cannot be written", error) from error
-            why = explain(error) or error.strerror or str(error)
-            raise OutputError(f"{printable(self._path)}: cannot be written: {why}") from error
 
     def close(self) -> None:
         """Closes the folder."""

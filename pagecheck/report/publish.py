@@ -15,7 +15,14 @@ import contextlib
 import ctypes
 import errno
 import os
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from pagecheck.errors import OutputError
+from pagecheck.printable import printable
+from pagecheck.shortage import explain, is_limit, refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PREFIX: Final = ".pagecheck-"
 RENAME_NOREPLACE: Final = 1  # Source: linux/fs.h
@@ -188,6 +195,18 @@ def _is_there(folder: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def refusals(path: str) -> Iterator[None]:
+    """Turns a refusal of the system to write into the error that says so."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{printable(path)}: cannot be written"
+        if is_limit(error):
+            raise refused(what, error) from error
+        raise OutputError(f"{what}: {explain(error) or error.strerror or error}") from error
 
 
 @contextlib.contextmanager

@@ -20,17 +20,15 @@ import re
 import stat
 
 from pagecheck.child.signals import signals_held
-from pagecheck.errors import OutputError, PagecheckError
+from pagecheck.errors import OutputError
 from pagecheck.printable import printable
-from pagecheck.report.publish import move, sync
-from pagecheck.shortage import explain, is_limit, refused
+from pagecheck.report.publish import move, refusals, sync
 from pagecheck.snapshot.members import is_file_name
 from pagecheck.snapshot.outside import require_no_snapshot
 from pagecheck.snapshot.values import MANIFEST
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Final
 
 MARKER: Final = ".pagecheck-save"
@@ -69,7 +67,7 @@ class NewDirectory:
         """
         folder, self._final = _parted(self.path)
         try:
-            with _refusals(self.path):
+            with refusals(self.path):
                 self._folder = _open_around(self.path, folder)
                 self._require_free()
                 require_no_snapshot(self._folder, self.path)
@@ -136,7 +134,7 @@ class NewDirectory:
             OutputError: it cannot be created.
         """
         assert is_file_name(name) or name == MANIFEST, name
-        with _refusals(f"{self.path}/{name}"):
+        with refusals(f"{self.path}/{name}"):
             with signals_held():  # a file without a note of it would stay
                 self._files[name] = self._new_file(name)
             return os.dup(self._files[name])
@@ -149,7 +147,7 @@ class NewDirectory:
         """
         fd = self.create(name)
         try:
-            with _refusals(f"{self.path}/{name}"):
+            with refusals(f"{self.path}/{name}"):
                 left = memoryview(data).cast("B")
                 while len(left):
                     left = left[os.write(fd, left[: 1 << 30]) :]
@@ -162,7 +160,7 @@ class NewDirectory:
         Raises:
             OutputError: it cannot be removed.
         """
-        with _refusals(f"{self.path}/{name}"):
+        with refusals(f"{self.path}/{name}"):
             os.unlink(name, dir_fd=self.fd)
             os.close(self._files.pop(name))
 
@@ -173,9 +171,9 @@ class NewDirectory:
             OutputError: that failed, or something has the name by now; nothing of ours is left.
         """
         for name, fd in self._files.items():
-            with _refusals(f"{self.path}/{name}"):
+            with refusals(f"{self.path}/{name}"):
                 sync(fd)
-        with _refusals(self.path):
+        with refusals(self.path):
             sync(self.fd)
             with signals_held():
                 self._publish()
@@ -330,17 +328,3 @@ def _open_around(path: str, folder: str) -> int:
         raise OutputError(
             f"{printable(path)}: cannot be written: there is no folder {printable(folder)}"
         ) from error
-
-
-@contextlib.contextmanager
-def _refusals(path: str) -> Iterator[None]:
-    """Turns a refusal of the system into a message about the path."""
-    try:
-        yield
-    except PagecheckError:
-        raise
-    except OSError as error:
-        if is_limit(error):
-            raise refused(printable(path), error) from error
-        why = explain(error) or error.strerror or str(error)
-        raise OutputError(f"{printable(path)}: cannot be written: {why}") from error

@@ -18,16 +18,15 @@ import stat
 from typing import TYPE_CHECKING, Any, Final
 
 from pagecheck import clock
-from pagecheck.errors import OutputError, PagecheckError, UsageError
+from pagecheck.errors import OutputError, UsageError
 from pagecheck.printable import printable
-from pagecheck.report.publish import new_name, sync
-from pagecheck.shortage import explain, is_limit, refused
+from pagecheck.report.publish import new_name, refusals, sync
 from pagecheck.snapshot.outside import require_in_no_snapshot
 from pagecheck.survey.tables import csv_bytes, parquet_bytes
 from pagecheck.survey.values import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from pagecheck.survey.values import Options, Target
 
@@ -74,7 +73,7 @@ class Journal:
         self._synced_s = clock.now_s()
         self.rows: dict[str, Row] = {}
         try:
-            with self._refusals():
+            with refusals(self._path):
                 require_in_no_snapshot(self._path)
                 os.makedirs(self._path, exist_ok=True)
                 self._folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -168,7 +167,7 @@ class Journal:
         Raises:
             OutputError: it cannot be written.
         """
-        with self._refusals():
+        with refusals(self._path):
             self._write(row._asdict())
             if clock.now_s() - self._synced_s >= SYNC_S:
                 os.fdatasync(self._fd)
@@ -193,7 +192,7 @@ class Journal:
         Raises:
             OutputError: that is not possible; tables of an earlier survey are left then.
         """
-        with self._refusals():
+        with refusals(self._path):
             os.fsync(self._fd)
             self._replace(CSV, csv_bytes(rows))
             if self._with_parquet:
@@ -239,18 +238,6 @@ class Journal:
             f"{self._where(name)}: is not of a survey, and is left as it is; name another folder, "
             "or move it away"
         )
-
-    @contextlib.contextmanager
-    def _refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except PagecheckError:
-            raise
-        except OSError as error:
-            if is_limit(error):
-                raise refused(printable(self._path), error) from error
-            why = explain(error) or error.strerror or str(error)
-            raise OutputError(f"{printable(self._path)}: cannot be written: {why}") from error
 
     def close(self) -> None:
         """Closes it; what was added stays."""

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "shortage": set(),
     "formats": set(),
     "child": {"printable", "shortage"},
-    "report": {"child", "shm", "shortage"},
+    "report": {"child", "printable", "shm", "shortage"},
     "shm": {"formats", "native", "shortage"},
     "hw": {"native"},
     "workers": {"child", "shm", "hw", "native", "shortage"},
