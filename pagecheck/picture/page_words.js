@@ -53,7 +53,7 @@ function describe({ about, runs, spans, starts }, position, end) {
   const span = spans[at];
   const first = (Math.max(position, span.start) - span.start) * runs.unitPages;
   const last = Math.min((end - span.start) * runs.unitPages, span.pages);
-  const pages = last - first;
+  const pages = Math.max(0, last - first);
   const others = lastNotAbove(starts, end - 1, starts.length) - at;
   const address = addressOf(about, span, first);
   const block = about.blocks[span.block];
@@ -71,7 +71,7 @@ function describe({ about, runs, spans, starts }, position, end) {
   const more = others > 0 ? `, and ${others} more part${others > 1 ? "s" : ""}` : "";
   const size = sizeText(pages * about.page_size);
   const place = `${hex(address)}${until} (${which}page ${grouped(number)}, ${size})`;
-  const text = `${block}, ${kind} ${place}${more}: ${held}`;
+  const text = pages ? `${block}, ${kind} ${place}${more}: ${held}` : "No pages: between two parts.";
   return { block, first: number, pages, counts, address: hex(address), text };
 }
 

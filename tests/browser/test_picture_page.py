@@ -316,6 +316,30 @@ def test_addresses_are_the_guests_where_they_are_known(visit, tmp_path: Path, la
     assert page.locator("#where").text_content() == f"There is no RAM at {below * PAGE:#x} here."
 
 
+def test_between_two_parts_there_are_no_pages(visit, tmp_path: Path) -> None:
+    """So that each cell of the overview has pages of one part, the next part begins later."""
+    blocks = []
+    for name, pages in (("pc.ram", 20_001), ("rom", 64)):
+        zero = memoryview(
+            b"\xff" * (pages // 8) + bytes([pages % 8]) + bytes(-(pages // 8 + 1) % 8)
+        )
+        ram = RamBlock(name, pages * PAGE, PAGE)
+        blocks.append(BlockReport(ram, Counts(pages), zero, memoryview(bytes(len(zero)))))
+    report = Report("vm", "paused", "cpu", "avx2", 1, PAGE, 1.0, 0.1, 0, tuple(blocks))
+    (tmp_path / "map.html").write_text(html(of_report(report)))
+    page = ready(visit(tmp_path / "map.html"))
+    page.locator("#map").focus()
+    where = page.locator("#where")
+    said = []
+    for key in ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"):
+        page.evaluate("window.pagecheckPicture.zoomTo(0, 20000)")
+        assert "pc.ram, offset 0x4e20000 (page 20,000, 4 KiB): zero" in where.text_content()
+        page.keyboard.press(key)
+        said.append(where.text_content())
+    gap = [text for text in said if ": zero" not in text]
+    assert gap == ["No pages: between two parts."] * 2
+
+
 @pytest.mark.parametrize("name", ["<|script><img src=x>", "\u202eb\n\x1b[1m\udcff&lt;"])
 def test_hostile_names_are_text(visit, tmp_path: Path, name: str) -> None:
     write_ram(tmp_path / name, made_up(200))
