@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
 import os
 import re
 import socket
@@ -19,11 +16,11 @@ from tests.support.known_ram import KnownRam
 from tests.support.raw_client import RawClient
 from tests.support.service import ServiceProcess, StartService
 from tests.support.service_fixtures import short_folder, start_service
+from tests.support.service_page import OPTIONS, Web, attached
 from tests.support.waiting import wait_for
 
 __all__ = ["short_folder", "start_service"]
 
-OPTIONS = ("-v", "--engine", "cpu", "--http", "127.0.0.1:0")
 HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=alert(1)>&lt;"
 
 
@@ -34,25 +31,8 @@ def known_ram() -> Iterator[KnownRam]:
     ram.close()
 
 
-@contextlib.contextmanager
-def attached(service: ServiceProcess, ram: KnownRam, **how: object) -> Iterator[RawClient]:
-    with RawClient(service.path) as client:
-        client.receive()
-        client.result("attach", how, [ram.fd])
-        yield client
-
-
 def address_of(service: ServiceProcess) -> str:
-    return re.search(r"page on (http://\S+/)", service.stderr_text())[1]
-
-
-def rows_told(address: str, table: str) -> list[dict]:
-    """Those that the service tells whoever asks."""
-    connection = http.client.HTTPConnection(address.split("/")[2], timeout=20)
-    connection.request("GET", "/data.json")
-    found = json.loads(connection.getresponse().read())["tables"][table]
-    connection.close()
-    return found
+    return f"http://{Web(service).address}/"
 
 
 def scans(page) -> list[str]:
@@ -143,7 +123,7 @@ def test_updates_can_be_paused(visit, start_service: StartService, known_ram: Kn
     with attached(service, known_ram) as client:
         client.result("check", {"block": 0})
         # The page has a scan shortly after its client has the answer.
-        wait_for(lambda: len(rows_told(address_of(service), "scans")) == 1, "the scan is told")
+        wait_for(lambda: len(Web(service).rows("scans")) == 1, "the scan is told")
         page.wait_for_timeout(1500)  # longer than between two updates
         assert (asked, scans(page)) == ([], [])
         pause.press("Space")
@@ -200,7 +180,7 @@ def test_without_scripts_it_is_all_there(
     service = start_service(*OPTIONS)
     with attached(service, known_ram) as client:
         client.result("check", {"block": 0})
-        assert rows_told(address_of(service), "scans")
+        assert Web(service).rows("scans")
         page = visit(address_of(service), scripts=False).page
         assert scans(page) == ["1"]
         assert page.get_by_role("button").count() == 0

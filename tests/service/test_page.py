@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -14,12 +13,12 @@ import pytest
 
 from pagecheck import Client
 from tests.service.test_metrics import Scraped, address_of
-from tests.service.web import OPTIONS, Web
 from tests.support.api_vmm import api_vmm
 from tests.support.command import assert_fails, pagecheck
 from tests.support.known_ram import KnownRam
 from tests.support.raw_client import RawClient
 from tests.support.service import ServiceProcess, StartService, services
+from tests.support.service_page import OPTIONS, Web, attached
 from tests.support.waiting import wait_for
 
 CLIENT = "client 2"  # the first one saw whether it greets
@@ -42,14 +41,6 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
             client.result("check", {"block": 0})
             yield Web(service)
     ram.close()
-
-
-@contextlib.contextmanager
-def attached(service: ServiceProcess, ram: KnownRam, **how: object) -> Iterator[RawClient]:
-    with RawClient(service.path) as client:
-        client.receive()
-        client.result("attach", how, [ram.fd])
-        yield client
 
 
 def percent(part: int, whole: int) -> str:

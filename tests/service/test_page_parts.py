@@ -21,8 +21,8 @@ from pagecheck.service.page.recent import Recent
 from pagecheck.service.page.routes import is_ours
 from pagecheck.service.page.tables import Row, Shown, Table
 from pagecheck.shm.layout import STATS, STATS_WORDS
-from tests.service.web import Html
 from tests.support.clock import MovedClock
+from tests.support.service_page import Html
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import html.parser
 import http.client
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
+from tests.support.known_ram import KnownRam
+from tests.support.raw_client import RawClient
 from tests.support.service import ServiceProcess
 
 OPTIONS = ("-v", "--engine", "cpu", "--http", "127.0.0.1:0")
 
 
+@contextlib.contextmanager
+def attached(service: ServiceProcess, ram: KnownRam, **how: object) -> Iterator[RawClient]:
+    """A client that has attached one block."""
+    with RawClient(service.path) as client:
+        client.receive()
+        client.result("attach", how, [ram.fd])
+        yield client
+
+
 class Web:
-    """The page of a service."""
+    """The page of a service.
+
+    Attributes:
+        address: host and port.
+    """
 
     def __init__(self, service: ServiceProcess) -> None:
         said = re.search(r"page on http://(\S+)/", service.stderr_text())
