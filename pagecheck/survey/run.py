@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pagecheck import clock
 from pagecheck.errors import UsageError
@@ -61,13 +61,10 @@ class Summary(NamedTuple):
 def total_of(rows: Iterable[Row]) -> Row:
     """The sum of rows, as a row; what is not known counts nothing, unless of none it is known."""
     added = list(rows)
-    total = row_of_error("total", "")._replace(error=None, allocated=0)
-    for row in added:
-        sums = {name: getattr(total, name) + (getattr(row, name) or 0) for name in _SUMMED}
-        total = total._replace(**sums)
+    sums: dict[str, Any] = {name: sum(getattr(row, name) or 0 for row in added) for name in _SUMMED}
     if added and all(row.allocated is None for row in added):
-        return total._replace(allocated=None)
-    return total
+        sums["allocated"] = None
+    return row_of_error("total", "")._replace(error=None, **sums)
 
 
 def run_survey(
