@@ -332,7 +332,7 @@ def test_the_longest_pause(attached: Attached, ram_file: int, running: BareQemu)
     assert running.own_events() == ["STOP", "RESUME"]
     numbers = attached.client.result("query-stats")["numbers"]
     assert numbers["pauses"] == 1  # the VM was stopped, though for nothing
-    assert numbers["pause_seconds"] >= 0.2
+    assert numbers["pause_seconds"] > 0  # of the 0.2 s, which begin before QEMU is asked to stop
     assert numbers.get("saves", 0) == 0
 
 

@@ -12,6 +12,9 @@ import psutil
 
 SETTLE_S: Final = 20.0
 _LOOK_S: Final = 0.2
+_CALM_S: Final = (
+    2.0  # a worker that takes the place of another one starts in less, on a full machine
+)
 
 
 class Rest(NamedTuple):
@@ -63,21 +66,23 @@ def at_rest(pid: int, folder: Path, like: Rest | None) -> Rest:
 
     Args:
         like: an earlier sample: it is waited for the same counts, within bounds. Without one, until
-            two samples in a row have the same.
+            they have been the same for some seconds.
     """
-    until = time.monotonic() + SETTLE_S
-    before: Rest | None = None
+    began = time.monotonic()
+    calm: tuple[int, ...] | None = None
+    since = began
     while True:
         now: Rest | None = None
         with contextlib.suppress(psutil.Error, OSError):  # a worker that ends at this moment
             now = sample(pid, folder)
+        at = time.monotonic()
+        if now is None or now.counts != calm:
+            calm, since = now and now.counts, at
         if now is not None:
-            wanted = like or before
-            if wanted is not None and now.counts == wanted.counts:
+            as_before = like is not None and now.counts == like.counts
+            settled = like is None and at >= since + _CALM_S
+            if as_before or settled or at > began + SETTLE_S:
                 return now
-            if time.monotonic() > until:
-                return now
-        before = now
         time.sleep(_LOOK_S)
 
 
