@@ -12,8 +12,10 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from http.server import BaseHTTPRequestHandler
+from typing import NamedTuple
+
+from tests.support.web_server import WebServer
 
 SLOW_DOWN = (
     b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -152,29 +154,21 @@ def silent(client: Client, _answer: Answer) -> None:
     client.reset()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_given: Any) -> None:
-        """Connections that break are what this is for."""
-
-
-class BreakingProxy:
-    """Runs on a thread of its own.
+class BreakingProxy(WebServer):
+    """Passes on what comes, and breaks the answers.
 
     Attributes:
-        url: where it listens.
         upstream: host and port of the real server.
         faults: for the next requests for a range, in order of their arrival; then they pass.
         always: for all others; None: they pass.
         listings: as `faults`, for the next requests for a listing.
         before: called with the number of each request for a range before it is passed on.
         ranges: the headers Range that came.
-        connections: how many were opened.
         most: the largest number of answers that were under way at once.
     """
 
     def __init__(self, upstream: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.upstream = upstream
         self._lock = threading.Lock()
         self._now = 0
@@ -183,32 +177,10 @@ class BreakingProxy:
         self.listings: list[Fault] = []
         self.before: Callable[[int], None] | None = None
         self.ranges: list[str] = []
-        self.most = self.connections = 0
-        proxy = self
+        self.most = 0
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def setup(self) -> None:
-                super().setup()
-                proxy.connections += 1
-
-            def do_GET(self) -> None:
-                proxy._serve(self)
-
-            do_HEAD = do_PUT = do_POST = do_GET  # noqa: N815  # as the library wants
-
-            def log_message(self, *_given: Any) -> None:
-                pass
-
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        scheme = "http"
-        if tls is not None:
-            scheme = "https"
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
-
-    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
+    def serve(self, handler: BaseHTTPRequestHandler) -> None:
+        """Passes a request on, and breaks its answer if that is its turn."""
         found = handler.headers.get("Range")
         fault: Fault | None = None
         if found is not None:
@@ -254,15 +226,3 @@ class BreakingProxy:
         """Nothing is broken any more, and nothing was counted."""
         self.faults, self.always, self.listings, self.before = [], None, [], None
         self.ranges, self.most, self.connections = [], 0, 0
-
-    def __enter__(self) -> BreakingProxy:
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

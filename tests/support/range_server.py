@@ -7,23 +7,17 @@ import re
 import ssl
 import threading
 from base64 import b64decode
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
 
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_given: Any) -> None:
-        """A client that goes away is no error."""
+from tests.support.web_server import WebServer
 
 
-class RangeServer:
-    """Runs on a thread of its own.
+class RangeServer(WebServer):
+    """Serves what it is given.
 
     Attributes:
-        url: where it listens.
         files: what it serves, by path; a path that ends with a slash is a page of links.
         links: that each page of links has besides.
         ranges: it serves ranges.
@@ -36,6 +30,7 @@ class RangeServer:
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.files: dict[str, bytes] = {}
         self.links: list[str] = []
         self.ranges = True
@@ -46,28 +41,9 @@ class RangeServer:
         self.user: str | None = None
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self._over = threading.Event()
-        outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                outer._serve(self)
-
-            do_HEAD = do_GET  # noqa: N815  # as the library wants
-
-            def log_message(self, *_given: Any) -> None:
-                pass
-
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        scheme = "http"
-        if tls is not None:
-            scheme = "https"
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
-        self.url = f"{scheme}://{self.host}"
-
-    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
+    def serve(self, handler: BaseHTTPRequestHandler) -> None:
+        """Answers a request, as the attributes say."""
         self.seen.append((handler.command, handler.path, dict(handler.headers)))
         if self.silent:
             self.silent -= 1
@@ -113,15 +89,6 @@ class RangeServer:
         if handler.command == "GET":
             handler.wfile.write(body)
 
-    def __enter__(self) -> RangeServer:
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._over.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__exit__(*error)
