@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pagecheck.child.signals import signals_held
 from pagecheck.errors import OutputError, UsageError
@@ -16,9 +16,6 @@ from pagecheck.picture import drawing, page
 from pagecheck.picture.sources import stat_soon
 from pagecheck.printable import printable
 from pagecheck.report.publish import Draft, lstat, new_name, refusals, sync
-
-if TYPE_CHECKING:
-    pass
 
 _START_BYTES: Final = 4096  # of a file, which show whether it is a picture of ours
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY

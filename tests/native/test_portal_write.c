@@ -112,7 +112,7 @@ static void test_write_interrupted(void)
     setitimer(ITIMER_REAL, &every, NULL);
     long taken = portal->ops->submit(portal, descriptors, 1); /* waits in the full pipe */
     setitimer(ITIMER_REAL, &never, NULL);
-    signal(SIGALRM, SIG_DFL);
+    signal(SIGALRM, SIG_IGN); /* of one that is late, under valgrind, too */
     CHECK(taken == 1, "%ld", taken);
     CHECK(alarms >= 2 && alarms < 100, "%d signals", (int)alarms);
     portal->ops->close(portal);
