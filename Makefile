@@ -1,5 +1,5 @@
 # make demo    set up, make a sample snapshot and scan it
-# make test    set up and run every test that this machine can run
+# make test    set up and run the tests; ALL=1: with the long ones, which try the same for longer or once more
 # make demo-vm boot a real Linux guest under QEMU and scan its RAM
 # make check   lint and types
 # make native  the C core's own tests, without Python (also: native-sanitize, native-tsan,
@@ -49,7 +49,7 @@ demo-vm: $(PACKAGE)
 	$(BIN)/pagecheck scan build/guest.ram
 
 test: $(TOOLS) native
-	tools/all-tests $(BIN)/python
+	tools/all-tests $(BIN)/python $(if $(ALL),,--short)
 
 check: $(TOOLS)
 	$(BIN)/ruff format --check .

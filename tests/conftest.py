@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.clock import MovedClock
 from tests.support.leftovers import nothing_left
+from tests.support.lengths import is_long
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--seed", type=int, default=1, help="seed of the first random world")
     group.addoption("--minutes", type=float, default=None, help="how long tests/stress goes on")
+    group.addoption("--short", action="store_true", help="without what is marked as long")
     group.addoption("--world", default=None, help="the one world that tests/stress runs, a line")
 
 
@@ -27,6 +29,13 @@ def pytest_configure() -> None:
     """A suite that was started with nohup or in the background passes ignored signals on."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is long, if that was asked for."""
+    if config.getoption("--short"):
+        config.hook.pytest_deselected(items=[item for item in items if is_long(item)])
+        items[:] = [item for item in items if not is_long(item)]
 
 
 def pytest_collection_finish() -> None:

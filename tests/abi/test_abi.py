@@ -17,6 +17,8 @@ from pagecheck.include import folder, library
 from tests.support.known_ram import KnownRam
 from tests.support.service import ServiceProcess, StartService
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RELEASES = {"0.1.0": "1d60a602eb48755eecb48dcec4c3e31848b9c8bc"}

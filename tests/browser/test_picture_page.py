@@ -257,6 +257,7 @@ def test_an_address_is_gone_to(visit, page_path: Path, states: np.ndarray) -> No
     assert page.locator("#where").text_content().startswith("Write an address")
 
 
+@pytest.mark.long(but=("360-dark", "1600-light"))
 def test_looks_right_everywhere(visit, look, page_path: Path) -> None:
     seen = visit(page_path, *look)
     page = ready(seen)

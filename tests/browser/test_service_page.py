@@ -43,6 +43,7 @@ def wait_for_scan(page, number: int) -> None:
     page.locator("#scans tbody th", has_text=re.compile(rf"^{number}$")).wait_for()
 
 
+@pytest.mark.long(but=("360-dark", "1600-light"))
 def test_looks_right_everywhere(
     visit, look, start_service: StartService, known_ram: KnownRam
 ) -> None:

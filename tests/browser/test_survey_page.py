@@ -92,6 +92,7 @@ def shown(page) -> str:
     return page.locator("#shown").text_content()
 
 
+@pytest.mark.long(but=("360-dark", "1600-light"))
 def test_looks_right_everywhere(visit, look, tmp_path: Path) -> None:
     rows = [*made_up(30), *(row(name, 64, 32) for name in HOSTILE)]
     rows[0] = rows[0]._replace(picture=picture_of([strip_of(rows[0].pages)]))
@@ -191,6 +192,7 @@ def test_filters_by_text_and_state(visit, tmp_path: Path) -> None:
     assert shown(page) == "0 of 200 files"
 
 
+@pytest.mark.long
 def test_ten_thousand_rows_stay_usable(visit, tmp_path: Path) -> None:
     rows = made_up(10_000)
     page = visit(written(tmp_path, rows)).page

@@ -23,6 +23,7 @@ FAULTS = pytest.mark.parametrize("fault", ["error", "short"])
 PLACES = pytest.mark.parametrize("inside", [0, 1, PAGE - 1], ids=["at", "after", "before"])
 
 
+@pytest.mark.long(but="4K")
 @FAULTS
 @PLACES
 @pytest.mark.parametrize("options", [[], ["--page-size", "64K"]], ids=["4K", "64K"])
@@ -63,6 +64,7 @@ def on_bad_disk(monkeypatch: pytest.MonkeyPatch, fs: StallingFs) -> None:
     )
 
 
+@pytest.mark.long(but="verify")
 @FAULTS
 @PLACES
 @pytest.mark.parametrize("what", ["verify", "restore", "onto"])

@@ -119,6 +119,7 @@ def test_processes_and_threads(ram: Path, group: Path, most: int):
     assert_fails(done, 4, f"allows {most} ", str(group / "pids.max"))
 
 
+@pytest.mark.long(but="save")
 @pytest.mark.parametrize("most", [1, 2, 4])
 @pytest.mark.parametrize("what", ["save", "verify", "restore", "onto", "punch"])
 def test_processes_and_threads_of_a_snapshot(tmp_path: Path, group: Path, what: str, most: int):

@@ -83,6 +83,7 @@ NAMES = {
 }
 
 
+@pytest.mark.long(but=("a%20", "new%0A"))
 @pytest.mark.parametrize("name", NAMES, ids=NAMES.values())
 def test_odd_names(folder: Path, tmp_path: Path, name: bytes):
     sparse_file(os.fsencode(folder) + b"/" + name, 3, {1: b"x"})

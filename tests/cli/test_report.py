@@ -70,6 +70,7 @@ def test_json_schema(ram: Path):
     assert report["bytes_checked"] == 5 * PAGE
 
 
+@pytest.mark.long(but=("--engine", "--channels"))
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

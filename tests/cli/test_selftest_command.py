@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 SHORT = ("--minutes", "0.02")
 
 
+@pytest.mark.long
 def test_a_table_and_a_report(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
     done = command.pagecheck("selftest", *SHORT, "--seed", "3", "--in", tmp_path, "--out", out)

@@ -85,6 +85,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ram, str], Report]:
     return lambda ram, options: undisturbed(lambda: on_model(ram, options, stall=60))
 
 
+@pytest.mark.long(but="1")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_plan_gives_the_right_answer(ram: Ram, clean: None, mode: str, plan: str) -> None:

@@ -102,6 +102,7 @@ def command(rng: random.Random) -> bytes:
     return line.replace(b"\n", b" ") + b"\n"
 
 
+@pytest.mark.long(but="0")
 @pytest.mark.parametrize("seed", range(2))
 def test_every_answer_is_known(service: ServiceProcess, seed: int) -> None:
     rng = random.Random(seed)
@@ -150,6 +151,7 @@ def vm_of_somebody(rng: random.Random, folder: str) -> dict[str, Any]:
     return {member: rng.choice(names[member]) for member in {*kinds, *more}}
 
 
+@pytest.mark.long
 def test_whatever_another_user_names(start_service: StartService, short_folder: Path) -> None:
     """Never a process of somebody else's, never an error of ours, and nothing is left."""
     if os.geteuid() != 0:

@@ -82,6 +82,7 @@ def watchdogs_gone() -> Iterator[None]:
     assert living(left) == []
 
 
+@pytest.mark.long(but="2")
 @pytest.mark.parametrize("seed", range(30))
 def test_spoiled_answers(tmp_path: Path, shm_folder: Path, seed: int) -> None:
     chance = random.Random(seed)

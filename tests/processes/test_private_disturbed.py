@@ -26,6 +26,7 @@ SECONDS: Final = 1.5  # for each; --worlds N makes it N seconds
 KSM: Final = Path("/sys/kernel/mm/ksm")
 
 
+@pytest.mark.long(but="memory-4096")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page_size", [PAGE, 64 << 10])
 @pytest.mark.parametrize("how", ["memory", "hugetlb"])

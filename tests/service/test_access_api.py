@@ -19,7 +19,7 @@ from tests.support.service import ServiceProcess, StartService
 from tests.support.users import NOBODY
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.usefixtures("needs_root")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("needs_root")]
 
 WATCHER = NOBODY - 1
 STOPPER = NOBODY - 2

@@ -12,7 +12,7 @@ from tests.support.puppets import USER_NAMESPACE, puppet, stand_in
 from tests.support.service import ServiceProcess, StartService
 from tests.support.users import NOBODY
 
-pytestmark = pytest.mark.usefixtures("needs_root")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("needs_root")]
 
 OTHER = NOBODY - 1
 THIRD = NOBODY - 2

@@ -39,6 +39,7 @@ def run(program: Path, socket: str, *more: object) -> dict[str, float]:
     return counted
 
 
+@pytest.mark.long(but="gcc")
 @pytest.mark.parametrize("kind", BUILDS)
 def test_every_compiler(start_service, tmp_path: Path, kind: str) -> None:
     program = build(kind, tmp_path)
@@ -46,6 +47,7 @@ def test_every_compiler(start_service, tmp_path: Path, kind: str) -> None:
     run(program, service.path, "--size", "64M", "--packets", 256, "--channels", 2)
 
 
+@pytest.mark.long(but="dsa-2")
 @pytest.mark.parametrize("channels", [1, 2, 8])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_channels_on_both_engines(start_service, program: Path, engine: str, channels: int) -> None:

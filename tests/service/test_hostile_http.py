@@ -54,6 +54,7 @@ def few_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 
 
+@pytest.mark.long(but="half")
 @pytest.mark.parametrize("sent", [b"", HALF, WHOLE], ids=["nothing", "half", "unread"])
 def test_half_requests_take_no_descriptor_and_no_thread(start_service, sent: bytes) -> None:
     options = ("-v", "--engine", "cpu", "--metrics", "127.0.0.1:0")

@@ -72,6 +72,7 @@ def test_lines_that_make_no_sense_are_answered_with_an_error(service):
         assert client.result("query-blocks") == {"blocks": []}
 
 
+@pytest.mark.long(but="execute")
 @pytest.mark.parametrize("place", ["execute", "id", "blocks", "source", "stray"])
 def test_nesting_at_the_edge_of_what_can_be_parsed(service, place):
     """What can be read must also be answered: an id is sent back."""
@@ -185,6 +186,7 @@ def _drop(service, stage: str, ram: KnownRam) -> None:
     client.close()
 
 
+@pytest.mark.long(but="greeted")
 @pytest.mark.parametrize(
     ("stage", "times"),
     [

@@ -111,6 +111,7 @@ def test_requests_that_make_no_sense_are_refused(
         channel.close()
 
 
+@pytest.mark.long(but="0")
 @pytest.mark.parametrize("seed", range(6))
 def test_scribbling_anywhere(service: ServiceProcess, known_ram: KnownRam, seed: int) -> None:
     rng = random.Random(seed)

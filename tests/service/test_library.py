@@ -76,6 +76,7 @@ def test_its_name_is_versioned() -> None:
         assert b"libpagecheck.so.1\0" in file.read()
 
 
+@pytest.mark.long(but="g++")
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
 def test_a_program_in_cpp(service: ServiceProcess, tmp_path: Path, compiler: str) -> None:
     needs_program(compiler, "g++ clang")

@@ -240,6 +240,7 @@ def test_metrics_end_with_the_service(measured: ServiceProcess, address: str) ->
         scrape_text(address)
 
 
+@pytest.mark.long(but="127")
 @pytest.mark.parametrize(
     "bad", ["", "x", "9753", ":9753", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "host:1",
             "127.0.0.1:65536", "127.0.0.1:-1", "[::1]", "127.0.0.1:٣", "127.0.0.1: 1"]

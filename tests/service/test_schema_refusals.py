@@ -120,6 +120,7 @@ def spoken(text: str) -> str:
     return text.replace("_", " ")
 
 
+@pytest.mark.long(but="attach")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_wrong_arguments_are_refused(command: str, client: RawClient, known_ram: KnownRam) -> None:
     region = {"guest_phys_addr": 0, "memory_size": 4096, "mmap_offset": 0}
@@ -140,6 +141,7 @@ def test_wrong_arguments_are_refused(command: str, client: RawClient, known_ram:
     assert len(client.result("query-blocks")["blocks"]) == 1
 
 
+@pytest.mark.long(but="request_0")
 @pytest.mark.parametrize(
     ("request_", "word"),
     [

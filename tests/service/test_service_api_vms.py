@@ -11,6 +11,8 @@ from tests.support.api_vmm import PAUSE, RESUME, api_vmm
 from tests.support.crosvm import PAGES, Crosvm, put_on_path
 from tests.support.service import ServiceProcess, StartService
 
+pytestmark = pytest.mark.long(but=("fc", "False-fc", "True-fc"))
+
 
 @pytest.mark.parametrize("kind", ["fc", "ch"])
 @pytest.mark.parametrize("shared", [False, True])

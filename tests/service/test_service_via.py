@@ -59,6 +59,7 @@ def test_a_file_on_disk(service: ServiceProcess, tmp_path: Path) -> None:
     assert report["answer"] == "at-rest"
 
 
+@pytest.mark.long(but="4K")
 @pytest.mark.parametrize("size", ["4K", "8K", "64K", "2M"])
 def test_page_sizes_on_tmpfs(
     size: str, service: ServiceProcess, tmp_path: Path, shm_folder: Path
@@ -143,6 +144,7 @@ def test_a_deadline_leaves_pages_undecided(service: ServiceProcess, tmp_path: Pa
     assert "the deadline passed" in report["notes"][0]
 
 
+@pytest.mark.long(but="arguments1")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

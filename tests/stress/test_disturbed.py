@@ -19,6 +19,8 @@ from tests.support.faults import COMMAND, WATCHDOG, WORKER, Fault, preloaded
 from tests.support.leftovers import ownerless
 from tests.support.waiting import holds_within, wait_for
 
+pytestmark = pytest.mark.long
+
 ALARM_US: Final = 700
 YEARS_S: Final = 10 * 365 * 86400
 

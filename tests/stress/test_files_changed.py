@@ -127,6 +127,7 @@ def copy(path: Path, folder: Path) -> None:
     subprocess.run(["cp", "-a", "--sparse=always", path, folder], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(0)  # each command has its own
 def test_a_file_that_changes(there: Site, tmp_path: Path, budget: Budget) -> None:
     for name in ("saved", "ram"):

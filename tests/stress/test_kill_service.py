@@ -24,6 +24,8 @@ from tests.support.processes import living, start_program, state_of
 from tests.support.service import ServiceProcess, StartService
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.long
+
 ROUNDS: Final = 2  # if nothing else is asked for
 STALL_S: Final = 0.5
 SIGNALS: Final = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)

@@ -15,6 +15,7 @@ from tools.soak.rest import Rest, growth
 from tools.soak.run import soak
 
 
+@pytest.mark.long
 def test_nothing_grows_and_no_answer_is_wrong(tmp_path: Path) -> None:
     done: list[int] = []
     found = soak(1.0, 3, 1, tmp_path, done.append)
@@ -26,6 +27,7 @@ def test_nothing_grows_and_no_answer_is_wrong(tmp_path: Path) -> None:
     assert len(found.table.splitlines()) == 4
 
 
+@pytest.mark.long
 def test_a_full_service_refuses_and_the_others_go_on(tmp_path: Path) -> None:
     found = load(0.5, tmp_path, clients=(1, 3), channels=(1, 3))
     assert found.faults == []

@@ -135,6 +135,7 @@ def checked(coordinator: Coordinator, block: Block, pages: np.ndarray) -> Bools:
     return answer.zero
 
 
+@pytest.mark.long(but="private")
 def test_no_word_is_torn_into_zero(writer: Writer, budget: Budget) -> None:
     """And the answers to what the log names, one over the other, are right in the end."""
     for seed in budget.seeds(DEFAULT_ROUNDS):

@@ -204,6 +204,7 @@ def test_a_file_that_kills_workers_is_an_error(tmp_path: Path, marks: Path) -> N
     assert [name for name, each in found.items() if each["error"] is not None] == []
 
 
+@pytest.mark.long
 def test_ctrl_c_in_a_terminal_while_local_workers_start(files: Path) -> None:
     """All processes of the terminal get it."""
     with no_command_left():
@@ -223,6 +224,7 @@ def test_without_dask_one_line_says_so(tmp_path: Path, files: Path) -> None:
     assert_fails(done, 3, "pip install 'pagecheck[survey]'")
 
 
+@pytest.mark.long
 def test_a_scheduler_with_tls(tmp_path: Path, files: Path, expected: dict[str, Any]) -> None:
     """By Dask's own configuration, as its users have it."""
     security = distributed.Security.temporary()
@@ -296,6 +298,7 @@ def test_a_worker_of_another_version_is_said(
         surveyed(files, cluster=lone.address)
 
 
+@pytest.mark.long
 def test_a_scheduler_that_is_frozen_or_dies_is_said(
     lone: Cluster, tmp_path: Path, marks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

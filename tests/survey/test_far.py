@@ -46,6 +46,7 @@ def test_a_file_that_comes_is_checked(near: Path, tmp_path: Path) -> None:
             assert (row["pages"], row["zero"]) == (FILE_BYTES // PAGE, FILE_BYTES // PAGE)
 
 
+@pytest.mark.long(but="*/ram")
 @pytest.mark.parametrize(
     ("pattern", "name"), [("*/ram", "far/ram"), ("**/ram", "far/ram"), ("fine/*", "fine/link")]
 )

@@ -60,6 +60,7 @@ PASSING = {
 }
 
 
+@pytest.mark.long(but=("503 SlowDown", "reset"))
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
 def test_what_passes_is_tried_again_and_the_answer_is_right(
     bucket: Bucket, target: Target, objects: Objects, fault: Fault

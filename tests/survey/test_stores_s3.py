@@ -122,6 +122,7 @@ def test_connections_are_used_again_and_bytes_come_where_they_are_wanted(
     assert bucket.proxy.connections < 20
 
 
+@pytest.mark.long
 def test_s3_by_tls_where_the_certificate_is_trusted(
     bucket: Bucket, coordinator: Coordinator, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def test_no_entry_is_missing() -> None:
     assert set(CASES) == {*entries(_native), "module"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_no_entry_leaks(world: World, name: str) -> None:
     assert leaks(lambda: CASES[name](world), referenced=TYPES) == {}

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 from tools.mutants.c_mutants import c_mutants
 from tools.mutants.python_mutants import python_mutants
 from tools.mutants.survivors import SURVIVORS, key
@@ -28,6 +30,7 @@ def test_every_promise_names_a_test() -> None:
     assert [row for row in promises if "`" not in row.split(" | ")[-1]] == []
 
 
+@pytest.mark.long
 def test_every_test_that_is_named_is_there() -> None:
     assert files_not_there(NAMED) == []
     of_mutants = {test for each in python_mutants() for test in each.tests}
@@ -57,6 +60,7 @@ def test_every_mutant_of_the_core_fits_the_code() -> None:
             assert (ROOT / "tests/native" / f"{test.rpartition(':')[2]}.c").is_file(), each.name
 
 
+@pytest.mark.long
 def test_every_python_mutant_compiles_and_survivors_are_of_them() -> None:
     found = list(python_mutants())
     for each in found:

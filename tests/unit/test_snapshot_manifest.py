@@ -197,6 +197,7 @@ def test_a_file_or_block_that_is_named_twice(made: tuple[Path, Snapshot]) -> Non
         manifest.parse(sealed(members))
 
 
+@pytest.mark.long
 def test_many_names_are_compared_in_a_moment(made: tuple[Path, Snapshot]) -> None:
     """Each with each would take minutes."""
     members = members_of(made)

@@ -89,6 +89,7 @@ def test_holes_may_have_been_lost(snap: Path) -> None:
     verify(snap)
 
 
+@pytest.mark.long
 def test_every_byte_of_a_small_one(tmp_path: Path) -> None:
     """Each is flipped in turn and its file is named; of a hole every sixteenth. The manifest's
     are tests/unit/test_snapshot_manifest.py's."""

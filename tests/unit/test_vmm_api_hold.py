@@ -18,7 +18,7 @@ from tests.support.api_vmm import PAUSE, RESUME, STATE, ApiVmm, api_vmm
 from tests.support.qmp import in_watchdog
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.usefixtures("clean")
+pytestmark = [pytest.mark.long(but="fc"), pytest.mark.usefixtures("clean")]
 
 BOUND_S = 30.0
 IMPATIENT = (

@@ -15,7 +15,7 @@ from pagecheck.vmm.kinds import KINDS
 from tests.support.api_vmm import STATE, ApiVmm, api_vmm
 from tests.support.qmp import in_watchdog
 
-pytestmark = pytest.mark.usefixtures("clean")
+pytestmark = [pytest.mark.long(but="fc"), pytest.mark.usefixtures("clean")]
 
 BOUND_S = 30.0
 IMPATIENT = (
@@ -45,6 +45,7 @@ def answered(vmm: ApiVmm) -> str:
     return text
 
 
+@pytest.mark.long(but=("fc-silent", "ch-stuck", "fc-late"))
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

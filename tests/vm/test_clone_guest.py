@@ -60,6 +60,7 @@ def cloned(
         front.communicate()
 
 
+@pytest.mark.long
 def test_four_at_once_each_go_on(saved: SavedGuest, tmp_path: Path) -> None:
     folder = tmp_path / "clones"
     before = {each.name: os.stat(each).st_mtime_ns for each in saved.directory.iterdir()}

@@ -24,6 +24,7 @@ def reference(guest: Guest) -> pagecheck.Report:
     return report
 
 
+@pytest.mark.long(but="19")
 @pytest.mark.parametrize("seed", range(PLANS))
 def test_every_plan_agrees_with_the_cpu(
     guest: Guest, reference: pagecheck.Report, seed: int

@@ -52,6 +52,7 @@ def _sent(guest: Guest) -> bool:
     return bool(guest.qmp("query-migrate")["status"] == "completed")
 
 
+@pytest.mark.long
 def test_a_guest_goes_on_with_its_disk_and_not_with_a_later_one(
     guest_files: GuestFiles, tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_guest_goes_on_with_its_disk_and_not_with_a_later_one(
         guest.goes_on(last)
 
 
+@pytest.mark.long
 def test_a_load_goes_on_and_is_checked(qemu10: Path) -> None:
     with Guest.boot(
         machine="microvm",

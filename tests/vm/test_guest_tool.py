@@ -147,6 +147,7 @@ def test_a_line_that_does_not_come_is_named(guest: Guest) -> None:
         guest.wait_line("NEVER SAID", 0.01)
 
 
+@pytest.mark.long
 def test_a_guest_in_a_memfd_notices_a_loss_and_leaves_nothing(guest_files: GuestFiles) -> None:
     fds = open_fds()
     with Guest.boot(
@@ -163,6 +164,7 @@ def test_a_guest_in_a_memfd_notices_a_loss_and_leaves_nothing(guest_files: Guest
     assert open_fds() == fds
 
 
+@pytest.mark.long
 def test_a_guest_on_arm_counts(qemu10: Path) -> None:
     with Guest.boot(
         machine="virt", backend="private", random_mb=1, zeros_mb=1, check_every_s=0
@@ -171,6 +173,7 @@ def test_a_guest_on_arm_counts(qemu10: Path) -> None:
         assert booted.count() >= 2
 
 
+@pytest.mark.long
 def test_an_exception_leaves_nothing(guest_files: GuestFiles, ram_folder: Path) -> None:
     fds = open_fds()
     small = Guest.boot(

@@ -64,6 +64,7 @@ def zero_of(report: pagecheck.Report) -> np.ndarray:
     return np.concatenate(found)
 
 
+@pytest.mark.long(but="pc")
 def test_every_page_is_as_qemu_has_it(stopped: Guest, tmp_path: Path) -> None:
     """Ours come first: QEMU's own ways touch every page. Then they are there, and zero still."""
     by_pid = unchanged(stopped.pid, lambda: pagecheck.scan(f"pid:{stopped.pid}", channels=2))
@@ -123,6 +124,7 @@ def test_a_running_guest_gives_a_hint(guest: Guest) -> None:
     assert status(guest) == "running"
 
 
+@pytest.mark.long(but="pc")
 def test_pauses_leave_it_as_it_is(guest: Guest, often: int | None) -> None:
     """The guest's own checksums hold."""
     for _ in range(often or (20 if guest.spec.machine == "pc" else 2)):
@@ -133,6 +135,7 @@ def test_pauses_leave_it_as_it_is(guest: Guest, often: int | None) -> None:
     assert guest.wait_check().endswith(" OK")
 
 
+@pytest.mark.long(but="pc")
 @pytest.mark.timeout(600)
 def test_killed_while_it_is_held(guest: Guest, often: int | None) -> None:
     """And it runs again, each time, with what it had in its memory."""
@@ -141,6 +144,7 @@ def test_killed_while_it_is_held(guest: Guest, often: int | None) -> None:
     assert guest.wait_check().endswith(" OK")
 
 
+@pytest.mark.long
 def test_qemu_dies_while_it_is_looked_at(guest_files: GuestFiles) -> None:
     """Nothing is told of a VM that is gone."""
     with private_guest("microvm") as guest:

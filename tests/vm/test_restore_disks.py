@@ -13,7 +13,7 @@ from tests.support import command
 from tests.support.guests import booted
 from tests.vm.saved_guests import SavedGuest, goes_on, restored
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 SMALL: dict[str, Any] = {"random_mb": 2, "zeros_mb": 1, "check_every_s": 0}
 
 

@@ -90,6 +90,7 @@ def test_a_report_that_cannot_be_written_leaves_no_vm_alone(
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_compressed_guest_goes_on(ram: Path, tmp_path: Path) -> None:
     saved = save(tmp_path / "saved", compress="zstd")
     stored = sum(each.stat().st_size for each in saved.directory.iterdir())
@@ -98,6 +99,7 @@ def test_a_compressed_guest_goes_on(ram: Path, tmp_path: Path) -> None:
         assert stored < os.stat(ram).st_blocks * 512
 
 
+@pytest.mark.long(but="pc-private")
 @pytest.mark.parametrize(
     ("machine", "backend", "extra", "qemu"),
     [

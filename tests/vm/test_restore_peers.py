@@ -78,6 +78,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("how", QUICK if metafunc.config.getoption("--worlds") else FEW)
 
 
+@pytest.mark.long(but="lost")
 def test_any_message(
     saved: Path, ram: Path, tmp_path: Path, how: str, pytestconfig: pytest.Config
 ) -> None:
@@ -114,6 +115,7 @@ def _runs(socket_path: Path) -> bool:
     return bool(status == "running")
 
 
+@pytest.mark.long(but="clone")
 @pytest.mark.parametrize("what", ["restore", "clone"])
 def test_killed_before_any_call(
     saved: Path, ram: Path, tmp_path: Path, what: str, pytestconfig: pytest.Config

@@ -72,6 +72,7 @@ def scan(qemu: BareQemu, _folder: Path) -> None:
     wait_for(lambda: qemu.status() == "running", f"the VM runs again: {failed}", SOON_S)
 
 
+@pytest.mark.long(but="save-lost")
 def test_any_message(
     do: Callable[[BareQemu, Path], None], how: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

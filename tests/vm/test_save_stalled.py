@@ -78,6 +78,7 @@ def test_one_that_answers(qemu: BareQemu, fuse: Fuse) -> None:
     command.assert_fails(done, 2, "snap: exists")
 
 
+@pytest.mark.long(but="False")
 @pytest.mark.parametrize("live", [False, True])
 def test_one_that_stalls_in_the_pause(qemu: BareQemu, fuse: Fuse, live: bool) -> None:
     given = ["--max-pause", "0.5", f"qmp:{qemu.socket}", fuse.folder / "snap"]

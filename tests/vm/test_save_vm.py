@@ -74,6 +74,7 @@ def test_one_that_is_stopped(guest: Guest, shm_folder: Path) -> None:
     assert stored <= 1.01 * report.total.normal * 4096
 
 
+@pytest.mark.long(but="False-True")
 @pytest.mark.parametrize(
     ("live", "room", "passes"), [(False, True, 1), (False, False, 0), (True, False, 2)]
 )
@@ -210,6 +211,7 @@ def test_one_that_others_continue(
 SLOW = ["save", "--quiet", "--channels", "1", "--max-rate", "64K", "--max-pause", "100"]
 
 
+@pytest.mark.long(but="9")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_one_that_is_ended_in_the_pause(qemu: BareQemu, tmp_path: Path, number: int) -> None:
     given = [f"qmp:{qemu.socket}", tmp_path / "snap"]

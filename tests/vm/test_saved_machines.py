@@ -15,6 +15,7 @@ pytestmark = pytest.mark.timeout(180)
 GIB = 1 << 30
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "asked",
     [

@@ -17,7 +17,7 @@ from tests.vm.bare_qemu import BareQemu, bare_qemu, memfd_backend
 
 __all__ = ["short_folder", "start_service"]
 
-pytestmark = [needs_root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.long, needs_root, pytest.mark.timeout(120)]
 
 OTHER = NOBODY - 1
 WATCHER = NOBODY - 2

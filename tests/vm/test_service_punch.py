@@ -26,7 +26,7 @@ from tests.vm.bare_qemu import BareQemu, bare_qemu, memfd_backend
 
 __all__ = ["remote_punch", "short_folder", "start_service"]
 
-pytestmark = [needs_root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.long, needs_root, pytest.mark.timeout(120)]
 
 OWNER = NOBODY - 1  # of QEMU
 STOPPER = NOBODY - 3

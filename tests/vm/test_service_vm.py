@@ -55,6 +55,7 @@ def status(guest: Guest) -> str:
     return str(guest.qmp("query-status")["status"])
 
 
+@pytest.mark.long(but="qmp")
 @pytest.mark.usefixtures("service")
 @pytest.mark.parametrize("by", ["qmp", "pid"])
 def test_a_paused_guest_page_for_page(beside: Beside, by: str) -> None:

@@ -23,7 +23,7 @@ from tests.vm.bare_qemu import BareQemu, bare_qemu, memfd_backend
 from tests.vm.test_vmm_pause import HOME, SECONDS, killed, watchdog_of
 from tools.guest.fetch import GuestFiles
 
-pytestmark = pytest.mark.usefixtures("clean")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("clean")]
 
 IMPATIENT = (
     "import pagecheck.vmm.hold.watchdog as w, pagecheck.vmm.hold.monitor as m, "

@@ -64,6 +64,7 @@ def scanned(prefix: Sequence[str], *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.long(but="root")
 @pytest.mark.parametrize("by", ["qmp", "pid"])
 @pytest.mark.parametrize("rights", [(), NO_MAP_FILES], ids=["root", "by descriptor"])
 def test_a_replaced_file(full: BareQemu, by: str, rights: tuple[str, ...]) -> None:

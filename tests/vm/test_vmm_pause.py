@@ -215,6 +215,7 @@ def killed() -> None:
     os.close(gone)
 
 
+@pytest.mark.long(but="q35")
 @pytest.mark.parametrize("call", ["resume", "is_stopped", "execute"])
 def test_the_watchdog_is_killed_and_the_next_call_notices(qemu: BareQemu, call: str) -> None:
     with QemuMonitor(str(qemu.socket)) as monitor:

@@ -93,6 +93,7 @@ def shell(guest_files: GuestFiles, tmp_path: Path) -> Iterator[Shell]:
     found.close()
 
 
+@pytest.mark.long
 def test_a_vm_is_saved_restored_and_cloned(shell: Shell, tmp_path: Path) -> None:
     shell.type(VM)
     shell.type(START)

@@ -118,6 +118,7 @@ def test_what_is_never_zero_is_never_called_so(guest: Guest) -> None:
     assert guest.wait_check().endswith("OK")
 
 
+@pytest.mark.long
 def test_the_pages_that_were_written_looked_at_again(guest: Guest, tmp_path: Path) -> None:
     """As a sender does it: all of RAM while the guest runs, then, once it is stopped, what was
     written to since. QEMU's own log knows that: a migration sends those pages again."""
