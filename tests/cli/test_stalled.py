@@ -21,6 +21,8 @@ from tests.support.rams import PAGE, sparse_file
 from tests.support.stalling_fs import FILE_BYTES, StallingFs, stalling_fs
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.long
+
 DEADLINE = "0.5"
 SOON_S = 10.0  # a stalled call would last until the end of the test
 

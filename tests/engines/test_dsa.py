@@ -98,6 +98,7 @@ def test_every_plan_gives_the_right_answer(ram: Ram, clean: None, mode: str, pla
     assert pages * 4096 == report.bytes_checked
 
 
+@pytest.mark.long(but="1")
 @pytest.mark.parametrize("seed", range(60))
 def test_random_plans(ram: Ram, clean: None, seed: int) -> None:
     options = f"mode={MODES[seed % 4]},faults=random,seed={seed},size={1 + seed * 3 % 128}"

@@ -21,7 +21,7 @@ from tests.support.api_vmm import PAUSE, RESUME, ApiVmm, api_vmm
 from tests.support.processes import children_of, kill, stop
 from tests.support.waiting import wait_for
 
-pytestmark = [pytest.mark.long(but="fc"), pytest.mark.usefixtures("clean")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("clean")]
 
 MIB = 64
 PAGES = MIB << 8

@@ -28,7 +28,7 @@ from tests.support.puppets import (
 from tests.support.service import ServiceProcess, StartService
 from tests.support.users import NOBODY
 
-pytestmark = pytest.mark.usefixtures("needs_root")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("needs_root")]
 
 OTHER = NOBODY - 1
 SYS_PTRACE = 19

@@ -21,6 +21,8 @@ from tests.support.raw_client import mapped
 from tests.support.stalling_fs import stalling_fs
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.long
+
 PAGES = 256
 
 

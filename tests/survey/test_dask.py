@@ -170,6 +170,7 @@ def test_a_worker_that_dies_costs_no_row(
     assert_as_it_was(dask)
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_check_leaves_it_to_others(dask: Cluster, tmp_path: Path) -> None:
     make(tmp_path, *(f"{number:02}.ram" for number in range(FILES)))
     worker = dask.add_worker("--preload", KILLING, PCTEST_REFUSES="1")
@@ -190,6 +191,7 @@ def test_an_error_that_nobody_expects_is_one_of_its_file(dask: Cluster, tmp_path
     assert [found["a.ram"]["error"], found["c.ram"]["error"]] == [None, None]
 
 
+@pytest.mark.long
 def test_a_file_that_kills_workers_is_an_error(tmp_path: Path, marks: Path) -> None:
     make(tmp_path, *(f"{number:02}.ram" for number in range(FILES)))
     (tmp_path / "05.ram").rename(tmp_path / "killer.ram")
@@ -288,6 +290,7 @@ def test_a_worker_that_sees_other_files_is_said(lone: Cluster, shm_folder: Path)
     worker.kill()
 
 
+@pytest.mark.long
 def test_a_worker_of_another_version_is_said(
     lone: Cluster, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def doubt(status: str, migration: object) -> str | None:
     return not_arrived(told)  # type: ignore[arg-type]
 
 
+@pytest.mark.long(but="migration0")
 @pytest.mark.parametrize("status", ["running", "paused", "prelaunch", "postmigrate", "shutdown"])
 @pytest.mark.parametrize(
     "migration",
@@ -72,6 +73,7 @@ def test_a_destination(status: str, told: str) -> None:
     assert f"migration that is {told}: memory that has not arrived is not zero" in why
 
 
+@pytest.mark.long(but="inmigrate")
 @pytest.mark.parametrize("migration", [{}, {"status": "completed"}, {"status": "active", "ram": 1}])
 @pytest.mark.parametrize("status", ["inmigrate", "restore-vm", "preconfig"])
 def test_statuses_without_all_of_the_ram(status: str, migration: object) -> None:
@@ -163,6 +165,7 @@ class Started:
         return [*self._words, ""]
 
 
+@pytest.mark.long(but="cloud")
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -29,7 +29,7 @@ from tools.guest.fetch import GuestFiles
 
 KSM: Final = Path("/sys/kernel/mm/ksm")
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.long(but="pc"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module", params=MACHINES)
@@ -64,7 +64,6 @@ def zero_of(report: pagecheck.Report) -> np.ndarray:
     return np.concatenate(found)
 
 
-@pytest.mark.long(but="pc")
 def test_every_page_is_as_qemu_has_it(stopped: Guest, tmp_path: Path) -> None:
     """Ours come first: QEMU's own ways touch every page. Then they are there, and zero still."""
     by_pid = unchanged(stopped.pid, lambda: pagecheck.scan(f"pid:{stopped.pid}", channels=2))
@@ -124,7 +123,7 @@ def test_a_running_guest_gives_a_hint(guest: Guest) -> None:
     assert status(guest) == "running"
 
 
-@pytest.mark.long(but="pc")
+@pytest.mark.long
 def test_pauses_leave_it_as_it_is(guest: Guest, often: int | None) -> None:
     """The guest's own checksums hold."""
     for _ in range(often or (20 if guest.spec.machine == "pc" else 2)):
@@ -135,7 +134,6 @@ def test_pauses_leave_it_as_it_is(guest: Guest, often: int | None) -> None:
     assert guest.wait_check().endswith(" OK")
 
 
-@pytest.mark.long(but="pc")
 @pytest.mark.timeout(600)
 def test_killed_while_it_is_held(guest: Guest, often: int | None) -> None:
     """And it runs again, each time, with what it had in its memory."""

@@ -35,7 +35,7 @@ from tests.vm.saved_guests import SavedGuest, goes_on, restored
 
 __all__ = ["short_folder", "start_service"]
 
-pytestmark = [needs_root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.long, needs_root, pytest.mark.timeout(180)]
 
 OWNER = NOBODY - 1  # of QEMU
 WATCHER = NOBODY - 2
@@ -108,7 +108,6 @@ def saved(*arguments: Any, **more: Any) -> str:
     return saving(*arguments, **more).wait()
 
 
-@pytest.mark.long(but="65533")
 @pytest.mark.parametrize("uid", [0, OWNER, SAVER])
 def test_who_may_save(running: BareQemu, service: ServiceProcess, folder: Path, uid: int) -> None:
     assert saved(service, running.socket, folder / "one", uid) == ""
@@ -124,7 +123,6 @@ def test_who_may_save(running: BareQemu, service: ServiceProcess, folder: Path, 
     assert f"user {uid}: qmp:" in service.stderr_text()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("uid", [WATCHER, STOPPER])
 def test_who_may_not(running: BareQemu, service: ServiceProcess, folder: Path, uid: int) -> None:
     told = saved(service, running.socket, folder / "one", uid)
@@ -135,7 +133,6 @@ def test_who_may_not(running: BareQemu, service: ServiceProcess, folder: Path, u
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.long
 def test_the_same_as_without_the_service(
     running: BareQemu, service: ServiceProcess, folder: Path
 ) -> None:
@@ -236,7 +233,6 @@ def test_what_is_said_conforms(attached: Attached, ram_file: int, running: BareQ
     assert running.status() == "running"
 
 
-@pytest.mark.long(but="0")
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -274,7 +270,6 @@ def test_what_is_no_file(attached: Attached, folder: Path, running: BareQemu) ->
     assert running.own_events() == []
 
 
-@pytest.mark.long(but="0")
 @pytest.mark.parametrize("size", [0, SIZE - 4096, SIZE + 1])
 def test_a_file_of_another_size(
     attached: Attached, ram_file: int, running: BareQemu, size: int
@@ -354,7 +349,6 @@ def test_a_service_that_is_killed_in_the_pause(
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.long(but="False-9")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("live", [False, True])
 def test_a_client_that_ends_in_the_middle(
@@ -407,7 +401,6 @@ def writers(service: ServiceProcess) -> list[int]:
     return found
 
 
-@pytest.mark.long
 def test_a_service_with_mounts_of_its_own(
     running: BareQemu, start_service: StartService, short_folder: Path, folder: Path
 ) -> None:
@@ -443,7 +436,6 @@ def test_a_frozen_client(running: BareQemu, service: ServiceProcess, folder: Pat
     pagecheck.verify(folder / "one")
 
 
-@pytest.mark.long
 def test_by_the_command(running: BareQemu, service: ServiceProcess, folder: Path) -> None:
     via = ("save", "--via", service.path)
     where = (f"qmp:{running.socket}", folder / "one")
@@ -480,7 +472,6 @@ def test_a_full_disk(attached: Attached, running: BareQemu, tmp_path: Path) -> N
     assert running.status() == "running"
 
 
-@pytest.mark.long
 def test_no_file_that_another_s_qemu_names_is_touched(
     service: ServiceProcess, folder: Path
 ) -> None:

@@ -22,7 +22,7 @@ from tests.support.waiting import wait_for
 from tools.guest import Guest
 from tools.guest.fetch import GuestFiles
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
 
 class Beside(NamedTuple):
@@ -55,7 +55,6 @@ def status(guest: Guest) -> str:
     return str(guest.qmp("query-status")["status"])
 
 
-@pytest.mark.long(but="qmp")
 @pytest.mark.usefixtures("service")
 @pytest.mark.parametrize("by", ["qmp", "pid"])
 def test_a_paused_guest_page_for_page(beside: Beside, by: str) -> None:

@@ -30,7 +30,7 @@ RANDOM_MB = 4
 SLOW = MIB  # bytes per second: far less than the guest writes, so that it never ends
 COPIES = 3  # of a block of random.bin: there, and twice in twice.bin; moving.bin has one more
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,6 @@ def test_what_is_never_zero_is_never_called_so(guest: Guest) -> None:
     assert guest.wait_check().endswith("OK")
 
 
-@pytest.mark.long
 def test_the_pages_that_were_written_looked_at_again(guest: Guest, tmp_path: Path) -> None:
     """As a sender does it: all of RAM while the guest runs, then, once it is stopped, what was
     written to since. QEMU's own log knows that: a migration sends those pages again."""
