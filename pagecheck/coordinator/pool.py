@@ -35,6 +35,7 @@ else:
 log = Log(__name__)
 
 END_NS: Final = 300_000_000
+KILLED_NS: Final = 2_000_000_000  # a full machine needs a moment for the end of one that was killed
 WATCH_S: Final = 0.1
 PAUSE: Final = (0, 0)
 REST_NS: Final = 100_000_000  # after a shortage; twice as long after every further one
@@ -404,7 +405,7 @@ class Pool:
         end_ns = clock.now_ns() + END_NS
         for channel in self.channels:
             channel.wait_gone(end_ns)
-        end_ns = clock.now_ns() + END_NS
+        end_ns = clock.now_ns() + KILLED_NS
         for channel in self.channels:
             with self._free:
                 in_use = channel in self._leased

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -72,6 +73,22 @@ def test_little_of_a_cpu(dense_file: Path) -> None:
     report = json.loads(done.stdout)
     assert report["total"]["normal"] == NORMAL
     assert report["total"]["zero"] == PAGES - NORMAL
+
+
+@pytest.mark.long
+def test_few_descriptors_and_little_of_a_cpu(dense_file: Path) -> None:
+    """Workers that are ended while they start, and take their time for it, are no second error."""
+    limit = ("cpu.cfs_quota_us", "2000"), ("cpu.max", "2000 100000")
+    with group("cpu", *limit) as path:
+        enter = entering(path)
+
+        def poor() -> None:
+            enter()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+
+        done = pagecheck("scan", "--channels", 100, dense_file, preexec_fn=poor)
+    assert done.returncode == 4, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 @pytest.mark.parametrize("mib", [4, 24])
