@@ -108,9 +108,13 @@ def test_what_is_never_zero_is_never_called_so(guest: Guest) -> None:
                 some = np.random.default_rng(1).permutation(block.ram.pages)
                 called[some] |= looked(c, block, some)
     guest.wait_check()
-    after = paused(guest)
-    moving = before.in_copies() & after.in_copies() & before.changed(after)
-    assert moving.sum() > RANDOM_MB * MIB // PAGE // 2, "the guest wrote"
+    for _ in range(30):  # after each RANDOM_MB rounds what is written is where it was
+        after = paused(guest)
+        moving = before.in_copies() & after.in_copies() & before.changed(after)
+        if moving.sum() > RANDOM_MB * MIB // PAGE // 2:
+            break
+    else:
+        pytest.fail("the guest did not write")
     assert not (called & moving).any(), np.flatnonzero(called & moving)[:9]
     kept = before.patterns() & after.patterns()
     assert kept.sum() >= EDGE_PAGES
