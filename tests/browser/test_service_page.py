@@ -156,6 +156,7 @@ def test_the_next_run_of_a_service_has_its_own_page(visit, start_service: StartS
         seen.page.get_by_text("Updated every second.").wait_for()
 
 
+@pytest.mark.long(but="<")
 @pytest.mark.parametrize("name", [HOSTILE, "\u05d0" * 128, "x" * 128, "'\"`=${1}"])
 def test_hostile_names_are_text(
     visit, start_service: StartService, known_ram: KnownRam, name: str

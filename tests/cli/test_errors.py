@@ -72,6 +72,7 @@ def test_bad_source(folder: Path, tmp_path: Path, source: str, word: str):
         listener.close()
 
 
+@pytest.mark.long(but="--page-size")
 @pytest.mark.parametrize(
     ("options", "code"),
     [

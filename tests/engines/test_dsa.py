@@ -120,6 +120,7 @@ def test_strictness_costs_no_answer(
     assert report.workers[0].failure is None
 
 
+@pytest.mark.long(but="shared-1-2")
 @pytest.mark.parametrize(
     ("size", "batch", "transfer"),
     list(itertools.product([1, 2, 128], [2, 3, 1024], ["4K", "12K", "2G"])),

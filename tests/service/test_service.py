@@ -323,6 +323,7 @@ def test_a_check_does_not_hold_others_up(service: ServiceProcess, known_ram: Kno
         assert results[0]["blocks"][0]["counts"]["zero"] == int(known_ram.zero.sum())
 
 
+@pytest.mark.long(but="arguments1")
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

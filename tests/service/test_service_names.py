@@ -110,6 +110,7 @@ def test_a_socket_that_is_not_there(service: ServiceProcess, tmp_path: Path) -> 
         client.attach(f"qmp:{tmp_path}/nothing")
 
 
+@pytest.mark.long(but="arguments0")
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -100,6 +100,7 @@ def test_another_user_checks_by_descriptor(for_nobody: ServiceProcess, known_ram
     assert answers[3]["return"]["blocks"][0]["name"] == "theirs"
 
 
+@pytest.mark.long(but="pid:1")
 @pytest.mark.parametrize(
     "source", ["{path}", "shm:/some-name", "pid:1", "qmp:/run/vm.qmp", "fd:0", "relative"]
 )

@@ -144,7 +144,7 @@ def test_a_deadline_leaves_pages_undecided(service: ServiceProcess, tmp_path: Pa
     assert "the deadline passed" in report["notes"][0]
 
 
-@pytest.mark.long(but="arguments1")
+@pytest.mark.long(but="arguments10")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

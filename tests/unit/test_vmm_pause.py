@@ -33,6 +33,7 @@ def qemu(tmp_path: Path) -> Iterator[FakeQemu]:
         yield fake
 
 
+@pytest.mark.long(but="paused")
 @pytest.mark.parametrize(
     ("status", "still"),
     [

@@ -102,6 +102,7 @@ NONSENSE: dict[str, Callable[[Any], bytes | None]] = {
 }
 
 
+@pytest.mark.long(but="hangs up")
 @pytest.mark.parametrize("what", NONSENSE)
 def test_nonsense_in_place_of_an_answer(qemu: FakeQemu, what: str) -> None:
     qemu.raw["query-memdev"] = NONSENSE[what]
@@ -119,6 +120,7 @@ def pause_and_resume(monitor: QemuMonitor) -> None:
     monitor.resume()
 
 
+@pytest.mark.long(but="hangs up")
 @pytest.mark.parametrize("command", ["query-status", "query-migrate", "stop", "cont"])
 @pytest.mark.parametrize("what", ["hangs up", "no JSON", "neither return nor error"])
 def test_nonsense_around_a_pause(qemu: FakeQemu, command: str, what: str) -> None:

@@ -74,6 +74,7 @@ def content(pid: int, inode: int) -> bytes:
             os.close(file.fd)
 
 
+@pytest.mark.long(but="2-nothing")
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("deed", ["nothing", "replace", "delete"])
 @pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDONLY])

@@ -81,6 +81,7 @@ def test_four_at_once_each_go_on(saved: SavedGuest, tmp_path: Path) -> None:
     assert qemus_of(folder) == []
 
 
+@pytest.mark.long
 def test_each_disk_has_an_overlay(saved: SavedGuest, tmp_path: Path) -> None:
     needs_program("qemu-img", "qemu-utils")
     folder, image = tmp_path / "clones", tmp_path / "base, 1.raw"

@@ -60,6 +60,7 @@ def require_none(folder: Path) -> None:
     assert [each.name for each in folder.iterdir()] == []
 
 
+@pytest.mark.long
 def test_one_that_is_stopped(guest: Guest, shm_folder: Path) -> None:
     guest.pause()
     try:

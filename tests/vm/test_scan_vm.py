@@ -23,7 +23,7 @@ from tests.vm.qemu_stream import zero_records
 from tools.guest import Guest
 from tools.guest.fetch import GuestFiles
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.long(but="q35-file"), pytest.mark.timeout(180)]
 
 MIB = 1 << 20
 
@@ -62,7 +62,6 @@ def assert_exact(report: pagecheck.Report, guest: Guest, expected: np.ndarray) -
     assert np.array_equal(bits(block.normal, block.block.pages), ~expected)
 
 
-@pytest.mark.long(but="q35-memfd")
 @pytest.mark.parametrize("by", ["qmp", "pid"])
 def test_a_guest_that_others_paused(watched: Watched, by: str) -> None:
     guest = watched.guest
@@ -117,7 +116,6 @@ def test_a_pause_that_lasts_too_long_ends_and_the_answer_is_a_hint(watched: Watc
     assert any("ran on" in note for note in report.notes)
 
 
-@pytest.mark.long(but="q35-file")
 @pytest.mark.parametrize("victim", ["process", "group"])
 def test_the_guest_runs_again_after_a_kill(watched: Watched, victim: str) -> None:
     guest = watched.guest
@@ -152,7 +150,6 @@ def test_what_makes_no_sense_is_refused(watched: Watched) -> None:
     assert status(watched.guest) == "running"
 
 
-@pytest.mark.long(but="q35-file")
 def test_our_zeros_are_the_zero_records_of_a_migration(watched: Watched, tmp_path: Path) -> None:
     """Last of all: a migration fills the holes of the RAM and leaves the guest stopped."""
     guest = watched.guest
