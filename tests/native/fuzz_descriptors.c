@@ -61,7 +61,8 @@ static const char *plan(uint32_t number)
     return number % 2 == 0 || strcmp(name, "stuck-close") == 0 ? "none" : name;
 }
 
-/* A record that says equal, of the one descriptor that it is for. */
+/* A record that says equal, of the one descriptor that it is for. It may itself have been written
+ * over what was compared. */
 static void check_equal(const descriptor *d)
 {
     uint64_t record_at, source, pattern;
@@ -76,7 +77,8 @@ static void check_equal(const descriptor *d)
     if ((at[0] & 0x3f) != 1 || at[1] != 0)
         return;
     for (uint32_t i = 0; i < size; i++)
-        FUZZ_REQUIRE(((const uint8_t *)(uintptr_t)source)[i] == (uint8_t)(pattern >> i % 8 * 8));
+        FUZZ_REQUIRE(source + i - record_at < 32 ||
+                     ((const uint8_t *)(uintptr_t)source)[i] == (uint8_t)(pattern >> i % 8 * 8));
 }
 
 static void submit(dsa_model *model, dsa_model_mode mode, const descriptor *d)
