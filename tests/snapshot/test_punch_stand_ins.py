@@ -34,7 +34,7 @@ def test_zero_pages_of_cloud_hypervisor(tmp_path: Path) -> None:
 def test_workers_may_not_write(tmp_path: Path) -> None:
     """Else a punch would take those of another one for writers."""
     with api_vmm("ch", tmp_path / "api", mib=32, shared=True) as vmm:
-        folder = Path(f"/proc/{vmm.pid}/map_files")
+        folder = Path(f"/proc/{vmm.pid}/fd")
         ram = next(each for each in folder.iterdir() if "ch_ram" in os.readlink(each))
         seen = []
 
