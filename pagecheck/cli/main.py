@@ -129,4 +129,4 @@ def _forgotten(error: click.ClickException, arguments: list[str]) -> str:
     """What to add where QEMU's options were taken for ours."""
     command = error.ctx.command if isinstance(error, click.NoSuchOption) and error.ctx else None
     takes_one = command is not None and any(each.name == "command" for each in command.params)
-    return " QEMU's command goes after --." if takes_one and "--" not in arguments else ""
+    return " (QEMU's command goes after --)" if takes_one and "--" not in arguments else ""
