@@ -19,6 +19,7 @@ from pagecheck.shm.layout import statistic
 from tests.support.bitmaps import bits
 from tests.support.oracle import zero_pages
 from tests.support.rams import HOLE, ZEROS, Page, Ram, file_in, undisturbed
+from tests.support.waiting import wait_for
 
 PAGES = 1024
 STALL = 0.4  # a device has a quarter of it
@@ -161,11 +162,18 @@ def test_8_counts_and_every_kind_of_queue(ram: Ram, clean: None, mode: str) -> N
     counted = report.statistics
     assert counted.descriptors > 0
     assert counted.submit_ns > 0
-    assert counted.cpu_ns > 0
     assert (counted.batches > 0) is (mode != "write")
     assert (
         sum(statistic(each.words, "descriptors") for each in report.workers) == counted.descriptors
     )
+
+
+def test_8_cpu_time_is_counted_once_a_worker_rests(ram: Ram, clean: None) -> None:
+    with Coordinator(1, engine="dsa", wq=["model:"]) as coordinator:
+        coordinator.scan(coordinator.attach(ram.source))
+        wait_for(
+            lambda: statistic(coordinator.statistics()[0].words, "cpu_ns") > 0, "the worker rests"
+        )
 
 
 def test_9_the_device_path_runs_without_hardware(ram: Ram, clean: None) -> None:

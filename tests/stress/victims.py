@@ -77,7 +77,7 @@ class Site:
             assert vmm.runs()
         (ram,) = (
             each
-            for each in Path(f"/proc/{self.shared.pid}/map_files").iterdir()
+            for each in Path(f"/proc/{self.shared.pid}/fd").iterdir()
             if "ch_ram" in os.readlink(each)
         )
         with ram.open("rb") as file:
