@@ -118,13 +118,14 @@ class _Search:
         names = glob.glob(part, root_dir=folder) if _GLOB.search(part) else [part]
         for name in names:
             path, here = os.path.join(folder, name), os.path.join(real, name)
-            if here in self._kinds or os.path.islink(path):
+            is_link = os.path.islink(path)
+            if here in self._kinds or is_link:
                 kind = mounts.may_stall(path, self._mounts)
                 if kind is not None:
                     yield kind
                     continue
                 here = os.path.realpath(path)
-            for more in (parts, rest) if part == "**" else (rest,):
+            for more in (parts, rest) if part == "**" and not is_link else (rest,):
                 if more:
                     yield from self._kinds_below(path, here, more)
 
@@ -210,9 +211,23 @@ def _matches(path: str) -> list[str]:
     """What a pattern stands for; a path that is there, or no pattern, for itself."""
     if not _GLOB.search(path) or os.path.lexists(path):
         return [path]
+    return sorted(set(_expanded(path))) or [path]
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """As glob(7) and bash's globstar: `**` goes through no link, which may lead around in circles;
+    and a folder stands for all that is below it.
+    """
     import glob
 
-    return sorted(glob.glob(path, recursive=True)) or [path]
+    head, deep, tail = pattern.removesuffix("/**").partition("/**/")
+    if not deep:
+        yield from glob.iglob(head or "/")
+        return
+    for top in glob.iglob(head or "/"):
+        for folder, folders, _files in os.walk(top):
+            folders[:] = [each for each in folders if not each.startswith(".")]
+            yield from _expanded(os.path.join(glob.escape(folder), tail))
 
 
 def _why_not(path: str, error: OSError | ValueError) -> str:

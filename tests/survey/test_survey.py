@@ -14,6 +14,7 @@ import pytest
 
 from pagecheck.errors import UsageError
 from pagecheck.survey.api import survey
+from pagecheck.survey.find import find
 from pagecheck.survey.run import Summary, run_survey
 from pagecheck.survey.values import Row
 from tests.support.snapshots import make_snapshot
@@ -146,6 +147,28 @@ def test_patterns_stand_for_what_they_match(tmp_path: Path) -> None:
     assert found == [str(tmp_path / name) for name in ("vm1/mem", "vm2/mem", "vm[3]/mem")]
     (row,) = survey([f"{tmp_path}/none*"]).rows
     assert row.error is not None
+
+
+def test_folders_at_any_depth_whatever_links_lead_in_circles(tmp_path: Path) -> None:
+    for name in ("a/mem", "a/b/mem", "a/b/[c]/mem", "a/.hidden/mem", "a/b/log"):
+        memory(tmp_path / name, "n")
+    for name in ("one", "two", "b/three", "b/four"):
+        (tmp_path / "a" / name).symlink_to(tmp_path / "a")
+    (tmp_path / "named").symlink_to(tmp_path / "a" / "b")
+    (tmp_path / "a" / "b" / "link").symlink_to("mem")
+    wanted = {
+        "**/mem": ["a/b/[c]/mem", "a/b/mem", "a/mem"],
+        "a/**/b/**/m*": ["a/b/[c]/mem", "a/b/mem"],
+        "named/**/mem": ["named/[c]/mem", "named/mem"],
+        "**/link": ["a/b/link"],
+        "a/b/**": ["a/b/[c]/mem", "a/b/log", "a/b/mem"],
+    }
+    for pattern, names in wanted.items():
+        for found in (
+            list(find([str(tmp_path / pattern)])),
+            list(find([str(tmp_path / pattern)], on_far=lambda *_far: None)),
+        ):
+            assert [each.path for each in found] == [str(tmp_path / name) for name in names]
 
 
 def test_names_may_be_any(tmp_path: Path) -> None:
