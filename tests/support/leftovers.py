@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ import psutil
 from pagecheck.shm.owner import Owner
 from tests.support.command import tagged_processes
 from tests.support.waiting import holds_within, wait_for
+
+_OF_AN_OWNER = re.compile(r"(?:sem\.)?(pagecheck-\d+-[0-9a-f]+)-")
 
 
 def open_fds(pid: int | str = "self") -> dict[int, str]:
@@ -92,14 +95,12 @@ def nothing_left(seconds: float = 0, *, reports_live: bool = False) -> Iterator[
 
 
 def ownerless() -> set[str]:
-    """pagecheck's names in /dev/shm that no living coordinator holds."""
+    """Names of coordinators in /dev/shm that none living holds; the RAM of guests has others."""
     found = set()
     for name in os.listdir("/dev/shm"):
-        bare = name.removeprefix("sem.")
-        if bare.startswith("pagecheck-"):
-            owner = "-".join(bare.split("-")[:3]) + "-owner"
+        if prefix := _OF_AN_OWNER.match(name):
             try:
-                with open(f"/dev/shm/{owner}") as file:
+                with open(f"/dev/shm/{prefix[1]}-owner") as file:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue

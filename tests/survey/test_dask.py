@@ -198,7 +198,7 @@ def test_a_file_that_kills_workers_is_an_error(tmp_path: Path, marks: Path) -> N
     environ = {"DASK_DISTRIBUTED__WORKER__PRELOAD": KILLING, "PCTEST_MARKS": str(marks)}
     done = pagecheck("survey", "--json", "--workers", 2, tmp_path, env={**environment(), **environ})
     wait_for(lambda: not tagged_processes(), "no process left", 3)
-    wait_for(lambda: sweep() is not None and not ownerless(), "names of the dead are removed", 5)
+    wait_for(lambda: sweep() is not None and not ownerless(), f"names removed: {ownerless()}", 5)
     assert (done.returncode, done.stderr) == (1, "")
     found = rows(done.stdout)
     assert found.pop("killer.ram")["error"] == "each worker that checked it died, 3 times"

@@ -35,11 +35,11 @@ def qemu(guest_files: GuestFiles) -> Iterator[BareQemu]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def guest(guest_files: GuestFiles) -> Iterator[Guest]:
     """A q35 guest of 256 MiB in a RAM file, filled and paused.
 
-    It serves the whole session: a test that resumes it pauses it again.
+    It serves the whole folder: a test that resumes it pauses it again.
     """
     with booted(machine="q35", backend="file", random_mb=4, zeros_mb=4) as guest:
         guest.pause()
