@@ -82,7 +82,7 @@ ALIASES: Final = ("coordinator/settings.py", "model.py", "coordinator/scan.py")
 ERRORS: Final = "errors.py"
 MADE: Final = ("Coordinator", "Client")  # by the caller; the constructors of others are internal
 INTERNAL: Final = {
-    *("taking_over", "writing_as"),
+    *("taking_over", "with_settings"),
     *(
         "scan_block",
         "execute",
@@ -122,6 +122,7 @@ def _entry(name: str, places: tuple[str, ...]) -> Iterator[str]:
             yield from _function(path, name, found)
         if isinstance(found, ast.ClassDef):
             fields = [_text(path, one) for one in found.body if isinstance(one, ast.AnnAssign)]
+            fields = [field for field in fields if not field.startswith("_")]
             if fields:
                 yield _code(re.sub(r" = field\(.*|  #.*", "", "\n".join(fields)))
             if not base:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from pagecheck.child.process import left_behind
 from pagecheck.child.signals import signals_held
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 CHECK_DEADLINE_S: Final = 60.0
+_NO_MORE: Final[Mapping[str, Any]] = MappingProxyType({})
 _NOT_OF_WORKERS: Final = ("self", "start_timeout")  # of the arguments
 VISIT_S: Final = 1.0  # to bring idle workers up to date at once
 
@@ -77,7 +79,7 @@ class Coordinator:
     """
 
     _first: WorkerProcess | None = None
-    _writer: tuple[int, int] | None = None
+    _more = _NO_MORE
 
     def __init__(
         self,
@@ -134,7 +136,7 @@ class Coordinator:
         if engine == "none":
             return
         made = make_settings(**{k: given[k] for k in given if k != "channels"})
-        self.settings = made._replace(writer=self._writer)
+        self.settings = made._replace(**self._more)
         try:
             self._pool = self._start(owner, self.settings, channels, start_timeout)
         except BaseException:
@@ -151,11 +153,11 @@ class Coordinator:
         return made
 
     @classmethod
-    def writing_as(cls, writer: tuple[int, int] | None, **arguments: Any) -> Coordinator:
-        """Made with these arguments; its workers write to files as a user and group may."""
+    def with_settings(cls, more: Mapping[str, Any], **arguments: Any) -> Coordinator:
+        """Made with these arguments, and with more members of `Settings`."""
         made = cls.__new__(cls)
-        made._writer = writer
-        made.__init__(**arguments)  # type: ignore[misc]  # it has to know the writer before
+        made._more = more
+        made.__init__(**arguments)  # type: ignore[misc]  # it has to know them before
         return made
 
     def _start(self, owner: Owner, settings: Settings, channels: int, timeout: float) -> Pool:

@@ -43,6 +43,8 @@ class Settings(NamedTuple):
         slot_pages: the most pages of a batch, a multiple of 64.
         stall_ns: a worker that makes no progress this long is hung.
         writer: user and group in whose place it writes to files; None: as itself.
+        queue: which of the work queues the first channel takes, round robin; coordinators side by
+            side take different ones.
     """
 
     engine: str
@@ -54,6 +56,7 @@ class Settings(NamedTuple):
     nice: int
     stall_ns: int
     writer: tuple[int, int] | None = None
+    queue: int = 0
 
     def message(self, *, replacement: bool) -> dict[str, Any]:
         """The part of them that a worker is sent.
@@ -71,6 +74,7 @@ class Settings(NamedTuple):
             "device_ns": min(DEVICE_NS, self.stall_ns // 4),
             "spin_ns": 0,
             "writer": self.writer,
+            "queue": self.queue,
         }
 
 

@@ -164,7 +164,7 @@ class Saves:
         writer = None
         if os.geteuid() == 0 and self._peer.uid != 0:
             writer = (self._peer.uid, self._rights.group)
-        return Coordinator.writing_as(writer, **arguments)
+        return Coordinator.with_settings({"writer": writer}, **arguments)
 
     def _count(self, report: SaveReport) -> None:
         counters = self._service.counters

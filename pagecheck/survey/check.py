@@ -50,11 +50,14 @@ class Checker:
         coordinator: whose workers check.
     """
 
-    def __init__(self, options: Options = _DEFAULTS, channels: int | None = 1) -> None:
+    def __init__(
+        self, options: Options = _DEFAULTS, channels: int | None = 1, *, queue: int = 0
+    ) -> None:
         """Starts the workers.
 
         Args:
             channels: how many; None: as many as this machine has CPUs for.
+            queue: which of the DSA work queues the first takes, round robin.
 
         Raises:
             UsageError, EngineError, ResourceError: as `Coordinator`.
@@ -65,9 +68,10 @@ class Checker:
         self._small: SmallFiles | None = None
         self._small_seen = 0
         self._objects: Objects | None = None
-        self.coordinator = Coordinator(
-            channels,
-            options.engine,
+        self.coordinator = Coordinator.with_settings(
+            {"queue": queue},
+            channels=channels,
+            engine=options.engine,
             wq=options.wq,
             fallback=options.fallback,
             kernel=options.kernel,

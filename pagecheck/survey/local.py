@@ -194,8 +194,8 @@ class _Thread(threading.Thread):
         results: queue.SimpleQueue[Found | Failed | BaseException],
     ) -> None:
         super().__init__(name=f"pagecheck-survey-{number}", daemon=True)
-        wq = options.wq
-        self._options = options._replace(wq=wq[number % len(wq) :][:1]) if wq else options
+        self._number = number
+        self._options = options
         self._pieces = pieces
         self._results = results
         self._checker: Checker | None = None
@@ -233,7 +233,7 @@ class _Thread(threading.Thread):
                 if not self._checker.is_lost:
                     return result
             self._close()
-        checker = self._checker = Checker(self._options)
+        checker = self._checker = Checker(self._options, queue=self._number)
         if self._ended:
             checker.close()
         try:

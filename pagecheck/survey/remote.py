@@ -89,7 +89,10 @@ class Checkers:
         with self._lock:
             if self._free:
                 return self._free.pop()
-        made = Checker(self._job.options, self._job.channels)
+            before = len(self._all) * (self._job.channels or 1)
+        # Other processes of this machine may be workers, too, and know nothing of this one.
+        queue = os.getpid() + before
+        made = Checker(self._job.options, self._job.channels, queue=queue)
         with self._lock:
             if not self._closed.is_set():
                 self._all.append(made)

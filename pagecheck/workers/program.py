@@ -79,9 +79,8 @@ def start(link: Link) -> tuple[Worker, DsaEngine]:
     for fd in fds:
         os.close(fd)
     engine = DsaEngine(worker, settings["device_ns"])
-    picked = engine.open(
-        settings["engine"], settings["wq"], settings["channel"], fallback=settings["fallback"]
-    )
+    number = settings["queue"] + settings["channel"]
+    picked = engine.open(settings["engine"], settings["wq"], number, fallback=settings["fallback"])
     if settings["writer"] is not None:
         from pagecheck.workers.writer import write_as  # not needed by a worker of our own files
 

@@ -21,6 +21,13 @@ from tests.support.waiting import wait_for
 SOON = 1 << 62
 
 
+def test_coordinators_side_by_side_take_other_queues() -> None:
+    wq = ["model:seed=1", "model:seed=2", "model:seed=3"]
+    more = {"queue": 2}
+    with Coordinator.with_settings(more, channels=2, engine="dsa", wq=wq) as made:
+        assert [each.queue for each in made.statistics()] == [wq[2], wq[0]]
+
+
 @pytest.fixture
 def ram(tmp_path: Path) -> str:
     path = tmp_path / "ram"

@@ -11,7 +11,7 @@ from pagecheck.model import Counts
 from pagecheck.survey import local
 from pagecheck.survey.local import LocalRunner
 from pagecheck.survey.values import Failed, Found, Options, Piece, Target
-from tests.support.waiting import wait_for
+from tests.support.waiting import Background, wait_for
 
 
 def pieces(count: int) -> list[Piece]:
@@ -28,11 +28,13 @@ class Fake:
     is_lost = False
     loses: frozenset[str] = frozenset()
     made = 0
+    queues: list[int]
     asked = threading.Event()
     released = threading.Event()
 
-    def __init__(self, _options: Options) -> None:
+    def __init__(self, _options: Options, *, queue: int) -> None:
         type(self).made += 1
+        self.queues.append(queue)
         if self.fails_to_start:
             raise EngineError("no worker starts")
 
@@ -53,7 +55,7 @@ class Fake:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
-    made = type("Made", (Fake,), {"errors": {}, "made": 0})
+    made = type("Made", (Fake,), {"errors": {}, "made": 0, "queues": []})
     made.asked, made.released = threading.Event(), threading.Event()
     monkeypatch.setattr(local, "Checker", made)
     yield made
@@ -75,6 +77,17 @@ def test_a_thread_that_waits_is_left_and_replaced(fake: type[Fake]) -> None:
     failed = [each for each in found if isinstance(each, Failed)]
     assert {each.piece.target.path for each in failed} == fake.silent
     assert {each.error for each in failed} == {"its file system did not answer for 0.3 s"}
+
+
+def test_each_thread_begins_at_a_queue_of_its_own(fake: type[Fake]) -> None:
+    fake.silent = frozenset({"/0", "/1", "/2"})
+    with LocalRunner(channels=3) as runner:
+        found = runner.run(pieces(3), lambda: None)
+        answers = Background(lambda: list(found))
+        wait_for(lambda: len(fake.queues) == 3, "three checkers")
+        fake.released.set()
+        answers.result()
+    assert sorted(fake.queues) == [0, 1, 2]
 
 
 def test_where_nothing_answers_nothing_more_is_tried(fake: type[Fake]) -> None:

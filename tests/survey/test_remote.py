@@ -55,7 +55,7 @@ def test_workers_that_are_lost_cost_no_other_file(
     class Fake:
         is_lost = False
 
-        def __init__(self, *_given: object) -> None:
+        def __init__(self, *_given: object, **_more: object) -> None:
             pass
 
         def check(self, piece: Piece, _moved: object) -> Found:

@@ -43,6 +43,7 @@ def test_every_error_is_there_with_its_exit_status() -> None:
 
 def test_nothing_is_left_of_how_python_writes_it() -> None:
     assert not re.findall(r"\bself\b|\bcls\b|: '|@property|: Final", PAGE)
+    assert not re.findall(r"^_\w+:", PAGE, re.MULTILINE)
 
 
 def test_every_method_has_a_description() -> None:
