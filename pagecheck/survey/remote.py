@@ -59,6 +59,7 @@ class Checkers:
         self._lock = threading.Lock()
         self._free: list[Checker] = []
         self._all: list[Checker] = []
+        self._made = 0
         self._used_s = clock.now_s()
         self._closed = threading.Event()
         threading.Thread(target=self._end_idle, name="pagecheck-idle", daemon=True).start()
@@ -89,9 +90,10 @@ class Checkers:
         with self._lock:
             if self._free:
                 return self._free.pop()
-            before = len(self._all) * (self._job.channels or 1)
+            number = self._made
+            self._made += 1
         # Other processes of this machine may be workers, too, and know nothing of this one.
-        queue = os.getpid() + before
+        queue = os.getpid() + number * (self._job.channels or 1)
         made = Checker(self._job.options, self._job.channels, queue=queue)
         with self._lock:
             if not self._closed.is_set():

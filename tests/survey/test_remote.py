@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from pagecheck._version import __version__
 from pagecheck.errors import EngineError
 from pagecheck.model import Counts
 from pagecheck.survey import remote
+from pagecheck.survey.check import Checker
 from pagecheck.survey.remote import Job, why_another
 from pagecheck.survey.values import Found, Options, Piece, Target, identity_of
 from pagecheck.survey.versions import differences, require_pagecheck
 from tests.support.leftovers import nothing_left
+from tests.support.waiting import Background
 
 PAGE = 4096
 
@@ -47,6 +50,38 @@ def test_a_batch_is_answered_in_its_order_and_checkers_end(job: Job, ram: Target
         assert [each.counts.zero for each in found] == [0, 1]
         assert [each.piece for each in found] == pieces
         asyncio.run(remote.end(job.name))
+
+
+def test_threads_begin_at_queues_of_their_own(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2, timeout=30)
+    queues: list[int] = []
+
+    class Fake:
+        is_lost = False
+
+        def __init__(self, *_given: object, queue: int) -> None:
+            queues.append(queue)
+            both.wait()
+
+        def close(self) -> None:
+            pass
+
+    def take() -> None:
+        with checkers.taken():
+            pass
+
+    monkeypatch.setattr(remote, "Checker", Fake)
+    checkers = remote.Checkers(job)
+    for each in [Background(take), Background(take)]:
+        each.result()
+    checkers.close()
+    assert len(set(queues)) == 2
+
+
+def test_a_checker_passes_its_queue_on() -> None:
+    with Checker(queue=2) as made:
+        assert made.coordinator.settings is not None
+        assert made.coordinator.settings.queue == 2
 
 
 def test_workers_that_are_lost_cost_no_other_file(
