@@ -78,17 +78,18 @@ def scan(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
     started = clock.now_s()
     deadline = options["deadline"]
     until = None if deadline is None else started + deadline + SOON_S
+    shown = _Shown(progress)
     child = Child("pagecheck.oneshot", "scan", options)
     blocks: list[RamBlock] = []
     answered = False
     try:
         while True:
-            message = child.receive(until)
+            message = child.receive(until, shown.again)
             if message is None:
                 return _undecided(kind, options, blocks, clock.now_s() - started)
             what, *rest = message
-            if what == "progress" and progress is not None:
-                progress(*rest)
+            if what == "progress":
+                shown.show(*rest)
             elif what == "log":
                 log.log(*rest)
             elif what == "blocks":
@@ -115,20 +116,21 @@ def save(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
         StorageStalled: the longest pause passed, and the file system did not answer.
         PagecheckError: as `pagecheck.save`.
     """
+    shown = _Shown(progress)
     child = Child("pagecheck.snapshot.save", "save", options)
     answered = False
     until = None
     try:
         while True:
-            message = child.receive(until)
+            message = child.receive(until, shown.again)
             if message is None:
                 raise StorageStalled(
                     f"{options['directory']}: the file system ({kind}) did not answer while the VM "
                     "was stopped; the VM runs on, and nothing was saved"
                 )
             what, *rest = message
-            if what == "progress" and progress is not None:
-                progress(*rest)
+            if what == "progress":
+                shown.show(*rest)
             elif what == "log":
                 log.log(*rest)
             elif what == "paused":  # with the seconds that are left, or None
@@ -146,6 +148,23 @@ def save(kind: str, options: dict[str, Any], progress: Callable[[int, int], None
                 options["directory"],
                 kind,
             )
+
+
+class _Shown:
+    """How far the child is, which is told again while it says nothing: who is told may want to end
+    it, and a terminal shows that time passes."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None) -> None:
+        self._progress = progress
+        self._last: tuple[int, int] | None = None
+
+    def show(self, done: int, total: int) -> None:
+        self._last = (done, total)
+        self.again()
+
+    def again(self) -> None:
+        if self._progress is not None and self._last is not None:
+            self._progress(*self._last)
 
 
 class Child:
@@ -189,8 +208,11 @@ class Child:
                 raise no_process(what, error, "vfork, execve, pipe2 or setsid") from error
             raise
 
-    def receive(self, until: float | None) -> Any:
+    def receive(self, until: float | None, watch: Callable[[], None] | None = None) -> Any:
         """The next message; None once that time has passed.
+
+        Args:
+            watch: called now and then while nothing comes.
 
         Raises:
             EngineError: it ended without an answer.
@@ -201,13 +223,15 @@ class Child:
                 message = pickle.loads(self._buffer[8 : 8 + size])  # our own child's
                 del self._buffer[: 8 + size]
                 return message
-            left = None if until is None else until - clock.now_s()
-            if left is not None and left <= 0:
+            left = clock.SLICE_S if until is None else min(until - clock.now_s(), clock.SLICE_S)
+            if left <= 0:
                 return None
             self._socket.settimeout(left)
             try:
                 piece = self._socket.recv(1 << 20)
             except TimeoutError:
+                if watch is not None:
+                    watch()
                 continue
             except ConnectionError:  # it was killed before it read the request
                 piece = b""

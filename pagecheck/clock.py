@@ -7,6 +7,10 @@ Danger: a process that was stopped, or whose host was suspended, finds that a de
 which nobody could make progress, and blames the peer.
 Decision: time is counted from sample to sample, and between two samples never more than two steps
 count. A waiter takes one sample per step.
+
+Danger: a signal that comes right before a system call does not end it, and Python raises what the
+signal stands for only after it; a wait for a minute would ignore an interrupt for a minute.
+Decision: no wait is one system call for longer than `SLICE_S`.
 """
 
 from __future__ import annotations
@@ -20,11 +24,19 @@ if TYPE_CHECKING:
     from typing import Final
 
 STEP_NS: Final = 50_000_000
+SLICE_S: Final = 0.5  # of a wait that a signal may have to end
 POLL_MAX_MS: Final = 2**31 - 1  # poll(2) takes no more: 24 days
 
 now_ns: Callable[[], int] = time.monotonic_ns
 now_s: Callable[[], float] = time.monotonic
-sleep_s: Callable[[float], None] = time.sleep
+
+
+def sleep_s(seconds: float) -> None:
+    """Sleeps so long, unless a signal raises."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > SLICE_S:
+        time.sleep(SLICE_S)
+    time.sleep(max(0.0, left))
 
 
 def wait_ready(fd: int, deadline_ns: int, events: int = select.POLLIN) -> int:
@@ -39,9 +51,13 @@ def wait_ready(fd: int, deadline_ns: int, events: int = select.POLLIN) -> int:
     """
     poll = select.poll()
     poll.register(fd, events)
-    left_ms = max(0, -((now_ns() - deadline_ns) // 1_000_000))
-    ready = poll.poll(min(left_ms, POLL_MAX_MS))
-    return ready[0][1] if ready else 0
+    slice_ms = int(SLICE_S * 1000)
+    while True:
+        left_ms = max(0, -((now_ns() - deadline_ns) // 1_000_000))
+        if ready := poll.poll(min(left_ms, slice_ms)):
+            return ready[0][1]
+        if left_ms <= slice_ms:
+            return 0
 
 
 class Elapsed:

@@ -133,9 +133,7 @@ class IncomingQemu:
         at = 0
         try:
             while at < size and (piece := os.pread(fd, min(_PIECE, size - at), at)):
-                self._state.settimeout(max(0.001, deadline - clock.now_s()))
-                self._state.sendall(piece)
-                at += len(piece)
+                at += self._taken(piece, deadline)
         except TimeoutError as error:
             raise PeerError(f"{self.name}: does not take the state in {LOAD_S:.0f} s") from error
         except OSError:  # it refused what it had; its end says more
@@ -144,6 +142,17 @@ class IncomingQemu:
             except subprocess.TimeoutExpired as error:
                 raise PeerError(f"{self.name}: refused the state, and did not end") from error
         self._state.close()
+
+    def _taken(self, piece: bytes, deadline: float) -> int:
+        """How many bytes of it the socket took."""
+        while True:
+            left = deadline - clock.now_s()
+            self._state.settimeout(min(max(0.001, left), clock.SLICE_S))
+            try:
+                return self._state.send(piece)
+            except TimeoutError:
+                if left <= clock.SLICE_S:
+                    raise
 
     def _loaded(self, deadline: float) -> str:
         """The VM's status after the state was loaded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
+from pagecheck import clock
 from pagecheck.errors import EngineError
 from pagecheck.printable import printable
 
@@ -61,13 +62,18 @@ class AskedProgram:
         Raises:
             EngineError: it takes longer than it may.
         """
-        try:
-            out, err = self._process.communicate(timeout=self._seconds)
-        except subprocess.TimeoutExpired as error:
-            raise EngineError(
-                f"{self.shown} {self._what}: no end in {self._seconds:.0f} s"
-            ) from error
-        return subprocess.CompletedProcess(self._what, self._process.returncode, out, err)
+        until = clock.now_s() + self._seconds
+        while True:
+            left = until - clock.now_s()
+            try:
+                out, err = self._process.communicate(timeout=min(left, clock.SLICE_S))
+            except subprocess.TimeoutExpired as error:
+                if left > clock.SLICE_S:
+                    continue
+                raise EngineError(
+                    f"{self.shown} {self._what}: no end in {self._seconds:.0f} s"
+                ) from error
+            return subprocess.CompletedProcess(self._what, self._process.returncode, out, err)
 
     def close(self) -> None:
         """Ends it."""

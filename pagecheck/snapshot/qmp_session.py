@@ -80,10 +80,13 @@ class QmpSession:
 
     def _next(self, deadline_s: float, what: str) -> dict[str, Any]:
         while b"\n" not in self._buffer:
+            left = deadline_s - clock.now_s()
+            self._socket.settimeout(min(max(0.001, left), clock.SLICE_S))
             try:
-                self._socket.settimeout(max(0.001, deadline_s - clock.now_s()))
                 received = self._socket.recv(1 << 16)
             except TimeoutError as error:
+                if left > clock.SLICE_S:
+                    continue
                 raise self._silent(what) from error
             except OSError as error:
                 raise self._ended() from error

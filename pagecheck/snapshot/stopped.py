@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from pagecheck import clock
-from pagecheck.errors import PagecheckError, SourceError
+from pagecheck.errors import PagecheckError, SourceError, UsageError
 from pagecheck.logs import Log
 
 if TYPE_CHECKING:
@@ -74,8 +74,12 @@ class Stopped:
             SourceError: its RAM may have changed until now.
             PagecheckError: the VM cannot be continued; its watchdog stays for that.
         """
-        self._open = False
-        self.pause = pause = self._vm.resume()
+        try:
+            self.pause = pause = self._vm.resume()
+        except PagecheckError:
+            self._open = False
+            raise
+        self._open = False  # only now: a signal may have come before the VM was continued
         if not pause.stood_still:
             raise SourceError(f"{self._vm.text}: {self._why(pause)}; nothing was saved")
 
@@ -129,6 +133,8 @@ class Stopped:
         late = clock.now_s() >= self._until
         try:
             self.end()
+        except UsageError:
+            pass  # a signal came after it was continued
         except PagecheckError as trouble:
             late = late or (self.pause is not None and self.pause.expired)
             if not late:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
+from pagecheck import clock
 from pagecheck.child.signals import signals_held
 from pagecheck.report.publish import sync
 from pagecheck.shortage import no_thread
@@ -66,6 +67,7 @@ class Syncing:
         Raises:
             OSError: it does not take one.
         """
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(clock.SLICE_S)
         if self._error is not None:
             raise self._error

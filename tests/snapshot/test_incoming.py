@@ -18,6 +18,7 @@ from pagecheck.errors import PeerError
 from pagecheck.snapshot import incoming
 from pagecheck.snapshot.clone import Clones
 from pagecheck.snapshot.incoming import IncomingQemu
+from tests.support.signals import unnoticed_signal
 
 STAND_IN = """
 import json, signal, socket, sys
@@ -51,6 +52,18 @@ def test_one_that_hangs_up_and_does_not_end_is_ended(
             with pytest.raises(PeerError, match="stand-in: refused the state, and"):
                 qemu.load(state.fileno(), 5)
         assert qemu.process.returncode == -9
+
+
+def test_a_signal_right_before_it_takes_no_more(tmp_path: Path) -> None:
+    program = tmp_path / "qemu.py"
+    program.write_text(STAND_IN.replace("state.close()\n", ""))
+    with tempfile.TemporaryFile() as state:
+        state.truncate(16 << 20)
+        command = [sys.executable, os.fspath(program)]
+        with IncomingQemu(command, name="stand-in") as qemu:
+            qemu.wait_ready()
+            with unnoticed_signal():
+                qemu.load(state.fileno(), 16 << 20)
 
 
 def test_without_a_second_pair_of_sockets_the_first_is_closed(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pagecheck.errors import OutputError, SourceError
+from pagecheck.errors import OutputError, SourceError, UsageError
 from pagecheck.model import Pause
 from pagecheck.snapshot.stopped import Stopped
 from tests.support.clock import MovedClock
@@ -76,6 +76,26 @@ def test_the_first_error_counts_and_the_vm_runs(moved_clock: MovedClock) -> None
     assert vm.calls == ["pause 5", "resume"] * 3
     with pytest.raises(SourceError, match="paused for 5 s"), Stopped(vm, 5):
         raise _late(moved_clock)
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_signal_while_it_is_continued(done: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Whether it came before that or after it: the VM runs, and nothing is said of it."""
+    vm = FakeVm(STILL)
+    answers = [KeyboardInterrupt(), UsageError("is not paused") if done else STILL]
+
+    def resume() -> Pause:
+        vm.calls.append("resume")
+        answer = answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    vm.resume = resume  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt), Stopped(vm, 5) as stopped:
+        stopped.end()
+    assert vm.calls == ["pause 5", "resume", "resume"]
+    assert not caplog.records
 
 
 def _late(moved_clock: MovedClock) -> SourceError:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import signal
 import socket
 import tempfile
 import threading
@@ -193,6 +194,30 @@ def test_it_waits_for_the_end_of_a_migration(qemu: FakeQemu) -> None:
         qemu.answers["query-status"] = status
         assert monitor.resume().stopped_by_us
     assert qemu.commands.count("cont") == 1
+
+
+@pytest.mark.parametrize("command", ["stop", "cont"])
+def test_a_signal_while_it_is_stopped_or_continued(qemu: FakeQemu, command: str) -> None:
+    """It comes when QEMU has done it, and nobody here knows of that yet: the VM runs before
+    anything else is done."""
+
+    def interrupted(_arguments: object) -> dict[str, object]:
+        qemu.status = {"stop": "paused", "cont": "running"}[command]
+        del qemu.answers[command]
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(0.2)
+        return {}
+
+    qemu.answers[command] = interrupted
+    with QemuMonitor(str(qemu.path)) as monitor:
+        if command == "cont":
+            monitor.pause(60)
+        with pytest.raises(KeyboardInterrupt):
+            monitor.pause(60) if command == "stop" else monitor.resume()
+        assert qemu.status == "running"
+        assert monitor.held is None
+        monitor.pause(60)
+        assert monitor.resume().stood_still
 
 
 def test_it_is_left_stopped(qemu: FakeQemu) -> None:

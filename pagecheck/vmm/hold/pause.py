@@ -8,6 +8,7 @@ watchdog is left running, and nothing waits for it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -166,17 +167,33 @@ class VmmMonitor:
         """
         if not 0 < max_seconds < 1e9:
             raise UsageError(f"{self.name}: cannot pause for {max_seconds} s; give more than 0")
-        with self._one:
-            self._lost, self._reported = None, False
-            bound = (clock.now_s(), max_seconds)
-            if not self._held:
-                self._bound = bound
-                # A watchdog that dies of this has stopped a VM that was running, and no other.
-                self._held = bool(self._ask({"status": {}})["runs"])
-            self._ask({"pause": {"max_ns": int(max_seconds * 1e9)}})
-            self._bound = bound  # where that is refused, an earlier pause goes on
-            if self._held and self._process is not None and self._guard is None:
-                self._guard = self._guarding(self._process, max_seconds)
+        try:
+            with self._one:
+                self._pause(max_seconds)
+        except PagecheckError:
+            raise  # what was begun is undone by the watchdog
+        except BaseException:
+            self._undo()
+            raise
+
+    def _pause(self, max_seconds: float) -> None:
+        self._lost, self._reported = None, False
+        bound = (clock.now_s(), max_seconds)
+        if not self._held:
+            self._bound = bound
+            # A watchdog that dies of this has stopped a VM that was running, and no other.
+            self._held = bool(self._ask({"status": {}})["runs"])
+        self._ask({"pause": {"max_ns": int(max_seconds * 1e9)}})
+        self._bound = bound  # where that is refused, an earlier pause goes on
+        if self._held and self._process is not None and self._guard is None:
+            self._guard = self._guarding(self._process, max_seconds)
+
+    def _undo(self) -> None:
+        """Continues the VM after an exception of a signal, which may have come when the watchdog
+        had done what it was asked for: what the caller does next may last."""
+        with contextlib.suppress(PagecheckError):
+            self._ask({"resume": {"leave": False}})
+        self._end_guard()
 
     def punch(
         self, fd: int, unit: int, kernel: str, ranges: Sequence[tuple[int, int]]
@@ -220,6 +237,11 @@ class VmmMonitor:
         try:
             with self._one:
                 return self._resume(message)
+        except PagecheckError:
+            raise
+        except BaseException:
+            self._undo()
+            raise
         finally:
             self._end_guard()
             self._lost = None
