@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pagecheck.child.signals import signals_held
-from pagecheck.errors import OutputError, SourceError
+from pagecheck.errors import OutputError, PagecheckError, SourceError
 from pagecheck.logs import Log
 from pagecheck.snapshot.copying import Copying, RamFile, Watch, normal_bytes, pays_to_copy_ahead
 from pagecheck.snapshot.pace import Pace
@@ -125,6 +125,9 @@ class Taking(ABC):
             parts.prepare()
             return self._stop_and_save(vm, parts)
         except BaseException:
+            if vm.held is not None:  # a signal came right where the pause was to be ended
+                with contextlib.suppress(PagecheckError):
+                    vm.resume()
             if line := parts.after_failure():
                 log.warning("%s: %s", vm.text, line)
             raise

@@ -81,15 +81,18 @@ def nothing_left(seconds: float = 0, *, reports_live: bool = False) -> Iterator[
         yield
     holds_within(seconds, lambda: not (_children() - children or _feeders() - feeders))
     gc.collect()
-    left_fds = {fd: to for fd, to in open_fds().items() if fds.get(fd) != to}
-    if reports_live:
-        bitmaps = "-bitmaps (deleted)"
-        left_fds = {fd: to for fd, to in left_fds.items() if not to.endswith(bitmaps)}
+    may_stay = "-bitmaps (deleted)" if reports_live else "\0"
+
+    def left_fds() -> dict[int, str]:
+        new = {fd: to for fd, to in open_fds().items() if fds.get(fd) != to}
+        return {fd: to for fd, to in new.items() if not to.endswith(may_stay)}
+
+    holds_within(seconds, lambda: not left_fds())  # a thread whose scan was ended closes its own
     left = {
         "names in /dev/shm": names_of(prefixes),
         "children": sorted(_children() - children),
         "threads": sorted(thread.name for thread in _feeders() - feeders),
-        "descriptors": left_fds,
+        "descriptors": left_fds(),
     }
     assert not any(left.values()), f"left behind: { {k: v for k, v in left.items() if v} }"
 
@@ -117,9 +120,9 @@ def no_command_left() -> Iterator[None]:
     before = ownerless()
     yield
     try:
-        wait_for(lambda: not tagged_processes(), "no process left", 3)
+        wait_for(lambda: not tagged_processes(), "no process left")
     finally:
         for pid in tagged_processes():  # so that one test's fault is not the next one's
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not ownerless() - before, f"/dev/shm clean: {ownerless() - before}", 3)
+    wait_for(lambda: not ownerless() - before, f"/dev/shm clean: {ownerless() - before}")

@@ -99,6 +99,7 @@ def test_what_is_never_zero_is_never_called_so(guest: Guest) -> None:
     ways: list[dict[str, Any]] = [{"engine": "cpu", "kernel": name} for name in usable_kernels()]
     ways.append({"engine": "dsa", "wq": ["model:faults=page-fault"]})
     before = paused(guest)
+    copies = before.in_copies()
     called = np.zeros(len(before.digests), np.bool_)
     for how in ways:
         with Coordinator(2, **how) as c:
@@ -107,10 +108,12 @@ def test_what_is_never_zero_is_never_called_so(guest: Guest) -> None:
                 called |= looked(c, block)
                 some = np.random.default_rng(1).permutation(block.ram.pages)
                 called[some] |= looked(c, block, some)
+        # A page of a pipe, through which the guest reads its files, is one of them only at times.
+        copies &= paused(guest).in_copies()
     guest.wait_check()
     for _ in range(30):  # after each RANDOM_MB rounds what is written is where it was
         after = paused(guest)
-        moving = before.in_copies() & after.in_copies() & before.changed(after)
+        moving = copies & after.in_copies() & before.changed(after)
         if moving.sum() > RANDOM_MB * MIB // PAGE // 2:
             break
     else:

@@ -13,6 +13,7 @@ import select
 import threading
 from collections.abc import Callable
 
+from pagecheck.child.signals import signals_held
 from pagecheck.clock import POLL_MAX_MS
 
 
@@ -38,7 +39,8 @@ class Guard:
             self._over = os.eventfd(0, os.EFD_CLOEXEC)
             undo.callback(os.close, self._over)
             self._thread = threading.Thread(target=self._run, name="pagecheck-guard", daemon=True)
-            self._thread.start()
+            with signals_held():  # it takes none that the main thread holds later
+                self._thread.start()
             undo.pop_all()
 
     def _run(self) -> None:
