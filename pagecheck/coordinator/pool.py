@@ -22,7 +22,6 @@ from pagecheck.errors import EngineError, ResourceError
 from pagecheck.logs import Log
 from pagecheck.native import Feed
 from pagecheck.shm.owner import Owner
-from pagecheck.shortage import refused
 
 TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost every start
 if TYPE_CHECKING:
@@ -162,7 +161,7 @@ class Pool:
 
         Raises:
             EngineError: no channel is left.
-            ResourceError: no channel can be had at this moment, or no thread.
+            ResourceError: no channel can be had at this moment.
         """
         if threads == 1 and watch is None:
             return self._feed(job)
@@ -186,9 +185,9 @@ class Pool:
                 try:
                     with signals_held():
                         thread.start()
-                except RuntimeError as error:  # fewer feeders do the same work
+                except RuntimeError:  # fewer feeders do the same work, and so does this thread
                     if not started:
-                        raise refused("cannot start a thread", error) from error
+                        feed()
                     break
                 started.append(thread)
             for thread in started:

@@ -116,7 +116,10 @@ def test_processes_and_threads(ram: Path, group: Path, most: int):
         (group / "cgroup.procs").write_text(str(os.getpid()))
 
     done = pagecheck("scan", "--channels", "2", ram, preexec_fn=enter)
-    assert_fails(done, 4, f"allows {most} ", str(group / "pids.max"))
+    if most < 3:
+        assert_fails(done, 4, f"allows {most} ", str(group / "pids.max"))
+    else:  # there are both workers, and no thread is needed
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.long(but="save")

@@ -235,3 +235,25 @@ def test_attach_beside_a_hung_worker_does_not_hold_up_the_others(ram: KnownRam):
         assert (c.check(first, ram.offsets[:64], deadline=2).zero == ram.zero[:64]).all()
         second = attach.result(5)
         assert (c.check(second, ram.offsets[:64], deadline=2).zero == ram.zero[:64]).all()
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_fewer_threads_than_channels(monkeypatch: pytest.MonkeyPatch, most: int, ram: KnownRam):
+    """A thread that has just ended may still count, to a limit that is reached: what was begun with
+    its help is not given up for the lack of the next one."""
+    started = []
+    start = threading.Thread.start
+
+    def few(thread: threading.Thread) -> None:
+        if thread.name.startswith("pagecheck-feeder"):
+            if len(started) == most:
+                raise RuntimeError("can't start new thread")
+            started.append(thread)
+        start(thread)
+
+    with Coordinator(2) as c:
+        block = c.attach(ram.source)
+        monkeypatch.setattr(threading.Thread, "start", few)
+        assert_scan_is_right(c.scan(block), ram)
+        assert_scan_is_right(c.scan(block, progress=lambda *_: None), ram)
+    assert len(started) == most
