@@ -10,7 +10,8 @@ count. A waiter takes one sample per step.
 
 Danger: a signal that comes right before a system call does not end it, and Python raises what the
 signal stands for only after it; a wait for a minute would ignore an interrupt for a minute.
-Decision: no wait is one system call for longer than `SLICE_S`.
+Decision: no wait here is one system call for longer than `SLICE_S`, and none elsewhere that may be
+long.
 """
 
 from __future__ import annotations

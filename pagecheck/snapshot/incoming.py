@@ -133,7 +133,8 @@ class IncomingQemu:
         at = 0
         try:
             while at < size and (piece := os.pread(fd, min(_PIECE, size - at), at)):
-                at += self._taken(piece, deadline)
+                self._send_all(piece, deadline)
+                at += len(piece)
         except TimeoutError as error:
             raise PeerError(f"{self.name}: does not take the state in {LOAD_S:.0f} s") from error
         except OSError:  # it refused what it had; its end says more
@@ -143,13 +144,13 @@ class IncomingQemu:
                 raise PeerError(f"{self.name}: refused the state, and did not end") from error
         self._state.close()
 
-    def _taken(self, piece: bytes, deadline: float) -> int:
-        """How many bytes of it the socket took."""
-        while True:
+    def _send_all(self, piece: bytes, deadline: float) -> None:
+        rest = memoryview(piece)
+        while rest:
             left = deadline - clock.now_s()
             self._state.settimeout(min(max(0.001, left), clock.SLICE_S))
             try:
-                return self._state.send(piece)
+                rest = rest[self._state.send(rest) :]
             except TimeoutError:
                 if left <= clock.SLICE_S:
                     raise

@@ -181,7 +181,7 @@ def test_nothing_is_left_of_a_scan_that_was_ended(dense: Path, tmp_path: Path):
     wait_for(lambda: is_scanning(scan.pid), "the scan has begun")
     assert os.listdir(out) == []
     scan.terminate()
-    scan.communicate(timeout=30)
+    scan.communicate(timeout=10)
     assert scan.returncode == 143
     assert os.listdir(tmp_path) == []
 

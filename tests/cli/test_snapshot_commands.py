@@ -91,7 +91,7 @@ def test_verify_is_ended_at_once(snap: Path) -> None:
     while not _reads_ram(running.pid):
         assert running.poll() is None
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=30)
+    out, err = running.communicate(timeout=10)
     assert (running.returncode, out, err) == (130, "", "pagecheck: interrupted\n")
     assert sorted(os.listdir(snap)) == before
 

@@ -26,7 +26,7 @@ def on_terminal(*arguments: object) -> tuple[bytes, bytes, int]:
                     shown += os.read(ours, 65536)
                 except OSError:  # the other side is closed
                     break
-        out, _ = scan.communicate(timeout=30)
+        out, _ = scan.communicate(timeout=10)
         return out, shown, scan.returncode
     finally:
         os.close(ours)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -123,7 +124,9 @@ def test_a_second_scan_does_not_wait_for_the_first():
                 lambda: statistic(c.statistics()[0].words, "answered") > 2,
                 "the first scan is at work",
             )
+            begun = time.monotonic()
             report = c.scan(two)
+            assert time.monotonic() - begun < 4
             assert report.total.zero == np.count_nonzero(small.zero)
             assert not first.ended
     finally:

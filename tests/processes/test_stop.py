@@ -13,7 +13,7 @@ from pagecheck.shm.owner import Owner, sweep
 from tests.support.known_ram import KnownRam, assert_scan_is_right
 from tests.support.processes import start_program, state_of, stop
 from tests.support.ring import RingView, catch_in_progress
-from tests.support.waiting import SOON_S, Background, wait_for
+from tests.support.waiting import Background, wait_for
 
 OTHER = """
 import sys
@@ -116,7 +116,7 @@ def test_killed_coordinator_takes_its_workers_with_it(large_ram: KnownRam):
         other.kill()
         other.wait()
         for pid in pids:
-            wait_for(lambda pid=int(pid): state_of(pid) in ("", "Z"), f"worker {pid} ended")
+            wait_for(lambda pid=int(pid): state_of(pid) in ("", "Z"), f"worker {pid} ended", 5)
     left = [each for each in os.listdir("/dev/shm") if prefix in each]
     assert left
     sweep()
@@ -185,7 +185,7 @@ def test_deadline_passes_and_the_channel_stays_usable(large_ram: KnownRam):
         started = time.monotonic()
         report = c.scan(block, deadline=0.3)
         answer = c.check(block, large_ram.offsets[:5000], deadline=0.3)
-        assert time.monotonic() - started < SOON_S
+        assert time.monotonic() - started < 3
         assert report.total.undecided == large_ram.pages
         assert "deadline" in report.notes[0]
         assert not answer.decided.any()
@@ -213,4 +213,4 @@ def test_worker_stopped_during_start_ends_with_close(ram: KnownRam):
         stop(c.worker_pids[0])
         started = time.monotonic()
         c.close()
-        assert time.monotonic() - started < SOON_S
+        assert time.monotonic() - started < 2

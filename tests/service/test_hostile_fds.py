@@ -273,9 +273,9 @@ def test_a_close_that_never_returns_holds_up_its_own_client_only(service):
             assert witness.longest < 5
         children = service.children()
         service.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: not os.path.lexists(service.path), "the socket gone")
-        wait_for(lambda: not living(children), "the workers gone")
-        wait_for(lambda: _is_zombie(service.pid), "its own threads gone")
+        wait_for(lambda: not os.path.lexists(service.path), "the socket gone", 3)
+        wait_for(lambda: not living(children), "the workers gone", 10)
+        wait_for(lambda: _is_zombie(service.pid), "its own threads gone", 3)
         with contextlib.suppress(ProcessLookupError):
             assert service.names() == []
         fs.end()

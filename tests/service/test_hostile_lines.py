@@ -140,7 +140,7 @@ def test_a_client_that_never_reads_is_given_up(service):
                 return True
             return False
 
-        wait_for(is_given_up, "the client that does not read is given up")
+        wait_for(is_given_up, "the client that does not read is given up", 15)
         assert time.monotonic() - before < 12
         assert witness.longest < 5
         client.socket.setblocking(True)

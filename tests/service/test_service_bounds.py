@@ -16,7 +16,7 @@ from tests.support.known_ram import KnownRam
 from tests.support.rams import PAGE
 from tests.support.raw_client import RawClient
 from tests.support.service import ServiceProcess
-from tests.support.waiting import SOON_S, wait_for
+from tests.support.waiting import wait_for
 
 
 def sparse(pages: int) -> int:
@@ -41,7 +41,9 @@ def test_a_deadline_is_for_all_blocks(service: ServiceProcess) -> None:
     rams = [KnownRam(2000, seed=n, kinds=["first"]) for n in range(3)]
     with Client(service.path) as client:
         blocks = [client.attach(ram.fd, name=f"b{n}")[0] for n, ram in enumerate(rams)]
+        begun = time.monotonic()
         checked = client.check(blocks, deadline=0.4, max_rate=1 << 20)
+        assert time.monotonic() - begun < 0.4 * 2.5
         assert all(block.counts.undecided for block in checked.blocks)
         assert checked.blocks[2].counts.undecided == 2000
     for ram in rams:
@@ -57,7 +59,7 @@ def test_a_client_that_reads_nothing_does_not_delay_the_end(service: ServiceProc
                 deaf.socket.send(b'{"execute": "query-stats"}\n' * 100)
         begun = time.monotonic()
         assert service.stop(signal.SIGTERM) == 0
-        assert time.monotonic() - begun < SOON_S
+        assert time.monotonic() - begun < 4
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def as_before(service: ServiceProcess, grows: int = 48 * MIB) -> Iterator[None]:
         return bool(last[0] == before)
 
     with contextlib.suppress(BaseException):
-        wait_for(returned, "as before")
+        wait_for(returned, "as before", 10)
     assert last[0] == before, f"descriptors, threads, children: {before}, now {last[0]}"
     assert resident(service) - memory < grows
     assert service.process.poll() is None
@@ -159,7 +159,7 @@ class Witness:
     def await_rounds(self, more: int) -> None:
         """Waits until it has been served that many times more."""
         target = self.rounds + more
-        wait_for(lambda: self.rounds >= target or self.error, "the witness is served")
+        wait_for(lambda: self.rounds >= target or self.error, "the witness is served", 10)
 
     def __exit__(self, kind: Any, *_error: object) -> None:
         if kind is None:

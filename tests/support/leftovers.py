@@ -120,9 +120,9 @@ def no_command_left() -> Iterator[None]:
     before = ownerless()
     yield
     try:
-        wait_for(lambda: not tagged_processes(), "no process left")
+        wait_for(lambda: not tagged_processes(), "no process left", 3)
     finally:
         for pid in tagged_processes():  # so that one test's fault is not the next one's
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not ownerless() - before, f"/dev/shm clean: {ownerless() - before}")
+    wait_for(lambda: not ownerless() - before, f"/dev/shm clean: {ownerless() - before}", 3)

@@ -112,7 +112,7 @@ class ServiceProcess:
         text = self.stderr_text()
         assert "Traceback" not in text, text
         assert "a bug in pagecheck" not in text, text
-        wait_for(lambda: not living(children), "the service's children gone")
+        wait_for(lambda: not living(children), "the service's children gone", 3)
         assert self.names() == []
         if self._removes_path:
             assert not os.path.lexists(self.path)

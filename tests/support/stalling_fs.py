@@ -77,7 +77,7 @@ class StallingFs:
         self._process.stdin.flush()
         self.await_word("stalls")
 
-    def await_word(self, word: str, seconds: float = 30.0) -> None:
+    def await_word(self, word: str, seconds: float = 10.0) -> None:
         """Waits until it says that word: an operation that it did not answer."""
         until = time.monotonic() + seconds
         assert self._process.stdout is not None

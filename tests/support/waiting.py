@@ -7,10 +7,6 @@ from typing import Any
 
 import pytest
 
-# What ends at once has ended by then, on a busy machine too; what it is told apart from lasts for
-# half a minute and more.
-SOON_S = 10.0
-
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     """Polls until the condition gives something true, often enough to catch a batch in progress."""

@@ -117,8 +117,8 @@ def test_a_cluster_finds_the_same_and_stays_as_it_was(
 def assert_as_it_was(dask: Cluster) -> None:
     """No task is left on the scheduler, and nothing that pagecheck started in a worker."""
     with distributed.Client(dask.address, set_as_default=False) as client:
-        wait_for(lambda: not tasks(client), "no task on the scheduler")
-    wait_for(lambda: not dask.children(), "no process in the workers")
+        wait_for(lambda: not tasks(client), "no task on the scheduler", 3)
+    wait_for(lambda: not dask.children(), "no process in the workers", 3)
 
 
 def tasks(client: distributed.Client) -> list[str]:
@@ -147,10 +147,10 @@ def test_a_client_that_is_killed_leaves_no_task(dask: Cluster, tmp_path: Path, m
     command.communicate(timeout=20)
     (marks / "stop").touch()
     with distributed.Client(dask.address, set_as_default=False) as client:
-        wait_for(lambda: not tasks(client), "no task on the scheduler")
+        wait_for(lambda: not tasks(client), "no task on the scheduler", 10)
     (marks / "stop").unlink()
     assert len(list(marks.glob("endless-[456]"))) == 2
-    wait_for(lambda: not dask.children(), "no process in the workers")
+    wait_for(lambda: not dask.children(), "no process in the workers", 10)
 
 
 def test_a_worker_that_dies_costs_no_row(
@@ -197,8 +197,8 @@ def test_a_file_that_kills_workers_is_an_error(tmp_path: Path, marks: Path) -> N
     (tmp_path / "05.ram").rename(tmp_path / "killer.ram")
     environ = {"DASK_DISTRIBUTED__WORKER__PRELOAD": KILLING, "PCTEST_MARKS": str(marks)}
     done = pagecheck("survey", "--json", "--workers", 2, tmp_path, env={**environment(), **environ})
-    wait_for(lambda: not tagged_processes(), "no process left")
-    wait_for(lambda: sweep() is not None and not ownerless(), f"names removed: {ownerless()}")
+    wait_for(lambda: not tagged_processes(), "no process left", 3)
+    wait_for(lambda: sweep() is not None and not ownerless(), f"names removed: {ownerless()}", 5)
     assert (done.returncode, done.stderr) == (1, "")
     found = rows(done.stdout)
     assert found.pop("killer.ram")["error"] == "each worker that checked it died, 3 times"
@@ -318,7 +318,7 @@ def test_a_scheduler_that_is_frozen_or_dies_is_said(
     lone.scheduler.send_signal(signal.SIGCONT)
     (marks / "stop").touch()
     with distributed.Client(lone.address, set_as_default=False) as client:
-        wait_for(lambda: not tasks(client), "no task on the scheduler")
+        wait_for(lambda: not tasks(client), "no task on the scheduler", 10)
     (marks / "stop").unlink()
     (marks / "endless-7").unlink()
     with no_command_left():

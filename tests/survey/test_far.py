@@ -78,7 +78,7 @@ def test_an_interrupt_ends_it_soon(near: Path, tmp_path: Path) -> None:
         running = start("survey", "--out", tmp_path / "out", near, fs.path)
         fs.await_word("READ", 30)
         running.send_signal(signal.SIGINT)
-        printed, said = running.communicate(timeout=30)
+        printed, said = running.communicate(timeout=10)
         assert (running.returncode, said) == (130, "pagecheck: interrupted\n")
         assert str(near) in printed
     wait_for(lambda: not tagged_processes(), "the end of what was left")

@@ -220,6 +220,16 @@ def test_a_signal_while_it_is_stopped_or_continued(qemu: FakeQemu, command: str)
         assert monitor.resume().stood_still
 
 
+def test_the_guard_takes_no_signal_that_is_held_later(qemu: FakeQemu) -> None:
+    with QemuMonitor(str(qemu.path)) as monitor:
+        monitor.pause(60)
+        (guard,) = [each for each in threading.enumerate() if each.name == "pagecheck-guard"]
+        status = Path(f"/proc/self/task/{guard.native_id}/status").read_text()
+        blocked = int(re.findall(r"^SigBlk:\s*(\w+)$", status, re.MULTILINE)[0], 16)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            assert blocked & 1 << number - 1
+
+
 def test_it_is_left_stopped(qemu: FakeQemu) -> None:
     with QemuMonitor(str(qemu.path)) as monitor:
         monitor.pause(60)

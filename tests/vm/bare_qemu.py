@@ -19,7 +19,7 @@ from typing import Any
 from tests.support.waiting import wait_for
 from tools.guest.qmp import Qmp
 
-SECONDS = 30.0
+SECONDS = 10.0
 
 
 class EventfulQmp(Qmp):

@@ -75,5 +75,5 @@ def kill_at_random(
             held += status(guest) == "paused"
             with contextlib.suppress(ProcessLookupError):
                 os.kill(scanner, number)
-            wait_for(lambda: status(guest) == "running", "the guest runs again")
+            wait_for(lambda: status(guest) == "running", "the guest runs again", 10)
     return held

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,9 @@ import pagecheck
 from pagecheck.errors import OutputError, PagecheckError, SourceError, UsageError
 from pagecheck.snapshot import manifest
 from pagecheck.snapshot.copying import Copying, Watch
+from pagecheck.snapshot.directory import NewDirectory
 from pagecheck.snapshot.qemu_parts import QemuParts
+from pagecheck.snapshot.stopped import Stopped
 from tests.support import command
 from tests.support.file_systems import mounted
 from tests.support.qmp import in_watchdog
@@ -266,4 +269,29 @@ monitor.Monitor.execute = lose
         pagecheck.save(f"qmp:{qemu.socket}", tmp_path / "snap", channels=1)
     assert qemu.own_events() == ["STOP", "RESUME"]
     assert qemu.status() == "running"
+    require_none(tmp_path)
+
+
+def test_a_signal_right_at_the_end_of_the_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The VM runs before the directory is touched, whose file system may stall."""
+    was: list[str] = []
+    leave = NewDirectory.__exit__
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with bare_qemu() as qemu:
+
+        def watched(made: NewDirectory, *error: Any) -> None:
+            was.append(qemu.status())
+            leave(made, *error)
+
+        monkeypatch.setattr(Stopped, "__exit__", interrupted)
+        monkeypatch.setattr(Stopped, "end", interrupted)
+        monkeypatch.setattr(NewDirectory, "__exit__", watched)
+        with pytest.raises(KeyboardInterrupt):
+            pagecheck.save(f"qmp:{qemu.socket}", tmp_path / "snap", channels=1)
+    assert was == ["running"]
     require_none(tmp_path)

@@ -102,7 +102,7 @@ def swap_out(area: Area, first: int, count: int) -> None:
         area.advise(first, count, t.PAGEOUT)
         return bool(area.swapped()[first : first + count].any())
 
-    wait_for(some, "pages are swapped out")
+    wait_for(some, "pages are swapped out", 10)
 
 
 @state
